@@ -1,0 +1,175 @@
+"""The rim towards array frameworks: matrix products along axes, in blocks, with the right dtype on the right device.
+
+Knows frameworks through array-api-compat, which is told about an array and imports nothing the caller did not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RekernelError
+
+Matrix = NDArray[np.float64]
+Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
+
+_ALLOWED = ("float16", "bfloat16", "float32", "float64")
+# Up to here one (prod k', prod k) product costs less than passing over the data once per axis.
+_KRON_COLUMNS = 64
+# BLAS starts threads above about 2^18 multiplications, which for such thin matrices costs more than it gives;
+# below, the block also stays in the cache between the product and the cast.
+_NUMPY_BLOCK = 200_000
+_TORCH_BLOCK = 1 << 26  # elements of output: enough to fill a GPU, small beside the weights it serves
+_THREADS_FROM = 1 << 20  # output elements worth a second thread
+
+
+def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> Any:
+    """`resample` after its arguments were checked: `matrices` is keyed by non-negative axis."""
+    name = dtype_name(w)
+    if name not in _ALLOWED and not allow_cast:
+        raise RekernelError(
+            f"dtype {name} (shape {tuple(w.shape)}) is not resampled: rounding would change its meaning. "
+            f"Convert it to one of {', '.join(_ALLOWED)} first, or allow a cast."
+        )
+    axes = sorted(axis for axis, m in matrices.items() if not _is_identity(m))
+    if not axes:
+        return _copy(w)
+    first, last = axes[0], axes[-1]
+    shape = tuple(w.shape)
+    new_shape = tuple(len(matrices[i]) if i in axes else n for i, n in enumerate(shape))
+    before, after = math.prod(shape[:first]), math.prod(shape[last + 1 :])
+    # (before, touched axes, after): everything left of and right of the touched axes is batch.
+    middle, new_middle = shape[first : last + 1], new_shape[first : last + 1]
+    steps = _steps({axis - first: matrices[axis] for axis in axes}, middle)
+    collapsed = w.reshape((before, *middle, after))
+    if 0 in new_shape:
+        return _empty_like(w, new_shape)
+    out = _run(collapsed, steps, (before, *new_middle, after), name)
+    return out.reshape(new_shape)
+
+
+def dtype_name(w: Any) -> str:
+    """'float16', 'bfloat16', ...: the name that every framework gives the dtype."""
+    return str(w.dtype).rpartition(".")[2]
+
+
+def _steps(matrices: dict[int, Matrix], middle: tuple[int, ...]) -> list[Step]:
+    """One Kronecker product where all axes are touched and few, otherwise axis by axis, shrinking ones first."""
+    if len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS:
+        product = np.ones((1, 1))
+        for axis in range(len(middle)):
+            product = np.kron(product, matrices[axis])
+        return [(0, len(middle), tuple(len(matrices[axis]) for axis in range(len(middle))), product)]
+    by_growth = sorted(matrices, key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
+    return [(axis, 1, (len(matrices[axis]),), matrices[axis]) for axis in by_growth]
+
+
+def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:
+    accumulator = "float64" if name == "float64" else "float32"
+    framework = type(w).__module__.partition(".")[0]
+    if framework == "numpy":
+        return _run_numpy(w, steps, shape, accumulator)
+    import array_api_compat
+
+    xp = array_api_compat.array_namespace(w)
+    device = array_api_compat.device(w)
+    wide = getattr(xp, accumulator)
+    on_device = [(i, n, sizes, xp.asarray(m, dtype=wide, device=device)) for i, n, sizes, m in steps]
+    matmul = xp.matmul
+
+    def compute(block: Any) -> Any:
+        return _product(xp.astype(block, wide, copy=False), on_device, matmul)
+
+    def narrow(result: Any) -> Any:
+        if name not in _ALLOWED and "int" in name:
+            result = xp.round(result)
+        return xp.astype(result, w.dtype, copy=False)
+
+    if framework == "torch" and not (w.requires_grad and _torch_grad_enabled()):
+        out = w.new_empty(shape)
+        for part in _blocks(shape, _TORCH_BLOCK):
+            out[part] = narrow(compute(w[part]))
+        return out
+    return narrow(compute(w))
+
+
+def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: str) -> Any:
+    wide = np.dtype(accumulator)
+    matrices = [(i, n, sizes, np.ascontiguousarray(m, dtype=wide)) for i, n, sizes, m in steps]
+    out = np.empty(shape, dtype=w.dtype)
+    integer = np.issubdtype(w.dtype, np.integer)
+
+    def fill(part: tuple[slice, ...]) -> None:
+        block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
+        if integer:
+            limits = np.iinfo(w.dtype)
+            block = np.clip(np.rint(block), limits.min, limits.max)
+        out[part] = block
+
+    multiplications = max(m.shape[1] for *_, m in steps)
+    parts = _blocks(shape, max(1, _NUMPY_BLOCK // multiplications))
+    workers = os.cpu_count() or 1
+    if out.size < _THREADS_FROM or workers == 1:
+        for part in parts:
+            fill(part)
+        return out
+    with ThreadPoolExecutor(workers) as pool:  # NumPy lets go of the interpreter in products and casts
+        share = list(parts)
+        runs = [share[i::workers] for i in range(workers)]
+        for _ in pool.map(lambda run: [fill(part) for part in run], runs):
+            pass
+    return out
+
+
+def _product(block: Any, steps: list[Step], matmul: Callable[[Any, Any], Any]) -> Any:
+    """Apply each matrix to its axes of a (before, *middle, after) block."""
+    for axis, replaced, sizes, matrix in steps:
+        shape = tuple(block.shape)
+        left, right = shape[: axis + 1], shape[axis + 1 + replaced :]
+        rows, inner = math.prod(left), math.prod(right)
+        if inner == 1:
+            flat = matmul(block.reshape((rows, matrix.shape[1])), matrix.T)
+        else:
+            flat = matmul(matrix, block.reshape((rows, matrix.shape[1], inner)))
+        block = flat.reshape((*left, *sizes, *right))
+    return block
+
+
+def _blocks(shape: tuple[int, ...], elements: int) -> Iterator[tuple[slice, ...]]:
+    """Slices over the longer of the two batch axes, each of about `elements` outputs."""
+    axis = 0 if shape[0] >= shape[-1] else len(shape) - 1
+    per_row = math.prod(shape) // shape[axis]
+    rows = max(1, elements // per_row)
+    for start in range(0, shape[axis], rows):
+        part = slice(start, min(start + rows, shape[axis]))
+        yield tuple(part if i == axis else slice(None) for i in range(len(shape)))
+
+
+def _is_identity(matrix: Matrix) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and bool(np.array_equal(matrix, np.eye(len(matrix))))
+
+
+def _copy(w: Any) -> Any:
+    if hasattr(w, "clone"):
+        return w.clone()
+    return w.copy() if hasattr(w, "copy") else w
+
+
+def _empty_like(w: Any, shape: tuple[int, ...]) -> Any:
+    if hasattr(w, "new_empty"):
+        return w.new_empty(shape)
+    import array_api_compat
+
+    return array_api_compat.array_namespace(w).empty(shape, dtype=w.dtype)
+
+
+def _torch_grad_enabled() -> bool:
+    import torch
+
+    return torch.is_grad_enabled()

@@ -1,0 +1,259 @@
+"""Convolution arithmetic on rescaled grids: new padding, stride and sub-pixel phase, one axis at a time.
+
+Knows sizes and positions; no weights or layer. Asks `operators` how many taps a method needs. Imports NumPy alone.
+Derivation: docs/mathematics.md, "Stay on the grid".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import RekernelError
+from .operators import kernel_taps
+
+_CLOSE = 1e-9
+
+Place = tuple[int, int, float]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """How a rescaled convolution (or pooling) runs along one axis.
+
+    taps : kernel size
+    stride : step in new input pixels (transposed: in new output pixels)
+    padding : (left, right) in new pixels of the side that is padded; a negative number crops
+    dilation : spacing of the taps; 1 unless the kernel is kept and spread
+    phase : shift of the taps in new samples, in (-1/2, 1/2]; what the kernel must make up for
+    """
+
+    taps: int
+    stride: int
+    padding: tuple[int, int]
+    dilation: int
+    phase: float
+
+
+def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 0), dilation: int = 1) -> int:
+    """Pixels a convolution gives for `n` pixels.
+
+    Examples
+    --------
+    >>> output_size(16, 3, 2, (1, 1))
+    8
+    """
+    return (n + sum(padding) - dilation * (k - 1) - 1) // stride + 1
+
+
+def conv_phase(
+    taps: int, *, k: int, stride: int = 1, padding: int = 0, dilation: int = 1,
+    scale_in: float = 1.0, scale_out: float | None = None,
+) -> tuple[int, float]:  # fmt: skip
+    """Left padding and phase that keep a convolution of `taps` new taps centred where the old one was.
+
+    Output m of the old convolution is centred on input coordinate m * stride - padding + dilation * (k-1)/2, and new
+    pixel n lies at (n + 1/2)/scale - 1/2 of the old grid. The left padding is the whole number that brings the phase
+    into (-1/2, 1/2].
+
+    Source: ours; design of rekernel, "Geometry: stay on the grid".
+
+    Examples
+    --------
+    >>> conv_phase(5, k=3, stride=2, padding=1, scale_in=2.0)
+    (2, 0.5)
+    >>> conv_phase(4, k=3, stride=2, padding=1, scale_in=2.0)
+    (2, 0.0)
+    """
+    scale_out = scale_in if scale_out is None else scale_out
+    new_stride = stride * scale_in / scale_out
+    shift = (scale_in * stride - new_stride - scale_in + 1) / 2 + scale_in * (padding - dilation * (k - 1) / 2)
+    exact = (taps - 1) / 2 + shift  # phase + left padding
+    left = math.ceil(exact - 0.5 - _CLOSE)
+    phase = exact - left
+    return left, 0.0 if abs(phase) < _CLOSE else phase
+
+
+def conv_geometry(
+    k: int,
+    *,
+    method: str = "optimal",
+    taps: int | str | None = None,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int = 1,
+    scale_in: float = 1.0,
+    scale_out: float | None = None,
+    size: int | None = None,
+) -> ConvGeometry:
+    """Geometry of the rescaled convolution whose output has exactly `scale_out` times the old number of pixels.
+
+    Parameters
+    ----------
+    k, stride, padding, dilation : int
+        Of the trained convolution along this axis; padding may be (left, right).
+    method, taps
+        As for `kernel_operator`: they decide the size of the new kernel, which is dense (its dilation is 1).
+        Where the rule gives a kernel that would sit half a pixel off, it is one tap longer and sits exactly.
+    scale_in : float
+        New input pixels per old one.
+    scale_out : float, optional
+        New output pixels per old one: equal to `scale_in` to supersample (the default), 1 to absorb the scale
+        (the stride grows instead).
+    size : int, optional
+        Old input size. Without it a multiple of the stride is assumed, which only the right padding depends on.
+
+    Returns
+    -------
+    ConvGeometry
+
+    Raises
+    ------
+    RekernelError
+        Where the new stride is no whole number, or the old convolution has no output.
+
+    Examples
+    --------
+    >>> conv_geometry(3, padding=1, scale_in=2.0)
+    ConvGeometry(taps=5, stride=1, padding=(2, 2), dilation=1, phase=0.0)
+    >>> conv_geometry(3, taps=5, stride=2, padding=1, scale_in=2.0)
+    ConvGeometry(taps=5, stride=2, padding=(2, 1), dilation=1, phase=0.5)
+    >>> conv_geometry(16, taps=32, stride=16, scale_in=2.0, scale_out=1.0).stride  # a patch embedding absorbs
+    32
+    """
+    scale_out = scale_in if scale_out is None else scale_out
+    left_old, right_old = (padding, padding) if isinstance(padding, int) else padding
+    new_stride = _new_stride(stride, scale_in, scale_out)
+    n = size if size is not None else _typical_size(k, stride, left_old + right_old, dilation)
+    old_out = output_size(n, k, stride, (left_old, right_old), dilation)
+    if old_out < 1:
+        raise RekernelError(
+            f"a convolution of {k} taps, stride {stride}, padding {padding} has no output on {n} pixels"
+        )
+    count, left, phase = _place(
+        method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out
+    )
+    new_in, new_out = _scaled(n, scale_in), _scaled(old_out, scale_out)
+    right = new_stride * (new_out - 1) + count - new_in - left
+    return ConvGeometry(count, new_stride, (left, right), 1, phase)
+
+
+def conv_transpose_geometry(
+    k: int,
+    *,
+    method: str = "optimal",
+    taps: int | str | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    output_padding: int = 0,
+    dilation: int = 1,
+    scale_in: float = 1.0,
+    scale_out: float | None = None,
+    size: int | None = None,
+) -> ConvGeometry:
+    """Geometry of a rescaled transposed convolution: the adjoint of the convolution from its output to its input.
+
+    The full output, (n-1) * stride + taps pixels, is cropped by `padding` on the left and right (negative: extended),
+    so `padding` here is what ConvTranspose calls padding, and the right entry has its output_padding taken off.
+
+    Parameters
+    ----------
+    k, stride, padding, output_padding, dilation : int
+        Of the trained layer along this axis.
+    method, taps, scale_in, scale_out, size
+        As for `conv_geometry`; `size` is the old input size.
+
+    Examples
+    --------
+    >>> conv_transpose_geometry(4, taps=8, stride=2, padding=1, scale_in=2.0)
+    ConvGeometry(taps=8, stride=2, padding=(3, 3), dilation=1, phase=0.0)
+    """
+    scale_out = scale_in if scale_out is None else scale_out
+    new_stride = _new_stride(stride, scale_out, scale_in)
+    count, left, phase = _place(
+        method, taps, k=k, stride=stride, padding=padding, dilation=dilation, scale_in=scale_out, scale_out=scale_in
+    )
+    n = size if size is not None else max(k, 8)
+    old_out = (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1
+    new_in, new_out = _scaled(n, scale_in), _scaled(old_out, scale_out)
+    right = (new_in - 1) * new_stride + count - left - new_out
+    return ConvGeometry(count, new_stride, (left, right), 1, phase)
+
+
+def pool_geometry(
+    k: int,
+    kind: str,
+    *,
+    stride: int | None = None,
+    padding: int = 0,
+    dilation: int = 1,
+    scale_in: float = 1.0,
+    scale_out: float | None = None,
+    size: int | None = None,
+) -> ConvGeometry:
+    """Geometry of rescaled pooling: an average grows its window, a maximum spreads its taps (dilation).
+
+    Parameters
+    ----------
+    kind : {'max', 'avg'}
+    k, stride, padding, dilation : int
+        Of the trained pooling; the stride is `k` by default, as in torch.
+    scale_in, scale_out, size
+        As for `conv_geometry`. The scale must be a whole number.
+
+    Returns
+    -------
+    ConvGeometry
+        Pooling has no weights to shift, so `phase` is the misplacement that is left, in new samples.
+
+    Examples
+    --------
+    >>> pool_geometry(2, "avg", scale_in=2.0)
+    ConvGeometry(taps=4, stride=2, padding=(1, 1), dilation=1, phase=0.0)
+    >>> pool_geometry(3, "max", stride=2, padding=1, scale_in=2.0)
+    ConvGeometry(taps=3, stride=2, padding=(2, 1), dilation=2, phase=0.5)
+    """
+    if kind not in ("max", "avg"):
+        raise RekernelError(f"kind={kind!r} is neither 'max' nor 'avg'")
+    stride = k if stride is None else stride
+    spread = round(scale_in)
+    if abs(spread - scale_in) > _CLOSE or spread < 1:
+        raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale_in:g}")
+    extent = spread * dilation * (k - 1) + 1 if kind == "max" else spread * (dilation * (k - 1) + 1)
+    as_conv = conv_geometry(
+        k, taps=extent, stride=stride, padding=padding, dilation=dilation,
+        scale_in=scale_in, scale_out=scale_out, size=size,
+    )  # fmt: skip
+    taps, new_dilation = (k, spread * dilation) if kind == "max" else (extent, 1)
+    return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)
+
+
+def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_in: float, **layer: Any) -> Place:
+    """Taps, left padding and phase, with the parity of the taps that leaves the smaller phase."""
+    spread = dilation * (k - 1) + 1  # the kernel with its zeros: what a dense kernel has to cover
+    count = kernel_taps(spread, scale_in, method, taps)
+    left, phase = conv_phase(count, k=k, dilation=dilation, scale_in=scale_in, **layer)
+    if isinstance(taps, int) or method == "dilate" or abs(phase) <= 0.25:
+        return count, left, phase
+    left, phase = conv_phase(count + 1, k=k, dilation=dilation, scale_in=scale_in, **layer)
+    return count + 1, left, phase
+
+
+def _new_stride(stride: int, scale_in: float, scale_out: float) -> int:
+    exact = stride * scale_in / scale_out
+    if abs(exact - round(exact)) > 1e-6 or round(exact) < 1:
+        raise RekernelError(
+            f"stride {stride} with scale {scale_in:g} in and {scale_out:g} out would become {exact:g}, no whole number; "
+            f"choose scales whose ratio makes it one"
+        )
+    return round(exact)
+
+
+def _typical_size(k: int, stride: int, padding: int, dilation: int) -> int:
+    needed = max(dilation * (k - 1) + 1 - padding, 1)
+    return stride * math.ceil(max(needed, 8 * stride) / stride)
+
+
+def _scaled(n: int, scale: float) -> int:
+    return math.floor(n * scale + 0.5 + _CLOSE)

@@ -1,0 +1,326 @@
+"""One-dimensional resampling matrices: the only place where a resampling is defined.
+
+Knows taps, scale, method, gain and phase; no framework, layer or file. Imports NumPy alone.
+Derivation: docs/mathematics.md, "A resampling is a matrix".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RekernelError
+from .filters import KEYS_A, Filter, interpolation_filter
+from .optimal import SMOOTHNESS, optimal_taps
+
+Array = NDArray[np.float64]
+
+KERNEL_METHODS = ("dilate", "nearest", "linear", "cubic", "lanczos3", "area", "optimal")
+GRID_METHODS = (
+    "nearest",
+    "linear",
+    "cubic",
+    "lanczos3",
+    "area",
+    "optimal",
+    "pinv-nearest",
+    "pinv-linear",
+    "pinv-cubic",
+)
+GAINS = ("dc", "ratio", "none")
+_ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
+
+_CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
+_NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised without blowing its taps up
+_OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may use, as many as Keys' cubic
+
+
+def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> str:
+    """Resolve aliases (bilinear, bicubic, ...) and check the name.
+
+    Examples
+    --------
+    >>> canonical_method("bicubic")
+    'cubic'
+    """
+    name = _ALIASES.get(method, method)
+    if name not in choices:
+        raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}")
+    return name
+
+
+def kernel_taps(
+    k: int, scale: float, method: str = "optimal", taps: int | str | None = None, phase: float = 0.0
+) -> int:
+    """How many taps `kernel_operator` gives: the rule behind `taps`.
+
+    Parameters
+    ----------
+    k, scale, method, taps, phase
+        As for `kernel_operator`.
+
+    Examples
+    --------
+    >>> [kernel_taps(3, s, "cubic") for s in (1, 2, 4)], [kernel_taps(3, s) for s in (1, 2, 4)]
+    ([3, 11, 23], [3, 5, 9])
+    """
+    method = canonical_method(method)
+    _check_kernel_arguments(k, scale, phase)
+    if taps is None:
+        taps = "same-extent" if method == "optimal" else "full"
+    if isinstance(taps, int) and not isinstance(taps, bool):
+        if taps < 1:
+            raise RekernelError(f"taps={taps} is no number of taps; pass 1 or more, 'full' or 'same-extent'")
+        return taps
+    if taps not in ("full", "same-extent"):
+        raise RekernelError(f"taps={taps!r} is neither a number, 'full' nor 'same-extent'")
+    if scale == 1 and phase == 0:
+        return k
+    extent = scale * (k - 1) + 1
+    if taps == "same-extent" or method == "dilate":
+        return _nearest_count(extent, odd=k % 2 == 1)
+    # The old taps fall on new ones only where both lattices have the same centre.
+    whole = abs(extent - round(extent)) < _CLOSE
+    odd = k % 2 == 1 or (whole and round(extent) % 2 == 1)
+    shape = interpolation_filter("linear" if method == "optimal" else method, scale)
+    reach = scale * ((k - 1) / 2 + shape.radius)
+    # The first sample left out must lie where the filter is zero: on its edge, or beyond it for the closed box.
+    half = reach + abs(phase) - 1 + (_CLOSE if shape.closed else -_CLOSE)
+    return max(1, 2 * math.ceil(half) + 1) if odd else max(2, 2 * math.ceil(half + 0.5))
+
+
+def kernel_operator(
+    k: int,
+    scale: float,
+    method: str = "optimal",
+    *,
+    taps: int | str | None = None,
+    gain: str = "dc",
+    phase: float = 0.0,
+    a: float = KEYS_A,
+    smoothness: float = SMOOTHNESS,
+) -> Array:
+    """Matrix that turns `k` old taps into the taps of the same filter `scale` times larger.
+
+    The filter slides: taps are centred and it is zero outside. Old tap j lies at u_j = j - (k-1)/2, new tap i at
+    v_i = (i - (taps-1)/2 + phase) / scale, and R[i, j] = phi(v_i - u_j).
+
+    Parameters
+    ----------
+    k : int
+        Old taps, >= 1.
+    scale : float
+        New samples per old one, > 0; below 1 the kernel shrinks, antialiased.
+    method : {'optimal', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'dilate'}
+        'optimal' is our least-squares design for the given taps, 'dilate' inserts zeros (whole positions only),
+        the others interpolate; 'bilinear', 'bicubic' and their kin are aliases.
+    taps : int, 'full', 'same-extent' or None
+        'full' keeps the whole support of the interpolation (of linear's, for 'optimal', which has none);
+        'same-extent' is scale * (k-1) + 1, rounded to odd where k is odd; None is 'same-extent' for 'optimal'
+        and 'full' otherwise, since an interpolation cut short loses its gain.
+    gain : {'dc', 'ratio', 'none'}
+        'dc' makes every column sum to 1: each old tap keeps its response to a constant.
+        'ratio' divides the interpolated values by `scale` (the scalar of arXiv 2605.08698); 'none' leaves them.
+    phase : float
+        Shift of the new taps in new samples (design: geometry.conv_geometry).
+    a : float
+        Parameter of Keys' cubic: -1/2 by default, torch uses -3/4.
+    smoothness : float in [0, 1)
+        Weight of the stop band in 'optimal'.
+
+    Returns
+    -------
+    R : (taps, k) ndarray, float64, whatever the weights' dtype
+
+    Raises
+    ------
+    RekernelError
+        For arguments outside these sets, for a dilation to positions between samples, and for gain 'dc' where
+        an old tap has no new tap left to stand on.
+
+    Notes
+    -----
+    Source of the interpolated kernel and its coefficient: arXiv 2605.08698; gain 'dc', `phase` and 'optimal' are ours.
+
+    Examples
+    --------
+    >>> R = kernel_operator(3, 2.0, "linear")
+    >>> R.shape, R.sum(axis=0).tolist()
+    ((7, 3), [1.0, 1.0, 1.0])
+    >>> kernel_operator(3, 2.0, "linear", gain="none")[:, 1].tolist()
+    [0.0, 0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    """
+    method = canonical_method(method)
+    _check_gain(gain)
+    _check_smoothness(smoothness)
+    count = kernel_taps(k, scale, method, taps, phase)
+    if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
+        return np.eye(count, k, -(count - k) // 2)
+    old = np.arange(k) - (k - 1) / 2
+    positions = np.arange(count) - (count - 1) / 2 + phase  # in new samples
+    if method == "optimal":
+        columns = [optimal_taps(positions, scale * u, scale, smoothness=smoothness) for u in old]
+        return np.stack(columns, axis=1) * (scale if gain == "none" else 1.0)
+    if method == "dilate":
+        inserted = _zero_insertion(positions, scale * old, scale)
+        return inserted / scale if gain == "ratio" else inserted
+    values = _values(positions / scale, old, interpolation_filter(method, scale, a=a))
+    what = f"kernel_operator(k={k}, scale={scale:g}, method={method!r}, taps={count}, phase={phase:g})"
+    return _with_gain(values, scale, gain, what)
+
+
+def grid_operator(
+    n: int,
+    n_new: int,
+    method: str = "optimal",
+    *,
+    gain: str = "dc",
+    a: float = KEYS_A,
+    smoothness: float = SMOOTHNESS,
+) -> Array:
+    """Matrix that turns values on `n` pixels into values on `n_new` pixels of the same finite image.
+
+    Half-pixel centres; edges clamped when growing, as torch.nn.functional.interpolate(align_corners=False) does,
+    and the antialiased filter cut and renormalised at the edge when shrinking, as its antialias=True does.
+
+    Parameters
+    ----------
+    n, n_new : int
+        Pixels before and after, >= 1.
+    method : {'optimal', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'pinv-nearest', 'pinv-linear', 'pinv-cubic'}
+        'pinv-x' is pinv(B.T) for the resize B by x: it preserves the response to inputs resized by B
+        (FlexiViT, arXiv 2212.08013, eq. 5).
+    gain : {'dc', 'ratio', 'none'}
+        'dc' for weights that *read* the image: columns sum to 1. 'none' for *values* on it (position embeddings,
+        outputs): rows sum to 1. 'ratio' is 'none' divided by n_new / n. The pseudo-inverse sets its own gain
+        and ignores this.
+    a, smoothness
+        As for `kernel_operator`.
+
+    Returns
+    -------
+    R : (n_new, n) ndarray, float64
+
+    Raises
+    ------
+    RekernelError
+        For arguments outside these sets ('dilate' among them: a grid has no pixels between pixels to skip).
+
+    Examples
+    --------
+    >>> grid_operator(2, 4, "linear", gain="none").tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    >>> grid_operator(16, 32).sum(axis=0).round(12).tolist() == [1.0] * 16
+    True
+    """
+    method = canonical_method(method, GRID_METHODS)
+    _check_gain(gain)
+    _check_smoothness(smoothness)
+    for name, size in (("n", n), ("n_new", n_new)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise RekernelError(f"{name}={size!r} is no grid size; pass a whole number of pixels, 1 or more")
+    if n == n_new:
+        return np.eye(n)
+    if method.startswith("pinv-"):
+        resize = grid_operator(n, n_new, method.removeprefix("pinv-"), gain="none", a=a)
+        return np.asarray(np.linalg.pinv(resize.T), dtype=np.float64)
+    scale = n_new / n
+    what = f"grid_operator({n}, {n_new}, {method!r})"
+    if method == "optimal":
+        design = _optimal_grid(n, n_new, smoothness)
+        # Designed column by column (gain 1); as values its rows must sum to 1 instead.
+        return design if gain == "dc" else _with_gain(design / design.sum(axis=1, keepdims=True), scale, gain, what)
+    if method == "nearest" and scale > 1:
+        values = np.zeros((n_new, n))
+        i = np.arange(n_new)
+        values[i, (2 * i + 1) * n // (2 * n_new)] = 1.0  # whole numbers: no tie is decided by rounding
+    else:
+        values = _grid_values(n, n_new, interpolation_filter(method, scale, a=a))
+    return _with_gain(values, scale, gain, what)
+
+
+def _values(new: Array, old: Array, shape: Filter) -> Array:
+    """phi(v_i - u_j), rows divided by what the filter sums to over the endless lattice of old samples."""
+    reach = math.ceil(shape.radius + np.ptp(new) + np.ptp(old)) + 1
+    lattice = old[0] + np.arange(-reach, reach + 1)
+    total = shape.phi(new[:, None] - lattice).sum(axis=1, keepdims=True)
+    return shape.phi(new[:, None] - old) / total
+
+
+def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
+    distance = np.abs(positions[:, None] - targets)
+    hit = distance < 1e-6
+    if not hit.any(axis=0).all():
+        raise RekernelError(
+            f"method='dilate' cannot move {len(targets)} taps to {np.round(targets, 3).tolist()} on {len(positions)} "
+            f"samples at {positions[0]:g} to {positions[-1]:g}: dilation needs whole positions inside the kernel. "
+            f"Use scale a whole number, phase 0 and taps='full', or another method."
+        )
+    return hit.astype(np.float64)
+
+
+def _grid_values(n: int, n_new: int, shape: Filter) -> Array:
+    new = (np.arange(n_new) + 0.5) * (n / n_new) - 0.5
+    reach = math.ceil(shape.radius) + 1
+    lattice = np.arange(-reach, n + reach)
+    weights = shape.phi(new[:, None] - lattice)
+    if n_new > n:  # clamp: what falls outside reads the edge pixel
+        values = np.zeros((n_new, n))
+        np.add.at(values, (slice(None), np.clip(lattice, 0, n - 1)), weights)
+    else:
+        values = weights[:, reach : reach + n]
+    return np.asarray(values / values.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _optimal_grid(n: int, n_new: int, smoothness: float) -> Array:
+    scale = n_new / n
+    positions = np.arange(n_new, dtype=np.float64)
+    matrix = np.zeros((n_new, n))
+    reach = max(_OPTIMAL_REACH * scale, _OPTIMAL_REACH)
+    for j in range(n):
+        target = (j + 0.5) * scale - 0.5
+        near = np.abs(positions - target) < reach
+        matrix[near, j] = optimal_taps(positions[near], target, scale, smoothness=smoothness)
+    return matrix
+
+
+def _with_gain(values: Array, scale: float, gain: str, what: str) -> Array:
+    if gain == "none":
+        return values
+    if gain == "ratio":
+        return values / scale
+    sums = values.sum(axis=0)
+    if (sums < _NO_GAIN).any():
+        worst = int(np.argmin(sums))
+        raise RekernelError(
+            f"{what}: old tap {worst} keeps a gain of {sums[worst]:.3g}, so gain='dc' cannot restore it. "
+            f"Use more taps (taps='full'), or gain='ratio'."
+        )
+    return np.asarray(values / sums, dtype=np.float64)
+
+
+def _check_kernel_arguments(k: int, scale: float, phase: float) -> None:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise RekernelError(f"k={k!r} is no kernel size; pass a whole number of taps, 1 or more")
+    if not (math.isfinite(scale) and scale > 0):
+        raise RekernelError(f"scale={scale!r} must be a finite number above 0")
+    if not math.isfinite(phase):
+        raise RekernelError(f"phase={phase!r} must be a finite number of new samples")
+
+
+def _check_gain(gain: str) -> None:
+    if gain not in GAINS:
+        raise RekernelError(f"gain={gain!r} is not one of {', '.join(GAINS)}")
+
+
+def _check_smoothness(smoothness: float) -> None:
+    if not 0 <= smoothness < 1:
+        raise RekernelError(f"smoothness={smoothness!r} must be at least 0 and below 1")
+
+
+def _nearest_count(extent: float, *, odd: bool) -> int:
+    if odd:
+        return max(1, 2 * math.floor((extent - 1) / 2 + 0.5 + _CLOSE) + 1)
+    return max(1, math.floor(extent + 0.5 + _CLOSE))

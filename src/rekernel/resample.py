@@ -1,0 +1,267 @@
+"""Applying resampling matrices to weights of any framework: convolutions, and linear layers that read or write a grid.
+
+Knows axes, layouts and flattening; what a matrix holds is decided in `operators`, how an array is computed with in
+`_apply`. Imports NumPy alone.
+Derivation: docs/mathematics.md, "A resampling is a matrix".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._apply import apply_matrices
+from .errors import RekernelError
+from .filters import KEYS_A
+from .operators import grid_operator, kernel_operator
+from .optimal import SMOOTHNESS
+
+_SPATIAL = "DHW"
+
+
+def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allow_cast: bool = False) -> Any:
+    """Multiply axes of `w` by matrices: out[..., i, ...] = sum_j R[i, j] w[..., j, ...] for each axis given.
+
+    Small adjoining axes go through as one Kronecker matrix product, large ones axis by axis.
+
+    Parameters
+    ----------
+    w : array of NumPy, PyTorch, JAX or CuPy
+        Any shape; float16, bfloat16, float32 or float64.
+    operators : {axis: (new size, old size) ndarray}
+        Negative axes count from the end.
+    allow_cast : bool
+        Let integer, float8 and other dtypes through: computed in float32, rounded back to their dtype.
+
+    Returns
+    -------
+    array like `w`
+        Same framework, device and dtype; accumulated in float32, or float64 for float64. Gradients flow through a
+        PyTorch or JAX array. An identity leaves its axis alone bit for bit; the result never shares memory with a
+        mutable `w`.
+
+    Raises
+    ------
+    RekernelError
+        For an axis out of range or given twice, a matrix that does not fit, or a dtype not allowed.
+
+    Examples
+    --------
+    >>> w = np.ones((4, 2, 3), dtype=np.float16)
+    >>> resample(w, {-1: kernel_operator(3, 2.0, "linear")}).shape
+    (4, 2, 7)
+    """
+    if not (hasattr(w, "shape") and hasattr(w, "dtype")):
+        raise RekernelError(f"{type(w).__name__} is no array; pass one of NumPy, PyTorch, JAX or CuPy")
+    shape = tuple(w.shape)
+    matrices: dict[int, NDArray[np.float64]] = {}
+    for axis, operator in operators.items():
+        if not -len(shape) <= axis < len(shape):
+            raise RekernelError(f"axis {axis} is not one of the {len(shape)} axes of an array of shape {shape}")
+        position = axis % len(shape)
+        if position in matrices:
+            raise RekernelError(f"axis {position} of an array of shape {shape} was given two operators")
+        matrix = np.asarray(operator, dtype=np.float64)
+        if matrix.ndim != 2 or matrix.shape[1] != shape[position]:
+            raise RekernelError(
+                f"an operator of shape {matrix.shape} does not fit axis {axis} of an array of shape {shape}; "
+                f"it needs {shape[position]} columns"
+            )
+        matrices[position] = matrix
+    return apply_matrices(w, matrices, allow_cast=allow_cast)
+
+
+def resample_conv(
+    w: Any,
+    scale: float | Sequence[float],
+    method: str = "optimal",
+    *,
+    layout: str | None = None,
+    taps: int | str | None | Sequence[int | str | None] = None,
+    gain: str = "dc",
+    phase: float | Sequence[float] = 0.0,
+    a: float = KEYS_A,
+    smoothness: float = SMOOTHNESS,
+    allow_cast: bool = False,
+) -> Any:
+    """Rescale a convolution's kernels, along every spatial axis.
+
+    Parameters
+    ----------
+    w : array of NumPy, PyTorch, JAX or CuPy
+        The weight, 1-D, 2-D or 3-D convolution; depthwise, grouped and transposed ones differ only in their
+        O and I axes, which are not touched.
+    scale, taps, phase : one value, or one per spatial axis in the layout's order
+        As for `kernel_operator`. An axis with one tap is pointwise and stays as it is, unless a phase or a number
+        of taps is given for it.
+    method, gain, a, smoothness
+        As for `kernel_operator`.
+    layout : str
+        One letter an axis: O and I for channels, the rest spatial. 'OIHW' (PyTorch; 'IOHW' its transposed
+        convolutions), 'HWIO' (JAX, TensorFlow), 'OHWI' (MLX), and their 1-D and 3-D kin; by default PyTorch's.
+
+    Returns
+    -------
+    array like `w`, same layout and dtype
+
+    Raises
+    ------
+    RekernelError
+        As `kernel_operator` and `resample`; also for a layout that does not fit.
+
+    Examples
+    --------
+    >>> resample_conv(np.zeros((8, 4, 3, 3), np.float32), scale=2).shape
+    (8, 4, 5, 5)
+    >>> resample_conv(np.zeros((3, 3, 4, 8), np.float32), (2, 1), "linear", layout="HWIO").shape
+    (7, 3, 4, 8)
+    """
+    axes = spatial_axes(tuple(w.shape), layout)
+    scales, all_taps, phases = (
+        per_axis(value, len(axes), name) for value, name in ((scale, "scale"), (taps, "taps"), (phase, "phase"))
+    )
+    operators = {}
+    for axis, s, t, p in zip(axes, scales, all_taps, phases, strict=True):
+        k = int(w.shape[axis])
+        if k == 1 and p == 0 and not isinstance(t, int):
+            continue
+        operators[axis] = kernel_operator(k, s, method, taps=t, gain=gain, phase=p, a=a, smoothness=smoothness)
+    return resample(w, operators, allow_cast=allow_cast)
+
+
+def resample_linear(
+    w: Any,
+    grid: Sequence[int],
+    new_grid: Sequence[int],
+    method: str = "optimal",
+    *,
+    side: str = "in",
+    order: str = "channels-first",
+    layout: str = "OI",
+    gain: str | None = None,
+    a: float = KEYS_A,
+    smoothness: float = SMOOTHNESS,
+    allow_cast: bool = False,
+) -> Any:
+    """Rescale a fully-connected weight whose inputs, or outputs, are the pixels of a flattened grid.
+
+    Parameters
+    ----------
+    w : array of NumPy, PyTorch, JAX or CuPy
+        (out, in) weight, or the (out,) bias of a layer whose output is the grid.
+    grid, new_grid : (C, *spatial) sequences
+        The grid behind the flattened axis before and after; C must stay. A plain width is the grid (1, width).
+    method, a, smoothness
+        As for `grid_operator`.
+    side : {'in', 'out'}
+        Which axis is the grid. Inputs are read, so gain is 'dc'; outputs are values, so gain is 'none'.
+    order : {'channels-first', 'channels-last'}
+        C,H,W or H,W,C: how the grid was flattened. `grid` itself is written with C first in both.
+    layout : {'OI', 'IO'}
+        (out, in) as in PyTorch, or (in, out) as in JAX and Keras.
+    gain : {'dc', 'ratio', 'none'}, optional
+        Overrides the side's choice.
+
+    Returns
+    -------
+    array like `w`: (out, C*H'*W') for side 'in', (C*H'*W', in) for side 'out'
+
+    Raises
+    ------
+    RekernelError
+        As `grid_operator` and `resample`; also where the grid does not have as many cells as the axis.
+
+    Examples
+    --------
+    >>> resample_linear(np.ones((10, 3 * 16 * 16)), (3, 16, 16), (3, 32, 32), "linear").shape
+    (10, 3072)
+    """
+    shape = tuple(w.shape)
+    if side not in ("in", "out"):
+        raise RekernelError(f"side={side!r} is neither 'in' nor 'out'")
+    if layout not in ("OI", "IO"):
+        raise RekernelError(f"layout={layout!r} is neither 'OI' nor 'IO'")
+    if len(shape) not in (1, 2) or (len(shape) == 1 and side == "in"):
+        raise RekernelError(
+            f"side={side!r} needs a (out, in) weight{' or an (out,) bias' * (side == 'out')}, not {shape}"
+        )
+    axis = 0 if len(shape) == 1 else layout.index("I" if side == "in" else "O")
+    cells, new_cells, first = flattened_grid(shape[axis], grid, new_grid, order)
+    operators = {
+        axis + first + i: grid_operator(
+            n, m, method, gain=gain or ("dc" if side == "in" else "none"), a=a, smoothness=smoothness
+        )
+        for i, (n, m) in enumerate(zip(tuple(grid)[1:], tuple(new_grid)[1:], strict=True))
+    }
+    unflattened = w.reshape(shape[:axis] + cells + shape[axis + 1 :])
+    out = resample(unflattened, operators, allow_cast=allow_cast)
+    return out.reshape((*shape[:axis], math.prod(new_cells), *shape[axis + 1 :]))
+
+
+def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int, ...]:
+    """Positions of the spatial axes of a convolution weight, in the layout's order.
+
+    Examples
+    --------
+    >>> spatial_axes((8, 4, 3, 3)), spatial_axes((3, 3, 4, 8), "HWIO")
+    ((2, 3), (0, 1))
+    """
+    if layout is None:
+        if not 3 <= len(shape) <= 5:
+            raise RekernelError(f"a convolution weight has 3 to 5 axes, not {len(shape)}: shape {shape}")
+        layout = "OI" + _SPATIAL[5 - len(shape) :]
+    if (
+        len(layout) != len(shape)
+        or len(set(layout)) != len(layout)
+        or not {"O", "I"} < set(layout) <= set("OI" + _SPATIAL)
+    ):
+        raise RekernelError(
+            f"layout={layout!r} does not fit an array of shape {shape}; "
+            f"write one letter an axis, O and I once each and the others from {_SPATIAL}, such as 'OIHW' or 'HWIO'"
+        )
+    return tuple(i for i, letter in enumerate(layout) if letter in _SPATIAL)
+
+
+def per_axis(value: Any, count: int, name: str) -> tuple[Any, ...]:
+    """One value repeated, or a sequence checked to hold one for each of `count` axes.
+
+    Examples
+    --------
+    >>> per_axis(2.0, 2, "scale"), per_axis((2, 1), 2, "scale")
+    ((2.0, 2.0), (2, 1))
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return (value,) * count
+    if len(value) != count:
+        raise RekernelError(
+            f"{name}={tuple(value)} has {len(value)} entries for {count} spatial axes; give one or {count}"
+        )
+    return tuple(value)
+
+
+def flattened_grid(
+    size: int, grid: Sequence[int], new_grid: Sequence[int], order: str
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The old and new cells in the order they are flattened in, and where their spatial axes start.
+
+    Examples
+    --------
+    >>> flattened_grid(48, (3, 4, 4), (3, 8, 8), "channels-last")
+    ((4, 4, 3), (8, 8, 3), 0)
+    """
+    if order not in ("channels-first", "channels-last"):
+        raise RekernelError(f"order={order!r} is neither 'channels-first' nor 'channels-last'")
+    old, new = tuple(grid), tuple(new_grid)
+    if len(old) < 2 or len(old) != len(new) or old[0] != new[0]:
+        raise RekernelError(
+            f"grid={old} and new_grid={new} must both be (C, *spatial) with the same C and as many axes"
+        )
+    if math.prod(old) != size:
+        raise RekernelError(f"an axis of {size} does not fit grid={old}, which has {math.prod(old)} cells")
+    if order == "channels-first":
+        return old, new, 1
+    return (*old[1:], old[0]), (*new[1:], new[0]), 0
