@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -112,18 +112,20 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
             block = np.clip(np.rint(block), limits.min, limits.max)
         out[part] = block
 
+    def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
+        for part in parts:
+            fill(part)
+
     multiplications = max(m.shape[1] for *_, m in steps)
     parts = _blocks(shape, max(1, _NUMPY_BLOCK // multiplications))
     workers = os.cpu_count() or 1
     if out.size < _THREADS_FROM or workers == 1:
-        for part in parts:
-            fill(part)
+        fill_all(parts)
         return out
     with ThreadPoolExecutor(workers) as pool:  # NumPy lets go of the interpreter in products and casts
         share = list(parts)
         runs = [share[i::workers] for i in range(workers)]
-        for _ in pool.map(lambda run: [fill(part) for part in run], runs):
-            pass
+        list(pool.map(fill_all, runs))  # the list raises what a thread raised
     return out
 
 

@@ -17,7 +17,7 @@ from .errors import RekernelError
 Array = NDArray[np.float64]
 
 KEYS_A = -0.5
-"""Keys' cubic reproduces quadratics only for a = -1/2 (Keys 1981, eq. 15); torch.nn.functional.interpolate uses -3/4."""
+"""Only a = -1/2 reproduces quadratics (Keys 1981, eq. 15); torch.nn.functional.interpolate uses -3/4."""
 
 _TIE = 1e-9  # positions are quotients: a tie between two old samples is found up to rounding
 

@@ -244,8 +244,8 @@ def _new_stride(stride: int, scale_in: float, scale_out: float) -> int:
     exact = stride * scale_in / scale_out
     if abs(exact - round(exact)) > 1e-6 or round(exact) < 1:
         raise RekernelError(
-            f"stride {stride} with scale {scale_in:g} in and {scale_out:g} out would become {exact:g}, no whole number; "
-            f"choose scales whose ratio makes it one"
+            f"stride {stride} with scale {scale_in:g} in and {scale_out:g} out would become {exact:g}; "
+            f"choose scales that keep it a whole number"
         )
     return round(exact)
 

@@ -158,8 +158,8 @@ def kernel_operator(
     count = kernel_taps(k, scale, method, taps, phase)
     if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
         return np.eye(count, k, -(count - k) // 2)
-    old = np.arange(k) - (k - 1) / 2
-    positions = np.arange(count) - (count - 1) / 2 + phase  # in new samples
+    old = _centred(k)
+    positions = _centred(count, phase)  # in new samples
     if method == "optimal":
         columns = [optimal_taps(positions, scale * u, scale, smoothness=smoothness) for u in old]
         return np.stack(columns, axis=1) * (scale if gain == "none" else 1.0)
@@ -241,12 +241,16 @@ def grid_operator(
     return _with_gain(values, scale, gain, what)
 
 
+def _centred(count: int, shift: float = 0.0) -> Array:
+    return np.asarray(np.arange(count) - (count - 1) / 2 + shift, dtype=np.float64)
+
+
 def _values(new: Array, old: Array, shape: Filter) -> Array:
     """phi(v_i - u_j), rows divided by what the filter sums to over the endless lattice of old samples."""
     reach = math.ceil(shape.radius + np.ptp(new) + np.ptp(old)) + 1
     lattice = old[0] + np.arange(-reach, reach + 1)
     total = shape.phi(new[:, None] - lattice).sum(axis=1, keepdims=True)
-    return shape.phi(new[:, None] - old) / total
+    return np.asarray(shape.phi(new[:, None] - old) / total, dtype=np.float64)
 
 
 def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
@@ -262,13 +266,13 @@ def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
 
 
 def _grid_values(n: int, n_new: int, shape: Filter) -> Array:
-    new = (np.arange(n_new) + 0.5) * (n / n_new) - 0.5
+    new = np.asarray((np.arange(n_new) + 0.5) * (n / n_new) - 0.5, dtype=np.float64)
     reach = math.ceil(shape.radius) + 1
     lattice = np.arange(-reach, n + reach)
     weights = shape.phi(new[:, None] - lattice)
     if n_new > n:  # clamp: what falls outside reads the edge pixel
-        values = np.zeros((n_new, n))
-        np.add.at(values, (slice(None), np.clip(lattice, 0, n - 1)), weights)
+        inside = np.clip(lattice, 0, n - 1)
+        values = weights @ (inside[:, None] == np.arange(n)).astype(np.float64)
     else:
         values = weights[:, reach : reach + n]
     return np.asarray(values / values.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -81,7 +81,7 @@ def resample_conv(
     method: str = "optimal",
     *,
     layout: str | None = None,
-    taps: int | str | None | Sequence[int | str | None] = None,
+    taps: int | str | Sequence[int | str | None] | None = None,
     gain: str = "dc",
     phase: float | Sequence[float] = 0.0,
     a: float = KEYS_A,
