@@ -37,6 +37,10 @@ def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> 
             f"dtype {name} (shape {tuple(w.shape)}) is not resampled: rounding would change its meaning. "
             f"Convert it to one of {', '.join(_ALLOWED)} first, or allow a cast."
         )
+    if "complex" in name:
+        raise RekernelError(
+            f"dtype {name} (shape {tuple(w.shape)}) is not resampled: pass real and imaginary part apart"
+        )
     axes = sorted(axis for axis, m in matrices.items() if not _is_identity(m))
     if not axes:
         return _copy(w)
@@ -62,9 +66,9 @@ def dtype_name(w: Any) -> str:
 def _steps(matrices: dict[int, Matrix], middle: tuple[int, ...]) -> list[Step]:
     """One Kronecker product where all axes are touched and few, otherwise axis by axis, shrinking ones first."""
     if len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS:
-        product = np.ones((1, 1))
+        product: Matrix = np.ones((1, 1))
         for axis in range(len(middle)):
-            product = np.kron(product, matrices[axis])
+            product = np.asarray(np.kron(product, matrices[axis]), dtype=np.float64)
         return [(0, len(middle), tuple(len(matrices[axis]) for axis in range(len(middle))), product)]
     by_growth = sorted(matrices, key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
     return [(axis, 1, (len(matrices[axis]),), matrices[axis]) for axis in by_growth]
@@ -88,7 +92,7 @@ def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:
 
     def narrow(result: Any) -> Any:
         if name not in _ALLOWED and "int" in name:
-            result = xp.round(result)
+            result = xp.clip(xp.round(result), *_integer_range(name, accumulator))
         return xp.astype(result, w.dtype, copy=False)
 
     if framework == "torch" and not (w.requires_grad and _torch_grad_enabled()):
@@ -103,13 +107,12 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
     wide = np.dtype(accumulator)
     matrices = [(i, n, sizes, np.ascontiguousarray(m, dtype=wide)) for i, n, sizes, m in steps]
     out = np.empty(shape, dtype=w.dtype)
-    integer = np.issubdtype(w.dtype, np.integer)
+    limits = _integer_range(dtype_name(w), accumulator) if np.issubdtype(w.dtype, np.integer) else None
 
     def fill(part: tuple[slice, ...]) -> None:
         block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
-        if integer:
-            limits = np.iinfo(w.dtype)
-            block = np.clip(np.rint(block), limits.min, limits.max)
+        if limits:
+            block = np.clip(np.rint(block), *limits)
         out[part] = block
 
     def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
@@ -127,6 +130,13 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
         runs = [share[i::workers] for i in range(workers)]
         list(pool.map(fill_all, runs))  # the list raises what a thread raised
     return out
+
+
+def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
+    """Least and greatest number of the accumulator that the integer dtype holds: what a cast may be given."""
+    limits, wide = np.iinfo(name), np.dtype(accumulator).type
+    high = wide(limits.max)
+    return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
 
 
 def _product(block: Any, steps: list[Step], matmul: Callable[[Any, Any], Any]) -> Any:

@@ -65,7 +65,7 @@ def _overlap(x: Array, scale: float) -> Array:
     """Share of a new pixel (width 1/scale, centred at x) that lies on the old pixel (width 1, centred at 0)."""
     half = 0.5 / scale
     covered = np.minimum(x + half, 0.5) - np.maximum(x - half, -0.5)
-    return np.maximum(covered, 0.0) * scale
+    return np.asarray(np.maximum(covered, 0.0) * scale, dtype=np.float64)
 
 
 def interpolation_filter(method: str, scale: float, *, a: float = KEYS_A) -> Filter:

@@ -1,0 +1,287 @@
+"""Architectures recognised from a checkpoint's keys: the strides that shapes cannot tell, and which layers to rescale.
+
+Knows names and shapes of well-known layouts; no scale, method or file. To add a family, write a class with the four
+members of `Family` and list it in `FAMILIES`, the specific before the general.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a layer's name tells beyond its shape.
+
+    role : 'conv', 'conv-transpose', 'patch' (stride = kernel, no overlap), 'positions' (values on the token grid)
+    stride : along every spatial axis
+    padding : (left, right); None is 'same' for odd kernels
+    prefix : class and register tokens in front of the grid, for 'positions'
+    """
+
+    role: str = "conv"
+    stride: int = 1
+    padding: tuple[int, int] | None = None
+    prefix: int = 0
+
+
+class Family(Protocol):
+    """One architecture's naming scheme."""
+
+    name: str
+    default: str
+    """The preset used where nothing is included by hand."""
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Whether a checkpoint with these tensors is of the family."""
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        """What is known of tensor `name`; None is an ordinary layer."""
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        """Patterns by preset name, only such as have a tensor to match."""
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        """What must change in the model that no tensor shows."""
+
+
+def recognise(shapes: Shapes) -> Family | None:
+    """The first family that recognises the keys.
+
+    Examples
+    --------
+    >>> recognise({"fc.weight": (10, 3)}) is None
+    True
+    """
+    return next((family for family in FAMILIES if family.recognises(shapes)), None)
+
+
+def _has(shapes: Shapes, *patterns: str) -> bool:
+    return all(any(re.search(pattern, name) for name in shapes) for pattern in patterns)
+
+
+def _indices(shapes: Shapes, pattern: str) -> list[int]:
+    """Sorted numbers that the pattern's group takes among the names."""
+    return sorted({int(m[1]) for name in shapes if (m := re.search(pattern, name))})
+
+
+class DiffusersUNet:
+    """diffusers UNet2DModel, UNet2DConditionModel and kin."""
+
+    name = "diffusers UNet"
+    default = "inner"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return _has(shapes, r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^up_blocks\.0\.", r"^time_embedding\.")
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        if re.search(r"\.downsamplers\.\d+\.conv\.weight$", name):
+            return LayerFacts(stride=2, padding=(1, 1))
+        return None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        down, up = (_indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
+        inner = [f"down_blocks.{i}.*" for i in down[1:]] + [f"up_blocks.{i}.*" for i in up[:-1]]
+        inner += [p for p, there in (("mid_block.*", "mid_block."),) if any(n.startswith(there) for n in shapes)]
+        inner += [f"*.{part}.*" for part in ("downsamplers", "upsamplers") if _has(shapes, rf"\.{part}\.")]
+        return {"inner": tuple(inner), "all": ("*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+
+class AutoencoderKL:
+    """diffusers AutoencoderKL."""
+
+    name = "diffusers AutoencoderKL"
+    default = "all"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return _has(shapes, r"^encoder\.conv_in\.weight$", r"^decoder\.conv_in\.weight$", r"^encoder\.down_blocks\.0\.")
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        # diffusers pads by hand, right and bottom only, before a convolution without padding.
+        return LayerFacts(stride=2, padding=(0, 1)) if ".downsamplers." in name else None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        return {"all": ("*",), "encoder": ("encoder.*",), "decoder": ("decoder.*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+
+class SingleFileDiffusion:
+    """Stable Diffusion 1.x, 2.x and XL as one file with the original key names."""
+
+    name = "Stable Diffusion single file"
+    default = "inner"
+    _unet = "model.diffusion_model."
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return f"{self._unet}input_blocks.0.0.weight" in shapes
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        if re.search(r"input_blocks\.\d+\.0\.op\.weight$", name):
+            return LayerFacts(stride=2, padding=(1, 1))
+        if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
+            return LayerFacts(stride=2, padding=(0, 1))
+        return None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        downs = _indices(shapes, rf"^{re.escape(self._unet)}input_blocks\.(\d+)\.0\.op\.")
+        ups = _indices(shapes, rf"^{re.escape(self._unet)}output_blocks\.(\d+)\.\d+\.conv\.")
+        blocks = _indices(shapes, rf"^{re.escape(self._unet)}input_blocks\.(\d+)\.")
+        # The first downsampler ends the finest level; the last upsampler begins it again.
+        inner = [f"{self._unet}input_blocks.{i}.*" for i in blocks if downs and i >= downs[0]]
+        inner += [f"{self._unet}middle_block.*"]
+        inner += [f"{self._unet}output_blocks.{i}.*" for i in range(ups[-1] + 1 if ups else 0)]
+        presets = {"inner": tuple(inner), "all": (f"{self._unet}*",)}
+        if _has(shapes, r"^first_stage_model\."):
+            presets["vae"] = ("first_stage_model.*",)
+        return presets
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+
+class ViT:
+    """timm, Hugging Face and DINOv2 vision transformers."""
+
+    name = "vision transformer"
+    default = "patch"
+    _patch = re.compile(r"(^|\.)(patch_embed\.proj|patch_embeddings(\.projection)?|conv_proj)\.weight$")
+    _positions = re.compile(r"(^|\.)(pos_embed|position_embeddings|pos_embedding)$")
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return self._patch_of(shapes) is not None and any(self._positions.search(name) for name in shapes)
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        if self._patch.search(name):
+            return LayerFacts("patch", stride=shapes[name][-1], padding=(0, 0))
+        if self._positions.search(name) and len(shapes[name]) in (2, 3):
+            return LayerFacts("positions", prefix=self._prefix(shapes[name][-2]))
+        return None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        chosen = [n for n in shapes if self._patch.search(n) or self._positions.search(n)]
+        return {"patch": tuple(chosen)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+    def _patch_of(self, shapes: Shapes) -> str | None:
+        return next((n for n, shape in shapes.items() if self._patch.search(n) and len(shape) == 4), None)
+
+    @staticmethod
+    def _prefix(tokens: int) -> int:
+        """Tokens beyond the largest square: 1 class token, and up to 8 registers or a distillation token."""
+        side = int(tokens**0.5)
+        return tokens - side * side if tokens - side * side <= 9 else 0
+
+
+class ResNet:
+    """torchvision, timm and Hugging Face ResNets."""
+
+    name = "ResNet"
+    default = "all"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return _has(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\.") or _has(
+            shapes, r"(^|\.)embedder\.embedder\.convolution\.weight$", r"stages\.\d+\.layers\.0\.layer\.0\."
+        )
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        shape = shapes[name]
+        if len(shape) != 4:
+            return None
+        k = shape[-1]
+        if k == 7:
+            return LayerFacts(stride=2, padding=(3, 3))
+        if m := re.search(r"(^|\.)layer[2-9]\.0\.(conv([12])|downsample\.0)\.weight$", name):
+            # The bottleneck strides in its 3x3 (torchvision's and timm's choice), the basic block in its first.
+            bottleneck = name[: m.start(2)] + "conv3.weight" in shapes
+            strided = m[3] is None or m[3] == ("2" if bottleneck else "1")
+            return LayerFacts(stride=2) if strided else None
+        if m := re.search(r"stages\.[1-9]\d*\.layers\.0\.(layer\.([01])|shortcut)\.convolution\.weight$", name):
+            bottleneck = name[: m.start(1)] + "layer.2.convolution.weight" in shapes
+            strided = m[2] is None or m[2] == ("1" if bottleneck else "0")
+            return LayerFacts(stride=2) if strided else None
+        return None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        return {"all": ("*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        if any(shape[-2:] == (7, 7) for shape in shapes.values() if len(shape) == 4):
+            return ("the 3x3 max pooling behind the first convolution has no weights: dilate it by the scale",)
+        return ()
+
+
+class ConvNeXt:
+    """ConvNeXt of its authors, timm, torchvision and Hugging Face."""
+
+    name = "ConvNeXt"
+    default = "all"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        depthwise = [
+            s for n, s in shapes.items() if re.search(r"(dwconv|conv_dw|block\.0)\.weight$", n) and len(s) == 4
+        ]
+        return bool(depthwise) and all(s[1:] == (1, 7, 7) for s in depthwise) and len(self._patchify(shapes)) > 1
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        return LayerFacts(stride=shapes[name][-1], padding=(0, 0)) if name in self._patchify(shapes) else None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        return {"all": ("*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+    @staticmethod
+    def _patchify(shapes: Shapes) -> set[str]:
+        """The stem and the downsamplers: kernels as large as their stride, 4 and 2."""
+        return {n for n, s in shapes.items() if len(s) == 4 and s[2:] in ((4, 4), (2, 2)) and s[1] > 1}
+
+
+class MLP:
+    """Fully-connected layers and nothing else but biases and norms."""
+
+    name = "plain MLP"
+    default = "all"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        matrices = [s for s in shapes.values() if len(s) == 2]
+        return len(matrices) > 1 and all(len(s) <= 2 for s in shapes.values()) and self._chains(shapes)
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        return None
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        return {"all": ("*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+    @staticmethod
+    def _chains(shapes: Shapes) -> bool:
+        """Every layer but one reads what another one writes."""
+        matrices = [s for s in shapes.values() if len(s) == 2]
+        written = {s[0] for s in matrices}
+        return sum(s[1] not in written for s in matrices) <= 1 and len(matrices) <= 32
+
+
+FAMILIES: tuple[Family, ...] = (
+    DiffusersUNet(),
+    AutoencoderKL(),
+    SingleFileDiffusion(),
+    ViT(),
+    ResNet(),
+    ConvNeXt(),
+    MLP(),
+)

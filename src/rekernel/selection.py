@@ -1,0 +1,86 @@
+"""Choosing tensors by pattern: globs and regular expressions, and an error for each that matches nothing.
+
+Knows names only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
+
+from .errors import RekernelError
+from .escape import shown
+
+_SUFFIXES = (".weight", ".bias", ".kernel")
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to: its name without 'weight', 'bias' or 'kernel'.
+
+    Examples
+    --------
+    >>> layer_of("down_blocks.0.resnets.0.conv1.weight"), layer_of("pos_embed")
+    ('down_blocks.0.resnets.0.conv1', 'pos_embed')
+    """
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+@lru_cache(maxsize=4096)
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """A test for tensor names: a glob, in which * crosses dots, or after 're:' a regular expression for the whole name.
+
+    A pattern that matches the layer's name matches its tensors.
+
+    Raises
+    ------
+    RekernelError
+        For an empty pattern or a regular expression that does not compile.
+
+    Examples
+    --------
+    >>> matcher("conv_out*")("conv_out.weight"), matcher(r"re:layer[23]\\..*")("layer1.0.conv1.weight")
+    (True, False)
+    """
+    if not pattern:
+        raise RekernelError("an empty pattern selects nothing; write '*' for every tensor")
+    source = pattern.removeprefix("re:") if pattern.startswith("re:") else fnmatch.translate(pattern)
+    try:
+        compiled = re.compile(source)
+    except re.error as error:
+        raise RekernelError(f"pattern {shown(pattern)} is no regular expression: {error}") from None
+    return lambda name: bool(compiled.fullmatch(name) or compiled.fullmatch(layer_of(name)))
+
+
+def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[str]:
+    """Names that any of the patterns matches; a pattern without a match is an error that suggests near names.
+
+    Parameters
+    ----------
+    what : str
+        Where the patterns come from, for the message: '--include', "preset 'inner'".
+
+    Examples
+    --------
+    >>> sorted(select(["a.weight", "a.bias", "b.weight"], ["a"], "include"))
+    ['a.bias', 'a.weight']
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matches = matcher(pattern)
+        found = {name for name in names if matches(name)}
+        if not found:
+            raise RekernelError(f"{what}: pattern {shown(pattern)} matches no tensor{_near(pattern, names)}")
+        chosen |= found
+    return chosen
+
+
+def _near(pattern: str, names: Collection[str]) -> str:
+    candidates = {*names, *map(layer_of, names)}
+    near = difflib.get_close_matches(pattern.removeprefix("re:").replace("*", ""), sorted(candidates)[:4000], n=3)
+    return f"; near: {', '.join(map(shown, near))}" if near else f" of {len(names)}; `rekernel inspect` lists them"
