@@ -1,22 +1,44 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
+from .conversion import Report
+from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
 from .geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, pool_geometry
+from .header import CheckpointError
 from .hidden import neuron_order, resample_hidden
+from .inspect import Info, inspect
 from .operators import grid_operator, kernel_operator, kernel_taps
+from .plan import AxisGeometry, AxisOperator, LayerChange, Plan
+from .planner import Hints, plan_checkpoint
+from .recipe import Recipe
 from .resample import resample, resample_conv, resample_linear
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
+    "AxisGeometry",
+    "AxisOperator",
+    "CheckpointError",
     "ConvGeometry",
+    "Estimate",
+    "Hints",
+    "Info",
+    "LayerChange",
+    "Plan",
+    "Recipe",
     "RekernelError",
+    "Report",
+    "__version__",
     "conv_geometry",
     "conv_transpose_geometry",
+    "convert",
+    "estimate",
     "grid_operator",
+    "inspect",
     "kernel_operator",
     "kernel_taps",
     "neuron_order",
+    "plan_checkpoint",
+    "plan_source",
     "pool_geometry",
     "resample",
     "resample_conv",

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .errors import RekernelError
 from .operators import kernel_taps
 
@@ -118,7 +120,7 @@ def conv_geometry(
     >>> conv_geometry(3, padding=1, scale_in=2.0)
     ConvGeometry(taps=5, stride=1, padding=(2, 2), dilation=1, phase=0.0)
     >>> conv_geometry(3, taps=5, stride=2, padding=1, scale_in=2.0)
-    ConvGeometry(taps=5, stride=2, padding=(2, 1), dilation=1, phase=0.5)
+    ConvGeometry(taps=5, stride=2, padding=(2, 2), dilation=1, phase=0.5)
     >>> conv_geometry(16, taps=32, stride=16, scale_in=2.0, scale_out=1.0).stride  # a patch embedding absorbs
     32
     """
@@ -135,7 +137,9 @@ def conv_geometry(
         method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out
     )
     new_in, new_out = _scaled(n, scale_in), _scaled(old_out, scale_out)
-    right = new_stride * (new_out - 1) + count - new_in - left
+    least = new_stride * (new_out - 1) + count - new_in - left
+    # A step of the stride has room for several right paddings: equal ones suit every framework's convolution.
+    right = min(max(least, left), least + new_stride - 1)
     return ConvGeometry(count, new_stride, (left, right), 1, phase)
 
 
@@ -212,7 +216,7 @@ def pool_geometry(
     >>> pool_geometry(2, "avg", scale_in=2.0)
     ConvGeometry(taps=4, stride=2, padding=(1, 1), dilation=1, phase=0.0)
     >>> pool_geometry(3, "max", stride=2, padding=1, scale_in=2.0)
-    ConvGeometry(taps=3, stride=2, padding=(2, 1), dilation=2, phase=0.5)
+    ConvGeometry(taps=3, stride=2, padding=(2, 2), dilation=2, phase=0.5)
     """
     if kind not in ("max", "avg"):
         raise RekernelError(f"kind={kind!r} is neither 'max' nor 'avg'")
@@ -234,7 +238,7 @@ def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_
     spread = dilation * (k - 1) + 1  # the kernel with its zeros: what a dense kernel has to cover
     count = kernel_taps(spread, scale_in, method, taps)
     left, phase = conv_phase(count, k=k, dilation=dilation, scale_in=scale_in, **layer)
-    if isinstance(taps, int) or method == "dilate" or abs(phase) <= 0.25:
+    if isinstance(taps, int | np.integer) or method == "dilate" or abs(phase) <= 0.25:
         return count, left, phase
     left, phase = conv_phase(count + 1, k=k, dilation=dilation, scale_in=scale_in, **layer)
     return count + 1, left, phase

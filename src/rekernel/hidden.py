@@ -78,7 +78,7 @@ def resample_hidden(
             f"pass order='weights' or order='activations', or method='nearest'"
         )
     if order is not None:
-        chain = neuron_order(_features(order, w_in, bias, w_out, activations)).tolist()
+        chain = neuron_order(_features(order, w_in, bias, w_out, activations))
         w_in, w_out = w_in[chain], w_out[:, chain]
         bias = None if bias is None else bias[chain]
     old, new = (1, hidden), (1, width)
@@ -109,9 +109,9 @@ def neuron_order(features: Any) -> NDArray[np.intp]:
     x = x - x.mean(axis=0)
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
     alike = x.T @ x
+    # Start at the neuron least like all others: an end of the chain. From the middle, the other half would be a jump.
+    current = int(np.argmin(alike.sum(axis=0)))
     np.fill_diagonal(alike, -np.inf)
-    # Start at the end of the chain least like the rest, so that it is not left over as a jump.
-    current = int(np.argmin(alike.max(axis=0)))
     chain, left = [current], np.ones(len(alike), dtype=bool)
     left[current] = False
     while left.any():

@@ -7,6 +7,7 @@ Derivation: docs/mathematics.md, "A resampling is a matrix".
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ GRID_METHODS = (
 )
 GAINS = ("dc", "ratio", "none")
 _ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
+
+MOST_TAPS = 4096
+"""Along one axis: more is a slip of the scale, and would only run out of memory later."""
 
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
 _NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised without blowing its taps up
@@ -66,14 +70,20 @@ def kernel_taps(
     >>> [kernel_taps(3, s, "cubic") for s in (1, 2, 4)], [kernel_taps(3, s) for s in (1, 2, 4)]
     ([3, 11, 23], [3, 5, 9])
     """
-    method = canonical_method(method)
+    count = _count_taps(k, scale, canonical_method(method), taps, phase)
+    if count > MOST_TAPS:
+        raise RekernelError(f"k={k}, scale={scale:g}, taps={taps!r} ask for {count} taps; {MOST_TAPS} is the limit")
+    return count
+
+
+def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase: float) -> int:
     _check_kernel_arguments(k, scale, phase)
     if taps is None:
         taps = "same-extent" if method == "optimal" else "full"
-    if isinstance(taps, int) and not isinstance(taps, bool):
+    if _is_whole(taps):
         if taps < 1:
             raise RekernelError(f"taps={taps} is no number of taps; pass 1 or more, 'full' or 'same-extent'")
-        return taps
+        return int(taps)
     if taps not in ("full", "same-extent"):
         raise RekernelError(f"taps={taps!r} is neither a number, 'full' nor 'same-extent'")
     if scale == 1 and phase == 0:
@@ -219,7 +229,7 @@ def grid_operator(
     _check_gain(gain)
     _check_smoothness(smoothness)
     for name, size in (("n", n), ("n_new", n_new)):
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not _is_whole(size) or size < 1:
             raise RekernelError(f"{name}={size!r} is no grid size; pass a whole number of pixels, 1 or more")
     if n == n_new:
         return np.eye(n)
@@ -306,12 +316,20 @@ def _with_gain(values: Array, scale: float, gain: str, what: str) -> Array:
 
 
 def _check_kernel_arguments(k: int, scale: float, phase: float) -> None:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+    if not _is_whole(k) or k < 1:
         raise RekernelError(f"k={k!r} is no kernel size; pass a whole number of taps, 1 or more")
-    if not (math.isfinite(scale) and scale > 0):
+    if not _is_finite(scale) or scale <= 0:
         raise RekernelError(f"scale={scale!r} must be a finite number above 0")
-    if not math.isfinite(phase):
+    if not _is_finite(phase):
         raise RekernelError(f"phase={phase!r} must be a finite number of new samples")
+
+
+def _is_whole(x: object) -> TypeGuard[int]:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def _is_finite(x: object) -> TypeGuard[float]:
+    return isinstance(x, int | float | np.integer | np.floating) and math.isfinite(x)
 
 
 def _check_gain(gain: str) -> None:

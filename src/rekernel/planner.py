@@ -21,6 +21,7 @@ from .geometry import conv_geometry, conv_transpose_geometry
 from .operators import GAINS, KERNEL_METHODS, canonical_method
 from .optimal import SMOOTHNESS
 from .plan import AxisGeometry, AxisOperator, LayerChange, Plan
+from .recipe import find_recipe
 from .resample import flattened_grid, spatial_axes
 from .selection import layer_of, matcher, select
 
@@ -136,6 +137,8 @@ def plan_checkpoint(
         Strides, grids, layouts and modes that shapes cannot tell.
     allow_cast : bool
         Also resample integer and float8 weights, computed in float32 and rounded back.
+    allow_pickle : bool
+        As for `open_checkpoint`.
 
     Returns
     -------
@@ -161,6 +164,7 @@ def plan_checkpoint(
                 opened, scale, method=method, taps=taps, gain=gain, a=a, smoothness=smoothness, preset=preset,
                 include=include, exclude=exclude, overrides=overrides, hints=hints, allow_cast=allow_cast,
             )  # fmt: skip
+    refuse_rescaled(source)
     shapes = {name: info.shape for name, info in source.tensors.items()}
     scale = tuple(scale) if isinstance(scale, Sequence) else scale
     base = _Settings(scale, method, taps, gain, a, smoothness)
@@ -193,6 +197,17 @@ def plan_checkpoint(
     options["scale"] = list(scale) if isinstance(scale, tuple) else scale
     options["selection"] = selection
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
+
+
+def refuse_rescaled(source: TensorSource) -> None:
+    """Raise where a checkpoint was rescaled before: its layers no longer have the strides their names tell."""
+    recipe = find_recipe(source.metadata)
+    if recipe is not None:
+        scale = recipe.plan.options.get("scale", "?")
+        raise RekernelError(
+            f"{shown(os.fspath(source.path), 400)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
+            f"and its layers' geometry with it; convert the original instead"
+        )
 
 
 def _chosen(
@@ -273,12 +288,15 @@ class _Layer:
         if scales is None:
             raise _Unclear(f"has {len(axes)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale")
         stride = self.hints.given("stride", self.name) or facts.stride
-        padding = self._padding(kernel, facts, stride)
         mode = self.hints.given("mode", self.name) or ("absorb" if facts.role == "patch" else "supersample")
         if mode not in _MODES:
             raise RekernelError(f"{shown(self.name)}: mode {shown(mode)} is not one of {', '.join(_MODES)}")
+        if max(kernel) > _LARGEST_KERNEL:
+            size = "x".join(map(str, kernel))
+            raise _Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
         if all(k == 1 for k in kernel) and stride == 1:
             return self.kept("1x1 convolution: pointwise")
+        padding = self._padding(kernel, facts, stride)
         patch = mode == "absorb" and padding == (0, 0) and all(k == stride for k in kernel)
         operators, before, after = [], [], []
         for axis, k, scale in zip(axes, kernel, scales, strict=True):
@@ -332,7 +350,7 @@ class _Layer:
         )
         operator.matrix()
         geometry = AxisGeometry(place.taps, place.stride, place.padding)
-        return (operator if place.taps != k or phase else None), geometry
+        return operator, geometry
 
     def _patch_axis(self, axis: int, k: int, scale: float) -> tuple[AxisOperator | None, AxisGeometry]:
         new = _whole(k * scale, f"a patch of {k} pixels at scale {scale:g}")

@@ -103,6 +103,8 @@ def resample_conv(
     layout : str
         One letter an axis: O and I for channels, the rest spatial. 'OIHW' (PyTorch; 'IOHW' its transposed
         convolutions), 'HWIO' (JAX, TensorFlow), 'OHWI' (MLX), and their 1-D and 3-D kin; by default PyTorch's.
+    allow_cast : bool
+        As for `resample`.
 
     Returns
     -------
@@ -127,7 +129,7 @@ def resample_conv(
     operators = {}
     for axis, s, t, p in zip(axes, scales, all_taps, phases, strict=True):
         k = int(w.shape[axis])
-        if k == 1 and p == 0 and not isinstance(t, int):
+        if k == 1 and p == 0 and not isinstance(t, int | np.integer):
             continue
         operators[axis] = kernel_operator(k, s, method, taps=t, gain=gain, phase=p, a=a, smoothness=smoothness)
     return resample(w, operators, allow_cast=allow_cast)
@@ -165,6 +167,8 @@ def resample_linear(
         (out, in) as in PyTorch, or (in, out) as in JAX and Keras.
     gain : {'dc', 'ratio', 'none'}, optional
         Overrides the side's choice.
+    allow_cast : bool
+        As for `resample`.
 
     Returns
     -------
@@ -234,6 +238,8 @@ def per_axis(value: Any, count: int, name: str) -> tuple[Any, ...]:
     >>> per_axis(2.0, 2, "scale"), per_axis((2, 1), 2, "scale")
     ((2.0, 2.0), (2, 1))
     """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):
         return (value,) * count
     if len(value) != count:

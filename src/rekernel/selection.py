@@ -54,7 +54,12 @@ def matcher(pattern: str) -> Callable[[str], bool]:
         compiled = re.compile(source)
     except re.error as error:
         raise RekernelError(f"pattern {shown(pattern)} is no regular expression: {error}") from None
-    return lambda name: bool(compiled.fullmatch(name) or compiled.fullmatch(layer_of(name)))
+
+    def matches(name: str) -> bool:
+        # The name itself comes first: one with brackets in it is no set of characters.
+        return any(n == pattern or compiled.fullmatch(n) for n in (name, layer_of(name)))
+
+    return matches
 
 
 def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[str]:

@@ -1,0 +1,1 @@
+"""The command `rekernel`: reads options, calls the library, prints. One file per command; no logic of its own."""

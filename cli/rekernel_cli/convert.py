@@ -1,0 +1,222 @@
+"""`rekernel convert`: rescaled weights, written next to the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from . import values
+from .layout import GroupedCommand
+from .main import Failure, Stopped
+from .options import OUTPUT, Planning, option, planning_options
+
+if TYPE_CHECKING:
+    from rekernel import Plan, Report
+
+_NOTES = 8
+_LARGEST_PLAN = 1 << 28
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@planning_options
+@option(
+    "--plan",
+    "plan_file",
+    group=OUTPUT,
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Carry out a plan of `rekernel plan --json` (- is stdin); excludes all options above but Input.",
+)
+@option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size of TARGET; write nothing.")
+@option(
+    "--dtype",
+    group=OUTPUT,
+    type=values.dtype,
+    metavar="DTYPE",
+    help="Cast float tensors to F16, BF16, F32 or F64.",
+)
+@option(
+    "--max-shard-size",
+    group=OUTPUT,
+    type=values.byte_count,
+    metavar="SIZE",
+    help="Write a folder of files of at most 5GB, 800MB, 1.5GiB, ..., with an index.",
+)
+@option("--resume", group=OUTPUT, is_flag=True, help="Go on with an interrupted conversion into the same TARGET.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET where it exists.")
+@option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print nothing but errors (and --json).")
+@option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, with the plan in it.")
+def convert(
+    source: str,
+    target: str,
+    planning: Planning,
+    plan_file: BinaryIO | None,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    dtype: str | None,
+    max_shard_size: int | None,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
+
+    TARGET is a file if SOURCE is one, else a folder. It appears whole or not at all. Tensors that do not change are
+    copied byte for byte, and what was done is kept in the metadata.
+
+    \b
+        rekernel convert unet.safetensors unet-2x.safetensors --scale 2
+        rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
+        rekernel convert vit.safetensors out.safetensors --scale 1.5 --method cubic --dry-run
+    """
+    if plan_file is None:
+        work = planning.keywords()
+    else:
+        planning.refuse("--plan has decided that already; give the options to `rekernel plan`, or leave --plan out.")
+        work = {**planning.reading, "plan": _read_plan(plan_file)}
+    writing = {"dtype": dtype, "max_shard_size": max_shard_size}
+    if dry_run:
+        _rehearse(source, target, planning, work, writing, as_json=as_json, quiet=quiet)
+        return
+    report = _perform(source, target, planning, {**work, **writing, "resume": resume, "force": force}, quiet=quiet)
+    if as_json:
+        from .terminal import echo_json
+
+        echo_json(_document(report))
+    elif not quiet:
+        _conclude(report)
+
+
+def _read_plan(file: BinaryIO) -> Plan:
+    from rekernel import Plan
+
+    raw = file.read(_LARGEST_PLAN + 1)
+    try:
+        if len(raw) > _LARGEST_PLAN:
+            raise Failure(f"--plan: over {_LARGEST_PLAN} bytes, too large for a plan.")
+        return Plan.from_json(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Failure("--plan: not text, so no plan; make one with `rekernel plan SOURCE --scale 2 --json`.") from None
+
+
+def _rehearse(
+    source: str,
+    target: str,
+    planning: Planning,
+    work: dict[str, Any],
+    writing: dict[str, Any],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Everything that can be said without writing."""
+    from rekernel.convert import estimate, plan_source
+    from rekernel.escape import shown
+
+    reading = {"allow_pickle": planning.reading["allow_pickle"]}
+    if (ready := work.get("plan")) is not None:
+        [name] = _names(source, planning.components)
+        plans = {name: ready}
+    else:
+        plans = plan_source(source, components=planning.components, **work)
+    expected = estimate(source, plans, **writing, **reading)
+    if as_json:
+        from .terminal import echo_json
+
+        echo_json(
+            {
+                "dry_run": True,
+                "target": target,
+                "output_bytes": expected.output_bytes,
+                "peak_memory": expected.peak_memory,
+                "files": [{"name": name, "bytes": nbytes} for name, nbytes in expected.files],
+                "plans": _plans(plans),
+            }
+        )
+    elif not quiet:
+        from .tables import print_estimate, print_plan
+        from .terminal import console
+
+        out = console()
+        for name, plan in plans.items():
+            print_plan(out, plan, shown(f"{source}/{name}" if name else source, 400))
+            out.print()
+        print_estimate(out, expected)
+        click.echo("Dry run: nothing was written.")
+
+
+def _names(source: str, components: list[str] | None) -> list[str]:
+    """The component that a ready plan is for; '' where there are none."""
+    from rekernel.targets import parts_of
+
+    names = [*parts_of(source, components)]
+    if len(names) > 1:
+        raise click.UsageError(f"--plan holds one plan, and here are {len(names)} components; give one --component.")
+    return names
+
+
+def _perform(source: str, target: str, planning: Planning, work: dict[str, Any], *, quiet: bool) -> Report:
+    import rekernel
+    from rekernel.journal import NAME
+
+    from .terminal import byte_progress
+
+    try:
+        with byte_progress("converting", quiet=quiet) as progress:
+            return rekernel.convert(source, target, components=planning.components, progress=progress, **work)
+    except KeyboardInterrupt:
+        if (Path(target) / NAME).exists():
+            raise Stopped("finished files are kept: the same command with --resume goes on from there.") from None
+        raise Stopped from None
+
+
+def _conclude(report: Report) -> None:
+    """What was written, and how to use it; notes on stderr."""
+    from rekernel.escape import shown
+
+    from .tables import print_notes
+    from .terminal import console, counted, in_bytes
+
+    notes = console(stderr=True)
+    for plan in report.plans.values():
+        print_notes(notes, plan.warnings, _NOTES)
+    if report.skipped:
+        names = ", ".join(shown(str(path)) for path in report.skipped[:3])
+        more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
+        print_notes(notes, [f"not copied, since these hold the old weights: {names}{more}"])
+    where = shown(str(report.target), 400)
+    taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
+    click.echo(
+        f"Wrote {where}: {in_bytes(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
+        f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
+    )
+    if any(change.new_geometry for plan in report.plans.values() for change in plan.changed):
+        click.echo(
+            "It loads as before (safetensors.torch.load_file), into a model whose layers have\n"
+            f"the kernels, strides and padding that `rekernel inspect {where}` lists."
+        )
+    elif report.tensors_changed:
+        click.echo("It loads as before (safetensors.torch.load_file), into a model with the new shapes.")
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "target": str(report.target),
+        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in report.files],
+        "bytes_written": report.bytes_written,
+        "tensors_changed": report.tensors_changed,
+        "tensors_kept": report.tensors_kept,
+        "resumed": report.resumed,
+        "skipped": [str(path) for path in report.skipped],
+        "plans": _plans(report.plans),
+    }
+
+
+def _plans(plans: Mapping[str, Plan]) -> dict[str, Any]:
+    return {name: json.loads(plan.to_json(kept=False)) for name, plan in plans.items()}

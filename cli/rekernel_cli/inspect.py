@@ -1,0 +1,69 @@
+"""`rekernel inspect`: what a checkpoint holds, from its headers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .layout import GroupedCommand
+
+if TYPE_CHECKING:
+    from rekernel import Info
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("source", type=click.Path())
+@click.option("--tensors", is_flag=True, help="List each tensor with its dtype and shape.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, all tensors and the recipe's plan included.")
+@click.option("--allow-pickle", is_flag=True, help="Also read .bin, .pt, .pth and .ckpt, by PyTorch's safe loader.")
+def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> None:
+    """Show what a checkpoint holds, from its header alone.
+
+    SOURCE is a .safetensors file, an index, a folder with one of them, or a diffusers pipeline folder. No weights are
+    read, so that it takes no time. Shown are size, dtypes, metadata, the family of architectures recognised with its
+    presets, and how the weights were rescaled, if they were.
+
+    \b
+        rekernel inspect unet.safetensors
+        rekernel inspect stable-diffusion-v1-5/ --tensors
+        rekernel inspect unet-2x.safetensors --json | jq .recipe.plan.options
+    """
+    import rekernel
+
+    info = rekernel.inspect(source, allow_pickle=allow_pickle)
+    if as_json:
+        from .terminal import echo_json
+
+        echo_json(_document(info))
+        return
+    from rekernel.escape import shown
+
+    from .tables import print_info
+    from .terminal import console
+
+    print_info(console(), info, shown(source, 400), tensors=tensors)
+
+
+def _document(info: Info) -> dict[str, Any]:
+    import os
+
+    document: dict[str, Any] = {
+        "path": os.fspath(info.path),
+        "kind": info.kind,
+        "bytes": info.nbytes,
+        "parameters": info.parameters,
+    }
+    if info.components:
+        return document | {"components": {name: _document(part) for name, part in info.components.items()}}
+    return document | {
+        "family": info.family,
+        "presets": list(info.presets),
+        "dtypes": {dtype: {"tensors": count, "bytes": nbytes} for dtype, (count, nbytes) in info.dtypes.items()},
+        "metadata": info.metadata,
+        "recipe": json.loads(info.recipe.to_json()) if info.recipe else None,
+        "tensors": [
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes} for t in info.tensors
+        ],
+    }

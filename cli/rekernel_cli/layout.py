@@ -1,0 +1,83 @@
+"""How help is laid out: options under headings, commands under headings, commands imported when they are needed.
+
+Knows click; no command of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+WIDTH = 100  # of help, at most
+_OPTION_COLUMN = 30
+
+
+class GroupedOption(click.Option):
+    """An option that is listed under the heading `group`."""
+
+    def __init__(self, *args: Any, group: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under their headings, in the order of declaration."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                # --help comes last and joins the last heading.
+                group = getattr(param, "group", list(groups)[-1] if groups else "Options")
+                groups.setdefault(group, []).append(record)
+        names = [name for records in groups.values() for name, _ in records if len(name) <= _OPTION_COLUMN - 2]
+        width = max(map(len, names), default=0)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in records], _OPTION_COLUMN)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command before it is imported: where it is, and how the help lists it."""
+
+    target: str
+    section: str
+    summary: str
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called; a command whose module does not exist is not listed."""
+
+    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = {name: entry for name, entry in entries.items() if find_spec(_module(entry)) is not None}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.entries]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.entries:
+            return None
+        entry = self.entries[cmd_name]
+        command: click.Command = getattr(import_module(_module(entry)), entry.target.partition(":")[2])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.entries), default=0)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.entries.items():
+            sections.setdefault(entry.section, []).append((name.ljust(width), entry.summary))
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _module(entry: Entry) -> str:
+    return entry.target.partition(":")[0]

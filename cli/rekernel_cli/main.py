@@ -1,0 +1,108 @@
+"""The group `rekernel`: its commands, and what a user sees when something goes wrong.
+
+A `RekernelError` and a refusal by the system are one line on stderr and exit code 1; wrong usage is click's, with exit
+code 2; anything else is a bug and keeps its traceback. Nothing heavy is imported here: `rekernel --help` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from .layout import WIDTH, Entry, LazyGroup
+
+_ENTRIES = {
+    "inspect": Entry("rekernel_cli.inspect:inspect", "Look", "Show what a checkpoint holds, from its header alone."),
+    "plan": Entry("rekernel_cli.plan:plan", "Look", "Show what would happen to every tensor of SOURCE, and why."),
+    "convert": Entry(
+        "rekernel_cli.convert:convert",
+        "Convert",
+        "Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.",
+    ),
+    "demo": Entry("rekernel_cli.demo:demo", "Try", "Convert two small classifiers and measure what they still know."),
+}
+
+
+class Failure(click.ClickException):
+    """A failure that the user can correct; the message is shown as it is, so it holds no raw text from a file."""
+
+
+class Stopped(click.ClickException):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+    def __init__(self, state: str = "nothing was left behind.") -> None:
+        super().__init__(f"Stopped; {state}")
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"\n{self.message}", err=True)
+
+
+class Rekernel(LazyGroup):
+    """The group, with the library's and the system's refusals turned into one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A name outside the terminal's character set is escaped rather than fatal.
+            with suppress(AttributeError, ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
+        except BrokenPipeError:
+            raise  # the reader has seen enough; click ends quietly
+        except OSError as error:
+            raise Failure(_refusal(error)) from None
+        except MemoryError as error:
+            detail = f" ({error})" if str(error) else ""
+            raise Failure(f"not enough memory{detail}.") from None
+        except ValueError as error:
+            _known(error)
+
+
+def _known(error: ValueError) -> NoReturn:
+    """Raise the error's own line if it is the library's; raise the error if not."""
+    errors = sys.modules.get("rekernel.errors")
+    if errors is not None and isinstance(error, errors.RekernelError):
+        raise Failure(str(error)) from None
+    raise error
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, in one line."""
+    from rekernel.escape import shown
+
+    names = [shown(os.fsdecode(n), 400) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
+    return f"{' -> '.join(names)}: {error.strerror}." if names else f"{error.strerror or shown(str(error), 400)}."
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import rekernel
+
+        click.echo(f"rekernel {rekernel.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Rekernel,
+    entries=_ENTRIES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def main() -> None:
+    """Rescale trained weights to resolutions they were not trained for, without training.
+
+    \b
+        rekernel inspect unet.safetensors
+        rekernel plan unet.safetensors --scale 2
+        rekernel convert unet.safetensors unet-2x.safetensors --scale 2
+
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """

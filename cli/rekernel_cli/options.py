@@ -1,0 +1,194 @@
+"""Options that several commands share, each declared once, and what they become: keyword arguments of the library.
+
+Knows the names of the library's arguments; imports the library only when a command runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from . import values
+from .layout import GroupedOption
+
+Command = Callable[..., Any]
+
+RESAMPLING = "Resampling"
+SELECTION = "Selection (PATTERN is a glob, or re:REGEX; repeatable)"
+INPUT = "Input"
+UNSEEN = "What shapes cannot tell (NAME is a tensor, a layer or a PATTERN; repeatable)"
+OUTPUT = "Output"
+
+_HINTS = ("linear_grid", "output_grid", "order", "stride", "padding", "layout", "mode")
+_SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # they say how to run a plan, not what it is
+
+
+def option(*names: str, group: str, **settings: Any) -> Callable[[Command], Command]:
+    """`click.option` under a heading."""
+    return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def _repeated(name: str, kind: Callable[[str], Any], metavar: str, text: str) -> Callable[[Command], Command]:
+    return option(name, group=UNSEEN, type=kind, multiple=True, metavar=metavar, help=text)
+
+
+_OPTIONS: tuple[Callable[[Command], Command], ...] = (
+    option("--scale", group=RESAMPLING, type=values.scale, metavar="S",
+           help="New pixels per old one: 2, 1.5, or per axis, height first: 2x1.5, 1x2x2."),
+    option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
+           help="Instead of --scale: the trained image size, WIDTHxHEIGHT: 512x512 ..."),
+    option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
+           help="... and the size to run at: --from 512x512 --to 1024x768."),
+    option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", default="optimal", show_default=True,
+           help=f"{', '.join(values.METHODS)}; on grids also {', '.join(values.PINV_METHODS)}."),
+    option("--gain", group=RESAMPLING, type=click.Choice(values.GAINS), default="dc", show_default=True,
+           help="dc keeps each tap's response to a constant; ratio divides by the scale; none does neither."),
+    option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
+           help="Per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
+    option("--cubic-a", "a", group=RESAMPLING, type=values.number, metavar="A",
+           help="Of cubic: Keys' parameter. Default: -0.5; PyTorch has -0.75."),
+    option("--smoothness", group=RESAMPLING, type=values.number, metavar="X",
+           help="Of optimal, 0 to 1: weight of the spectral copies. Default: 0.02."),
+    option("--preset", group=SELECTION, metavar="NAME",
+           help="Layers of the family, such as inner or all; see `rekernel inspect`."),
+    option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
+           help="Rescale these, or these too beside --preset."),
+    option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Leave these alone."),
+    option("--set", "overrides", group=SELECTION, type=values.override, multiple=True,
+           metavar="PATTERN:K=V,...",
+           help="Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is scale, "
+                "method, taps, gain, a or smoothness."),
+    _repeated("--linear-grid", values.hint(values.grid, "--linear-grid fc1=512,7,7"), "NAME=C,H,W",
+              "The fully-connected layer reads a flattened grid."),
+    _repeated("--output-grid", values.hint(values.grid, "--output-grid head=3,16,16"), "NAME=C,H,W",
+              "The fully-connected layer writes one; its bias is scaled with it."),
+    _repeated("--order", values.hint(values.choice("channels-first", "channels-last"), "--order fc1=channels-last",
+                                     bare=True), "NAME=ORDER",
+              "Its order: channels-first (the default) or channels-last."),
+    _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
+              "The convolution's stride, where the family does not tell."),
+    _repeated("--padding", values.hint(values.whole(0), "--padding conv1=1"), "NAME=N",
+              "The convolution's padding. Default: (k-1)/2."),
+    _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
+              "A weight's axes, by default OIHW; HWIO alone holds for every tensor."),
+    _repeated("--mode", values.hint(values.choice("absorb", "supersample"), "--mode conv1=absorb", bare=True),
+              "[NAME=]MODE", "absorb: the stride grows; supersample: the feature maps grow."),
+    option("--component", group=INPUT, multiple=True, metavar="NAME",
+           help="Of a diffusers pipeline: what to rescale, by default unet. Repeatable."),
+    option("--allow-cast", group=INPUT, is_flag=True,
+           help="Also rescale integer and float8 weights, rounding the result."),
+    option("--allow-pickle", group=INPUT, is_flag=True,
+           help="Also read .bin, .pt, .pth, .ckpt, as tensors alone (weights_only)."),
+)  # fmt: skip
+
+_NAMES = (
+    "scale", "from_size", "to_size", "method", "gain", "taps", "a", "smoothness", "preset", "include", "exclude",
+    "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planning:
+    """The shared options as one value.
+
+    typed : option names as they were given on the command line, in the order of the help
+    raw : value by parameter name
+    """
+
+    typed: tuple[str, ...]
+    raw: Mapping[str, Any]
+
+    @property
+    def components(self) -> list[str] | None:
+        """The components asked for; None is the library's choice."""
+        return list(self.raw["component"]) or None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Keyword arguments that hold with a ready plan too."""
+        return {"allow_cast": self.raw["allow_cast"], "allow_pickle": self.raw["allow_pickle"]}
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of `plan_checkpoint`.
+
+        Raises
+        ------
+        click.UsageError
+            For a scale that is missing, given twice or in halves, and for a NAME given twice.
+        """
+        from rekernel.planner import Hints
+
+        hints = {name: _unique(self.raw[name], "--" + name.replace("_", "-")) for name in _HINTS}
+        keywords = {
+            "scale": _scale(self.raw["scale"], self.raw["from_size"], self.raw["to_size"]),
+            "include": list(self.raw["include"]) or None,
+            "exclude": list(self.raw["exclude"]),
+            "overrides": _unique(self.raw["overrides"], "--set"),
+            "hints": Hints(**hints),
+        }
+        keywords |= {name: self.raw[name] for name in ("method", "gain", "taps", "preset")}
+        keywords |= {name: self.raw[name] for name in ("a", "smoothness") if self.raw[name] is not None}
+        return keywords | self.reading
+
+    def refuse(self, why: str) -> None:
+        """A usage error if any option was typed that says what the plan is."""
+        if self.typed:
+            raise click.UsageError(f"{', '.join(self.typed)}: {why}")
+
+
+def planning_options(command: Command) -> Command:
+    """Add the shared options; the command receives them as `planning`."""
+
+    @functools.wraps(command)
+    def with_planning(**given: Any) -> Any:
+        raw = {name: given.pop(name) for name in _NAMES}
+        return command(planning=Planning(_typed(), raw), **given)
+
+    decorated: Command = with_planning
+    for add in reversed(_OPTIONS):
+        decorated = add(decorated)
+    return decorated
+
+
+def _typed() -> tuple[str, ...]:
+    ctx = click.get_current_context()
+    return tuple(
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in _NAMES
+        and param.name not in _SAFE_WITH_PLAN
+        and ctx.get_parameter_source(param.name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    )
+
+
+def _scale(scale: values.Scale | None, old: tuple[int, int] | None, new: tuple[int, int] | None) -> values.Scale:
+    if scale is not None:
+        if old or new:
+            raise click.UsageError("--scale and --from/--to say the same thing; give one of them.")
+        return scale
+    if old and new:
+        return values.scale_between(old, new)
+    if old or new:
+        raise click.UsageError(
+            f"--{'from' if old else 'to'} needs --{'to' if old else 'from'} beside it: --from 512x512 --to 1024x768."
+        )
+    raise click.UsageError("no scale; give --scale 2, or --from 512x512 --to 1024x768.")
+
+
+def _unique(pairs: Sequence[tuple[str, Any]], name: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise click.UsageError(f"{name}: {key!r} is given twice; give it once, with all that holds for it.")
+        seen[key] = value
+    return seen
+
+
+def names_of(command: click.Command) -> Iterable[str]:
+    """Every long option of a command."""
+    return (name for param in command.params for name in param.opts if name.startswith("--"))

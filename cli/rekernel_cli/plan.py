@@ -1,0 +1,53 @@
+"""`rekernel plan`: what a conversion would do, as a table or as a plan file."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from .layout import GroupedCommand
+from .options import OUTPUT, Planning, option, planning_options
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("source", type=click.Path())
+@planning_options
+@option(
+    "--json",
+    "as_json",
+    group=OUTPUT,
+    is_flag=True,
+    help="Print the plan alone as JSON, for `rekernel convert --plan FILE`.",
+)
+def plan(source: str, planning: Planning, as_json: bool) -> None:
+    """Show what would happen to every tensor of SOURCE, and why.
+
+    Names and shapes decide; no weights are read, nothing is written. What they leave unclear becomes a note that names
+    the option to resolve it.
+
+    \b
+        rekernel plan unet.safetensors --scale 2
+        rekernel plan cnn.safetensors --from 224x224 --to 448x336 --linear-grid fc1=512,7,7
+        rekernel plan unet.safetensors --scale 2 --json > plan.json
+    """
+    keywords = planning.keywords()
+    from rekernel.convert import estimate, plan_source
+    from rekernel.escape import shown
+
+    plans = plan_source(source, components=planning.components, **keywords)
+    if as_json:
+        from .terminal import echo_json
+
+        if len(plans) > 1:
+            raise click.UsageError(f"--json prints one plan, and here are {len(plans)}; give one --component.")
+        echo_json(json.loads(next(iter(plans.values())).to_json()))
+        return
+    from .tables import print_estimate, print_plan
+    from .terminal import console
+
+    out = console()
+    for name, each in plans.items():
+        print_plan(out, each, shown(f"{source}/{name}" if name else source, 400))
+        out.print()
+    print_estimate(out, estimate(source, plans, allow_pickle=planning.reading["allow_pickle"]))

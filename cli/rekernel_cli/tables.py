@@ -1,0 +1,246 @@
+"""Plans and checkpoints as tables for a terminal. Every name from a file is escaped and printed as literal text.
+
+Knows the library's results and rich; computes nothing but counts. One column is one small function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rekernel.escape import shown
+
+from .terminal import counted, in_bytes, inert, show
+
+if TYPE_CHECKING:
+    from rekernel import AxisGeometry, Estimate, Info, LayerChange, Plan, Recipe
+    from rekernel.header import TensorInfo
+
+_NAME = 200
+_REASONS = 12
+_ROUNDING = 1e-12
+_GAP = 2  # columns between columns
+_NARROWEST = 20
+_SETTINGS = ("method", "taps", "gain")
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _tensor(change: LayerChange) -> str:
+    return shown(change.name, _NAME)
+
+
+def _old_shape(change: LayerChange) -> str:
+    return _dims(change.shape)
+
+
+def _new_shape(change: LayerChange) -> str:
+    return _dims(change.new_shape)
+
+
+def _method(change: LayerChange) -> str:
+    return inert(change.settings())
+
+
+def _gain(change: LayerChange) -> str:
+    return ", ".join(dict.fromkeys(o.gain for o in change.operators))
+
+
+def _deviation(change: LayerChange) -> str:
+    deviation = change.dc_deviation()
+    return "0" if deviation < _ROUNDING else f"{deviation:.1g}"
+
+
+_PLAN_COLUMNS: dict[str, Callable[[LayerChange], str]] = {
+    "tensor": _tensor,
+    "old shape": _old_shape,
+    "new shape": _new_shape,
+    "method, taps": _method,
+    "gain": _gain,
+    "DC dev.": _deviation,
+}
+
+_TENSOR_COLUMNS: dict[str, Callable[[TensorInfo], str]] = {
+    "tensor": lambda info: shown(info.name, _NAME),
+    "dtype": lambda info: info.dtype,
+    "shape": lambda info: _dims(info.shape),
+    "bytes": lambda info: f"{info.nbytes:,}",
+}
+
+
+def _show_table(
+    console: Console,
+    columns: Mapping[str, Callable[[Any], str]],
+    rows: Sequence[Any],
+    *,
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table. In a narrow terminal, `spare` columns that say one thing say it once, and names break at dots."""
+    filled = {title: [column(row) for row in rows] for title, column in columns.items()}
+    once = {title: values[0] for title, values in filled.items() if title in spare and len(set(values)) == 1}
+    if once and _width(filled) > console.width:
+        filled = {title: values for title, values in filled.items() if title not in once}
+        _line(console, f"In each: {', '.join(f'{title} {value}' for title, value in once.items())}.")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    first, *others = filled
+    for title in filled:
+        side: Literal["left", "right"] = "right" if title in right else "left"
+        table.add_column(title, justify=side, overflow="fold", no_wrap=title != first)
+    room = max(console.width - _width({title: filled[title] for title in others}) - _GAP, _NARROWEST)
+    for name, *cells in zip(*filled.values(), strict=True):
+        table.add_row(Text(_broken(name, room)), *map(Text, cells))
+    show(console, table)
+
+
+def _width(filled: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(map(len, (title, *values))) + _GAP for title, values in filled.items()) - _GAP
+
+
+def _broken(name: str, room: int) -> str:
+    lines = [""]
+    for part in re.findall(r"[^.]*\.?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _line(console: Console, text: str) -> None:
+    show(console, Text(text))
+
+
+def _listed(console: Console, counts: Mapping[str, int], noun: str = "other reasons") -> None:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(justify="right", min_width=6)
+    table.add_column()
+    ranked = sorted(counts.items(), key=lambda entry: -entry[1])
+    for text, count in ranked[:_REASONS]:
+        table.add_row(Text(f"{count:,}"), Text(inert(text, 300)))
+    if ranked[_REASONS:]:
+        table.add_row(Text(f"{sum(n for _, n in ranked[_REASONS:]):,}"), Text(noun))
+    show(console, table)
+
+
+def scale_text(scale: object) -> str:
+    """A scale as it is typed.
+
+    Examples
+    --------
+    >>> scale_text(2), scale_text([1.5, 2])
+    ('2', '1.5x2')
+    """
+    factors = scale if isinstance(scale, list | tuple) else [scale]
+    return inert("x".join(f"{f:g}" if isinstance(f, int | float) else str(f) for f in factors), 60)
+
+
+def print_plan(console: Console, plan: Plan, title: str) -> None:
+    """What changes, the layers' geometry afterwards, what stays and why, and what was unclear."""
+    settings = [f"{k} {inert(str(plan.options[k]), 60)}" for k in _SETTINGS if k in plan.options]
+    said = [f"scale {scale_text(plan.options.get('scale', '?'))}", *settings]
+    said += [inert(str(plan.options["selection"]), 200)] if "selection" in plan.options else []
+    _line(console, f"{title}: {inert(plan.family, 80) or 'no family recognised'}; {', '.join(said)}")
+    if plan.changed:
+        console.print()
+        _show_table(console, _PLAN_COLUMNS, plan.changed, right=("DC dev.",), spare=("gain", "DC dev."))
+    console.print()
+    changed, kept = plan.changed, [change for change in plan.changes if change.kept]
+    _line(console, f"Changed, {len(changed):,} of {counted(len(plan.changes), 'tensor')}.")
+    print_geometry(console, plan)
+    if kept:
+        _line(console, f"Kept, {len(kept):,}:")
+        _listed(console, Counter(change.reason for change in kept))
+    print_notes(console, plan.warnings)
+
+
+def print_notes(console: Console, warnings: Sequence[str], limit: int | None = None) -> None:
+    """What was ambiguous, and the option that resolves it."""
+    for warning in warnings[:limit]:
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_row(Text("note:", style="yellow"), Text(inert(warning)))
+        show(console, table)
+    if limit is not None and len(warnings) > limit:
+        _line(console, f"note: and {len(warnings) - limit} more; `rekernel plan` shows them all")
+
+
+def print_geometry(console: Console, plan: Plan) -> None:
+    """How the layers run afterwards, which the model that loads the weights has to know."""
+    counts = Counter(
+        f"{_geometry(change.geometry)} -> {_geometry(change.new_geometry)}"
+        for change in plan.changed
+        if change.geometry and change.new_geometry
+    )
+    if counts:
+        _line(console, "Layers, before -> after:")
+        _listed(console, counts, "in other ways")
+
+
+def _geometry(axes: Sequence[AxisGeometry]) -> str:
+    def each(values: Sequence[object]) -> str:
+        return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+    sides = [str(left) if left == right else f"{left}+{right}" for left, right in (axis.padding for axis in axes)]
+    text = f"kernel {each([a.kernel for a in axes])} stride {each([a.stride for a in axes])} padding {each(sides)}"
+    dilation = each([axis.dilation for axis in axes])
+    return text if dilation == "1" else f"{text} dilation {dilation}"
+
+
+def print_estimate(console: Console, estimate: Estimate) -> None:
+    """Bytes and memory of a conversion."""
+    files = f" in {counted(len(estimate.files), 'file')}" if len(estimate.files) > 1 else ""
+    memory = f"peak memory about {in_bytes(estimate.peak_memory)}"
+    _line(console, f"Output: {in_bytes(estimate.output_bytes)}{files}; {memory}.")
+
+
+def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> None:
+    """A checkpoint from the outside; a pipeline component by component."""
+    if info.components:
+        parts = f"pipeline of {counted(len(info.components), 'component')} with weights"
+        _line(console, f"{title}: {parts}, {in_bytes(info.nbytes)}, {info.parameters:,} parameters")
+        for name, component in info.components.items():
+            console.print()
+            print_info(console, component, shown(name), tensors=tensors)
+        return
+    kind = {"sharded": "sharded checkpoint"}.get(info.kind, info.kind)
+    total = f"{counted(len(info.tensors), 'tensor')}, {info.parameters:,} parameters"
+    _line(console, f"{title}: {kind}, {in_bytes(info.nbytes)}, {total}")
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_row("  family", Text(f"{inert(info.family) or 'none recognised'}; presets: {', '.join(info.presets)}"))
+    for i, (dtype, (count, nbytes)) in enumerate(info.dtypes.items()):
+        facts.add_row("" if i else "  dtypes", Text(f"{dtype}: {counted(count, 'tensor')}, {in_bytes(nbytes)}"))
+    for i, (key, value) in enumerate(_foreign(info.metadata)):
+        facts.add_row("" if i else "  metadata", Text(f"{shown(key, 80)}: {shown(value, 200)}"))
+    for i, text in enumerate(_recipe(info.recipe)):
+        facts.add_row("" if i else "  recipe", Text(text))
+    show(console, facts)
+    if info.recipe is not None:
+        print_geometry(console, info.recipe.plan)
+    if tensors:
+        console.print()
+        _show_table(console, _TENSOR_COLUMNS, info.tensors, right=("bytes",))
+
+
+def _foreign(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    from rekernel.recipe import KEY
+
+    return [(key, value) for key, value in sorted(metadata.items()) if key != KEY]
+
+
+def _recipe(recipe: Recipe | None) -> list[str]:
+    if recipe is None:
+        return ["none: not rescaled by rekernel"]
+    options = recipe.plan.options
+    said = [f"scale {scale_text(options.get('scale', '?'))}", f"method {inert(str(options.get('method', '?')), 60)}"]
+    said += [f"{counted(len(recipe.plan.changed), 'tensor')} rescaled"]
+    said += [f"cast to {inert(recipe.dtype, 20)}"] if recipe.dtype else []
+    sources = [f"source: {in_bytes(source.nbytes)}, sha256 {inert(source.sha256, 80)}" for source in recipe.sources]
+    more = [f"and {counted(len(sources) - 3, 'file')} more"] if len(sources) > 3 else []
+    return [f"{', '.join(said)}, by {inert(recipe.tool, 80)}", *sources[:3], *more]

@@ -1,0 +1,225 @@
+"""Option values as text: scales, sizes, byte counts, dtypes, hints and overrides.
+
+Each function takes what was typed and returns a value, or raises `click.BadParameter` naming it and an example.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+METHODS = ("optimal", "dilate", "nearest", "linear", "cubic", "lanczos3", "area")
+PINV_METHODS = ("pinv-nearest", "pinv-linear", "pinv-cubic")
+ALIASES = ("bilinear", "trilinear", "bicubic", "tricubic")
+GAINS = ("dc", "ratio", "none")
+DTYPES = ("F16", "BF16", "F32", "F64")
+
+Scale = float | tuple[float, ...]
+
+_DTYPE_NAMES = {"fp16": "F16", "float16": "F16", "half": "F16", "bfloat16": "BF16", "fp32": "F32", "float32": "F32",
+                "float": "F32", "fp64": "F64", "float64": "F64", "double": "F64"}  # fmt: skip
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_BYTES = re.compile(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?)(B?)", re.ASCII | re.IGNORECASE)
+_MAX_AXES = 3
+
+
+def scale(text: str) -> Scale:
+    """'2' -> 2, '1.5x2' -> (1.5, 2): one number, or one per spatial axis.
+
+    Examples
+    --------
+    >>> scale("2"), scale("1.5"), scale("1x2x2")
+    (2, 1.5, (1, 2, 2))
+    """
+    factors = tuple(_factor(part, text) for part in re.split("[xX]", text))
+    if len(factors) > _MAX_AXES:
+        raise click.BadParameter(f"{text!r} has {len(factors)} factors; give one, or one per spatial axis: 2x1.5")
+    return factors if len(factors) > 1 else factors[0]
+
+
+def _factor(part: str, text: str) -> float:
+    value = float(part) if _NUMBER.fullmatch(part) else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{text!r} is no scale; give a finite number above 0, or one per axis: 2, 1.5, 2x1.5")
+    return int(value) if value.is_integer() else value
+
+
+def size(text: str) -> tuple[int, int]:
+    """'1024x768', an image's WIDTHxHEIGHT -> (height, width), the order of a tensor's axes.
+
+    Examples
+    --------
+    >>> size("1024x768")
+    (768, 1024)
+    """
+    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
+    if match is None or 0 in (sides := (int(match[2]), int(match[1]))):
+        raise click.BadParameter(f"{text!r} is no image size; write WIDTHxHEIGHT in pixels: 1024x768")
+    return sides
+
+
+def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ...]:
+    """The scale per axis from one size to another.
+
+    Examples
+    --------
+    >>> scale_between((512, 512), (768, 1024))
+    (1.5, 2)
+    """
+    ratios = [n / o for o, n in zip(old, new, strict=True)]
+    return tuple(int(r) if r.is_integer() else r for r in ratios)
+
+
+def taps(text: str) -> int | str:
+    """A number of taps, or 'full' or 'same-extent'."""
+    if text in ("full", "same-extent"):
+        return text
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is no number of taps; give one such as 7, or full, or same-extent")
+    return int(text)
+
+
+def byte_count(text: str) -> int:
+    """'5GB' -> 5000000000, '1.5GiB', '800MB', or a plain number of bytes.
+
+    Examples
+    --------
+    >>> byte_count("5GB"), byte_count("1.5KiB"), byte_count("4096")
+    (5000000000, 1536, 4096)
+    """
+    match = _BYTES.fullmatch(text.strip())
+    exponent = "KMGT".find(match[2].upper()) + 1 if match and match[2] else 0
+    value = float(match[1]) * (1024 if match[3] else 1000) ** exponent if match else 0.0
+    if match is None or (match[3] and not match[2]) or not 1 <= value < 2**63:
+        raise click.BadParameter(f"{text!r} is no size in bytes; write 5GB, 800MB, 1.5GiB or a number of bytes")
+    return int(value)
+
+
+def dtype(text: str) -> str:
+    """A dtype as safetensors names it; what PyTorch and people call it is understood.
+
+    Examples
+    --------
+    >>> dtype("bf16"), dtype("torch.float16")
+    ('BF16', 'F16')
+    """
+    name = text.removeprefix("torch.").lower()
+    name = _DTYPE_NAMES.get(name, name.upper())
+    if name not in DTYPES:
+        raise click.BadParameter(f"{text!r} is no dtype to write; choose from {', '.join(DTYPES)}")
+    return name
+
+
+def method(text: str) -> str:
+    """A method's name."""
+    if text not in METHODS + PINV_METHODS + ALIASES:
+        raise click.BadParameter(f"{text!r} is no method; choose from {', '.join(METHODS + PINV_METHODS)}")
+    return text
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text.removeprefix("-")) if _NUMBER.fullmatch(text.removeprefix("-")) else math.nan
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{text!r} is no number; give one such as -0.5")
+    return -value if text.startswith("-") else value
+
+
+def grid(text: str) -> tuple[int, ...]:
+    """'512,7,7': channels, then the size along each axis."""
+    sizes = text.split(",")
+    if not 2 <= len(sizes) <= 1 + _MAX_AXES or not all(re.fullmatch(r"[1-9]\d{0,8}", s, re.ASCII) for s in sizes):
+        raise click.BadParameter(f"{text!r} is no grid; write channels, then the size along each axis: 512,7,7")
+    return tuple(map(int, sizes))
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < least:
+            raise click.BadParameter(f"{text!r} is no whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """One of a few names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise click.BadParameter(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def layout(text: str) -> str:
+    """A weight's axes, a letter each: 'HWIO'."""
+    letters = text.upper()
+    if len(set(letters)) != len(letters) or not {"O", "I"} < set(letters) <= set("OIDHW"):
+        raise click.BadParameter(f"{text!r} is no layout; write a letter per axis, O and I among them: OIHW, HWIO, OIW")
+    return letters
+
+
+def hint(parse: Callable[[str], Any], example: str, *, bare: bool = False) -> Callable[[str], tuple[str, Any]]:
+    """NAME=VALUE, split at the last '=' since a name may hold one; `bare` takes a VALUE alone, for every tensor.
+
+    Examples
+    --------
+    >>> hint(whole(1), "conv1=2")("conv1=2"), hint(layout, "HWIO", bare=True)("HWIO")
+    (('conv1', 2), ('*', 'HWIO'))
+    """
+
+    def parse_hint(text: str) -> tuple[str, Any]:
+        name, equals, value = text.rpartition("=")
+        if not equals and bare:
+            name = "*"
+        if not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE; write for example {example}")
+        try:
+            return name, parse(value)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{text!r}: {error.message} (for example {example})") from None
+
+    return parse_hint
+
+
+_SETTINGS: dict[str, Callable[[str], Any]] = {
+    "scale": scale,
+    "method": method,
+    "taps": taps,
+    "gain": choice(*GAINS),
+    "a": number,
+    "smoothness": number,
+}
+
+
+def override(text: str) -> tuple[str, dict[str, Any]]:
+    """'PATTERN:method=cubic,taps=7', split at the last ':' since a pattern may hold one.
+
+    Examples
+    --------
+    >>> override("re:layer[12].*:method=cubic,taps=7")
+    ('re:layer[12].*', {'method': 'cubic', 'taps': 7})
+    """
+    pattern, _, settings = text.rpartition(":")
+    values: dict[str, Any] = {}
+    for setting in settings.split(","):
+        key, equals, value = setting.partition("=")
+        key = key.strip()
+        if not pattern or not equals or key not in _SETTINGS or key in values:
+            raise click.BadParameter(
+                f"{text!r} is not PATTERN:NAME=VALUE,...; write for example 'layer1.*:method=cubic,taps=7' "
+                f"with each of {', '.join(_SETTINGS)} at most once"
+            )
+        try:
+            values[key] = _SETTINGS[key](value.strip())
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{text!r}: {key}: {error.message}") from None
+    return pattern, values

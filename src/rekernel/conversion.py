@@ -1,0 +1,260 @@
+"""One run of a conversion: check everything, stream every file, commit last.
+
+Knows the order of things. Tensors are `stream`'s, files `writer`'s, places `targets`'s, decisions `convert`'s.
+Promises: the source is never changed; a destination file appears whole or not at all; the index appears last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
+from .digests import Digests, digesting, resolved, stand_ins
+from .errors import RekernelError
+from .escape import shown
+from .header import build_header
+from .journal import Journal
+from .outputs import OutputFile, Outputs, arrange, output_tensors
+from .plan import Plan
+from .planner import refuse_rescaled
+from .recipe import KEY, Recipe, placeholder
+from .stream import stream
+from .targets import beside, file_target, folder_target, split_weights
+from .version import __version__
+from .writer import StreamingWriter, check_free_space, copy_atomic, write_atomic
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    target : file or folder written
+    files : the files written or taken over, in order
+    bytes_written : without what was taken over
+    tensors_changed, tensors_kept : counts
+    plans : by component; '' for a checkpoint that is no pipeline
+    resumed : files that an earlier run had finished
+    skipped : weights in other formats, not copied since they would still be the old ones
+    """
+
+    target: Path
+    files: tuple[Path, ...]
+    bytes_written: int
+    tensors_changed: int
+    tensors_kept: int
+    plans: dict[str, Plan]
+    resumed: int = 0
+    skipped: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not depend on the plan; see `convert` for the meaning of each."""
+
+    dtype: str | None
+    max_shard_size: int | None
+    resume: bool
+    force: bool
+    allow_cast: bool
+    allow_pickle: bool
+    progress: Progress | None
+
+
+@dataclass
+class Job:
+    """One checkpoint to write into a folder: opened source, its plan, its files."""
+
+    source: TensorSource
+    plan: Plan
+    outputs: Outputs
+    folder: Path
+
+
+@dataclass
+class Conversion:
+    """The state of one call of `convert`."""
+
+    options: Options
+    plans: dict[str, Plan]
+    files: list[Path] = field(default_factory=list)
+    written: int = 0
+    resumed: int = 0
+    done: int = 0
+    total: int = 0
+
+    def checkpoint(self, source: Path, target: Path, *, into_folder: bool = False) -> Report:
+        """A file to a file, or several files and whatever lies beside them to a folder."""
+        with open_checkpoint(source, allow_pickle=self.options.allow_pickle) as opened:
+            to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
+            folder, name = (
+                file_target(opened, target, into_folder)
+                if to_file
+                else (folder_target(target, source), opened.path.name)
+            )
+            job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name)
+            copies, skipped = beside(opened, source, folder) if source.is_dir() else ([], ())
+            if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
+                copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
+            self._run([job], copies, opened.files, commit=None)
+        return self._report(target if not to_file else folder / name, skipped)
+
+    def pipeline(self, pipeline: Pipeline, parts: Mapping[str, Path], target: Path) -> Report:
+        """The chosen components converted, everything else copied, model_index.json last."""
+        folder = folder_target(target, pipeline.path)
+        jobs = []
+        try:
+            for name, path in parts.items():
+                opened = open_checkpoint(path, allow_pickle=self.options.allow_pickle)
+                jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name))
+            untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
+            others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])
+            commit = Path("model_index.json")
+            copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != commit]
+            inputs = [path for job in jobs for path in job.source.files]
+            self._run(jobs, copies, inputs, commit=(pipeline.path / commit, folder / commit))
+        finally:
+            for job in jobs:
+                job.source.__exit__(None, None, None)
+        return self._report(folder, skipped)
+
+    def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str) -> Job:
+        refuse_rescaled(source)
+        tensors = output_tensors(source, plan, self.options.dtype)
+        return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder)
+
+    def _run(
+        self,
+        jobs: list[Job],
+        copies: list[tuple[Path, Path]],
+        inputs: Sequence[Path],
+        commit: tuple[Path, Path] | None,
+    ) -> None:
+        """Everything but the decisions: check all, then write all, the file that makes it valid last."""
+        options = self.options
+        marks = [job.folder / job.outputs.index_name for job in jobs if job.outputs.index_name]
+        marks += [commit[1]] if commit else []
+        targets = [job.folder / file.name for job in jobs for file in job.outputs.files]
+        existing = [path for path in [*marks, *targets, *(b for _, b in copies)] if os.path.lexists(path)]
+        if existing and not (options.force or options.resume):
+            raise RekernelError(
+                f"{shown(os.fspath(existing[0]), 400)}: exists already; pass --force to replace it, --resume to go on "
+                f"with an interrupted conversion, or another destination"
+            )
+        in_folder = bool(marks or copies or len(targets) > 1)
+        root = jobs[0].folder if commit is None else commit[1].parent
+        self.total = sum(job.outputs.nbytes for job in jobs) + sum(a.stat().st_size for a, _ in copies)
+        journal = Journal(root, enabled=in_folder)
+        finished = journal.read() if options.resume else {}
+        needed = sum(_missing(job, finished, root) for job in jobs) + sum(a.stat().st_size for a, _ in copies)
+        check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
+        for folder in [root, *(path.parent for path in [*targets, *(b for _, b in copies)])]:
+            folder.mkdir(parents=True, exist_ok=True)
+        if options.force and in_folder:
+            for path in _stale(jobs):
+                path.unlink()
+        for mark in marks:  # while files change under it, the folder must not look whole
+            mark.unlink(missing_ok=True)
+        for job in jobs:
+            with digesting(job.source) as digests:
+                for file in job.outputs.files:
+                    self._write(job, file, digests, journal, finished, root)
+        for a, b in copies:
+            copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
+            self._advance(a.stat().st_size)
+            self.files.append(b)
+        for job in jobs:
+            if job.outputs.index_name:
+                index = job.source.index if isinstance(job.source, Checkpoint) else None
+                path = job.folder / job.outputs.index_name
+                write_atomic(path, job.outputs.index(index), inputs=inputs)
+                self.files.append(path)
+        if commit:
+            copy_atomic(*commit, inputs=inputs)
+            self.files.append(commit[1])
+        journal.remove()
+
+    def _write(
+        self,
+        job: Job,
+        file: OutputFile,
+        digests: Digests,
+        journal: Journal,
+        finished: Mapping[str, tuple[int, int]],
+        root: Path,
+    ) -> None:
+        path = job.folder / file.name
+        source_metadata = _metadata_of(job.source, file)
+        recipe = Recipe(job.plan, stand_ins(job.source), self.options.dtype or "", f"rekernel {__version__}")
+        metadata = {**source_metadata, KEY: recipe.to_json()}
+        tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
+        if self.options.resume and path.exists():
+            final = resolved(metadata[KEY], digests)
+            header, _ = build_header(tensors, {**source_metadata, KEY: final})
+            if _is_finished(path, header, file.nbytes, journal, finished, root):
+                self.resumed += 1
+                self._advance(file.nbytes)
+                self.files.append(path)
+                return
+        with StreamingWriter(
+            path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files
+        ) as writer:
+            stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+            for i, digest in enumerate(digests):
+                writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
+        journal.add(path)
+        self.written += writer.nbytes
+        self.files.append(path)
+
+    def _advance(self, nbytes: int) -> None:
+        self.done += nbytes
+        if self.options.progress:
+            self.options.progress(self.done, self.total)
+
+    def _report(self, target: Path, skipped: Sequence[Path]) -> Report:
+        changed = sum(len(plan.changed) for plan in self.plans.values())
+        kept = sum(len(plan.changes) for plan in self.plans.values()) - changed
+        return Report(target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped))
+
+
+def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
+    """The metadata of the source file that held the first tensor: shards may differ."""
+    if isinstance(source, Checkpoint) and file.tensors:
+        return source.shard_of(file.tensors[0].change.name).header.metadata
+    return dict(source.metadata)
+
+
+def _is_finished(
+    path: Path, header: bytes, nbytes: int, journal: Journal, finished: Mapping[str, tuple[int, int]], root: Path
+) -> bool:
+    """Whether an earlier run wrote exactly this file and nobody touched it since."""
+    if path.stat().st_size != len(header) + nbytes:
+        return False
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            return False
+    return not journal.enabled or finished.get(path.relative_to(root).as_posix()) == Journal.stamp(path)
+
+
+def _missing(job: Job, finished: Mapping[str, tuple[int, int]], root: Path) -> int:
+    return sum(
+        file.nbytes
+        for file in job.outputs.files
+        if (job.folder / file.name).relative_to(root).as_posix() not in finished
+    )
+
+
+def _stale(jobs: list[Job]) -> list[Path]:
+    """Files of an earlier conversion of the same name that the new one does not write: other shards, another index."""
+    stale = []
+    for job in jobs:
+        written = {file.name for file in job.outputs.files}
+        pattern = re.compile(rf"{re.escape(job.outputs.stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
+        present = sorted(job.folder.iterdir()) if job.folder.is_dir() else []
+        stale += [path for path in present if pattern.fullmatch(path.name) and path.name not in written]
+    return stale

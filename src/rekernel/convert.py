@@ -1,0 +1,187 @@
+"""Offline conversion: a plan and a checkpoint become a converted checkpoint.
+
+Knows what may be asked for and refuses the rest; `conversion` carries it out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import find_pipeline, open_checkpoint
+from .conversion import Conversion, Options, Progress, Report
+from .dtypes import target_dtype
+from .errors import RekernelError
+from .escape import shown
+from .outputs import arrange, output_tensors
+from .plan import Plan
+from .planner import plan_checkpoint
+from .stream import peak_bytes
+from .targets import parts_of
+
+StrPath = str | os.PathLike[str]
+
+_INTERPRETER = (
+    90 << 20
+)  # resident before the first tensor: Python, NumPy, BLAS; measured by benchmarks/speed/convert.py
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a conversion will need.
+
+    output_bytes : of all files it writes, headers aside
+    peak_memory : resident bytes, about
+    files : (name, bytes) of the checkpoints written
+    """
+
+    output_bytes: int
+    peak_memory: int
+    files: tuple[tuple[str, int], ...]
+
+
+def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **planning: Any) -> dict[str, Plan]:
+    """Plans for whatever `source` is: one under '' for a checkpoint, one per component for a pipeline folder.
+
+    Parameters
+    ----------
+    source : path
+        Anything `open_checkpoint` takes, or a diffusers pipeline folder.
+    components : sequence of str, optional
+        Of a pipeline; by default its UNet.
+    **planning
+        As for `plan_checkpoint`.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, safetensors.numpy as st
+    >>> path = Path(tempfile.mkdtemp()) / "in.safetensors"
+    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, path)
+    >>> list(plan_source(path, scale=2))
+    ['']
+    """
+    return {name: plan_checkpoint(path, **planning) for name, path in parts_of(source, components).items()}
+
+
+def estimate(
+    source: StrPath,
+    plans: Plan | Mapping[str, Plan],
+    *,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
+    allow_pickle: bool = False,
+) -> Estimate:
+    """Size and memory of a conversion, from headers alone.
+
+    Parameters
+    ----------
+    plans : Plan, or what `plan_source` gave
+    dtype, max_shard_size, allow_pickle
+        As for `convert`.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, safetensors.numpy as st
+    >>> path = Path(tempfile.mkdtemp()) / "in.safetensors"
+    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, path)
+    >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 4 * 5 * 5 * 4
+    True
+    """
+    plans = {"": plans} if isinstance(plans, Plan) else plans
+    dtype = target_dtype(dtype) if dtype else None
+    files: list[tuple[str, int]] = []
+    peak = 0
+    for name, path in parts_of(source, [n for n in plans if n] or None).items():
+        with open_checkpoint(path, allow_pickle=allow_pickle) as opened:
+            outputs = arrange(opened, output_tensors(opened, plans[name], dtype), Path(path).name, max_shard_size)
+        files += [(f"{name}/{file.name}" if name else file.name, file.nbytes) for file in outputs.files]
+        peak = max(peak, peak_bytes(outputs.files))
+    return Estimate(sum(size for _, size in files), _INTERPRETER + peak, tuple(files))
+
+
+def convert(
+    source: StrPath,
+    target: StrPath,
+    *,
+    plan: Plan | None = None,
+    components: Sequence[str] | None = None,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    allow_cast: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+    **planning: Any,
+) -> Report:
+    """Rescale the weights of a checkpoint and write them to `target`.
+
+    Streams one piece of a tensor at a time; every byte that the plan does not change is copied. Equal source and
+    options give equal bytes. The recipe (plan, digests of the source) goes into the metadata under one key.
+
+    Parameters
+    ----------
+    source : path
+        A safetensors file, an index, a folder with one of them, or a diffusers pipeline folder.
+    target : path
+        A file for a file, otherwise a folder.
+    plan : Plan, optional
+        Instead of `planning`.
+    components : sequence of str, optional
+        Of a pipeline, those to rescale; by default its UNet. All else is copied.
+    dtype : str, optional
+        Cast every float16, bfloat16, float32 and float64 tensor to this.
+    max_shard_size : int, optional
+        Repack into files of at most so many bytes, with an index.
+    resume : bool
+        Take over the files that an interrupted conversion with the same source and options finished.
+    force : bool
+        Replace what is at the destination.
+    allow_cast, allow_pickle
+        As for `plan_checkpoint` and `open_checkpoint`.
+    progress : callable, optional
+        Called with (bytes done, bytes in all) after each piece.
+    **planning
+        As for `plan_checkpoint`: scale, method, ...
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    RekernelError
+        Before anything is written wherever possible; nothing half-written is left.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, safetensors.numpy as st
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, folder / "in.safetensors")
+    >>> report = convert(folder / "in.safetensors", folder / "out.safetensors", scale=2)
+    >>> st.load_file(report.target)["conv.weight"].shape
+    (8, 4, 5, 5)
+    """
+    options = Options(
+        target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
+    )
+    if plan is None and "scale" not in planning:
+        raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
+    if plan is not None and planning:
+        raise RekernelError(f"convert takes a plan or {sorted(planning)[0]}=..., not both: the plan has decided that")
+    planning = {**planning, "allow_cast": allow_cast, "allow_pickle": allow_pickle}
+    parts = parts_of(source, components)
+    if plan is not None and len(parts) > 1:
+        raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
+    plans = {n: plan if plan is not None else plan_checkpoint(p, **planning) for n, p in parts.items()}
+    if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
+        hint = f" Note: {warnings[0]}" if (warnings := [w for p in plans.values() for w in p.warnings]) else ""
+        raise RekernelError(f"{shown(os.fspath(source), 400)}: the plan changes nothing.{hint}")
+    pipeline = find_pipeline(source)
+    if pipeline is None:
+        into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
+        return Conversion(options, plans).checkpoint(Path(source), Path(target), into_folder=into_folder)
+    return Conversion(options, plans).pipeline(pipeline, parts, Path(target))

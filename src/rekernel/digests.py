@@ -1,0 +1,50 @@
+"""Digests of a source's files, computed while they are converted, for the recipe.
+
+Knows files and hashing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from .checkpoint import TensorSource
+from .recipe import SourceFile, placeholder
+
+Digests = list[Future[SourceFile]]
+
+
+@contextmanager
+def digesting(source: TensorSource) -> Iterator[Digests]:
+    """One future per data file: a single thread reads ahead of the conversion, which finds the pages cached."""
+    with ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(_digest, path) for path in data_files(source)]
+        try:
+            yield futures
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def data_files(source: TensorSource) -> list[Path]:
+    """The files that hold tensors: shards, or the pickle itself."""
+    return [shard.path for shard in source.shards] or [source.path]
+
+
+def stand_ins(source: TensorSource) -> tuple[SourceFile, ...]:
+    """The files with placeholders for their digests, each as long as what will replace it."""
+    return tuple(SourceFile(path.stat().st_size, placeholder(i)) for i, path in enumerate(data_files(source)))
+
+
+def resolved(recipe: str, digests: Digests) -> str:
+    """A recipe's JSON with every placeholder replaced; waits for the digests."""
+    for i, digest in enumerate(digests):
+        recipe = recipe.replace(placeholder(i), digest.result().sha256)
+    return recipe
+
+
+def _digest(path: Path) -> SourceFile:
+    with path.open("rb") as file:
+        return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())

@@ -1,0 +1,123 @@
+"""Looking at a checkpoint: what its headers say, and nothing of its weights.
+
+Knows how to count and to ask `families` and `recipe`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .checkpoint import find_pipeline, open_checkpoint
+from .errors import RekernelError
+from .escape import shown
+from .families import recognise
+from .header import TensorInfo
+from .recipe import Recipe, find_recipe
+
+
+@dataclass(frozen=True)
+class Info:
+    """A checkpoint from the outside.
+
+    path, kind : what was opened: 'file', 'sharded', 'pickle' or 'pipeline'
+    nbytes, parameters : of all tensors
+    dtypes : count and bytes of tensors by dtype
+    tensors : in the order of the data
+    metadata : `__metadata__` of the (first) file
+    family, presets : the architecture recognised from the keys, and the selections it offers
+    recipe : how it was rescaled, if it was
+    recipe_error : why the metadata's recipe cannot be read, or empty
+    components : for a pipeline, each component that has weights
+    """
+
+    path: Path
+    kind: str
+    nbytes: int = 0
+    parameters: int = 0
+    dtypes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tensors: tuple[TensorInfo, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    family: str = ""
+    presets: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    recipe_error: str = ""
+    components: dict[str, Info] = field(default_factory=dict)
+
+
+def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info:
+    """Read the headers of a file, a sharded set, a folder or a pipeline.
+
+    Parameters
+    ----------
+    path : path
+        Anything `open_checkpoint` takes, or a diffusers pipeline folder.
+    allow_pickle : bool
+        As for `open_checkpoint`.
+
+    Returns
+    -------
+    Info
+
+    Raises
+    ------
+    RekernelError
+        Where there is no readable checkpoint.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, safetensors.numpy as st
+    >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
+    >>> st.save_file({"w": np.zeros((2, 3), np.float32)}, path)
+    >>> info = inspect(path)
+    >>> info.kind, info.parameters, info.dtypes
+    ('file', 6, {'F32': (1, 24)})
+    """
+    pipeline = find_pipeline(path)
+    if pipeline is None:
+        return _checkpoint(Path(path), allow_pickle)
+    components = {
+        name: _checkpoint(component.checkpoint, allow_pickle)
+        for name, component in pipeline.components.items()
+        if component.checkpoint is not None
+    }
+    if not components:
+        raise RekernelError(f"{shown(os.fspath(path), 400)}: a pipeline folder without safetensors weights")
+    return Info(
+        Path(path),
+        "pipeline",
+        nbytes=sum(info.nbytes for info in components.values()),
+        parameters=sum(info.parameters for info in components.values()),
+        components=components,
+    )
+
+
+def _checkpoint(path: Path, allow_pickle: bool) -> Info:
+    with open_checkpoint(path, allow_pickle=allow_pickle) as opened:
+        tensors = tuple(opened.tensors.values())
+        shapes = {info.name: info.shape for info in tensors}
+        family = recognise(shapes)
+        recipe, recipe_error = None, ""
+        try:
+            recipe = find_recipe(opened.metadata)
+        except RekernelError as error:  # looking must not fail on what it could show
+            recipe_error = str(error)
+        dtypes: dict[str, tuple[int, int]] = {}
+        for info in tensors:
+            count, nbytes = dtypes.get(info.dtype, (0, 0))
+            dtypes[info.dtype] = (count + 1, nbytes + info.nbytes)
+        return Info(
+            opened.path,
+            opened.kind,
+            nbytes=sum(info.nbytes for info in tensors),
+            parameters=sum(math.prod(info.shape) for info in tensors),
+            dtypes=dict(sorted(dtypes.items())),
+            tensors=tensors,
+            metadata=dict(opened.metadata),
+            family=family.name if family else "",
+            presets=tuple(sorted(family.presets(shapes))) if family else ("all",),
+            recipe=recipe,
+            recipe_error=recipe_error,
+        )

@@ -1,0 +1,48 @@
+"""What an interrupted conversion of several files had finished: a list in the destination, gone once all is done.
+
+Knows names, sizes and times. A file whose stamp is still the one in the list was written by us and not touched since.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .writer import write_atomic
+
+NAME = ".rekernel-journal.json"
+
+
+@dataclass
+class Journal:
+    """The list of finished files in folder `root`; does nothing where not `enabled` (one file needs none)."""
+
+    root: Path
+    enabled: bool = True
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        """What an earlier run finished; anything unreadable counts as nothing."""
+        try:
+            entries = json.loads((self.root / NAME).read_text())
+            self.stamps = {str(name): (int(stamp[0]), int(stamp[1])) for name, stamp in entries.items()}
+        except (OSError, ValueError, TypeError, AttributeError, IndexError):
+            self.stamps = {}
+        return dict(self.stamps)
+
+    def add(self, path: Path) -> None:
+        """Note that `path` is in its place."""
+        if self.enabled:
+            self.stamps[path.relative_to(self.root).as_posix()] = self.stamp(path)
+            write_atomic(self.root / NAME, json.dumps(self.stamps, sort_keys=True).encode(), force=True)
+
+    def remove(self) -> None:
+        """Everything is done."""
+        (self.root / NAME).unlink(missing_ok=True)
+
+    @staticmethod
+    def stamp(path: Path) -> tuple[int, int]:
+        """Size and time of last change, in nanoseconds."""
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns

@@ -1,0 +1,150 @@
+"""Which files a conversion writes: names, the tensors in each, and the index that binds them.
+
+Knows plans, shards and sizes; writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint, TensorSource
+from .dtypes import FLOATS
+from .errors import RekernelError
+from .escape import shown
+from .header import tensor_nbytes
+from .plan import LayerChange, Plan
+
+_INDEX_SUFFIX = re.compile(r"\.safetensors\.index((?:\.[\w-]+)?)\.json$")
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor of the destination: the change that makes it, and its dtype there."""
+
+    change: LayerChange
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the destination."""
+        return tensor_nbytes(self.dtype, self.change.new_shape, self.change.name)
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A safetensors file to write: its name in the destination folder and its tensors."""
+
+    name: str
+    tensors: tuple[OutputTensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors, without the header."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """All files of one converted checkpoint; `index_name` is empty for a single file, `stem` what their names share."""
+
+    files: tuple[OutputFile, ...]
+    stem: str
+    index_name: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(file.nbytes for file in self.files)
+
+    def index(self, source_index: Mapping[str, Any] | None) -> bytes:
+        """The index as huggingface_hub writes it; other metadata of the source's index is kept."""
+        metadata = dict((source_index or {}).get("metadata") or {})
+        metadata["total_size"] = self.nbytes
+        weight_map = {tensor.change.name: file.name for file in self.files for tensor in file.tensors}
+        document = {**(source_index or {}), "metadata": metadata, "weight_map": weight_map}
+        return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[OutputTensor]:
+    """Every tensor of the source with what happens to it; a tensor the plan does not list is kept.
+
+    Raises
+    ------
+    RekernelError
+        Where the plan lists a tensor that the source lacks, or one of another shape or dtype: a plan for another model.
+    """
+    changes = {change.name: change for change in plan.changes}
+    for name, change in changes.items():
+        info = source.tensors.get(name)
+        if info is None:
+            raise RekernelError(f"the plan changes {shown(name)}, which {shown(source.path.name)} lacks; plan again")
+        if (info.shape, info.dtype) != (change.shape, change.dtype):
+            raise RekernelError(
+                f"the plan expects {shown(name)} as {change.dtype} {list(change.shape)}, but it is "
+                f"{info.dtype} {list(info.shape)}; plan again"
+            )
+    tensors = []
+    for name, info in source.tensors.items():
+        change = changes.get(name) or LayerChange(name, info.dtype, info.shape, info.shape, "keep", "not in the plan")
+        tensors.append(OutputTensor(change, dtype if dtype and info.dtype in FLOATS else info.dtype))
+    return tensors
+
+
+def arrange(source: TensorSource, tensors: Iterable[OutputTensor], name: str, max_shard_size: int | None) -> Outputs:
+    """Files for the tensors: shards as the source has them, or repacked up to `max_shard_size` bytes each.
+
+    Parameters
+    ----------
+    name : str
+        Of the single file, where it is one.
+    max_shard_size : int, optional
+        Bytes of tensors in a file; one tensor larger than that gets a file of its own.
+    """
+    tensors = tuple(tensors)
+    sharded = isinstance(source, Checkpoint) and source.kind == "sharded"
+    if max_shard_size is None:
+        if not sharded:
+            return Outputs((OutputFile(name, tensors),), name.removesuffix(".safetensors"))
+        by_name = {tensor.change.name: tensor for tensor in tensors}
+        files = tuple(
+            OutputFile(shard.path.name, tuple(by_name[tensor] for tensor in shard.header.tensors))
+            for shard in source.shards
+        )
+        return Outputs(files, "".join(_stem(source.path, sharded)), source.path.name)
+    if max_shard_size < 1:
+        raise RekernelError(f"max_shard_size={max_shard_size} is no number of bytes to put in a file")
+    stem, variant = _stem(source.path, sharded)
+    full = stem + variant
+    packs = list(_packed(tensors, max_shard_size))
+    if len(packs) == 1:
+        return Outputs((OutputFile(f"{full}.safetensors", packs[0]),), full)
+    files = tuple(
+        OutputFile(f"{full}-{i:05d}-of-{len(packs):05d}.safetensors", pack) for i, pack in enumerate(packs, 1)
+    )
+    return Outputs(files, full, f"{stem}.safetensors.index{variant}.json")
+
+
+def _packed(tensors: tuple[OutputTensor, ...], limit: int) -> Iterable[tuple[OutputTensor, ...]]:
+    pack: list[OutputTensor] = []
+    size = 0
+    for tensor in tensors:
+        if pack and size + tensor.nbytes > limit:
+            yield tuple(pack)
+            pack, size = [], 0
+        pack.append(tensor)
+        size += tensor.nbytes
+    yield tuple(pack)
+
+
+def _stem(path: Path, sharded: bool) -> tuple[str, str]:
+    """('diffusion_pytorch_model', '.fp16') of either spelling of a variant."""
+    if sharded and (m := _INDEX_SUFFIX.search(path.name)):
+        return path.name[: m.start()], m[1]
+    stem = path.name.removesuffix(path.suffix)
+    base, dot, variant = stem.partition(".")
+    return (base, dot + variant) if variant in ("fp16", "bf16", "fp32", "ema", "non_ema") else (stem, "")

@@ -1,0 +1,183 @@
+"""Pickled torch checkpoints read through torch's loader for tensors alone, and only where that was asked for.
+
+Knows torch (imported when a file is opened, never before) and the interface of `checkpoint.TensorSource`.
+A pickle is a program. `weights_only=True` runs a small, fixed part of it; every other instruction is refused by torch.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .checkpoint import Shard
+from .escape import shown
+from .header import CheckpointError, TensorInfo, build_header, open_regular
+
+# torch's name -> the format's
+_DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
+    "int64": "I64", "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+    "complex64": "C64", "float8_e5m2": "F8_E5M2", "float8_e4m3fn": "F8_E4M3", "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}  # fmt: skip
+
+
+class PickleCheckpoint:
+    """A .bin, .pt, .pth or .ckpt file, read as a `TensorSource`.
+
+    Parameters
+    ----------
+    path : path
+    allow_pickle : bool
+        The caller's decision; without it nothing is read.
+
+    Attributes
+    ----------
+    tensors : dict of str to TensorInfo, laid out as a safetensors file of them would be
+    skipped : names of the entries that are no tensors (epoch, optimizer states, ...)
+    shared : groups of names that share one storage; each is read in full, as files without sharing need it
+    metadata, shards, index : empty, empty, None: a pickle has none
+
+    Notes
+    -----
+    Entries under `state_dict` (Lightning) are unwrapped. The zip format is mapped into memory by torch, so the file
+    must not be truncated while it is open.
+
+    Examples
+    --------
+    >>> PickleCheckpoint("weights.ckpt", allow_pickle=False)
+    Traceback (most recent call last):
+    rekernel.header.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
+    or pass --allow-pickle (tensors only).
+    """
+
+    kind = "pickle"
+    index: dict[str, object] | None = None
+
+    def __init__(self, path: str | os.PathLike[str], *, allow_pickle: bool) -> None:
+        self.path = Path(path)
+        self._where = shown(os.fspath(path), 400)
+        if not allow_pickle:
+            raise CheckpointError(
+                f"{self._where}: a pickle, which can run code when loaded; convert it to safetensors, "
+                "or pass --allow-pickle (tensors only)."
+            )
+        self.metadata: dict[str, str] = {}
+        self.shards: tuple[Shard, ...] = ()
+        loaded = self._load()
+        self._values: dict[str, Any]
+        self._values, self.skipped = _split(loaded, self._where)
+        size = self.path.stat().st_size
+        listed = [self._listed(name, tensor, size) for name, tensor in self._values.items()]
+        self.tensors: dict[str, TensorInfo] = build_header(listed)[1]
+        self.shared = _shared(self._values)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file itself."""
+        return (self.path,)
+
+    def read(self, name: str) -> bytearray:
+        """The bytes of tensor `name`, contiguous, in memory of their own."""
+        return bytearray(self._bytes(name))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytearray:
+        """Bytes `start` to `stop` of tensor `name`."""
+        source = self._bytes(name)
+        if not 0 <= start <= stop <= source.nbytes:
+            raise CheckpointError(
+                f"{self._where}: bytes {start} to {stop} lie outside tensor {shown(name)} of {source.nbytes}."
+            )
+        return bytearray(source[start:stop])
+
+    def close(self) -> None:
+        """Let go of the tensors, and with them of the mapped file."""
+        self._values = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self) -> Any:
+        os.close(open_regular(self.path))  # a clear message for a missing file, a pipe, a folder
+        try:
+            import torch
+        except ImportError:
+            raise CheckpointError(
+                f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', or convert it elsewhere."
+            ) from None
+        # Only the zip format can be mapped, and only under its own name: torch reads *.safetensors as what it says.
+        mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
+        try:
+            with self.path.open("rb") as file:
+                return torch.load(self.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        except MemoryError:
+            raise
+        except Exception as error:  # a broken pickle can raise anything at all
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            if "Weights only load failed" in reason:
+                reason = "it holds more than tensors, which torch's loader for tensors alone refuses to run"
+            raise CheckpointError(
+                f"{self._where}: {shown(reason, 160)}; convert it to safetensors where its code is trusted."
+            ) from None
+
+    def _listed(self, name: str, tensor: Any, file_size: int) -> tuple[str, str, tuple[int, ...]]:
+        where = f"{self._where}: tensor {shown(name)}"
+        if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointError(f"{where}: sparse, quantized or without data; safetensors holds plain tensors.")
+        dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        if dtype is None:
+            raise CheckpointError(f"{where}: dtype {tensor.dtype} does not exist in safetensors; cast it first.")
+        # A stride of 0 lets a file of a kilobyte claim a petabyte. Torch's files are not compressed.
+        if tensor.nbytes > max(file_size, 1 << 20):
+            raise CheckpointError(f"{where}: {tensor.nbytes} bytes out of a file of {file_size}; refused.")
+        return name, dtype, tuple(tensor.shape)
+
+    def _bytes(self, name: str) -> memoryview:
+        if name not in self._values:
+            state = "no tensor" if name not in self.tensors else "closed, thus no tensor"
+            raise CheckpointError(f"{self._where}: {state} {shown(name)}.")
+        import torch
+
+        tensor = self._values[name].detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        return memoryview(tensor.view(torch.uint8).numpy()) if tensor.nbytes else memoryview(b"")
+
+
+def _split(loaded: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The tensors, and the names of all else; one level of `state_dict` is unwrapped."""
+    import torch
+
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{where}: holds a {type(loaded).__name__}, not a map of names to tensors.")
+    others: list[str] = []
+    if isinstance(loaded.get("state_dict"), dict):
+        others = [str(key) for key in loaded if key != "state_dict"]
+        loaded = loaded["state_dict"]
+    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    others += [str(key) for key in loaded if key not in tensors]
+    if not tensors:
+        raise CheckpointError(f"{where}: no tensors at its top level or under state_dict (found: {_some(others)}).")
+    return tensors, tuple(others)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(shown(name, 40) for name in names[:5]) or "nothing"
+
+
+def _shared(tensors: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.nbytes:
+            groups.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)

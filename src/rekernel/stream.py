@@ -1,0 +1,152 @@
+"""The engine: tensors from a source through their changes into a writer, a few pieces at a time on every core.
+
+Knows pieces of work and threads; what a change does is `plan`'s, where bytes go is `writer`'s. NumPy computes: reads,
+matrix products, casts and writes all let go of the interpreter, so threads are enough.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .checkpoint import TensorSource
+from .dtypes import cast, numpy_dtype
+from .errors import RekernelError
+from .escape import shown
+from .header import DTYPE_BITS
+from .outputs import OutputFile, OutputTensor
+from .writer import StreamingWriter
+
+_COPY = 8 << 20  # bytes a copied piece
+_RESAMPLE = (
+    1 << 20
+)  # output elements a resampled piece: stays near the cache, and `resample` starts no threads of its own
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of a tensor's leading axis, or, where `raw`, those bytes of it."""
+
+    tensor: OutputTensor
+    start: int
+    stop: int
+    raw: bool = False
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes read."""
+        change = self.tensor.change
+        return self.stop - self.start if self.raw else _bytes(change.dtype, change.shape, self.stop - self.start)
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes written."""
+        return (
+            self.source_bytes if self.raw else _bytes(self.tensor.dtype, self.tensor.change.new_shape, self._new_rows)
+        )
+
+    @property
+    def _new_rows(self) -> int:
+        change = self.tensor.change
+        rows = self.stop - self.start
+        return rows if change.new_shape[:1] == change.shape[:1] else math.prod(change.new_shape[:1])
+
+
+def pieces(file: OutputFile) -> Iterator[Piece]:
+    """The work for one file, tensor by tensor in the source's order."""
+    for tensor in file.tensors:
+        change = tensor.change
+        if change.kept and tensor.dtype == change.dtype:
+            for start in range(0, tensor.nbytes, _COPY):
+                yield Piece(tensor, start, min(start + _COPY, tensor.nbytes), raw=True)
+            continue
+        rows = change.shape[0] if change.shape else 1
+        step = rows
+        if len(change.shape) > 0 and (change.by_rows or change.kept):
+            step = max(1, _RESAMPLE // max(1, math.prod(change.new_shape[1:])))
+        for start in range(0, rows, max(step, 1)):
+            yield Piece(tensor, start, min(start + step, rows))
+
+
+def stream(
+    source: TensorSource,
+    file: OutputFile,
+    writer: StreamingWriter,
+    *,
+    allow_cast: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write every tensor of `file`. `progress` hears the bytes of each finished piece, in the calling thread.
+
+    Raises
+    ------
+    RekernelError
+        Naming the tensor, where its values cannot be computed or cast.
+    """
+    workers = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers)
+    running: dict[Future[None], Piece] = {}
+
+    def collect(most: int) -> None:
+        while len(running) > most:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                piece = running.pop(future)
+                future.result()
+                if progress:
+                    progress(piece.target_bytes)
+
+    try:
+        for piece in pieces(file):
+            collect(2 * workers - 1)  # enough in hand that no thread waits, few enough to bound the memory
+            running[pool.submit(_do, piece, source, writer, allow_cast)] = piece
+        collect(0)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def peak_bytes(files: tuple[OutputFile, ...]) -> int:
+    """Most bytes of tensors that `stream` holds at a time: the largest pieces, read, computed and written together."""
+    workers = os.cpu_count() or 1
+    sizes = sorted((_held(piece) for file in files for piece in pieces(file)), reverse=True)
+    return sum(sizes[:workers])
+
+
+def _held(piece: Piece) -> int:
+    change = piece.tensor.change
+    if piece.raw:
+        return piece.source_bytes
+    return piece.source_bytes + 2 * _bytes(change.dtype, change.new_shape, piece._new_rows) + piece.target_bytes
+
+
+def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool) -> None:
+    change, dtype = piece.tensor.change, piece.tensor.dtype
+    if piece.raw:
+        writer.write_at(change.name, piece.start, source.read_range(change.name, piece.start, piece.stop))
+        return
+    try:
+        values = _values(piece, source)
+        result: Any = change.apply(values, allow_cast=allow_cast)
+        result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
+    except RekernelError as error:
+        raise RekernelError(f"{shown(change.name)}: {error}") from None
+    # Viewed as bytes: the buffer protocol does not know bfloat16.
+    offset = _bytes(dtype, change.new_shape, piece.start)
+    writer.write_at(change.name, offset, result.reshape(-1).view(np.uint8))
+
+
+def _values(piece: Piece, source: TensorSource) -> Any:
+    change = piece.tensor.change
+    start, stop = (_bytes(change.dtype, change.shape, row) for row in (piece.start, piece.stop))
+    data = source.read_range(change.name, start, stop)
+    shape = (piece.stop - piece.start, *change.shape[1:]) if change.shape else ()
+    return np.frombuffer(data, dtype=numpy_dtype(change.dtype)).reshape(shape)
+
+
+def _bytes(dtype: str, shape: tuple[int, ...], rows: int) -> int:
+    return rows * math.prod(shape[1:]) * DTYPE_BITS[dtype] // 8

@@ -1,0 +1,121 @@
+"""What the help promises: an example in each, every option explained, nothing slow, a reference that is up to date."""
+
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+from rekernel import operators
+from rekernel_cli import values
+from rekernel_cli.layout import WIDTH, LazyGroup
+from rekernel_cli.main import main
+from rekernel_cli.reference import PAGE, reference, write
+
+COMMANDS = main.list_commands(click.Context(main))
+WRITTEN_HERE = [name for name in COMMANDS if name != "demo"]
+
+
+def command(name):
+    return main.get_command(click.Context(main), name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_an_example_and_explains_every_option(run, name):
+    result = run(name, "--help", terminal_width=WIDTH)
+    assert result.exit_code == 0
+    assert f"      rekernel {name} " in result.stdout or f"      rekernel {name}\n" in result.stdout
+    for param in command(name).params:
+        if isinstance(param, click.Option):
+            assert param.opts[0] in result.stdout
+            assert param.help, param.opts
+
+
+@pytest.mark.parametrize("name", WRITTEN_HERE)
+def test_help_fits_a_screen_and_lists_no_argument_as_an_option(run, name):
+    lines = run(name, "-h", terminal_width=WIDTH).stdout.splitlines()
+    assert len(lines) <= 62
+    assert max(map(len, lines)) <= WIDTH
+    assert not [line for line in lines if line.strip() in ("SOURCE", "TARGET")]
+
+
+@pytest.mark.parametrize("name", WRITTEN_HERE)
+def test_the_summary_in_the_list_is_the_first_line_of_the_help(name):
+    assert command(name).help.splitlines()[0] == main.entries[name].summary
+
+
+def test_commands_are_listed_under_headings_and_unfinished_ones_not_at_all(run):
+    text = run("--help").stdout
+    assert text.index("Look:") < text.index("  inspect  ") < text.index("Convert:") < text.index("  convert  ")
+    assert "verify" not in text and "push" not in text
+
+
+def test_a_command_without_its_module_is_not_listed():
+    from rekernel_cli.layout import Entry
+
+    group = LazyGroup("g", entries={"ghost": Entry("rekernel_cli.ghost:ghost", "Try", "None.")})
+    assert group.list_commands(click.Context(group)) == []
+    assert group.get_command(click.Context(group), "ghost") is None
+
+
+def test_help_imports_no_library_and_is_quick():
+    code = (
+        "import sys\nfrom rekernel_cli.main import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert not {'numpy', 'rich', 'rekernel', 'torch'} & set(sys.modules), sorted(sys.modules)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 3  # 0.15 s on a quiet machine; the imports above are what matters
+
+
+def test_version(run):
+    import rekernel
+
+    assert run("--version").stdout == f"rekernel {rekernel.__version__}\n"
+
+
+def test_the_reference_is_up_to_date(run):
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m rekernel_cli.reference"
+    for name in COMMANDS:
+        assert f"## rekernel {name}\n" in reference()
+    assert "_REKERNEL_COMPLETE=bash_source rekernel" in reference()
+
+
+def test_a_stale_reference_fails_the_check(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    monkeypatch.setattr("rekernel_cli.reference.PAGE", tmp_path / "cli.md")
+    assert CliRunner().invoke(write, ["--check"]).exit_code == 1
+    assert CliRunner().invoke(write, []).exit_code == 0
+    assert CliRunner().invoke(write, ["--check"]).exit_code == 0
+
+
+def test_shell_completion_works(program):
+    script = program(env={"_REKERNEL_COMPLETE": "bash_source"})
+    assert script.returncode == 0 and "_rekernel_completion" in script.stdout
+    words = program(env={"_REKERNEL_COMPLETE": "bash_complete", "COMP_WORDS": "rekernel con", "COMP_CWORD": "1"})
+    assert words.stdout.strip() == "plain,convert"
+
+
+def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
+    from rekernel.dtypes import FLOATS, target_dtype
+
+    assert set(values.METHODS) == set(operators.KERNEL_METHODS)
+    assert set(values.METHODS + values.PINV_METHODS) == {*operators.GRID_METHODS, "dilate"}
+    assert {operators.canonical_method(alias) for alias in values.ALIASES} <= set(values.METHODS)
+    assert set(values.GAINS) == set(operators.GAINS)
+    assert set(values.DTYPES) == set(FLOATS)
+    for spelling in ("fp16", "float16", "half", "bf16", "bfloat16", "fp32", "float32", "F64", "double"):
+        assert values.dtype(spelling) == target_dtype(spelling)
+
+
+def test_defaults_in_the_help_are_the_library_s(run):
+    from rekernel.filters import KEYS_A
+    from rekernel.optimal import SMOOTHNESS
+
+    text = " ".join(run("convert", "--help", terminal_width=WIDTH).stdout.split())
+    assert f"Keys' parameter. Default: {KEYS_A:g};" in text
+    assert f"spectral copies. Default: {SMOOTHNESS:g}." in text
