@@ -78,6 +78,8 @@ def estimate(
 
     Parameters
     ----------
+    source : path
+        As for `convert`.
     plans : Plan, or what `plan_source` gave
     dtype, max_shard_size, allow_pickle
         As for `convert`.
