@@ -1,0 +1,169 @@
+"""The demo's measurement: convert each classifier in every way, load the file that came out, test it.
+
+Knows the examples and the library's public interface; prints and draws nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import rekernel as rk
+
+TRAINED, SCALES = 16, (2, 4)
+STRIDES = {"conv2": 2, "conv4": 2}
+GRID = {"fc1": (1, TRAINED, TRAINED)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to convert: a label, and the options of `rekernel.convert`; `naive` is done without rekernel."""
+
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+    naive: bool = False
+    untouched: bool = False
+
+
+CNN_VARIANTS = (
+    Variant("untouched", untouched=True),
+    Variant("resized like a picture: corners aligned, divided by s^2", naive=True),
+    Variant("dilate", {"method": "dilate"}),
+    Variant("nearest, full", {"method": "nearest"}),
+    Variant("linear, same extent, gain ratio", {"method": "linear", "taps": "same-extent", "gain": "ratio"}),
+    Variant("linear, same extent", {"method": "linear", "taps": "same-extent"}),
+    Variant("linear, full, gain none", {"method": "linear", "gain": "none"}),
+    Variant("linear, full", {"method": "linear"}),
+    Variant("cubic, same extent", {"method": "cubic", "taps": "same-extent"}),
+    Variant("cubic, full", {"method": "cubic"}),
+    Variant("lanczos3, full", {"method": "lanczos3"}),
+    Variant("area, full", {"method": "area"}),
+    Variant("optimal, full", {"taps": "full"}),
+    Variant("optimal, same extent (the default)"),
+)
+MLP_VARIANTS = (
+    Variant("linear, gain none", {"method": "linear", "gain": "none"}),
+    Variant("nearest", {"method": "nearest"}),
+    Variant("linear", {"method": "linear"}),
+    Variant("cubic", {"method": "cubic"}),
+    Variant("lanczos3", {"method": "lanczos3"}),
+    Variant("area", {"method": "area"}),
+    Variant("pinv-linear", {"method": "pinv-linear"}),
+    Variant("optimal (the default)"),
+)
+
+
+def examples() -> Path:
+    """The folder of the classifiers: inside the package when installed, beside it in a checkout."""
+    here = Path(__file__).parent
+    return next(p for p in (here / "examples" / "glyphs", here.parents[1] / "examples" / "glyphs") if p.is_dir())
+
+
+def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
+    """Accuracy and macro F1 of both classifiers at their trained size and of every variant at each scale."""
+    models = _module(examples() / "models.py")
+    with np.load(examples() / "test.npz") as data:
+        images, labels = data["images"], data["labels"]
+    results: dict[str, Any] = {"images": len(labels), "trained": TRAINED}
+    for name, variants in (("mlp", MLP_VARIANTS), ("cnn", CNN_VARIANTS)):
+        state = load_file(examples() / f"{name}.safetensors")
+        original = _build(models, name, state, {})
+        results[name] = {"trained": _score(original, images, labels, 1), "rows": []}
+        for variant in variants:
+            row: dict[str, Any] = {"label": variant.label, "options": variant.options}
+            for scale in SCALES:
+                model, nbytes = _converted(models, name, variant, scale, out)
+                row[f"{scale}x"] = {**_score(model, images, labels, scale), "bytes": nbytes}
+                advance(1)
+            results[name]["rows"].append(row)
+    return results
+
+
+def convert_example(name: str, scale: int, target: Path, **options: Any) -> rk.Plan:
+    """One classifier through `rekernel.convert`, with the strides and the grid that shapes cannot tell."""
+    hints = rk.Hints(stride=STRIDES) if name == "cnn" else rk.Hints(linear_grid=GRID)
+    source = examples() / f"{name}.safetensors"
+    return rk.convert(source, target, scale=scale, hints=hints, force=True, **options).plans[""]
+
+
+def _converted(models: ModuleType, name: str, variant: Variant, scale: int, out: Path) -> tuple[nn.Module, int]:
+    source = examples() / f"{name}.safetensors"
+    if variant.untouched:
+        return _build(models, name, load_file(source), {}), source.stat().st_size
+    if variant.naive:
+        state, geometry = _like_a_picture(load_file(source), scale)
+        return _build(models, name, state, geometry), sum(t.nbytes for t in state.values())
+    slug = "".join(c if c.isalnum() else "-" for c in variant.label).strip("-")
+    target = out / f"{name}-{scale}x-{slug}.safetensors"
+    convert_example(name, scale, target, **variant.options)
+    # Loaded as a stranger would: the geometry comes out of the file.
+    recipe = rk.inspect(target).recipe
+    assert recipe is not None
+    geometry = {
+        change.name.removesuffix(".weight"): {
+            "padding": tuple(axis.padding for axis in change.new_geometry),
+            "stride": tuple(axis.stride for axis in change.new_geometry),
+        }
+        for change in recipe.plan.changed
+        if change.new_geometry
+    }
+    return _build(models, name, load_file(target), geometry), target.stat().st_size
+
+
+def _like_a_picture(state: dict[str, Tensor], scale: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ten lines around F.interpolate do: 3x3 to 5x5 (9x9) with aligned corners, divided by s^2, padding grown."""
+    resized, geometry = dict(state), {}
+    for name in ("conv1", "conv2", "conv3", "conv4"):
+        size = 2 * scale + 1
+        kernel = nn.functional.interpolate(
+            state[f"{name}.weight"], size=(size, size), mode="bilinear", align_corners=True
+        )
+        resized[f"{name}.weight"] = kernel / scale**2
+        geometry[name] = {"padding": size // 2}
+    return resized, geometry
+
+
+def _build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dict[str, Any]) -> nn.Module:
+    model: nn.Module
+    if name == "mlp":
+        model = models.GlyphMLP.from_state_dict(state)
+    else:
+        model = models.GlyphCNN.from_state_dict(state, geometry)
+    return model
+
+
+def _score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
+    """Accuracy and macro F1, in percent, on the test images at `scale` times the trained size."""
+    factor = images.shape[1] // (TRAINED * scale)
+    n, size = len(images), TRAINED * scale
+    x = images.reshape(n, size, factor, size, factor).mean(axis=(2, 4), dtype=np.float32)[:, None] / 255
+    with torch.inference_mode():
+        logits = [model(torch.from_numpy(part)) for part in np.array_split(x, max(1, n // 100))]
+    guesses = torch.cat(logits).argmax(1).numpy()
+    return {"accuracy": 100 * float((guesses == labels).mean()), "f1": 100 * _macro_f1(guesses, labels)}
+
+
+def _macro_f1(guesses: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    scores = []
+    for c in np.unique(labels):
+        hits = int(((guesses == c) & (labels == c)).sum())
+        scores.append(2 * hits / int((guesses == c).sum() + (labels == c).sum()))
+    return float(np.mean(scores))
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rekernel_example_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

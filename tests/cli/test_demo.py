@@ -1,0 +1,59 @@
+"""The demo: what the shipped classifiers keep after conversion, through the files that conversion wrote."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rekernel_cli.demo_run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _module, _score, examples
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    import numpy as np
+    from safetensors.torch import load_file
+
+    models = _module(examples() / "models.py")
+    with np.load(examples() / "test.npz") as data:
+        images, labels = data["images"][:200], data["labels"][:200]
+
+    def score(name, variant, scale):
+        if variant is None:
+            model = _build(models, name, load_file(examples() / f"{name}.safetensors"), {})
+        else:
+            model, _ = _converted(models, name, variant, scale, tmp_path_factory.mktemp("demo"))
+        return _score(model, images, labels, scale)["accuracy"]
+
+    return score
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(("scale", "allowed"), [(2, 0.5), (4, 1.0)])
+def test_the_default_keeps_the_accuracy(scored, name, scale, allowed):
+    # One of 200 images is half a point; the slow test below has all 600.
+    assert scored(name, Variant("default"), scale) >= scored(name, None, 1) - allowed
+
+
+def test_the_naive_reading_and_untouched_kernels_do_not(scored):
+    at_home = scored("cnn", None, 1)
+    assert scored("cnn", Variant("untouched", untouched=True), 2) < at_home - 50
+    assert scored("cnn", Variant("picture", naive=True), 2) < at_home - 30
+
+
+@pytest.mark.slow
+def test_the_whole_demo_runs_and_meets_its_promise(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "rekernel_cli", "demo", "--out", str(tmp_path)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads((tmp_path / "demo.json").read_text())
+    for name, variants in (("mlp", MLP_VARIANTS), ("cnn", CNN_VARIANTS)):
+        rows = results[name]["rows"]
+        assert [row["label"] for row in rows] == [variant.label for variant in variants]
+        assert all(row["label"] in run.stdout for row in rows)
+        for measure in ("accuracy", "f1"):
+            at_home, default = results[name]["trained"][measure], rows[-1]
+            assert default["2x"][measure] >= at_home - 0.3
+            assert default["4x"][measure] >= at_home - 1.0
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
