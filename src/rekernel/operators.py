@@ -18,7 +18,7 @@ from .optimal import SMOOTHNESS, optimal_taps
 
 Array = NDArray[np.float64]
 
-KERNEL_METHODS = ("dilate", "nearest", "linear", "cubic", "lanczos3", "area", "optimal")
+KERNEL_METHODS = ("dilate", "nearest", "linear", "cubic", "lanczos3", "area", "optimal", "optimal-filter")
 GRID_METHODS = (
     "nearest",
     "linear",
@@ -38,6 +38,7 @@ MOST_TAPS = 4096
 
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
 _NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised without blowing its taps up
+_FILTER_REACH = 4  # old samples that the shift-invariant filter spans: 4 * scale + 1 taps
 _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may use, as many as Keys' cubic
 
 
@@ -89,6 +90,12 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
     if scale == 1 and phase == 0:
         return k
     extent = scale * (k - 1) + 1
+    if method == "optimal-filter":
+        if taps == "same-extent":
+            raise RekernelError(
+                "method='optimal-filter' needs taps='full' or a number: at the same extent it is dilation"
+            )
+        return _nearest_count(extent + _FILTER_REACH * scale, odd=k % 2 == 1)
     if taps == "same-extent" or method == "dilate":
         return _nearest_count(extent, odd=k % 2 == 1)
     # The old taps fall on new ones only where both lattices have the same centre.
@@ -123,9 +130,10 @@ def kernel_operator(
         Old taps, >= 1.
     scale : float
         New samples per old one, > 0; below 1 the kernel shrinks, antialiased.
-    method : {'optimal', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'dilate'}
-        'optimal' is our least-squares design for the given taps, 'dilate' inserts zeros (whole positions only),
-        the others interpolate; 'bilinear', 'bicubic' and their kin are aliases.
+    method : {'optimal', 'optimal-filter', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'dilate'}
+        'optimal' is our least-squares design for the given taps, 'optimal-filter' its shift-invariant variant (one
+        designed filter for every tap, whole scales), 'dilate' inserts zeros (whole positions only), the others
+        interpolate; 'bilinear', 'bicubic' and their kin are aliases.
     taps : int, 'full', 'same-extent' or None
         'full' keeps the whole support of the interpolation (of linear's, for 'optimal', which has none);
         'same-extent' is scale * (k-1) + 1, rounded to odd where k is odd; None is 'same-extent' for 'optimal'
@@ -173,6 +181,8 @@ def kernel_operator(
     if method == "optimal":
         columns = [optimal_taps(positions, scale * u, scale, smoothness=smoothness) for u in old]
         return np.stack(columns, axis=1) * (scale if gain == "none" else 1.0)
+    if method == "optimal-filter":
+        return _shift_invariant(k, scale, count, phase, smoothness) * (scale if gain == "none" else 1.0)
     if method == "dilate":
         inserted = _zero_insertion(positions, scale * old, scale)
         return inserted / scale if gain == "ratio" else inserted
@@ -249,6 +259,21 @@ def grid_operator(
     else:
         values = _grid_values(n, n_new, interpolation_filter(method, scale, a=a))
     return _with_gain(values, scale, gain, what)
+
+
+def _shift_invariant(k: int, scale: float, count: int, phase: float, smoothness: float) -> Array:
+    """One designed filter, moved to every old tap: what a blur before a dilated convolution computes."""
+    step, length = round(scale), count - round(scale) * (k - 1)
+    if abs(scale - step) > _CLOSE or length < 1:
+        raise RekernelError(
+            f"method='optimal-filter' needs a whole scale and at least scale * (k-1) + 1 taps, "
+            f"not scale={scale:g} and taps={count} for k={k}"
+        )
+    taps = optimal_taps(_centred(length, phase), 0.0, scale, smoothness=smoothness)
+    matrix = np.zeros((count, k))
+    for j in range(k):
+        matrix[step * j : step * j + length, j] = taps
+    return matrix
 
 
 def _centred(count: int, shift: float = 0.0) -> Array:
