@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rekernel import convert, plan_source
+from rekernel import plan_source
 from rekernel.writer import StreamingWriter
 
 HERE = Path(__file__).parent
@@ -146,11 +146,9 @@ def main() -> None:
     )
     for name, r in rows.items():
         floor = r["cp"] + r["fill"]
-        print(
-            f"{name:16s} {r['bytes'] / 1e9:9.1f} {r['ours']:7.1f} {floor:9.1f} {r['ours'] / floor:16.2f} "
-            f"{r['script']:9.1f} {r['script'] / r['ours']:13.1f} {r['ours_peak'] / 1e6:9.0f} "
-            f"{250 + 2 * r['largest'] / 1e6:10.0f} {r['script_peak'] / 1e6:10.0f}"
-        )
+        cells = (r["bytes"] / 1e9, r["ours"], floor, r["ours"] / floor, r["script"], r["script"] / r["ours"])
+        megabytes = (r["ours_peak"] / 1e6, 250 + 2 * r["largest"] / 1e6, r["script_peak"] / 1e6)
+        print(f"{name:16s}" + "".join(f"{x:16.2f}" for x in cells) + "".join(f"{x:16.0f}" for x in megabytes))
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "convert.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
 

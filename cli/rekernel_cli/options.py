@@ -53,7 +53,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--cubic-a", "a", group=RESAMPLING, type=values.number, metavar="A",
            help="Of cubic: Keys' parameter. Default: -0.5; PyTorch has -0.75."),
     option("--smoothness", group=RESAMPLING, type=values.number, metavar="X",
-           help="Of optimal, 0 to 1: weight of the spectral copies. Default: 0.02."),
+           help="Of optimal, 0 to 1: weight of the spectral copies. Default: 0.01."),
     option("--preset", group=SELECTION, metavar="NAME",
            help="Layers of the family, such as inner or all; see `rekernel inspect`."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",

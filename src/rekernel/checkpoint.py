@@ -154,6 +154,11 @@ class Checkpoint:
         _check_unchanged(shard)
         return data
 
+    def check_unchanged(self) -> None:
+        """Raise where a file is no longer what was opened."""
+        for shard in self.shards:
+            _check_unchanged(shard)
+
     def _descriptor(self, shard: Shard) -> int:
         with self._opening:
             if shard.path not in self._open:

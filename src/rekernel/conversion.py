@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .errors import RekernelError
 from .escape import shown
 from .header import build_header
 from .journal import Journal
-from .outputs import OutputFile, Outputs, arrange, output_tensors
+from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
 from .plan import Plan
 from .planner import refuse_rescaled
 from .recipe import KEY, Recipe, placeholder
@@ -68,12 +69,16 @@ class Options:
 
 @dataclass
 class Job:
-    """One checkpoint to write into a folder: opened source, its plan, its files."""
+    """One checkpoint to write into a folder: opened source, its plan, its files.
+
+    whole : whether the folder is the checkpoint's, so that what else is called like it there has to go
+    """
 
     source: TensorSource
     plan: Plan
     outputs: Outputs
     folder: Path
+    whole: bool
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Conversion:
                 if to_file
                 else (folder_target(target, source), opened.path.name)
             )
-            job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name)
+            job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
             copies, skipped = beside(opened, source, folder) if source.is_dir() else ([], ())
             if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
                 copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
@@ -111,7 +116,7 @@ class Conversion:
         try:
             for name, path in parts.items():
                 opened = open_checkpoint(path, allow_pickle=self.options.allow_pickle)
-                jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name))
+                jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
             others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])
             commit = Path("model_index.json")
@@ -123,10 +128,10 @@ class Conversion:
                 job.source.__exit__(None, None, None)
         return self._report(folder, skipped)
 
-    def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str) -> Job:
+    def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str, whole: bool) -> Job:
         refuse_rescaled(source)
         tensors = output_tensors(source, plan, self.options.dtype)
-        return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder)
+        return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder, whole)
 
     def _run(
         self,
@@ -146,6 +151,13 @@ class Conversion:
                 f"{shown(os.fspath(existing[0]), 400)}: exists already; pass --force to replace it, --resume to go on "
                 f"with an interrupted conversion, or another destination"
             )
+        stale = _stale(jobs)
+        if stale and not options.force:
+            raise RekernelError(
+                f"{shown(os.fspath(stale[0]), 400)}: belongs to another conversion, which the new one would be mixed "
+                f"with; pass --force to replace it, or another destination"
+            )
+        _refuse_inputs([*marks, *targets, *stale, *(b for _, b in copies)], [*inputs, *(a for a, _ in copies)])
         in_folder = bool(marks or copies or len(targets) > 1)
         root = jobs[0].folder if commit is None else commit[1].parent
         self.total = sum(job.outputs.nbytes for job in jobs) + sum(a.stat().st_size for a, _ in copies)
@@ -153,31 +165,28 @@ class Conversion:
         finished = journal.read() if options.resume else {}
         needed = sum(_missing(job, finished, root) for job in jobs) + sum(a.stat().st_size for a, _ in copies)
         check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
-        for folder in [root, *(path.parent for path in [*targets, *(b for _, b in copies)])]:
-            folder.mkdir(parents=True, exist_ok=True)
-        if options.force and in_folder:
-            for path in _stale(jobs):
+        with _folders([root, *(path.parent for path in [*targets, *(b for _, b in copies)])]):
+            for path in stale:
                 path.unlink()
-        for mark in marks:  # while files change under it, the folder must not look whole
-            mark.unlink(missing_ok=True)
-        for job in jobs:
-            with digesting(job.source) as digests:
-                for file in job.outputs.files:
-                    self._write(job, file, digests, journal, finished, root)
-        for a, b in copies:
-            copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
-            self._advance(a.stat().st_size)
-            self.files.append(b)
-        for job in jobs:
-            if job.outputs.index_name:
-                index = job.source.index if isinstance(job.source, Checkpoint) else None
-                path = job.folder / job.outputs.index_name
-                write_atomic(path, job.outputs.index(index), inputs=inputs)
-                self.files.append(path)
-        if commit:
-            copy_atomic(*commit, inputs=inputs)
-            self.files.append(commit[1])
-        journal.remove()
+            for mark in marks:  # while files change under it, the folder must not look whole
+                mark.unlink(missing_ok=True)
+            for job in jobs:
+                with digesting(job.source) as digests:
+                    for file in job.outputs.files:
+                        self._write(job, file, digests, journal, finished, root)
+            for a, b in copies:
+                copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
+                self._advance(a.stat().st_size)
+                self.files.append(b)
+            for job in jobs:
+                if job.outputs.index_name:
+                    path = job.folder / job.outputs.index_name
+                    write_atomic(path, job.outputs.index(job.source), inputs=inputs)
+                    self.files.append(path)
+            if commit:
+                copy_atomic(*commit, inputs=inputs)
+                self.files.append(commit[1])
+            journal.remove()
 
     def _write(
         self,
@@ -222,8 +231,37 @@ class Conversion:
         return Report(target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped))
 
 
+@contextmanager
+def _folders(wanted: Sequence[Path]) -> Iterator[None]:
+    """Make the folders; where what follows fails, remove those that it leaves empty."""
+    made: list[Path] = []
+    try:
+        for folder in wanted:
+            missing = [p for p in (folder, *folder.parents) if not p.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            made += reversed(missing)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):  # finished files are in it, to resume from
+                folder.rmdir()
+        raise
+
+
+def _refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise where a file that is to be replaced or removed is one that is read, by whatever name or link."""
+    read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
+    for path in paths:
+        if path.exists() and ((status := path.stat()).st_dev, status.st_ino) in read:
+            raise RekernelError(
+                f"{shown(os.fspath(path), 400)}: is the very file that is read; give the result another name."
+            )
+
+
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
     """The metadata of the source file that held the first tensor: shards may differ."""
+    if source.kind == "pickle":
+        return {"format": "pt"}  # as torch's own writer says; transformers refuses a file without
     if isinstance(source, Checkpoint) and file.tensors:
         return source.shard_of(file.tensors[0].change.name).header.metadata
     return dict(source.metadata)
@@ -253,8 +291,15 @@ def _stale(jobs: list[Job]) -> list[Path]:
     """Files of an earlier conversion of the same name that the new one does not write: other shards, another index."""
     stale = []
     for job in jobs:
-        written = {file.name for file in job.outputs.files}
-        pattern = re.compile(rf"{re.escape(job.outputs.stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
+        if not job.whole:
+            continue
+        written = {job.outputs.index_name, *(file.name for file in job.outputs.files)}
+        base, variant = map(re.escape, split_variant(job.outputs.stem))
+        count = r"(-\d{5}-of-\d{5})?"
+        pattern = re.compile(
+            rf"{base}({variant}{count}|{count}{variant})\.safetensors"
+            rf"|{base}({variant}\.safetensors\.index|\.safetensors\.index{variant})\.json"
+        )
         present = sorted(job.folder.iterdir()) if job.folder.is_dir() else []
         stale += [path for path in present if pattern.fullmatch(path.name) and path.name not in written]
     return stale

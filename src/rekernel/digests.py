@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import TensorSource
+from .checkpoint import Checkpoint, TensorSource
 from .recipe import SourceFile, placeholder
 
 Digests = list[Future[SourceFile]]
@@ -21,7 +21,7 @@ Digests = list[Future[SourceFile]]
 def digesting(source: TensorSource) -> Iterator[Digests]:
     """One future per data file: a single thread reads ahead of the conversion, which finds the pages cached."""
     with ThreadPoolExecutor(1) as pool:
-        futures = [pool.submit(_digest, path) for path in data_files(source)]
+        futures = [pool.submit(_digest, path, source) for path in data_files(source)]
         try:
             yield futures
         finally:
@@ -45,6 +45,9 @@ def resolved(recipe: str, digests: Digests) -> str:
     return recipe
 
 
-def _digest(path: Path) -> SourceFile:
+def _digest(path: Path, source: TensorSource) -> SourceFile:
     with path.open("rb") as file:
-        return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        digest = SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    if isinstance(source, Checkpoint):
+        source.check_unchanged()  # what was hashed is what was converted
+    return digest

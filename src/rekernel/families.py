@@ -191,6 +191,8 @@ class ResNet:
     default = "all"
 
     def recognises(self, shapes: Shapes) -> bool:
+        if _has(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
+            return False
         return _has(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\.") or _has(
             shapes, r"(^|\.)embedder\.embedder\.convolution\.weight$", r"stages\.\d+\.layers\.0\.layer\.0\."
         )
@@ -202,6 +204,10 @@ class ResNet:
         k = shape[-1]
         if k == 7:
             return LayerFacts(stride=2, padding=(3, 3))
+        if (
+            re.search(r"(^|\.)conv1\.0\.weight$", name) and shape[1] <= 4
+        ):  # timm's deep stem: three 3x3, the first strides
+            return LayerFacts(stride=2)
         if m := re.search(r"(^|\.)layer[2-9]\.0\.(conv([12])|downsample\.0)\.weight$", name):
             # The bottleneck strides in its 3x3 (torchvision's and timm's choice), the basic block in its first.
             bottleneck = name[: m.start(2)] + "conv3.weight" in shapes

@@ -6,8 +6,9 @@ Knows plans, shards and sizes; writes nothing.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,14 @@ class Outputs:
         """Bytes of all tensors."""
         return sum(file.nbytes for file in self.files)
 
-    def index(self, source_index: Mapping[str, Any] | None) -> bytes:
+    def index(self, source: TensorSource) -> bytes:
         """The index as huggingface_hub writes it; other metadata of the source's index is kept."""
-        metadata = dict((source_index or {}).get("metadata") or {})
+        source_index = source.index if isinstance(source, Checkpoint) else None
+        metadata: dict[str, Any] = dict((source_index or {}).get("metadata") or {})  # type: ignore[call-overload]
         metadata["total_size"] = self.nbytes
+        if metadata.get("total_parameters") == sum(math.prod(info.shape) for info in source.tensors.values()):
+            new_shapes = (tensor.change.new_shape for file in self.files for tensor in file.tensors)
+            metadata["total_parameters"] = sum(map(math.prod, new_shapes))
         weight_map = {tensor.change.name: file.name for file in self.files for tensor in file.tensors}
         document = {**(source_index or {}), "metadata": metadata, "weight_map": weight_map}
         return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -145,6 +150,16 @@ def _stem(path: Path, sharded: bool) -> tuple[str, str]:
     """('diffusion_pytorch_model', '.fp16') of either spelling of a variant."""
     if sharded and (m := _INDEX_SUFFIX.search(path.name)):
         return path.name[: m.start()], m[1]
-    stem = path.name.removesuffix(path.suffix)
+    return split_variant(path.name.removesuffix(path.suffix))
+
+
+def split_variant(stem: str) -> tuple[str, str]:
+    """The name without its variant, and the variant with its dot.
+
+    Examples
+    --------
+    >>> split_variant("model.fp16"), split_variant("model.v2")
+    (('model', '.fp16'), ('model.v2', ''))
+    """
     base, dot, variant = stem.partition(".")
     return (base, dot + variant) if variant in ("fp16", "bf16", "fp32", "ema", "non_ema") else (stem, "")

@@ -65,8 +65,12 @@ class Hints:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """How a tensor is resampled; overrides replace single fields."""
+class Settings:
+    """How a tensor is resampled; overrides replace single fields.
+
+    scale : number, or tuple with one per spatial axis
+    method, taps, gain, a, smoothness : as for `kernel_operator`
+    """
 
     scale: Any
     method: str = "optimal"
@@ -166,8 +170,8 @@ def plan_checkpoint(
             )  # fmt: skip
     refuse_rescaled(source)
     shapes = {name: info.shape for name, info in source.tensors.items()}
-    scale = tuple(scale) if isinstance(scale, Sequence) else scale
-    base = _Settings(scale, method, taps, gain, a, smoothness)
+    scale = _plain(scale)
+    base = Settings(scale, method, taps, gain, a, smoothness)
     hints = hints or Hints()
     hints.check(list(shapes))
     family = recognise(shapes)
@@ -197,6 +201,12 @@ def plan_checkpoint(
     options["scale"] = list(scale) if isinstance(scale, tuple) else scale
     options["selection"] = selection
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
+
+
+def _plain(scale: Any) -> Any:
+    """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON."""
+    scale = scale.tolist() if hasattr(scale, "tolist") else scale
+    return tuple(map(_plain, scale)) if isinstance(scale, Sequence) and not isinstance(scale, str) else scale
 
 
 def refuse_rescaled(source: TensorSource) -> None:
@@ -233,17 +243,17 @@ def _chosen(
 
 
 def _settings_by_name(
-    base: _Settings, overrides: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, _Settings]:
-    each: dict[str, _Settings] = {}
+    base: Settings, overrides: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Settings]:
+    each: dict[str, Settings] = {}
     for pattern, values in overrides.items():
         unknown = set(values) - set(asdict(base))
         if unknown:
             allowed = ", ".join(asdict(base))
             raise RekernelError(f"override {shown(pattern)}: {shown(sorted(unknown)[0])} is not one of {allowed}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        values = {k: _plain(v) if k == "scale" else v for k, v in values.items()}
         for name in select(shapes, [pattern], "override"):
-            each[name] = _Settings(**{**asdict(each.get(name, base)), **values})
+            each[name] = Settings(**{**asdict(each.get(name, base)), **values})
     return each
 
 
@@ -255,7 +265,7 @@ class _Layer:
     dtype: str
     shape: tuple[int, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    settings: _Settings
+    settings: Settings
     hints: Hints
     family: Family | None
 
@@ -335,6 +345,8 @@ class _Layer:
         s = self.settings
         method = canonical_method(s.method)
         scale_out = 1.0 if mode == "absorb" else scale
+        if role == "conv-transpose" and mode == "absorb":
+            raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
         if role == "conv-transpose":
             place = conv_transpose_geometry(
                 k, method=method, taps=s.taps, stride=stride, padding=padding[0], scale_in=scale, scale_out=scale_out

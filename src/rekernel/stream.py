@@ -131,6 +131,8 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
         return
     try:
         values = _values(piece, source)
+        if dtype != change.dtype and not change.kept:  # rounded once, to what is written
+            values = values.astype("float64" if change.dtype == "F64" else "float32")
         result: Any = change.apply(values, allow_cast=allow_cast)
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
     except RekernelError as error:

@@ -1,0 +1,164 @@
+"""Carrying out a plan on a module: the new layers are built aside, then put in.
+
+Knows changes and layers; what to change was decided before (`planner`, or a file's recipe).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..escape import shown
+from ..operators import kernel_operator
+from ..plan import LayerChange, ModuleChange, Plan
+from .edits import Edits
+from .layers import FactoredConv, dense_conv, linear, pool
+from .names import owner_of
+
+PLAN = "rekernel_plan"
+"""The attribute of a rescaled module that holds its plan."""
+
+_SIZES = ("image_size", "img_size")
+
+
+def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
+    """Change the layers of `model` in place as `plan` says; unchanged on error.
+
+    Parameters
+    ----------
+    weights : bool
+        Resample the weights too; False gives layers of the right geometry with empty weights, for loading.
+
+    Returns
+    -------
+    nn.Module
+        The model; another one only where it is a single layer itself.
+    """
+    with Edits(model) as edits:
+        carry_out(edits, plan, weights=weights)
+    return edits.model
+
+
+def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
+    """As `apply_plan`, within edits that may go on."""
+    new: dict[int, tuple[nn.Module, nn.Module]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    values: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for change in plan.changed:
+        old = _module(edits.model, owner_of(change.name))
+        leaf = change.name.rpartition(".")[2]
+        before = getattr(old, leaf, None)
+        if not isinstance(before, nn.Parameter):
+            raise RekernelError(f"{shown(change.name)}: is no parameter of this {type(edits.model).__name__}")
+        if tuple(before.shape) != change.shape:
+            raise RekernelError(
+                f"{shown(change.name)}: has shape {tuple(before.shape)}, the plan expects {change.shape}: another model"
+            )
+        if not change.factors and id(before) not in parameters:  # tied weights stay tied
+            parameters[id(before)] = _new_parameter(before, change, weights)
+        if id(old) in new:
+            continue  # a shared module, under another of its names
+        if change.kind == "values":
+            values.append((old, leaf, parameters[id(before)]))
+        elif change.factors:
+            new[id(old)] = old, _factored(old, change)
+        else:
+            new[id(old)] = old, _dense(old, change, parameters[id(before)])
+    modules = [(_module(edits.model, m.name), m) for m in plan.modules]
+    pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind != "upsample" and _known(old, m)]
+    for old, made in (*new.values(), *pools):
+        edits.replace(old, made)
+    for owner, leaf, parameter in values:
+        edits.set_parameter(owner, leaf, parameter)
+    for old, m in modules:
+        if m.kind == "upsample":
+            edits.set(old, "size", tuple(g.kernel for g in m.new_geometry))
+    edits.set(edits.model, PLAN, plan)
+
+
+def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
+    """Tell modules that insist on an image size the new one."""
+    new = tuple(round(n * s) for n, s in zip(size, scales, strict=True))
+    for module in edits.model.modules():
+        for name in _SIZES:
+            known = vars(module).get(name)
+            if isinstance(known, tuple | list) and tuple(known) == size:
+                edits.set(module, name, type(known)(new))
+            elif isinstance(known, int) and set(size) == {known}:
+                edits.set(module, name, new[0] if len(set(new)) == 1 else new)
+
+
+def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
+    if change.kind == "linear-in":
+        if not isinstance(old, nn.Linear):
+            raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
+        return linear(old, weight)
+    _check_conv(old, change)
+    if not change.new_geometry:
+        raise RekernelError(
+            f"{shown(change.name)}: the plan does not say how this {type(old).__name__} runs afterwards"
+        )
+    return dense_conv(
+        old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
+    )
+
+
+def _check_conv(old: Any, change: LayerChange) -> None:
+    if not isinstance(old, nn.modules.conv._ConvNd):
+        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution")
+    axes = len(old.kernel_size)
+    if any(len(g) not in (0, axes) for g in (change.geometry, change.new_geometry)):
+        raise RekernelError(f"{shown(change.name)}: the plan's geometry does not have this layer's {axes} axes")
+
+
+def _known(old: nn.Module, change: ModuleChange) -> bool:
+    if not type(old).__name__.startswith(("MaxPool", "AvgPool")):
+        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling")
+    return True
+
+
+def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) -> nn.Parameter:
+    if resample and weight.device.type != "meta":
+        data: Tensor = change.apply(weight.detach())
+    else:
+        data = weight.new_empty(change.new_shape)
+    return nn.Parameter(data, requires_grad=weight.requires_grad)
+
+
+def _factored(old: Any, change: LayerChange) -> FactoredConv:
+    """The blur of each axis is what one old tap becomes: the operator of a kernel of one tap."""
+    _check_conv(old, change)
+    by_axis = {o.axis - 2: o for o in change.factors}
+    filters, spread = [], []
+    for axis, before in enumerate(change.geometry):
+        o = by_axis.get(axis)
+        scale = round(o.scale) if o else 1
+        spread.append(before.dilation * scale)
+        length = o.new - spread[-1] * (before.kernel - 1) if o else 1
+        taps = [[1.0]]
+        if o and o.method != "dilate":
+            taps = kernel_operator(
+                1, o.scale, o.method, taps=length, gain=o.gain, phase=o.phase, a=o.a, smoothness=o.smoothness
+            ).tolist()
+        elif o and o.gain != "dc":
+            taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
+        device = None if old.weight.device.type == "meta" else old.weight.device  # a blur is no weight: it is known
+        filters.append(torch.tensor(taps, dtype=torch.float64).reshape(-1).to(device, old.weight.dtype))
+    return FactoredConv(
+        old.weight, old.bias, filters, stride=[g.stride for g in change.new_geometry],
+        spread=spread, dilation=[g.dilation for g in change.geometry],
+        sides=tuple(g.padding for g in change.new_geometry), groups=old.groups,
+        padding_mode=old.padding_mode, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant",
+    )  # fmt: skip
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise RekernelError(
+            f"{shown(path)}: the plan names this layer and the model has none of that name: another model"
+        ) from None

@@ -1,0 +1,75 @@
+"""Plain layers in the place of parametrised ones: a computed weight cannot be rescaled, its value can.
+
+Knows torch's two ways to compute a weight (parametrisations, and the older hooks); no plan.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from .edits import Edits
+from .layers import plain_layer
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A deep copy, of models too whose old-style weight norm holds a computed tensor, which torch does not copy.
+
+    Examples
+    --------
+    >>> from torch.nn.utils import spectral_norm
+    >>> layer = spectral_norm(nn.Conv1d(1, 1, 3))
+    >>> _ = layer(torch.zeros(1, 1, 5))
+    >>> copy_model(layer).weight.shape
+    torch.Size([1, 1, 3])
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
+    """Replace every convolution and linear layer whose weight is computed; a note for each.
+
+    New layers rather than `remove_parametrizations`: a copy shares its generated class with the original model, which
+    that would break.
+
+    Parameters
+    ----------
+    only : names of layers, optional
+    """
+    notes = []
+    for name, module in list(edits.model.named_modules()):
+        if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or (only is not None and name not in only):
+            continue
+        kinds = _computed(module)
+        if kinds:
+            with torch.no_grad():
+                edits.replace(module, plain_layer(module))
+            notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
+    return notes
+
+
+def _computed(module: nn.Module) -> str:
+    """What computes the weight of a layer; old hooks are run once, so that the weight is of now."""
+    if parametrize.is_parametrized(module, "weight"):
+        lists: Any = module.parametrizations
+        return ", ".join(type(p).__name__.strip("_") for p in lists.weight)
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            module.weight = hook.compute_weight(module)
+            return "weight_norm"
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            module.weight = hook.compute_weight(module, do_power_iteration=False)
+            return "spectral_norm"
+    return ""

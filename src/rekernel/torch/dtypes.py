@@ -1,0 +1,25 @@
+"""Safetensors' names of torch's dtypes."""
+
+from __future__ import annotations
+
+import torch
+
+_NAMES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32",
+    torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+}  # fmt: skip
+
+TORCH_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+"""By safetensors' name."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The safetensors name of a torch dtype.
+
+    Examples
+    --------
+    >>> dtype_name(torch.float16)
+    'F16'
+    """
+    return _NAMES.get(dtype, str(dtype).removeprefix("torch.").upper())

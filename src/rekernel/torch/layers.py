@@ -1,0 +1,304 @@
+"""Layers that rescaling needs and torch does not have, and the choice between them and torch's own.
+
+Knows modules and geometry (`AxisGeometry`); no plan, trace or file. A layer keeps the parameters it is given, under the
+names the original had, so that checkpoints, optimisers and tied weights see nothing unusual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from ..plan import AxisGeometry
+
+Sides = tuple[tuple[int, int], ...]
+
+_CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
+_CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_CONVS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSES: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_MAX_POOLS: tuple[Any, ...] = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_AVG_POOLS: tuple[Any, ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+def pad_sides(x: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros", value: float = 0.0) -> Tensor:
+    """Pad (or crop, where negative) each spatial axis of `x` by its own left and right.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pad_sides(torch.ones(1, 1, 2), [(2, -1)]).tolist()
+    [[[0.0, 0.0, 1.0]]]
+    """
+    if any(side < 0 for pair in sides for side in pair):
+        x = F.pad(x, _flat([(min(left, 0), min(right, 0)) for left, right in sides]))
+    added = [(max(left, 0), max(right, 0)) for left, right in sides]
+    if any(side for pair in added for side in pair):
+        x = F.pad(x, _flat(added)) if mode == "zeros" and value == 0 else _pad_with(x, added, mode, value)
+    return x
+
+
+def _pad_with(x: Tensor, sides: Sequence[tuple[int, int]], mode: str, value: float) -> Tensor:
+    return F.pad(x, _flat(sides), value=value) if mode == "zeros" else F.pad(x, _flat(sides), mode=mode)
+
+
+def _flat(sides: Sequence[tuple[int, int]]) -> list[int]:
+    # torch lists the last axis first.
+    return [n for pair in reversed(sides) for n in pair]
+
+
+class _OwnPadding:
+    """Padding of a layer's own: each side by itself, and in the place of what the model pads by hand.
+
+    Padding by hand with zeros goes on, and the layer adds what is missing (or crops). With any other mode it is
+    cropped off and done again, since the reflection of a reflection is not the reflection of the image.
+    """
+
+    def _set_padding(self, sides: Sides, mode: str, by_hand: Sides, by_hand_mode: str) -> None:
+        redone = bool(by_hand) and by_hand_mode != "constant"
+        self.sides, self.padding_mode = sides, by_hand_mode if redone else mode
+        self.crop = tuple((-left, -right) for left, right in by_hand) if redone else ()
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if self.crop:
+            x = pad_sides(x, self.crop)
+        return pad_sides(x, self.sides, self.padding_mode)
+
+
+class PaddedConv(_OwnPadding, nn.Module):
+    """A dense convolution whose padding differs between its sides.
+
+    Parameters
+    ----------
+    weight, bias : nn.Parameter
+        (O, I/groups, *kernel) and (O,) or None.
+    sides : ((left, right), ...)
+        Padding in pixels, one pair per spatial axis; negative crops.
+    by_hand, by_hand_mode
+        What the model pads before, and how.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, *, stride: Sequence[int], sides: Sides,
+        groups: int = 1, padding_mode: str = "zeros", by_hand: Sides = (), by_hand_mode: str = "constant",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = weight
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", bias)
+        self.stride, self.groups = tuple(stride), groups
+        self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
+        # What code around a convolution may ask of it.
+        self.kernel_size, self.dilation = tuple(weight.shape[2:]), (1,) * len(sides)
+        self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._padded(x)
+        out: Tensor = _CONV[len(self.sides) - 1](x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        return out
+
+    def extra_repr(self) -> str:
+        return _described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
+
+
+class FactoredConv(_OwnPadding, nn.Module):
+    """A rescaled convolution as a depthwise blur and a dilated convolution with the original weights.
+
+    Equal to the dense form up to rounding, borders included: the blur runs over the padded input and the convolution
+    adds no padding (docs/mathematics.md, "Interpolation = dilation, then smoothing").
+
+    Parameters
+    ----------
+    weight, bias : nn.Parameter
+        Of the original layer, the same objects.
+    filters : list of (L,) tensors
+        The blur, one filter per spatial axis.
+    stride, spread : sequences of int
+        Of the dilated convolution.
+    dilation : sequence of int
+        Of the original layer.
+    sides : ((left, right), ...)
+        Padding before the blur.
+    by_hand, by_hand_mode
+        What the model pads before, and how.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
+        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1, padding_mode: str = "zeros",
+        by_hand: Sides = (), by_hand_mode: str = "constant",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = weight
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", bias)
+        self.blurred = tuple(taps.tolist() != [1.0] for taps in filters)
+        for axis, taps in enumerate(filters):
+            self.register_buffer(f"filter_{axis}", taps, persistent=False)
+        self.stride, self.spread, self.groups = tuple(stride), tuple(spread), groups
+        self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
+        # What code around a convolution may ask of it: the answers of the original layer.
+        self.kernel_size, self.dilation = tuple(weight.shape[2:]), tuple(dilation)
+        self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = len(self.sides)
+        conv = _CONV[dims - 1]
+        x = self._padded(x)
+        channels = x.shape[1]
+        for axis in range(dims):
+            taps: Tensor = getattr(self, f"filter_{axis}")
+            if not self.blurred[axis]:
+                continue
+            shape = [1] * dims
+            shape[axis] = len(taps)
+            x = conv(x, taps.to(x.dtype).reshape(1, 1, *shape).expand(channels, 1, *shape), groups=channels)
+        out: Tensor = conv(x, self.weight, self.bias, self.stride, 0, self.spread, self.groups)
+        return out
+
+    def extra_repr(self) -> str:
+        blur = "x".join(str(len(getattr(self, f"filter_{axis}"))) for axis in range(len(self.sides)))
+        described = _described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
+        return f"{described}, dilation={self.spread}, blur={blur}"
+
+
+class CroppedConvTranspose(nn.Module):
+    """A dense transposed convolution whose full output is cropped (or extended) by its own amount on each side."""
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, *, stride: Sequence[int], sides: Sides, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", bias)
+        self.stride, self.sides, self.groups = tuple(stride), sides, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = _CONV_TRANSPOSE[len(self.sides) - 1](x, self.weight, None, self.stride, groups=self.groups)
+        out = pad_sides(full, tuple((-left, -right) for left, right in self.sides))
+        bias: Tensor | None = self.bias
+        return out if bias is None else out + bias.reshape(-1, *(1 for _ in self.sides))
+
+    def extra_repr(self) -> str:
+        return _described(self.weight, self.stride, self.sides, self.groups, "zeros")
+
+
+class PaddedPool(nn.Module):
+    """A pooling module behind its own left and right padding: -inf for a maximum, nothing counted for an average."""
+
+    def __init__(self, pool: nn.Module, sides: Sides, value: float) -> None:
+        super().__init__()
+        self.pool, self.sides, self.value = pool, sides, value
+
+    def forward(self, x: Tensor) -> Any:
+        return self.pool(pad_sides(x, self.sides, value=self.value))
+
+    def extra_repr(self) -> str:
+        return f"sides={self.sides}"
+
+
+def dense_conv(
+    old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, by_hand: Sides = (),
+    by_hand_mode: str = "constant",
+) -> nn.Module:  # fmt: skip
+    """A convolution like `old` with another kernel: torch's own class where its padding can say it.
+
+    Where the model pads by hand, what it reads off the layer for that (kernel size, dilation) stays the old layer's,
+    so that it goes on padding as before; the new layer's own padding makes up for the rest.
+    """
+    stride = tuple(g.stride for g in geometry)
+    sides = tuple(g.padding for g in geometry)
+    if isinstance(old, _TRANSPOSES):
+        return _dense_transpose(old, weight, stride, sides)
+    return _dense_conv(old, weight, stride, sides, by_hand, by_hand_mode)
+
+
+def _dense_conv(
+    old: Any, weight: nn.Parameter, stride: tuple[int, ...], sides: Sides, by_hand: Sides, by_hand_mode: str
+) -> nn.Module:
+    dims = len(sides)
+    if not by_hand and all(left == right >= 0 for left, right in sides):
+        new: nn.Module = _CONVS[dims - 1](
+            old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride, tuple(left for left, _ in sides), 1,
+            old.groups, bias=old.bias is not None, padding_mode=old.padding_mode, device="meta",
+        )  # fmt: skip
+        return _with_parameters(new, weight, old.bias)
+    padded = PaddedConv(
+        weight, old.bias, stride=stride, sides=sides, groups=old.groups, padding_mode=old.padding_mode,
+        by_hand=by_hand, by_hand_mode=by_hand_mode,
+    )  # fmt: skip
+    if by_hand:
+        padded.kernel_size, padded.dilation = old.kernel_size, old.dilation
+    return padded
+
+
+def plain_layer(old: Any) -> nn.Module:
+    """A layer of torch's own class that computes what `old`, a parametrised one, computes now."""
+    weight = nn.Parameter(old.weight.detach().clone())
+    if isinstance(old, nn.Linear):
+        return _with_parameters(linear(old, weight), weight, old.bias)
+    known = next(c for c in (*_CONVS, *_TRANSPOSES) if isinstance(old, c))
+    options = {"output_padding": old.output_padding} if isinstance(old, _TRANSPOSES) else {}
+    new = known(
+        old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, groups=old.groups,
+        bias=old.bias is not None, dilation=old.dilation, padding_mode=old.padding_mode, device="meta", **options,
+    )  # fmt: skip
+    return _with_parameters(new, weight, old.bias)
+
+
+def linear(old: Any, weight: nn.Parameter) -> nn.Module:
+    """A fully-connected layer like `old` with other inputs."""
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, device="meta")
+    return _with_parameters(new, weight, old.bias)
+
+
+def _dense_transpose(old: Any, weight: nn.Parameter, stride: tuple[int, ...], sides: Sides) -> nn.Module:
+    extra = [left - right for left, right in sides]
+    if all(left >= 0 for left, _ in sides) and all(0 <= e < t for e, t in zip(extra, stride, strict=True)):
+        new: nn.Module = _TRANSPOSES[len(stride) - 1](
+            old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride, tuple(left for left, _ in sides),
+            tuple(extra), old.groups, bias=old.bias is not None, device="meta",
+        )  # fmt: skip
+        return _with_parameters(new, weight, old.bias)
+    return CroppedConvTranspose(weight, old.bias, stride=stride, sides=sides, groups=old.groups)
+
+
+def _with_parameters(new: nn.Module, weight: nn.Parameter, bias: Any) -> nn.Module:
+    new.weight = weight
+    if bias is not None:
+        new.bias = bias
+    return new
+
+
+def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
+    """Pooling like `old` at another size."""
+    kernel, stride, dilation = (tuple(getattr(g, n) for g in geometry) for n in ("kernel", "stride", "dilation"))
+    sides = tuple(g.padding for g in geometry)
+    even = all(left == right >= 0 for left, right in sides)
+    inside = tuple(left for left, _ in sides) if even else (0,) * len(sides)
+    if isinstance(old, _MAX_POOLS):
+        maximum: Any = old
+        if not all(2 * p <= k for p, k in zip(inside, kernel, strict=True)):  # torch's own rule, dilated or not
+            even, inside = False, (0,) * len(sides)
+        new: nn.Module = type(maximum)(kernel, stride, inside, dilation, maximum.return_indices, maximum.ceil_mode)
+        return new if even else PaddedPool(new, sides, float("-inf"))
+    average: Any = old
+    counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
+    new = type(average)(kernel, stride, inside, average.ceil_mode, counted)
+    return new if even else PaddedPool(new, sides, 0.0)
+
+
+def _tupled(value: Any, count: int) -> tuple[int, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
+
+
+def _described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:
+    kernel = "x".join(map(str, weight.shape[2:]))
+    text = f"{weight.shape[1] * groups}, {weight.shape[0]}, kernel={kernel}, stride={stride}, padding={sides}"
+    if groups != 1:
+        text += f", groups={groups}"
+    return text if padding_mode == "zeros" else f"{text}, padding_mode={padding_mode}"

@@ -1,0 +1,35 @@
+"""Names of parameters, their layers and their other names.
+
+Knows modules; nothing of plans.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def owner_of(name: str) -> str:
+    """The path of the module that holds a tensor; empty for the model itself.
+
+    Examples
+    --------
+    >>> owner_of("layer1.0.conv.weight"), owner_of("weight")
+    ('layer1.0.conv', '')
+    """
+    return name.rpartition(".")[0]
+
+
+def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each name in the state dict, all names of the same tensor: tied weights and shared modules have several.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 2, bias=False)
+    >>> aliases(nn.Sequential(layer, layer))["1.weight"]
+    ('0.weight', '1.weight')
+    """
+    by_tensor: dict[int, list[str]] = {}
+    kept = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in kept:
+        by_tensor.setdefault(id(tensor), []).append(name)
+    return {name: tuple(by_tensor[id(tensor)]) for name, tensor in kept}

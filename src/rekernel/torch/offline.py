@@ -1,0 +1,148 @@
+"""What a recipe made from a checkpoint alone leaves open, filled in from the model it is loaded into.
+
+Such a recipe knows names and shapes. The model adds padding done by hand, poolings and fixed image sizes, and can
+contradict a stride or padding that was assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..errors import RekernelError
+from ..escape import shown
+from ..geometry import pool_geometry
+from ..plan import AxisGeometry, LayerChange, ModuleChange, Plan
+from .names import owner_of
+
+_POOLS = {
+    nn.MaxPool1d: "max", nn.MaxPool2d: "max", nn.MaxPool3d: "max",
+    nn.AvgPool1d: "avg", nn.AvgPool2d: "avg", nn.AvgPool3d: "avg",
+}  # fmt: skip
+
+
+def traced(plan: Plan) -> bool:
+    """Whether `rescale` made this plan, which saw the model run."""
+    return "form" in plan.options
+
+
+def completed(plan: Plan, model: nn.Module) -> Plan:
+    """The plan with what only the model shows.
+
+    Raises
+    ------
+    RekernelError
+        Where a layer runs otherwise than the plan assumed.
+    """
+    if traced(plan):
+        return plan
+    changes = tuple(_fitted(change, plan, model) for change in plan.changes)
+    return replace(plan, changes=changes, modules=(*plan.modules, *_pools(plan, model)))
+
+
+def _fitted(change: LayerChange, plan: Plan, model: nn.Module) -> LayerChange:
+    """The change with the geometry the layer has; padding that the family is known to do by hand marked so."""
+    layer: Any = model.get_submodule(owner_of(change.name))
+    if change.kind not in ("conv", "conv-transpose", "patch") or not isinstance(layer, nn.modules.conv._ConvNd):
+        return change
+    own = own_padding(layer)
+    by_hand = []
+    for axis, assumed in enumerate(change.geometry):
+        hand = assumed.padding[0] - own[axis][0], assumed.padding[1] - own[axis][1]
+        stride, dilation = layer.stride[axis], layer.dilation[axis]
+        if (assumed.stride, assumed.dilation) != (stride, dilation) or (
+            any(hand) and (not plan.family or min(hand) < 0)
+        ):
+            name = owner_of(change.name)
+            raise RekernelError(
+                f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
+                f"{assumed.dilation}, and the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
+                f"convert again with --stride {shown(name)}={stride} --padding {shown(name)}={own[axis][0]}, "
+                f"or use rekernel.torch.rescale"
+            )
+        by_hand.append(hand)
+    if not any(any(hand) for hand in by_hand):
+        return change
+    after = tuple(
+        replace(g, padding=(g.padding[0] - left, g.padding[1] - right))
+        for g, (left, right) in zip(change.new_geometry, by_hand, strict=True)
+    )
+    return replace(change, new_geometry=after, by_hand=tuple(by_hand))
+
+
+def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
+    """Poolings that stand among rescaled convolutions grow with them."""
+    scale = plan.options.get("scale")
+    grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
+    spatial = {
+        name: module for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
+    }  # fmt: skip
+    found = []
+    for name, module in model.named_modules():
+        kind = _POOLS.get(type(module))  # type: ignore[call-overload]
+        if kind is None or not _stands_among(name, set(spatial), set(grown)):
+            continue
+        dims = int(type(module).__name__[-2])
+        scales = [float(s) for s in scale] if isinstance(scale, list | tuple) else [float(scale or 1)] * dims
+        scales = [1.0] * (dims - len(scales)) + scales[-dims:]
+        found.append(pool_change(name, module, kind, tuple(scales), None))
+    return found
+
+
+def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:
+    """Whether all convolutions of the smallest part of the model that holds this pooling and any of them are rescaled."""
+    while name:
+        name = owner_of(name)
+        inside = {n for n in spatial if not name or n.startswith(f"{name}.")}
+        if inside:
+            return inside <= grown
+    return False
+
+
+def pool_change(
+    name: str, module: Any, kind: str, scales: tuple[float, ...], size: tuple[int, ...] | None
+) -> ModuleChange:
+    """What a pooling becomes on a grid `scales` times finer.
+
+    Examples
+    --------
+    >>> pool_change("pool", nn.AvgPool1d(2), "avg", (2.0,), None).new_geometry
+    (AxisGeometry(kernel=4, stride=2, padding=(1, 1), dilation=1),)
+    """
+    count = len(scales)
+    k, stride, padding, dilation = (
+        tuple_of(getattr(module, what, 1), count) for what in ("kernel_size", "stride", "padding", "dilation")
+    )
+    before, after = [], []
+    for axis, scale in enumerate(scales):
+        before.append(AxisGeometry(k[axis], stride[axis], (padding[axis], padding[axis]), dilation[axis]))
+        g = pool_geometry(
+            k[axis], kind, stride=stride[axis], padding=padding[axis], dilation=dilation[axis], scale_in=scale,
+            size=size[axis] if size else None,
+        )  # fmt: skip
+        after.append(AxisGeometry(g.taps, g.stride, g.padding, g.dilation))
+    return ModuleChange(name, f"{kind}-pool", "pooling", tuple(before), tuple(after))
+
+
+def own_padding(layer: Any) -> tuple[tuple[int, int], ...]:
+    """(left, right) of a convolution's own padding along each axis.
+
+    Examples
+    --------
+    >>> own_padding(nn.Conv1d(1, 1, 4, padding="same"))
+    ((1, 2),)
+    """
+    if layer.padding == "valid":
+        return ((0, 0),) * len(layer.kernel_size)
+    if layer.padding == "same":
+        totals = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((p, p) for p in layer.padding)
+
+
+def tuple_of(value: Any, count: int) -> tuple[int, ...]:
+    """One entry per axis, of what may be one for all."""
+    return (value,) * count if isinstance(value, int) else tuple(value)

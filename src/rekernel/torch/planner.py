@@ -1,0 +1,409 @@
+"""From a trace to a plan: the scale that arrives at every layer, and what the layer does about it.
+
+Knows how scales travel: unchanged through a layer that supersamples, to 1 in one that absorbs, to their end at a
+flatten. Builds the same `Plan` as the checkpoint planner; changes no module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
+from ..operators import canonical_method, kernel_taps
+from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange, Plan
+from ..planner import Settings
+from ..selection import layer_of, matcher, select
+from .dtypes import dtype_name
+from .names import aliases, owner_of
+from .offline import own_padding, pool_change, tuple_of
+from .recorder import Call
+from .trace import Trace
+
+FORMS = ("dense", "factored")
+_POOLS = {"max-pool": "max", "avg-pool": "avg"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the grid that each module (the last call in it) then gives.
+
+    sizes : by path; what the second pass has to find
+    """
+
+    plan: Plan
+    sizes: dict[str, tuple[int, ...]]
+
+
+@dataclass
+class _Planner:
+    """The state of planning one model: scales of the results of each call, and what was decided so far."""
+
+    model: nn.Module
+    trace: Trace
+    settings: Settings
+    scale: tuple[float, ...]
+    modes: Mapping[str, str]
+    left: set[str]
+    form: str
+    changes: dict[str, LayerChange] = field(default_factory=dict)
+    modules: dict[str, ModuleChange] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    scales: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    expected: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    conflicts: set[str] = field(default_factory=set)
+    seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        self.scales[0], self.sizes[0] = self.scale, self.trace.size
+        self.by_path = dict(self.model.named_modules())
+        self.tensors = dict(self.model.state_dict())
+        self.others = aliases(self.model)
+        for call in self.trace.calls:
+            arriving = self._arriving(call)
+            leaving = arriving
+            if call.kind in ("conv", "conv-transpose"):
+                leaving = self._conv(call, arriving)
+            elif call.kind in _POOLS:
+                self._pool(call, arriving)
+            elif call.kind == "adaptive-pool":
+                leaving = (1.0,) * len(arriving)
+            elif call.kind == "upsample":
+                self._upsample(call, arriving)
+            elif call.kind == "linear":
+                self._linear(call, arriving)
+            elif call.kind == "positions":
+                self._positions(call, arriving)
+            elif call.kind == "attention":
+                self._attention(call, arriving)
+            self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
+            if len(leaving) == len(call.out_size):
+                self.expected[call.module] = tuple(
+                    math.floor(n * s + 0.5 + 1e-9) for n, s in zip(call.out_size, leaving, strict=True)
+                )
+
+    def _attention(self, call: Call, arriving: tuple[float, ...]) -> None:
+        tokens = math.prod(arriving)
+        if tokens != 1:
+            self._say(f"{call.module}: attention runs on {tokens:g} times the tokens; its weights are left as they are")
+
+    def _arriving(self, call: Call) -> tuple[float, ...]:
+        """The scale of what a call reads, for its own spatial axes."""
+        found = {self._on_axes(call, source) for source in sorted(call.sources)}
+        if len(found) > 1:
+            self._say(f"{call.module}: reads grids at different scales {sorted(found)}; planned for the largest")
+        return max(found, default=())
+
+    def _on_axes(self, call: Call, source: int) -> tuple[float, ...]:
+        scales, size = self.scales.get(source, ()), self.sizes.get(source, ())
+        count = len(call.size) or len(scales)
+        if count == len(scales):
+            return scales
+        # A video model folds time into the batch (or space into it): the axes that are left are told by their sizes.
+        for start in range(len(size) - count, -1, -1):
+            if size[start : start + count] == call.size:
+                return scales[start : start + count]
+        return scales[len(scales) - count :] if scales else ()
+
+    def _conv(self, call: Call, arriving: tuple[float, ...]) -> tuple[float, ...]:
+        m: Any = self.by_path.get(owner_of(call.weight)) if call.weight else None
+        own = isinstance(m, nn.modules.conv._ConvNd) and any(
+            call.weight == n for n in (f"{call.module}.weight", "weight" if not call.module else "")
+        )
+        if not own:
+            if any(s != 1 for s in arriving) and max(call.kernel) > 1:
+                self._say(
+                    f"{call.module}: a functional convolution, or one with a computed weight; left as it is, it sees "
+                    f"finer detail"
+                )
+            return arriving
+        if all(k == 1 for k in m.kernel_size) and all(t == 1 for t in m.stride):
+            if any(s != 1 for s in arriving):
+                self._keep(call.weight, "1x1 convolution: pointwise")
+            return arriving
+        if self._runs_elsewhere(call, arriving):
+            return arriving
+        if all(s == 1 for s in arriving):
+            return arriving
+        mode = self._mode(call)
+        leaving = (1.0,) * len(arriving) if mode == "absorb" else arriving
+        if call.weight in self.left:
+            self._keep(call.weight, "not selected")
+            return arriving
+        change = self._conv_change(call, m, arriving, leaving, mode)
+        for name in self.others[call.weight]:
+            before = self.changes.get(name)
+            if before is not None and not before.kept and _differ(before, change):
+                if mode == "absorb" or before.reason != change.reason:
+                    self._conflict(call.weight, "needs different kernels in different places")
+                else:
+                    self._conflict(call.weight, "runs on two grids that need different kernels")
+                return arriving
+        if any(n in self.conflicts for n in self.others[call.weight]):
+            return arriving
+        self.changes[call.weight] = change
+        return leaving
+
+    def _runs_elsewhere(self, call: Call, arriving: tuple[float, ...]) -> bool:
+        """Whether the same weight was seen at another scale: then no kernel suits both."""
+        before = [self.seen_at[n] for n in self.others[call.weight] if n in self.seen_at]
+        self.seen_at[call.weight] = arriving
+        if all(b == arriving for b in before):
+            return False
+        self._conflict(call.weight, f"runs at the scales {before[0]} and {arriving}")
+        return True
+
+    def _conflict(self, weight: str, why: str) -> None:
+        for name in self.others[weight]:
+            self._keep(name, f"one weight {why}")
+            self.conflicts.add(name)
+        self._say(f"{weight}: one weight {why}; left as it is everywhere")
+
+    def _conv_change(
+        self, call: Call, m: Any, arriving: tuple[float, ...], leaving: tuple[float, ...], mode: str
+    ) -> LayerChange:
+        weight = self.tensors[call.weight]
+        transposed = call.kind == "conv-transpose"
+        if transposed and mode == "absorb":
+            raise RekernelError(f"{call.weight}: a transposed convolution enlarges and cannot absorb a scale")
+        whole = all(abs(s - round(s)) < 1e-9 for s in arriving)
+        factored = self.form == "factored" and whole and not transposed
+        if self.form == "factored" and not factored:
+            why = "is transposed" if transposed else "has a scale that is no whole number"
+            self._say(f"{layer_of(call.weight)}: {why}, so it is dense")
+        remade = call.by_hand_mode != "constant"  # padding by hand that the layer does again
+        operators, before, after = [], [], []
+        for axis, s_in in enumerate(arriving):
+            k, stride, dilation = m.kernel_size[axis], m.stride[axis], m.dilation[axis]
+            own = own_padding(m)[axis]
+            hand = call.by_hand[axis] if axis < len(call.by_hand) else (0, 0)
+            padding = (own[0] + hand[0], own[1] + hand[1])
+            before.append(AxisGeometry(k, stride, own, dilation))
+            if s_in == 1 or (k == 1 and stride == 1):
+                after.append(AxisGeometry(k, stride, padding if remade else own, dilation))
+                continue
+            method, taps = self._method(m, axis, s_in, factored)
+            place: Any = {"method": method, "taps": taps, "stride": stride, "dilation": dilation}
+            place |= {"scale_in": s_in, "scale_out": leaving[axis]}
+            place["size"] = call.size[axis] - sum(hand)
+            if transposed:
+                extra = tuple_of(m.output_padding, len(arriving))[axis]
+                g = conv_transpose_geometry(k, padding=own[0], output_padding=extra, **place)
+            else:
+                g = conv_geometry(k, padding=padding, **place)
+            phase = 0.0 if method == "dilate" else g.phase
+            sides = g.padding if remade else (g.padding[0] - hand[0], g.padding[1] - hand[1])
+            s = self.settings
+            operator = AxisOperator(
+                axis + 2, k, g.taps, "kernel", s_in, method, s.gain, phase, dilation, s.a, s.smoothness
+            )
+            operator.matrix()
+            operators.append(operator)
+            after.append(AxisGeometry(g.taps, g.stride, sides, 1))
+        new = {o.axis: o.new for o in operators}
+        shape = tuple(weight.shape)
+        return LayerChange(
+            call.weight, dtype_name(weight.dtype), shape,
+            shape if factored else tuple(new.get(i, n) for i, n in enumerate(shape)),
+            call.kind, f"{'x'.join(map(str, call.size))} grid: {mode}s",
+            view=shape, operators=() if factored else tuple(operators), factors=tuple(operators) if factored else (),
+            geometry=tuple(before), new_geometry=tuple(after),
+            by_hand=call.by_hand if any(side for pair in call.by_hand for side in pair) else (),
+            by_hand_mode=call.by_hand_mode if remade and call.by_hand else "",
+        )  # fmt: skip
+
+    def _method(self, m: Any, axis: int, scale: float, factored: bool) -> tuple[str, int | str | None]:
+        method, taps = canonical_method(self.settings.method), self.settings.taps
+        if not factored:
+            return method, taps
+        # A blur is one filter for every tap: the shift-invariant design, and interpolation at its full support.
+        if taps is not None and taps != "full":
+            raise RekernelError(
+                f"form='factored' takes taps='full', not {taps!r}: the blur's length costs next to nothing"
+            )
+        if method == "optimal":
+            return "optimal-filter", None
+        if method == "dilate":
+            return method, None
+        spread = m.dilation[axis] * (m.kernel_size[axis] - 1)
+        return method, kernel_taps(1, scale, method) + round(scale) * spread
+
+    def _pool(self, call: Call, arriving: tuple[float, ...]) -> None:
+        if all(s == 1 for s in arriving):
+            return
+        module: Any = self.by_path.get(call.module)
+        kind = _POOLS[call.kind]
+        if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
+            self._say(f"{call.module}: a functional {call.kind} call, which cannot be changed; it pools finer detail")
+            return
+        change = pool_change(call.module, module, kind, arriving, call.size)
+        if kind == "max":
+            for axis, scale in enumerate(arriving):
+                g = change.geometry[axis]
+                off = pool_geometry(
+                    g.kernel, kind, stride=g.stride, padding=g.padding[0], dilation=g.dilation, scale_in=scale
+                ).phase
+                if abs(off) > 1e-6:
+                    self._say(f"{call.module}: maximum pooling lies {abs(off):g} pixels off: its taps are whole pixels")
+        before = self.modules.get(call.module)
+        if before is not None and before.new_geometry != change.new_geometry:
+            self._say(f"{call.module}: pools grids that need different windows; planned for the last")
+        self.modules[call.module] = change
+
+    def _upsample(self, call: Call, arriving: tuple[float, ...]) -> None:
+        module = self.by_path.get(call.module)
+        if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
+            before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.out_size)
+            after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
+            self.modules[call.module] = ModuleChange(call.module, "upsample", "fixed size", before, after)
+
+    def _linear(self, call: Call, arriving: tuple[float, ...]) -> None:
+        if all(s == 1 for s in arriving):
+            return
+        if not call.weight or not call.grid or not isinstance(self.by_path.get(owner_of(call.weight)), nn.Linear):
+            raise RekernelError(
+                f"{call.module}: a linear layer reads the grid in an order that is neither channels first nor last, or "
+                f"through a computed weight; pool before it, or rescale up to it only"
+            )
+        if len(self.trace.size) == 1 and 0 in call.sources and call.grid[0] == 1:
+            self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; give an image as (N, C, H, W)")
+        if call.weight in self.left:
+            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be left out; pool before it")
+        change = self._linear_change(call, arriving)
+        before = self.changes.get(call.weight, change)
+        if before != change:
+            raise RekernelError(
+                f"{call.weight}: one weight reads two grids, {before.reason} and {change.reason}; no weight suits both"
+            )
+        self.changes[call.weight] = change
+
+    def _positions(self, call: Call, arriving: tuple[float, ...]) -> None:
+        """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
+        if all(s == 1 for s in arriving) or call.weight in self.left or call.weight in self.changes:
+            return
+        weight = self.tensors[call.weight]
+        shape, axis, s = tuple(weight.shape), weight.ndim - 2, self.settings
+        new = tuple(round(n * x) for n, x in zip(call.size, arriving, strict=True))
+        method = "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method
+        operators = tuple(
+            AxisOperator(axis + i, n, m, "grid", m / n, method, "none", a=s.a, smoothness=s.smoothness)
+            for i, (n, m) in enumerate(zip(call.size, new, strict=True))
+            if n != m
+        )
+        grid = "x".join(map(str, call.size))
+        self.changes[call.weight] = LayerChange(
+            call.weight, dtype_name(weight.dtype), shape,
+            (*shape[:axis], call.prefix + math.prod(new), shape[-1]), "values",
+            f"position embeddings on a {grid} grid: values, no coefficient; {call.prefix} class tokens kept",
+            view=(*shape[:axis], *call.size, shape[-1]), operators=operators, prefix=call.prefix, grid_axis=axis,
+        )  # fmt: skip
+
+    def _linear_change(self, call: Call, arriving: tuple[float, ...]) -> LayerChange:
+        weight = self.tensors[call.weight]
+        s = self.settings
+        new = tuple(round(n * x) for n, x in zip(call.grid[1:], arriving, strict=True))
+        method = "nearest" if s.method == "dilate" else s.method
+        first = 2 if call.order == "channels-first" else 1
+        cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
+        operators = tuple(
+            AxisOperator(first + i, n, m, "grid", m / n, method, s.gain, a=s.a, smoothness=s.smoothness)
+            for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
+            if n != m
+        )
+        columns = call.grid[0]
+        for m in new:
+            columns *= m
+        grid = "x".join(map(str, call.grid))
+        shape = tuple(weight.shape)
+        return LayerChange(
+            call.weight, dtype_name(weight.dtype), shape, (shape[0], columns), "linear-in",
+            f"fully connected: reads a {grid} grid, {call.order}", view=(shape[0], *cells), operators=operators,
+        )  # fmt: skip
+
+    def _mode(self, call: Call) -> str:
+        for pattern, mode in self.modes.items():
+            if matcher(pattern)(call.weight):
+                return mode
+        return "absorb" if 0 in call.sources and call.kind == "conv" and self._absorbs_first() else "supersample"
+
+    def _absorbs_first(self) -> bool:
+        """A network with attention that gives no image back: its tokens stay as many, and so all else stays exact."""
+        attends = any(call.kind == "attention" for call in self.trace.calls)
+        return attends and not (self.trace.output and self.trace.out_size == self.trace.size)
+
+    def _keep(self, name: str, reason: str) -> None:
+        weight = self.tensors[name]
+        shape = tuple(weight.shape)
+        self.changes[name] = LayerChange(name, dtype_name(weight.dtype), shape, shape, "keep", reason)
+
+    def _say(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def plan_model(
+    model: nn.Module,
+    trace: Trace,
+    settings: Settings,
+    scale: tuple[float, ...],
+    *,
+    form: str = "dense",
+    modes: Mapping[str, str] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Planned:
+    """Decide what happens to every tensor and every pooling of a traced model.
+
+    Parameters
+    ----------
+    model, trace
+        The model and what `trace` saw in it.
+    settings : Settings
+        Method, taps, gain, ...
+    scale : tuple of float
+        One per spatial axis of the input.
+    form : {'dense', 'factored'}
+    modes : {glob: 'supersample' | 'absorb'}, optional
+        By layer name; the first match wins.
+    include, exclude : patterns on parameter names, as for `plan_checkpoint`
+
+    Returns
+    -------
+    Planned
+    """
+    names = list(model.state_dict())
+    chosen = select(names, include, "include") if include is not None else set(names)
+    left = set(names) - (chosen - select(names, exclude, "exclude"))
+    for mode in (modes or {}).values():
+        if mode not in ("supersample", "absorb"):
+            raise RekernelError(f"mode {mode!r} is neither 'supersample' nor 'absorb'")
+    select(names, modes or {}, "modes")
+    planner = _Planner(model, trace, settings, scale, modes or {}, left, form)
+    planner.run()
+    for name, change in list(planner.changes.items()):
+        for other in planner.others[name]:
+            planner.changes.setdefault(other, replace(change, name=other))
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue  # a module's extra state
+        if name not in planner.changes:
+            shape = tuple(tensor.shape)
+            planner.changes[name] = LayerChange(
+                name, dtype_name(tensor.dtype), shape, shape, "keep", "reads no grid, or one at its trained scale"
+            )
+    options = {k: v for k, v in asdict(settings).items() if v is not None}
+    options |= {"scale": list(scale), "form": form, "size": list(trace.size)}
+    ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
+    plan = Plan(ordered, type(model).__name__, options, tuple(planner.notes), tuple(planner.modules.values()))
+    return Planned(plan, planner.expected)
+
+
+def _differ(one: LayerChange, other: LayerChange) -> bool:
+    """Whether two changes of one tensor ask for different values or layers."""
+    return (one.operators, one.factors, one.new_geometry) != (other.operators, other.factors, other.new_geometry)

@@ -1,0 +1,161 @@
+"""Rescaling a module: trace, plan, change its layers, look again at the new size.
+
+Knows the order of these steps; what to change is `planner`'s, how it is done `apply`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..escape import shown
+from ..filters import KEYS_A
+from ..optimal import SMOOTHNESS
+from ..plan import Plan
+from ..planner import Settings
+from .apply import announce, carry_out
+from .bake import bake, copy_model
+from .edits import Edits
+from .planner import FORMS, Planned, plan_model
+from .trace import Trace, image_of, trace
+
+
+def rescale(
+    model: nn.Module,
+    scale: float | Sequence[float],
+    example_input: Any,
+    *,
+    method: str = "optimal",
+    taps: int | str | None = None,
+    gain: str = "dc",
+    a: float = KEYS_A,
+    smoothness: float = SMOOTHNESS,
+    form: str = "dense",
+    modes: Mapping[str, str] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    inplace: bool = False,
+) -> nn.Module:
+    """A module that does at `scale` times the resolution what `model` does at its own.
+
+    Parameters
+    ----------
+    model : nn.Module
+    scale : float, or one per spatial axis
+        New pixels per old one.
+    example_input : Tensor, tuple of arguments, or dict of keyword arguments
+        An input of the *trained* size; values do not matter.
+    method, taps, gain, a, smoothness
+        As for `kernel_operator`.
+    form : {'dense', 'factored'}
+        'dense' gives ordinary convolutions with larger kernels; 'factored' (whole scales) a blur and a dilated
+        convolution with the original weight objects, under the original names.
+    modes : {glob: 'supersample' | 'absorb'}, optional
+        By layer name. By default everything supersamples, a flatten absorbs, and a network with attention that gives
+        no image back absorbs in its first convolution (the rest of it stays exact).
+    include, exclude : patterns, optional
+        On parameter names, as for `plan_checkpoint`.
+    inplace : bool
+        Change `model` itself; it is as it was where this raises.
+
+    Returns
+    -------
+    nn.Module
+        With the plan in its attribute `rekernel_plan`; print it to see what was done.
+
+    Raises
+    ------
+    RekernelError
+        For what cannot be rescaled, by name; and where a second pass at the new size finds a grid that is not the
+        planned one.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+    >>> larger = rescale(model, 2, torch.zeros(1, 3, 16, 16))
+    >>> larger[0].kernel_size, larger(torch.zeros(1, 3, 32, 32)).shape
+    ((5, 5), torch.Size([1, 4, 32, 32]))
+    """
+    if form not in FORMS:
+        raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
+    if not isinstance(model, nn.Module):
+        raise RekernelError(f"model is a {type(model).__name__}, no torch.nn.Module; pass the network itself")
+    args, kwargs = _arguments(example_input)
+    with Edits(model if inplace else copy_model(model)) as edits:
+        baked = bake(edits)
+        seen = trace(edits.model, args, kwargs)
+        scales = _per_axis(scale, seen)
+        settings = Settings(scales, method, taps, gain, a, smoothness)
+        planned = plan_model(
+            edits.model, seen, settings, scales, form=form, modes=modes, include=include, exclude=exclude
+        )
+        plan = planned.plan
+        plan = Plan(plan.changes, plan.family, plan.options, (*plan.warnings, *baked), plan.modules)
+        carry_out(edits, plan, weights=True)
+        announce(edits, seen.size, scales)
+        _check_grids(edits.model, seen, planned, args, kwargs, scales)
+        if inplace and edits.model is not model:
+            raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
+    return edits.model
+
+
+def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return [], dict(example)
+    args = list(example) if isinstance(example, tuple | list) else [example]
+    return args, {}
+
+
+def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
+    dims = len(seen.size)
+    if isinstance(scale, str) or not isinstance(scale, Sequence):
+        try:
+            return (float(scale),) * dims
+        except (TypeError, ValueError):
+            raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis") from None
+    if len(scale) != dims:
+        raise RekernelError(
+            f"scale={tuple(scale)} has {len(scale)} entries for the {dims} spatial axes of the example input"
+        )
+    return tuple(float(s) for s in scale)
+
+
+def _check_grids(
+    model: nn.Module, seen: Trace, planned: Planned, args: list[Any], kwargs: dict[str, Any], scales: tuple[float, ...]
+) -> None:
+    """Run the rescaled model at the new size: every layer must see the grid that the plan gives it."""
+    large_args = [_enlarged(a, seen.size, scales) for a in args]
+    large_kwargs = {k: _enlarged(v, seen.size, scales) for k, v in kwargs.items()}
+    try:
+        again = trace(model, large_args, large_kwargs)
+    except RekernelError as error:
+        grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
+        notes = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
+        raise RekernelError(f"after rescaling, at {grid} pixels: {error}{notes}") from None
+    # By module, the last call in each: a factored layer makes several of one.
+    new_sizes = {call.module: call.out_size for call in again.calls}
+    for call in seen.calls:
+        expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)
+        if (
+            expected
+            and new
+            and (len(new) != len(expected) or any(abs(n - m) > 0 for n, m in zip(new, expected, strict=True)))
+        ):
+            raise RekernelError(
+                f"{shown(call.module)}: gives a grid of {new} at the new size where the plan said {expected} "
+                f"(it was {call.out_size}); choose a size and scale that every stride divides, or leave the layer out"
+            )
+
+
+def _enlarged(value: Any, size: tuple[int, ...], scales: tuple[float, ...]) -> Any:
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value
+    first = value.ndim - len(size)
+    if first not in (1, 2) or tuple(value.shape[first:]) != size:
+        return value
+    new = [math.floor(n * s + 0.5) for n, s in zip(size, scales, strict=True)]
+    return value.new_zeros((*value.shape[:first], *new))

@@ -1,0 +1,203 @@
+"""Rescaled modules to files and back: the recipe in the metadata says how to change a model before its weights fit.
+
+Knows files (`checkpoint`, `writer`) and modules (`rescale`); how a layer changes is decided there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import TensorSource, open_checkpoint
+from ..errors import RekernelError
+from ..escape import shown
+from ..plan import Plan
+from ..recipe import KEY, Recipe, find_recipe
+from ..version import __version__
+from ..writer import StreamingWriter
+from .dtypes import TORCH_DTYPES, dtype_name
+from .apply import PLAN, announce, carry_out
+from .bake import bake
+from .edits import Edits
+from .names import owner_of
+from .offline import completed, traced
+
+StrPath = str | os.PathLike[str]
+
+
+def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
+    """Write a rescaled module as safetensors, its plan in the metadata.
+
+    Parameters
+    ----------
+    model : nn.Module
+        What `rescale` gave.
+    path : path
+        A .safetensors file; appears whole or not at all.
+    force : bool
+        Replace an existing one.
+
+    Raises
+    ------
+    RekernelError
+        For a module without a plan, or an existing file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rekernel.torch import rescale
+    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
+    >>> path = tempfile.mkdtemp() + "/out.safetensors"
+    >>> save(rescale(small, 2, torch.zeros(1, 1, 8, 8)), path)
+    >>> load(small, path)[0].kernel_size
+    (5, 5)
+    """
+    plan = getattr(model, PLAN, None)
+    if not isinstance(plan, Plan):
+        raise RekernelError(
+            "this module has no plan, so it was not rescaled; save what rekernel.torch.rescale returned"
+        )
+    state = _tensors_of(model)
+    recipe = Recipe(plan, (), "", f"rekernel {__version__}")
+    tensors = [(name, dtype_name(value.dtype), tuple(value.shape)) for name, value in state.items()]
+    with StreamingWriter(path, tensors, {"format": "pt", KEY: recipe.to_json()}, force=force) as writer:
+        for name, value in state.items():
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            data: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
+            writer.write(name, data)
+
+
+def load(model: nn.Module, path: StrPath) -> nn.Module:
+    """Bring a model of the trained size to the geometry of a rescaled checkpoint, and its weights in.
+
+    Tensor by tensor: there is no second copy of the model in memory, and a model on the meta device will do.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it was built for the trained size; changed in place.
+    path : path
+        A file, an index, or a folder with one of them, written by `save` or by `rekernel.convert`.
+
+    Returns
+    -------
+    nn.Module
+        The same model (another one only where it is a single layer itself), with its plan in the attribute `rekernel_plan`.
+
+    Raises
+    ------
+    RekernelError
+        For a checkpoint without a recipe, one for another architecture, and for every missing, unexpected or
+        misshapen tensor, each named; the model is then unchanged.
+    """
+    where = shown(os.fspath(path), 400)
+    with open_checkpoint(path) as source:
+        recipe = find_recipe(source.metadata)
+        if recipe is None:
+            raise RekernelError(
+                f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
+            )
+        with Edits(model) as edits:
+            # A file of baked layers: their weight has its plain name there.
+            bake(edits, {owner_of(n) for n in set(source.tensors) - set(model.state_dict()) if n.endswith("weight")})
+            _check_plan(edits.model, recipe.plan, where)
+            plan = completed(recipe.plan, edits.model)
+            carry_out(edits, plan, weights=False)
+            _announce(edits, plan)
+            _check_tensors(edits.model, source, where)
+            filled: dict[int, nn.Parameter] = {}
+            for name in _tensors_of(edits.model):
+                _assign(edits, name, source, filled)
+    return edits.model
+
+
+def _announce(edits: Edits, plan: Plan) -> None:
+    """Tell the new image size to modules that insist on one, those alone whose layers absorb it where it is unsaid."""
+    if traced(plan):
+        size, scales = plan.options.get("size"), plan.options.get("scale")
+        if isinstance(size, list | tuple) and isinstance(scales, list | tuple):
+            announce(edits, tuple(map(int, size)), tuple(map(float, scales)))
+        return
+    for change in plan.changed:
+        if change.kind != "patch" and not change.reason.endswith("absorbs"):
+            continue
+        scales = tuple(o.scale for o in change.operators)
+        for module in edits.model.modules():
+            known = getattr(module, "image_size", getattr(module, "img_size", None))
+            size = (known,) * len(scales) if isinstance(known, int) else known
+            if isinstance(size, tuple | list) and len(size) == len(scales):
+                announce(edits, tuple(size), scales)
+                return
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
+    """Raise where the plan is of other layers than the model's."""
+    state = _tensors_of(model)
+    kind = type(model).__name__
+    for change in plan.changed:
+        if change.name not in state:
+            raise RekernelError(
+                f"{where}: was made for another architecture: it changes {shown(change.name)}, which {kind} does not have"
+            )
+        if tuple(state[change.name].shape) != change.shape:
+            raise RekernelError(
+                f"{where}: was made for another architecture: {shown(change.name)} was {list(change.shape)} and is "
+                f"{list(state[change.name].shape)} in this {kind}"
+            )
+
+
+def _check_tensors(model: nn.Module, source: TensorSource, where: str) -> None:
+    """Raise for whatever would stop the copying half-way."""
+    state = _tensors_of(model)
+    there = {name: info.shape for name, info in source.tensors.items()}
+    missing = [shown(n) for n in sorted(set(state) - set(there))]
+    unexpected = [shown(n) for n in sorted(set(there) - set(state))]
+    misshapen = [
+        f"{shown(n)} {list(there[n])} for {list(state[n].shape)}"
+        for n in sorted(set(state) & set(there)) if tuple(state[n].shape) != there[n]
+    ]  # fmt: skip
+    found = [
+        f"{what} {', '.join(names)}"
+        for what, names in (("misses", missing), ("has unexpected", unexpected), ("has misshapen", misshapen))
+        if names
+    ]
+    if found:
+        raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}")
+    foreign = [n for n in sorted(there) if source.tensors[n].dtype not in TORCH_DTYPES]
+    if foreign:
+        raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {source.tensors[foreign[0]].dtype}")
+    nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
+    if nowhere:
+        raise RekernelError(
+            f"{shown(nowhere[0])}: is a buffer on the meta device that no checkpoint holds; build the model so that "
+            f"its parameters alone are on meta"
+        )
+
+
+def _assign(edits: Edits, name: str, source: TensorSource, filled: dict[int, nn.Parameter]) -> None:
+    """Copy one tensor in; on the meta device put it there, once for all names of a tied one."""
+    path, _, leaf = name.rpartition(".")
+    owner = edits.model.get_submodule(path)
+    old = getattr(owner, leaf)
+    if id(old) in filled:
+        return
+    info = source.tensors[name]
+    dtype = TORCH_DTYPES[info.dtype]
+    data = source.read(name)
+    value = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(info.shape)
+    if old.device.type != "meta":
+        with torch.no_grad():
+            old.copy_(value)
+    elif isinstance(old, nn.Parameter):
+        new = nn.Parameter(value, requires_grad=old.requires_grad)
+        edits.set_parameter(owner, leaf, new)
+        filled[id(new)] = new
+    else:
+        owner.register_buffer(leaf, value)

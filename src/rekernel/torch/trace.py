@@ -1,0 +1,148 @@
+"""What every layer of a model sees: one pass of an example input, each call on the image grid noted.
+
+Knows how to run a model without leaving a trace in it; `recorder` looks at the calls. The output is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..escape import shown
+from .recorder import Call, Recorder, first_tensor
+
+
+@dataclass
+class Trace:
+    """All calls of a pass, in order.
+
+    size : pixels of the input
+    output : the calls that the model's output came from
+    out_size : its grid
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    size: tuple[int, ...] = ()
+    output: frozenset[int] = frozenset()
+    out_size: tuple[int, ...] = ()
+
+
+def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
+    """The first tensor with a spatial axis, and its grid; (N, T) is a signal of one channel.
+
+    Raises
+    ------
+    RekernelError
+        Where there is none.
+
+    Examples
+    --------
+    >>> image_of([3, torch.zeros(2), torch.zeros(1, 3, 8, 9)])[1]
+    (8, 9)
+    """
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    for least in (3, 2):
+        for tensor in tensors:
+            if tensor.ndim >= least:
+                return tensor, tuple(tensor.shape[2:] if tensor.ndim > 2 else tensor.shape[1:])
+    found = ", ".join(str(tuple(t.shape)) for t in tensors) or ", ".join(type(v).__name__ for v in values) or "nothing"
+    raise RekernelError(
+        f"example_input: no tensor with a spatial axis among {found}; pass an input of the trained size, "
+        f"(N, C, *spatial), a tuple of arguments or a dict of keyword arguments"
+    )
+
+
+def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
+    """Run `model` once on an example and note what its layers see.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Run in evaluation mode without gradients; left as it was.
+    args, kwargs
+        Its inputs; the first tensor with a spatial axis is the image, and others of its size are on the same grid.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    RekernelError
+        Where the model does not run on this input.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5))
+    >>> [(call.kind, call.weight, call.size) for call in trace(model, [torch.zeros(1, 1, 8, 8)]).calls]
+    [('conv', '0.weight', (8, 8)), ('linear', '2.weight', ())]
+    """
+    kwargs = dict(kwargs or {})
+    spatial = image_of([*args, *kwargs.values()])[1]
+    modules: list[str] = []
+    recorder = Recorder(model, modules)
+
+    def seen(value: Any) -> Any:
+        """The tensors on the image's grid, as copies that the model may change."""
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            return value
+        if tuple(value.shape[2:] if value.ndim > 2 else value.shape[1:]) != spatial:
+            return value
+        value = value.clone()
+        recorder.mark(value, frozenset({0}))
+        return value
+
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(_following(model, modules))
+        stack.enter_context(torch.no_grad())
+        args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
+        try:
+            with recorder:
+                result = model(*args, **kwargs)
+        except Exception as error:  # whatever the model raises on this input
+            text = shown(str(error).strip().split("\n")[0], 300)
+            raise RekernelError(f"{type(model).__name__}: does not run on the example input: {text}") from error
+    out = first_tensor(result)
+    state = recorder.state(out) if out is not None else None
+    out_size = tuple(out.shape[2:]) if out is not None else ()
+    return Trace(recorder.calls, spatial, state.sources if state else frozenset(), out_size)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, so that a pass changes no statistics; each module's own mode comes back."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@contextmanager
+def _following(model: nn.Module, path: list[str]) -> Iterator[None]:
+    """Keeps `path` the chain of modules that are being called."""
+    handles = []
+    for name, module in model.named_modules():
+
+        def enter(_m: nn.Module, _args: Any, name: str = name) -> None:
+            path.append(name)
+
+        def leave(_m: nn.Module, _args: Any, _out: Any) -> None:
+            path.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

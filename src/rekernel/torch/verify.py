@@ -1,0 +1,92 @@
+"""Did it work on this model? How far the rescaled network at the new size is from the original on the reduced input.
+
+Knows two modules and an input; nothing of plans or layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..operators import grid_operator
+from ..resample import resample
+
+
+def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Area-average the spatial axes of `x` (N, C, *spatial) to `size`.
+
+    Examples
+    --------
+    >>> reduce_grid(torch.tensor([[[1.0, 3.0, 5.0, 7.0]]]), (2,)).tolist()
+    [[[2.0, 6.0]]]
+    """
+    operators = {
+        axis + 2: grid_operator(int(x.shape[axis + 2]), n, "area", gain="none")
+        for axis, n in enumerate(size)
+        if n != x.shape[axis + 2]
+    }
+    reduced: Tensor = resample(x, operators)
+    return reduced
+
+
+def equivariance_error(
+    model: nn.Module, rescaled: nn.Module, x: Tensor, *, size: tuple[int, ...] | None = None
+) -> float:
+    """Relative error of D(rescaled(x)) against model(D x), D the area average to the trained size.
+
+    Needs no labels. 0 is perfect; an untouched network that breaks at the new size is near or above 1.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The original.
+    rescaled : nn.Module
+        What `rescale` or `load` gave; its plan tells the scale.
+    x : (N, C, *spatial) Tensor
+        Inputs at the new size.
+    size : tuple of int, optional
+        The trained size; by default `x`'s divided by the plan's scale.
+
+    Returns
+    -------
+    float
+        ||D y' - y|| / ||y||, both networks in evaluation mode.
+
+    Examples
+    --------
+    >>> from rekernel.torch import rescale
+    >>> model = nn.Conv2d(1, 1, 3, padding=1)
+    >>> x = torch.ones(1, 1, 16, 16)
+    >>> equivariance_error(nn.Identity(), nn.Identity(), x, size=(8, 8))
+    0.0
+    """
+    if size is None:
+        plan = getattr(rescaled, "rekernel_plan", None)
+        if plan is None:
+            raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
+        scales = plan.options["scale"]
+        size = tuple(round(n / s) for n, s in zip(x.shape[2:], scales, strict=True))
+    modes = model.training, rescaled.training
+    model.eval()
+    rescaled.eval()
+    try:
+        with torch.no_grad():
+            small, large = _tensor(model(reduce_grid(x, size))), _tensor(rescaled(x))
+    finally:
+        model.train(modes[0])
+        rescaled.train(modes[1])
+    if large.shape != small.shape:
+        if large.ndim < 3 or large.ndim != small.ndim:
+            raise RekernelError(f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared")
+        large = reduce_grid(large, tuple(small.shape[2:]))
+    return float((large - small).norm() / small.norm().clamp_min(1e-30))
+
+
+def _tensor(output: Any) -> Tensor:
+    """The first tensor of whatever a model returns."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if hasattr(output, "values") else output[0]
+    return output
