@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-METHODS = ("optimal", "dilate", "nearest", "linear", "cubic", "lanczos3", "area")
+METHODS = ("optimal", "optimal-filter", "dilate", "nearest", "linear", "cubic", "lanczos3", "area")
 PINV_METHODS = ("pinv-nearest", "pinv-linear", "pinv-cubic")
 ALIASES = ("bilinear", "trilinear", "bicubic", "tricubic")
 GAINS = ("dc", "ratio", "none")

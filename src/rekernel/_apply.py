@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -107,6 +108,7 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
     wide = np.dtype(accumulator)
     matrices = [(i, n, sizes, np.ascontiguousarray(m, dtype=wide)) for i, n, sizes, m in steps]
     out = np.empty(shape, dtype=w.dtype)
+    half = w.dtype == np.float16
     limits = _integer_range(dtype_name(w), accumulator) if np.issubdtype(w.dtype, np.integer) else None
 
     def fill(part: tuple[slice, ...]) -> None:
@@ -114,7 +116,10 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
             block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
         if limits:
             block = np.clip(np.rint(block), *limits)
-        out[part] = block
+        if half:
+            _round_half(block, out[part])
+        else:
+            out[part] = block
 
     def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
         for part in parts:
@@ -140,12 +145,26 @@ def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
     return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
 
 
-def _round_subnormals(x: NDArray[Any]) -> None:
-    """Round what float16 holds as subnormal to its grid of 2^-24, in place: the cast is exact afterwards.
+def _round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
+    """Round a float32 or float64 block to float16: in hardware through torch where the process has it, else by NumPy.
 
-    NumPy raises a floating-point flag for every inexact subnormal, which made the cast 4 times slower, and rescaled
-    weights have many. A float32 between 1/2 and 1 lies on the same grid, so adding 3/4 and taking it off rounds alike;
-    larger values are clipped to a point of the grid first, which leaves no difference to add.
+    Both round to nearest even, subnormals included, so the bytes are the same. NumPy converts one number at a time and
+    raises a floating-point flag for every inexact subnormal, of which rescaled weights have many: rounding those to
+    float16's grid of 2^-24 first is the faster of the two slow ways (benchmarks/speed/convert.py).
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.from_numpy(out).copy_(torch.from_numpy(block))
+        return
+    _round_subnormals(block)
+    out[...] = block
+
+
+def _round_subnormals(x: NDArray[Any]) -> None:
+    """Round what float16 holds as subnormal to its grid, in place.
+
+    A float32 between 1/2 and 1 lies on the same grid, so adding 3/4 and taking it off rounds alike; larger values are
+    clipped to a point of the grid first, which leaves no difference to add.
     """
     edge, lift = np.float32(2.0**-14), np.float32(0.75)
     clipped = np.minimum(x, edge)

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,9 @@ class TensorSource(Protocol):
 
     def read_range(self, name: str, start: int, stop: int) -> bytearray:
         """Those of its bytes; safe to call from several threads."""
+
+    def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
+        """Bytes of the same that the kernel copied to `position` of the open file `target`; the rest is to be read."""
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -158,6 +162,22 @@ class Checkpoint:
         """Raise where a file is no longer what was opened."""
         for shard in self.shards:
             _check_unchanged(shard)
+
+    def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
+        """Let the kernel copy bytes `start` to `stop` of tensor `name` to `position` of the open file `target`.
+
+        Returns how many it copied: fewer than asked, down to 0, where the system cannot (and on a full disk, which
+        plain writing will report).
+        """
+        shard, sent = self.shard_of(name), 0
+        if not hasattr(os, "copy_file_range"):
+            return sent
+        fd, offset = self._descriptor(shard), shard.header.data_start + shard.header.tensors[name].start + start
+        with suppress(OSError):
+            while done := os.copy_file_range(fd, target, stop - start - sent, offset + sent, position + sent):
+                sent += done
+        _check_unchanged(shard)
+        return sent
 
     def _descriptor(self, shard: Shard) -> int:
         with self._opening:

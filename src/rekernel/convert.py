@@ -24,9 +24,7 @@ from .targets import parts_of
 
 StrPath = str | os.PathLike[str]
 
-_INTERPRETER = (
-    90 << 20
-)  # resident before the first tensor: Python, NumPy, BLAS; measured by benchmarks/speed/convert.py
+_INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)
 
 
 @dataclass(frozen=True)

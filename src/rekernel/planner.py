@@ -473,7 +473,7 @@ class _Layer:
     def _grid_method(self) -> str:
         """The method for weights that read a grid; dilation has no meaning there, its nearest kin is 'nearest'."""
         method = canonical_method(self.settings.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
-        return "nearest" if method == "dilate" else method
+        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
 
     def _values_method(self) -> str:
         """The method for values; 'optimal' and the pseudo-inverse are designed for weights."""

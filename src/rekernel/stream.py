@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,10 @@ from .header import DTYPE_BITS
 from .outputs import OutputFile, OutputTensor
 from .writer import StreamingWriter
 
-_COPY = 8 << 20  # bytes a copied piece
-_RESAMPLE = (
-    1 << 20
-)  # output elements a resampled piece: stays near the cache, and `resample` starts no threads of its own
+_COPY = 32 << 20  # bytes a copied piece; it does not pass through this process where the kernel copies
+_TORCH_FROM = 1 << 28  # float16 values; below, the second that the import takes is not earned back
+_TORCH = 170 << 20  # resident bytes of its import
+_RESAMPLE = 1 << 20  # output elements of a resampled piece: near the cache, and too few for threads in `resample`
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def stream(
         Naming the tensor, where its values cannot be computed or cast.
     """
     workers = os.cpu_count() or 1
+    _load_torch_for_halves(file)
     pool = ThreadPoolExecutor(workers)
     running: dict[Future[None], Piece] = {}
 
@@ -110,11 +112,23 @@ def stream(
         pool.shutdown(cancel_futures=True)
 
 
+def _load_torch_for_halves(file: OutputFile) -> None:
+    """Where hundreds of millions of values are rounded to float16, torch's hardware rounding repays its import."""
+    if _many_halves(file):
+        with suppress(ImportError):
+            import torch  # noqa: F401 - `resample` finds it
+
+
+def _many_halves(file: OutputFile) -> bool:
+    halves = sum(math.prod(t.change.new_shape) for t in file.tensors if t.dtype == "F16" and not t.change.kept)
+    return halves >= _TORCH_FROM
+
+
 def peak_bytes(files: tuple[OutputFile, ...]) -> int:
-    """Most bytes of tensors that `stream` holds at a time: the largest pieces, read, computed and written together."""
+    """Most bytes that `stream` adds to the process: the largest pieces in hand together, and torch where it helps."""
     workers = os.cpu_count() or 1
     sizes = sorted((_held(piece) for file in files for piece in pieces(file)), reverse=True)
-    return sum(sizes[:workers])
+    return sum(sizes[:workers]) + (_TORCH if any(map(_many_halves, files)) else 0)
 
 
 def _held(piece: Piece) -> int:
@@ -127,7 +141,13 @@ def _held(piece: Piece) -> int:
 def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool) -> None:
     change, dtype = piece.tensor.change, piece.tensor.dtype
     if piece.raw:
-        writer.write_at(change.name, piece.start, source.read_range(change.name, piece.start, piece.stop))
+
+        def send(target: int, position: int) -> int:
+            return source.send_range(change.name, piece.start, piece.stop, target, position)
+
+        start = piece.start + writer.send_into(change.name, piece.start, send)
+        if start < piece.stop:
+            writer.write_at(change.name, start, source.read_range(change.name, start, piece.stop))
         return
     try:
         values = _values(piece, source)

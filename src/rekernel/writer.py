@@ -11,7 +11,7 @@ import shutil
 import stat
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -162,6 +162,14 @@ class StreamingWriter:
             )
         self._write(name, byte_offset, view)
 
+    def send_into(self, name: str, byte_offset: int, send: Callable[[int, int], int]) -> int:
+        """Let `send(descriptor, position)` put bytes of tensor `name` into the file; returns how many."""
+        with self._file.explained():
+            sent = send(self._file.fd, len(self._header) + self._info(name).start + byte_offset)
+        with self._lock:
+            self._claim(name, byte_offset, byte_offset + sent)
+        return sent
+
     def replace_placeholder(self, old: bytes, new: bytes) -> None:
         """Put `new` in the place of `old` in the header: of equal length, found exactly once, still the same tensors.
 
@@ -257,12 +265,12 @@ class _AtomicFile:
         if len(os.fsencode(name)) > 255:
             name = f".{sha256(os.fsencode(self.path.name)).hexdigest()}.rekernel-partial"
         self.partial = self.path.with_name(name) if self.path.name else self.path
-        self._fd, self._entered = -1, False  # entered: there is a partial file, ours to rename or remove
+        self.fd, self._entered = -1, False  # entered: there is a partial file, ours to rename or remove
         self._position = threading.Lock()
 
     def check(self) -> None:
         """Whether the destination may be written at all."""
-        with self._explained():
+        with self.explained():
             self._check()
 
     def _check(self) -> None:
@@ -281,8 +289,8 @@ class _AtomicFile:
 
     def __enter__(self) -> Self:
         self.check()
-        with self._explained():
-            self._fd = self._open_locked()
+        with self.explained():
+            self.fd = self._open_locked()
         self._entered = True
         return self
 
@@ -293,7 +301,7 @@ class _AtomicFile:
             self.discard()
             return
         try:
-            with self._explained():
+            with self.explained():
                 self._commit()
         except BaseException:
             self.discard()
@@ -312,19 +320,19 @@ class _AtomicFile:
         self._close()
 
     def resize(self, nbytes: int) -> None:
-        with self._explained():
-            os.ftruncate(self._fd, nbytes)
+        with self.explained():
+            os.ftruncate(self.fd, nbytes)
 
     def write_at(self, offset: int, view: memoryview) -> None:
-        if self._fd < 0:
+        if self.fd < 0:
             raise CheckpointError(f"{_where(self.path)}: not open for writing; use it inside its `with` block.")
-        with self._explained():
+        with self.explained():
             while view:
                 done = self._write_some(offset, view)
                 offset, view = offset + done, view[done:]
 
     def copy_from(self, source: int, size: int, where: str) -> None:
-        with self._explained():
+        with self.explained():
             copied = self._copy_in_kernel(source, size)
             os.lseek(source, copied, os.SEEK_SET)
             while piece := os.read(source, 1 << 20):
@@ -338,16 +346,16 @@ class _AtomicFile:
         copied = 0
         if hasattr(os, "copy_file_range"):
             with suppress(OSError):  # other file systems, old kernels; and a full disk, which plain writing will report
-                while copied < size and (done := os.copy_file_range(source, self._fd, size - copied, copied, copied)):
+                while copied < size and (done := os.copy_file_range(source, self.fd, size - copied, copied, copied)):
                     copied += done
         return copied
 
     def _write_some(self, offset: int, view: memoryview) -> int:
         if hasattr(os, "pwrite"):
-            return os.pwrite(self._fd, view, offset)
+            return os.pwrite(self.fd, view, offset)
         with self._position:
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            return os.write(self._fd, view)
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            return os.write(self.fd, view)
 
     def _open_locked(self) -> int:
         extra = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -397,7 +405,7 @@ class _AtomicFile:
 
     def _commit(self) -> None:
         self.check()  # it may have appeared meanwhile
-        os.fsync(self._fd)
+        os.fsync(self.fd)
         if os.name == "nt":  # an open file cannot be renamed there
             self._close()
         self.partial.replace(self.path)
@@ -406,12 +414,12 @@ class _AtomicFile:
         _sync_folder(self.path.parent)
 
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """A full disk, a quota, missing rights: one line."""
         try:
             yield

@@ -104,7 +104,7 @@ def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
     from rekernel.dtypes import FLOATS, target_dtype
 
     assert set(values.METHODS) == set(operators.KERNEL_METHODS)
-    assert set(values.METHODS + values.PINV_METHODS) == {*operators.GRID_METHODS, "dilate"}
+    assert set(values.METHODS + values.PINV_METHODS) == {*operators.GRID_METHODS, "dilate", "optimal-filter"}
     assert {operators.canonical_method(alias) for alias in values.ALIASES} <= set(values.METHODS)
     assert set(values.GAINS) == set(operators.GAINS)
     assert set(values.DTYPES) == set(FLOATS)
