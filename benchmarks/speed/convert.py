@@ -142,14 +142,13 @@ def main() -> None:
         "numpy": np.__version__, "torch": torch.__version__, "base_peak": base,
     }  # fmt: skip
     print(f"SDXL UNet, {source.stat().st_size / 1e9:.1f} GB float16, preset inner, 2x; {cpu}, {os.cpu_count()} cores")
-    print(
-        "seconds          output GB    ours   cp+fill   ours/(cp+fill)    script   script/ours   peak MB   limit MB  script MB"
-    )
+    heads = ("output GB", "ours s", "cp+fill s", "ratio", "script s", "ratio", "peak MB", "limit MB", "script MB")
+    print(" " * 14 + "".join(f"{head:>11s}" for head in heads))
     for name, r in rows.items():
         floor = r["cp"] + r["fill"]
         cells = (r["bytes"] / 1e9, r["ours"], floor, r["ours"] / floor, r["script"], r["script"] / r["ours"])
         megabytes = (r["ours_peak"] / 1e6, 250 + 2 * r["largest"] / 1e6, r["script_peak"] / 1e6)
-        print(f"{name:16s}" + "".join(f"{x:16.2f}" for x in cells) + "".join(f"{x:16.0f}" for x in megabytes))
+        print(f"{name:14s}" + "".join(f"{x:11.2f}" for x in cells) + "".join(f"{x:11.0f}" for x in megabytes))
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "convert.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
 
