@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-import torch
 from rekernel._apply import _round_half
 
 RNG = np.random.default_rng(20)

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 import rekernel as rk
 
+from .scores import accuracy, macro_f1
+
 TRAINED, SCALES = 16, (2, 4)
 STRIDES = {"conv2": 2, "conv4": 2}
 GRID = {"fc1": (1, TRAINED, TRAINED)}
@@ -150,15 +152,7 @@ def _score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64
     with torch.inference_mode():
         logits = [model(torch.from_numpy(part)) for part in np.array_split(x, max(1, n // 100))]
     guesses = torch.cat(logits).argmax(1).numpy()
-    return {"accuracy": 100 * float((guesses == labels).mean()), "f1": 100 * _macro_f1(guesses, labels)}
-
-
-def _macro_f1(guesses: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    scores = []
-    for c in np.unique(labels):
-        hits = int(((guesses == c) & (labels == c)).sum())
-        scores.append(2 * hits / int((guesses == c).sum() + (labels == c).sum()))
-    return float(np.mean(scores))
+    return {"accuracy": 100 * accuracy(guesses, labels), "f1": 100 * macro_f1(guesses, labels)}
 
 
 def _module(path: Path) -> ModuleType:

@@ -23,6 +23,9 @@ _ENTRIES = {
         "Convert",
         "Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.",
     ),
+    "verify": Entry(
+        "rekernel_cli.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
+    ),
     "demo": Entry("rekernel_cli.demo:demo", "Try", "Convert two small classifiers and measure what they still know."),
 }
 

@@ -223,3 +223,18 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
         except click.BadParameter as error:
             raise click.BadParameter(f"{text!r}: {key}: {error.message}") from None
     return pattern, values
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """'3x224x224', an input without its batch -> (3, 224, 224).
+
+    Examples
+    --------
+    >>> shape("1x16x16")
+    (1, 16, 16)
+    """
+    if not re.fullmatch(r"\d{1,6}([xX]\d{1,6}){1,3}", text, re.ASCII) or 0 in (
+        sizes := tuple(int(part) for part in re.split("[xX]", text))
+    ):
+        raise click.BadParameter(f"{text!r} is no input; write channels and pixels: 3x224x224")
+    return sizes

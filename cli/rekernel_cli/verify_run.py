@@ -1,0 +1,165 @@
+"""What `rekernel verify` measures: two models built by the user's code, an input, errors by layer, accuracy.
+
+Knows torch and the library's torch adapter; prints nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rekernel.errors import RekernelError
+from rekernel.escape import shown
+from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
+
+from .scores import accuracy, macro_f1
+
+_NOISE_BATCH, _NOISE_DETAIL = 4, 4  # random inputs, and trained pixels per random value
+_BATCH = 64
+
+
+def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], data: Path | None) -> dict[str, Any]:
+    """Everything `verify` reports, ready for JSON."""
+    original, rescaled = _build(factory), _build(factory)
+    _load_original(original, source)
+    load(rescaled, converted)
+    size = shape[1:]
+    new = tuple(round(n * s) for n, s in zip(size, _scales(rescaled, len(size)), strict=True))
+    images, labels = _data(data, shape, new) if data else (_noise(shape, new), None)
+    x = images[: 2 * _BATCH]
+    with torch.no_grad():
+        layers = layer_errors(original, rescaled, x, size)
+        untouched = _untouched(original, x, size)
+    result: dict[str, Any] = {
+        "source": source,
+        "converted": converted,
+        "size": list(size),
+        "new_size": list(new),
+        "error": equivariance_error(original, rescaled, x, size=size),
+        "untouched_error": untouched,
+        "layers": [asdict(layer) for layer in layers],
+    }
+    if labels is not None:
+        result["scores"] = {
+            "original": _scores(original, reduce_grid(images, size), labels),
+            "converted": _scores(rescaled, images, labels),
+        }
+    return result
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Errors layer by layer as bars."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise RekernelError("--figure needs matplotlib: pip install 'rekernel[bench]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    layers = result["layers"]
+    figure, axes = pyplot.subplots(figsize=(8, max(2.0, 0.22 * len(layers) + 1)), layout="constrained")
+    axes.barh([shown(layer["name"], 60) for layer in layers], [layer["error"] for layer in layers], color="#0072b2")
+    axes.axvline(result["error"], color="#d55e00", label="whole network")
+    axes.invert_yaxis()
+    axes.set(xlabel="relative error of the reduced answer", title="Rescaled against original, layer by layer")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _load_original(model: nn.Module, source: str) -> None:
+    try:
+        model.load_state_dict(load_file(source))
+    except FileNotFoundError:
+        raise RekernelError(f"{shown(source, 400)}: no such file") from None
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RekernelError(f"{shown(source, 400)}: does not fit the model: {shown(reason, 300)}") from None
+
+
+def _build(factory: str) -> nn.Module:
+    place, _, name = factory.rpartition(":")
+    if not place or not name:
+        raise RekernelError(f"--model {shown(factory)}: write package.module:Class or path/to/file.py:function")
+    try:
+        made = getattr(_import(place), name)()
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        raise RekernelError(f"--model {shown(factory)}: {error}") from None
+    if not isinstance(made, nn.Module):
+        raise RekernelError(f"--model {shown(factory)}: gave {type(made).__name__}, no torch module")
+    return made.eval()
+
+
+def _import(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{place} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _scales(model: nn.Module, count: int) -> tuple[float, ...]:
+    plan: Any = model.rekernel_plan
+    scale = plan.options["scale"]
+    return tuple(map(float, scale)) if isinstance(scale, list | tuple) else (float(scale),) * count
+
+
+def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...]) -> float | None:
+    """The error of doing nothing, where the original runs at the new size at all."""
+    try:
+        return equivariance_error(model, model, x, size=size)
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _noise(shape: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = [max(2, n // _NOISE_DETAIL) for n in shape[1:]]
+    values = torch.randn(_NOISE_BATCH, shape[0], *coarse, generator=generator)
+    mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(new)]
+    return nn.functional.interpolate(values, size=new, mode=mode, align_corners=False)
+
+
+def _data(path: Path, shape: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, NDArray[Any] | None]:
+    """Images as (N, C, *new) floats in 0..1 where they were integers, and labels if there are any."""
+    with np.load(path) as file:
+        if "images" not in file:
+            raise RekernelError(f"{shown(str(path))}: has no array `images`, only {', '.join(map(shown, file.files))}")
+        images, labels = file["images"], file.get("labels")
+    channels = shape[0]
+    if images.ndim == len(shape):
+        images = images[:, None]
+    elif images.shape[1] != channels and images.shape[-1] == channels:
+        images = np.moveaxis(images, -1, 1)
+    if (
+        images.ndim != len(shape) + 1
+        or images.shape[1] != channels
+        or any(n < m for n, m in zip(images.shape[2:], new, strict=False))
+    ):
+        raise RekernelError(
+            f"{shown(str(path))}: images {images.shape} do not fit {channels} channels at {new} or larger"
+        )
+    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
+    return reduce_grid(torch.from_numpy(images.astype(np.float32) / scale), new), labels
+
+
+def _scores(model: nn.Module, images: Tensor, labels: NDArray[Any]) -> dict[str, float]:
+    with torch.no_grad():
+        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, _BATCH)]).numpy()
+    return {"accuracy": 100 * accuracy(guesses, labels), "f1": 100 * macro_f1(guesses, labels)}

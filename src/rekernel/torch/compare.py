@@ -1,0 +1,97 @@
+"""Where a rescaled network departs from the original: the equivariance error of every layer.
+
+Knows two modules with the same layer names and an input; nothing of plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .verify import reduce_grid
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """One layer's answer on both sides.
+
+    name, kind : path and class of the original's module
+    size, new_size : shape of its output, original and rescaled, without the batch
+    error : ||D y' - y|| / ||y|| with D the area average to the original's grid
+    """
+
+    name: str
+    kind: str
+    size: tuple[int, ...]
+    new_size: tuple[int, ...]
+    error: float
+
+
+def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...]) -> list[LayerError]:
+    """Run the original on the reduced input and the rescaled model on `x`, and compare layer by layer.
+
+    Parameters
+    ----------
+    model, rescaled : nn.Module
+        The original, and what `rescale` or `load` gave; layers are matched by name.
+    x : (N, C, *spatial) Tensor
+        Inputs at the new size.
+    size : tuple of int
+        The trained size.
+
+    Returns
+    -------
+    list of LayerError
+        One for each layer with parameters of its own whose outputs can be compared, in the order of their first call.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    >>> [(layer.name, layer.error) for layer in layer_errors(model, model, torch.ones(1, 1, 8, 8), (4, 4))]
+    [('0', 0.0)]
+    """
+    small = _outputs(model, reduce_grid(x, size))
+    large = _outputs(rescaled, x)
+    modules = dict(model.named_modules())
+    found = []
+    for name, y in small.items():
+        other = large.get(name)
+        if other is None or other.ndim != y.ndim or (other.shape[:2] != y.shape[:2] and other.shape != y.shape):
+            continue
+        reduced = other if other.shape == y.shape else reduce_grid(other, tuple(y.shape[2:]))
+        error = float((reduced - y).norm() / y.norm().clamp_min(1e-30))
+        found.append(LayerError(name, type(modules[name]).__name__, tuple(y.shape[1:]), tuple(other.shape[1:]), error))
+    return found
+
+
+def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The first output of every layer that has parameters of its own."""
+    outputs: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(torch.no_grad())
+        for name, module in model.named_modules():
+            if name and any(True for _ in module.parameters(recurse=False)):
+
+                def note(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+                    if isinstance(out, Tensor):
+                        outputs.setdefault(name, out.detach())
+
+                stack.callback(module.register_forward_hook(note).remove)
+        model(x)
+    return outputs
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
