@@ -134,9 +134,12 @@ def test_metadata_and_keys_are_kept_exactly_and_one_entry_is_added(source, tmp_p
         assert header.tensors[change.name].shape == change.new_shape
 
 
-def test_a_file_without_metadata_gets_the_recipe_alone(source, tmp_path):
+def test_a_file_without_metadata_gets_the_recipe_and_the_format_it_was_taken_for(source, tmp_path):
+    # transformers takes a file without metadata for PyTorch's, and refuses one with metadata but no format.
     convert(source(metadata=None), tmp_path / "out.safetensors", scale=2)
-    assert list(read_header(tmp_path / "out.safetensors").metadata) == ["rekernel"]
+    metadata = read_header(tmp_path / "out.safetensors").metadata
+    assert sorted(metadata) == ["format", "rekernel"]
+    assert metadata["format"] == "pt"
 
 
 def test_the_same_source_and_options_give_the_same_bytes_anywhere(source, tmp_path, monkeypatch):

@@ -352,3 +352,15 @@ def test_a_real_pipeline_folder_is_converted_and_loads(tmp_path):
     diffusers.AutoencoderKL.from_pretrained(target / "vae")
     transformers.CLIPTextModel.from_pretrained(target / "text_encoder")
     assert safetensors.numpy.load_file(target / changed)
+
+
+def test_of_plain_weights_and_a_variant_a_pipeline_s_plain_ones_are_converted(tmp_path):
+    unet = tmp_path / "in" / "unet"
+    unet.mkdir(parents=True)
+    weights = {"down.conv.weight": np.ones((4, 4, 3, 3), np.float32)}
+    save_file(weights, unet / "diffusion_pytorch_model.safetensors")
+    save_file(weights, unet / "diffusion_pytorch_model.fp16.safetensors")
+    (tmp_path / "in" / "model_index.json").write_text('{"_class_name": "P", "unet": ["diffusers", "UNet2DModel"]}')
+    report = convert(tmp_path / "in", tmp_path / "out", scale=2)
+    assert [p.name for p in (tmp_path / "out" / "unet").iterdir()] == ["diffusion_pytorch_model.safetensors"]
+    assert [p.name for p in report.skipped] == ["diffusion_pytorch_model.fp16.safetensors"]

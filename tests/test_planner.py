@@ -7,9 +7,10 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 
-from rekernel import Hints, Plan, RekernelError, plan_checkpoint
+from rekernel import Hints, Plan, RekernelError, conv_geometry, plan_checkpoint
 from rekernel.planner import RESAMPLED_DTYPES
 
 torch = pytest.importorskip("torch")
@@ -319,3 +320,14 @@ def test_where_a_family_is_known_its_preset_is_named_and_wrong_names_are_refused
     assert plan.options["selection"] == "preset 'patch'" and plan.family == "vision transformer"
     with pytest.raises(RekernelError, match=r"preset inner is unknown for a vision transformer.*choose from patch"):
         planned(VIT, preset="inner")
+
+
+def test_padding_may_differ_between_the_sides(tmp_path):
+    """As in diffusers' UNet2DModel with downsample_padding=0, which pads right and bottom by hand."""
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file({"down.conv.weight": np.zeros((4, 4, 3, 3), np.float32)}, path)
+    hints = Hints(stride={"down.conv": 2}, padding={"down.conv": (0, 1)})
+    [change] = plan_checkpoint(path, 2, method="cubic", hints=hints).changed
+    expected = conv_geometry(3, method="cubic", stride=2, padding=(0, 1), scale_in=2.0)
+    assert [axis.padding for axis in change.geometry] == [(0, 1)] * 2
+    assert [axis.padding for axis in change.new_geometry] == [expected.padding] * 2

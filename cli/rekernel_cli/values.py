@@ -148,6 +148,20 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def padding(text: str) -> int | tuple[int, int]:
+    """'1', or '0,1' where the two sides differ.
+
+    Examples
+    --------
+    >>> padding("1"), padding("0,1")
+    (1, (0, 1))
+    """
+    sides = tuple(map(whole(0), text.split(",")))
+    if len(sides) > 2:
+        raise click.BadParameter(f"{text!r} has {len(sides)} sides; give one number, or left,right: 0,1")
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+
+
 def choice(*names: str) -> Callable[[str], str]:
     """One of a few names."""
 

@@ -260,11 +260,12 @@ def _refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
 
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
     """The metadata of the source file that held the first tensor: shards may differ."""
-    if source.kind == "pickle":
-        return {"format": "pt"}  # as torch's own writer says; transformers refuses a file without
+    metadata = source.metadata
     if isinstance(source, Checkpoint) and file.tensors:
-        return source.shard_of(file.tensors[0].change.name).header.metadata
-    return dict(source.metadata)
+        metadata = source.shard_of(file.tensors[0].change.name).header.metadata
+    # transformers takes a file without metadata for PyTorch's, but refuses one whose metadata names no format; the
+    # recipe alone would be such.
+    return dict(metadata) or {"format": "pt"}
 
 
 def _is_finished(

@@ -40,7 +40,7 @@ class Hints:
 
     linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
     order : 'channels-first' or 'channels-last', how such a grid was flattened
-    stride, padding : of a convolution
+    stride, padding : of a convolution; padding may be (left, right)
     layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way
     mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
     """
@@ -49,7 +49,7 @@ class Hints:
     output_grid: Mapping[str, Grid] = field(default_factory=dict)
     order: Mapping[str, str] = field(default_factory=dict)
     stride: Mapping[str, int] = field(default_factory=dict)
-    padding: Mapping[str, int] = field(default_factory=dict)
+    padding: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     mode: Mapping[str, str] = field(default_factory=dict)
 
@@ -375,8 +375,11 @@ class _Layer:
 
     def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int) -> tuple[int, int]:
         given = self.hints.given("padding", self.name)
-        if given is not None:
+        if isinstance(given, int):
             return given, given
+        if given is not None:
+            left, right = given
+            return left, right
         if facts.padding is not None:
             return facts.padding
         known = facts.stride > 1 or self.hints.given("stride", self.name)

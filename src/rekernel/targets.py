@@ -6,12 +6,14 @@ Knows paths and names of files; writes nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import PICKLE_SUFFIXES, TensorSource, find_pipeline, other_files
+from .checkpoint import PICKLE_SUFFIXES, Component, TensorSource, find_pipeline, other_files
 from .errors import RekernelError
 from .escape import shown
+from .outputs import split_variant
 
 StrPath = str | os.PathLike[str]
 
@@ -38,11 +40,20 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
         raise RekernelError(f"{where}: has no UNet to rescale; name one with --component. {listed}")
     parts = {}
     for name in chosen:
-        path = pipeline.components[name].checkpoint if name in pipeline.components else None
+        path = _candidate(pipeline.components[name]) if name in pipeline.components else None
         if path is None:
             raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
         parts[name] = path
     return parts
+
+
+def _candidate(component: Component) -> Path | None:
+    """The component's weights; of plain ones and variants (.fp16) together the plain ones, as diffusers loads them."""
+    plain = [p for p in component.candidates if not split_variant(p.name.partition(".safetensors")[0])[1]]
+    plain = [p for p in plain if not re.search(r"\.index\.[\w-]+\.json$", p.name)]
+    if len(component.candidates) > 1 and len(plain) == 1:
+        return plain[0]
+    return component.checkpoint
 
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:
