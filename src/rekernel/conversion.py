@@ -119,6 +119,8 @@ class Conversion:
                 jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
             others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])
+            read = {path for job in jobs for path in job.source.files}
+            skipped += [f for n in parts for f in pipeline.components[n].files if pipeline.path / f not in read]
             commit = Path("model_index.json")
             copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != commit]
             inputs = [path for job in jobs for path in job.source.files]
