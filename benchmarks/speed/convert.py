@@ -61,9 +61,8 @@ print(time.perf_counter() - begin)
 
 def build(path: Path) -> None:
     """SDXL's tensors, normal with deviation 0.02, float16."""
-    from diffusers import UNet2DConditionModel
-
     import torch
+    from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
         model = UNet2DConditionModel(**SDXL)

@@ -1,8 +1,18 @@
 """rekernel for PyTorch: rescale any module by tracing, save it, load it, measure it."""
 
 from .apply import apply_plan
+from .compare import LayerError, layer_errors
 from .rescale import rescale
 from .store import load, save
 from .verify import equivariance_error, reduce_grid
 
-__all__ = ["apply_plan", "equivariance_error", "load", "reduce_grid", "rescale", "save"]
+__all__ = [
+    "LayerError",
+    "apply_plan",
+    "equivariance_error",
+    "layer_errors",
+    "load",
+    "reduce_grid",
+    "rescale",
+    "save",
+]

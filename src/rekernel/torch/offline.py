@@ -82,7 +82,7 @@ def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
     }  # fmt: skip
     found = []
     for name, module in model.named_modules():
-        kind = _POOLS.get(type(module))  # type: ignore[call-overload]
+        kind = _POOLS.get(type(module))
         if kind is None or not _stands_among(name, set(spatial), set(grown)):
             continue
         dims = int(type(module).__name__[-2])
@@ -93,7 +93,7 @@ def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
 
 
 def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:
-    """Whether all convolutions of the smallest part of the model that holds this pooling and any of them are rescaled."""
+    """Whether the smallest part of the model that holds this pooling and convolutions has all of them rescaled."""
     while name:
         name = owner_of(name)
         inside = {n for n in spatial if not name or n.startswith(f"{name}.")}
@@ -119,6 +119,8 @@ def pool_change(
     before, after = [], []
     for axis, scale in enumerate(scales):
         before.append(AxisGeometry(k[axis], stride[axis], (padding[axis], padding[axis]), dilation[axis]))
+        if abs(scale - round(scale)) > 1e-9:
+            raise RekernelError(f"{shown(name)}: pooling can only be rescaled by whole numbers, not scale={scale:g}")
         g = pool_geometry(
             k[axis], kind, stride=stride[axis], padding=padding[axis], dilation=dilation[axis], scale_in=scale,
             size=size[axis] if size else None,

@@ -20,12 +20,17 @@ from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange, Plan
 from ..planner import Settings
 from ..selection import layer_of, matcher, select
 from .dtypes import dtype_name
+from .grids import is_patch, linear_change, patch_change, positions_change
 from .names import aliases, owner_of
 from .offline import own_padding, pool_change, tuple_of
 from .recorder import Call
 from .trace import Trace
 
 FORMS = ("dense", "factored")
+_FORWARDS = {
+    kind.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+}
 _POOLS = {"max-pool": "max", "avg-pool": "avg"}
 
 
@@ -80,18 +85,11 @@ class _Planner:
                 self._linear(call, arriving)
             elif call.kind == "positions":
                 self._positions(call, arriving)
-            elif call.kind == "attention":
-                self._attention(call, arriving)
             self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(
                     math.floor(n * s + 0.5 + 1e-9) for n, s in zip(call.out_size, leaving, strict=True)
                 )
-
-    def _attention(self, call: Call, arriving: tuple[float, ...]) -> None:
-        tokens = math.prod(arriving)
-        if tokens != 1:
-            self._say(f"{call.module}: attention runs on {tokens:g} times the tokens; its weights are left as they are")
 
     def _arriving(self, call: Call) -> tuple[float, ...]:
         """The scale of what a call reads, for its own spatial axes."""
@@ -109,6 +107,10 @@ class _Planner:
         for start in range(len(size) - count, -1, -1):
             if size[start : start + count] == call.size:
                 return scales[start : start + count]
+        if 0 < len(scales) < count:  # images put side by side as a video: the new axis keeps its size
+            starts = range(count - len(size), -1, -1)
+            start = next((i for i in starts if call.size[i : i + len(size)] == size), starts[0])
+            return (1.0,) * start + scales + (1.0,) * (count - start - len(scales))
         return scales[len(scales) - count :] if scales else ()
 
     def _conv(self, call: Call, arriving: tuple[float, ...]) -> tuple[float, ...]:
@@ -119,9 +121,11 @@ class _Planner:
         if not own:
             if any(s != 1 for s in arriving) and max(call.kernel) > 1:
                 self._say(
-                    f"{call.module}: a functional convolution, or one with a computed weight; left as it is, it sees "
-                    f"finer detail"
+                    f"{call.module or 'the model itself'}: a functional convolution, or one with a computed weight; "
+                    f"left as it is, it sees finer detail"
                 )
+                if call.weight:
+                    self._conflict(call.weight, "is read by a functional convolution")
             return arriving
         if all(k == 1 for k in m.kernel_size) and all(t == 1 for t in m.stride):
             if any(s != 1 for s in arriving):
@@ -131,6 +135,8 @@ class _Planner:
             return arriving
         if all(s == 1 for s in arriving):
             return arriving
+        if type(m).forward not in _FORWARDS:
+            self._say(f"{call.module}: a {type(m).__name__} with a forward of its own; a plain convolution replaces it")
         mode = self._mode(call)
         leaving = (1.0,) * len(arriving) if mode == "absorb" else arriving
         if call.weight in self.left:
@@ -177,13 +183,19 @@ class _Planner:
         if self.form == "factored" and not factored:
             why = "is transposed" if transposed else "has a scale that is no whole number"
             self._say(f"{layer_of(call.weight)}: {why}, so it is dense")
+        if call.inside and call.by_hand_mode != "constant":
+            self._say(f"{call.module}: pads by {call.by_hand_mode!r} in its own forward; padded with zeros instead")
         remade = call.by_hand_mode != "constant"  # padding by hand that the layer does again
+        if mode == "absorb" and not factored and is_patch(call, m):
+            return patch_change(call, weight, arriving, self.settings)
         operators, before, after = [], [], []
         for axis, s_in in enumerate(arriving):
             k, stride, dilation = m.kernel_size[axis], m.stride[axis], m.dilation[axis]
             own = own_padding(m)[axis]
             hand = call.by_hand[axis] if axis < len(call.by_hand) else (0, 0)
-            padding = (own[0] + hand[0], own[1] + hand[1])
+            padding, around = (own[0] + hand[0], own[1] + hand[1]), sum(hand)
+            if call.inside:
+                hand = (0, 0)  # the layer's own code, which goes with the layer
             before.append(AxisGeometry(k, stride, own, dilation))
             if s_in == 1 or (k == 1 and stride == 1):
                 after.append(AxisGeometry(k, stride, padding if remade else own, dilation))
@@ -191,12 +203,14 @@ class _Planner:
             method, taps = self._method(m, axis, s_in, factored)
             place: Any = {"method": method, "taps": taps, "stride": stride, "dilation": dilation}
             place |= {"scale_in": s_in, "scale_out": leaving[axis]}
-            place["size"] = call.size[axis] - sum(hand)
+            place["size"] = call.size[axis] - around
             if transposed:
                 extra = tuple_of(m.output_padding, len(arriving))[axis]
                 g = conv_transpose_geometry(k, padding=own[0], output_padding=extra, **place)
             else:
                 g = conv_geometry(k, padding=padding, **place)
+                if factored and isinstance(taps, int) and abs(g.phase) > 0.25:  # one tap longer, it sits exactly
+                    g = conv_geometry(k, padding=padding, **{**place, "taps": taps + 1})
             phase = 0.0 if method == "dilate" else g.phase
             sides = g.padding if remade else (g.padding[0] - hand[0], g.padding[1] - hand[1])
             s = self.settings
@@ -206,6 +220,7 @@ class _Planner:
             operator.matrix()
             operators.append(operator)
             after.append(AxisGeometry(g.taps, g.stride, sides, 1))
+        by_hand = () if call.inside or not any(map(any, call.by_hand)) else call.by_hand
         new = {o.axis: o.new for o in operators}
         shape = tuple(weight.shape)
         return LayerChange(
@@ -214,8 +229,7 @@ class _Planner:
             call.kind, f"{'x'.join(map(str, call.size))} grid: {mode}s",
             view=shape, operators=() if factored else tuple(operators), factors=tuple(operators) if factored else (),
             geometry=tuple(before), new_geometry=tuple(after),
-            by_hand=call.by_hand if any(side for pair in call.by_hand for side in pair) else (),
-            by_hand_mode=call.by_hand_mode if remade and call.by_hand else "",
+            by_hand=by_hand, by_hand_mode=call.by_hand_mode if remade and by_hand else "",
         )  # fmt: skip
 
     def _method(self, m: Any, axis: int, scale: float, factored: bool) -> tuple[str, int | str | None]:
@@ -240,8 +254,16 @@ class _Planner:
         module: Any = self.by_path.get(call.module)
         kind = _POOLS[call.kind]
         if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
-            self._say(f"{call.module}: a functional {call.kind} call, which cannot be changed; it pools finer detail")
+            self._say(
+                f"{call.module or 'the model itself'}: a functional {call.kind} call, which cannot be changed; "
+                f"it pools finer detail"
+            )
             return
+        if any(map(any, call.by_hand)):
+            raise RekernelError(
+                f"{call.module}: a pooling behind padding done by hand, which rekernel does not rescale; "
+                f"give the padding to the pooling itself, padding=..."
+            )
         change = pool_change(call.module, module, kind, arriving, call.size)
         if kind == "max":
             for axis, scale in enumerate(arriving):
@@ -275,7 +297,7 @@ class _Planner:
             self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; give an image as (N, C, H, W)")
         if call.weight in self.left:
             raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be left out; pool before it")
-        change = self._linear_change(call, arriving)
+        change = linear_change(call, self.tensors[call.weight], arriving, self.settings)
         before = self.changes.get(call.weight, change)
         if before != change:
             raise RekernelError(
@@ -284,47 +306,9 @@ class _Planner:
         self.changes[call.weight] = change
 
     def _positions(self, call: Call, arriving: tuple[float, ...]) -> None:
-        """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
-        if all(s == 1 for s in arriving) or call.weight in self.left or call.weight in self.changes:
-            return
-        weight = self.tensors[call.weight]
-        shape, axis, s = tuple(weight.shape), weight.ndim - 2, self.settings
-        new = tuple(round(n * x) for n, x in zip(call.size, arriving, strict=True))
-        method = "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method
-        operators = tuple(
-            AxisOperator(axis + i, n, m, "grid", m / n, method, "none", a=s.a, smoothness=s.smoothness)
-            for i, (n, m) in enumerate(zip(call.size, new, strict=True))
-            if n != m
-        )
-        grid = "x".join(map(str, call.size))
-        self.changes[call.weight] = LayerChange(
-            call.weight, dtype_name(weight.dtype), shape,
-            (*shape[:axis], call.prefix + math.prod(new), shape[-1]), "values",
-            f"position embeddings on a {grid} grid: values, no coefficient; {call.prefix} class tokens kept",
-            view=(*shape[:axis], *call.size, shape[-1]), operators=operators, prefix=call.prefix, grid_axis=axis,
-        )  # fmt: skip
-
-    def _linear_change(self, call: Call, arriving: tuple[float, ...]) -> LayerChange:
-        weight = self.tensors[call.weight]
-        s = self.settings
-        new = tuple(round(n * x) for n, x in zip(call.grid[1:], arriving, strict=True))
-        method = "nearest" if s.method == "dilate" else s.method
-        first = 2 if call.order == "channels-first" else 1
-        cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
-        operators = tuple(
-            AxisOperator(first + i, n, m, "grid", m / n, method, s.gain, a=s.a, smoothness=s.smoothness)
-            for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
-            if n != m
-        )
-        columns = call.grid[0]
-        for m in new:
-            columns *= m
-        grid = "x".join(map(str, call.grid))
-        shape = tuple(weight.shape)
-        return LayerChange(
-            call.weight, dtype_name(weight.dtype), shape, (shape[0], columns), "linear-in",
-            f"fully connected: reads a {grid} grid, {call.order}", view=(shape[0], *cells), operators=operators,
-        )  # fmt: skip
+        if any(s != 1 for s in arriving) and call.weight not in self.left and call.weight not in self.changes:
+            weight = self.tensors[call.weight]
+            self.changes[call.weight] = positions_change(call, weight, arriving, self.settings)
 
     def _mode(self, call: Call) -> str:
         for pattern, mode in self.modes.items():

@@ -41,7 +41,6 @@ _SCALED = {
     "to",
 }
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
-_SAME = {"contiguous", "clone", "to", "float", "half", "type"}
 # Functions that only move elements: an index that went in comes out, in another place.
 _MOVES = {
     "view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "contiguous", "squeeze", "unsqueeze",
@@ -63,7 +62,9 @@ class Call:
     size, out_size : pixels of the grid before and after, one per spatial axis
     by_hand : padding that F.pad added right before, (left, right) per axis
     by_hand_mode : 'constant' (zeros), or how else
+    inside : the convolution's own code did that
     prefix : of position embeddings, tokens in front that are no pixels
+    keys : of attention, how many tokens each one looks at
     grid, order : of a linear layer that reads a flattened grid: (C, *spatial), 'channels-first' or 'channels-last'
     fixed : the output size is a number in the call, not a ratio
     """
@@ -78,7 +79,9 @@ class Call:
     kernel: tuple[int, ...] = ()
     by_hand: tuple[Pad, ...] = ()
     by_hand_mode: str = "constant"
+    inside: bool = False
     prefix: int = 0
+    keys: int = 0
     grid: tuple[int, ...] = ()
     order: str = ""
     fixed: bool = False
@@ -97,6 +100,7 @@ class _State:
     sources: frozenset[int]
     by_hand: tuple[Pad, ...] = ()
     by_hand_mode: str = "constant"
+    inside: bool = False
     origin: tuple[int, ...] = ()
     index: Tensor | None = None
     in_place: bool = False
@@ -156,10 +160,14 @@ class Recorder(TorchFunctionMode):
             kind = "conv" if func in _CONVS else "conv-transpose"
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             given = self.state(x)
-            hand = {"by_hand": given.by_hand, "by_hand_mode": given.by_hand_mode} if given else {}
+            hand = (
+                {"by_hand": given.by_hand, "by_hand_mode": given.by_hand_mode, "inside": given.inside} if given else {}
+            )
             self._add(kind, sources, x, result, dims, weight=self._name(weight), kernel=tuple(weight.shape[2:]), **hand)
         elif (dims := _MAX_POOLS.get(func) or 0) or (dims := _AVG_POOLS.get(func) or 0):
-            self._add("max-pool" if func in _MAX_POOLS else "avg-pool", sources, x, result, dims)
+            given = self.state(x)
+            hand = {"by_hand": given.by_hand} if given else {}
+            self._add("max-pool" if func in _MAX_POOLS else "avg-pool", sources, x, result, dims, **hand)
         elif dims := _ADAPTIVE_POOLS.get(func) or 0:
             self._add("adaptive-pool", sources, x, result, dims, fixed=True)
         elif func is _F.interpolate:
@@ -168,7 +176,7 @@ class Recorder(TorchFunctionMode):
         elif func is _F.linear and self._reads_grid(x):
             self._add_linear(args, kwargs, sources, x)
         elif func in _ATTENTION or (getattr(func, "__name__", "") == "softmax" and x in self._scores):
-            self._add("attention", sources, x, result, 0)
+            self._add("attention", sources, x, result, 0, keys=_keys(func, args, kwargs, x))
         elif (found := self._positions(func, args)) is not None:
             name, known = found
             call = Call(
@@ -179,12 +187,15 @@ class Recorder(TorchFunctionMode):
             self._pass_on(func, args, kwargs, result, tensors)
         elif getattr(func, "__name__", "") in ("cat", "concat") and self._with_prefix(args, kwargs, result):
             pass
-        elif func is _F.pad and not self._in_conv_module() and (given := self.state(x)) is not None and given.in_place:
+        elif func is _F.pad and not self._pads_by_mode() and (given := self.state(x)) is not None and given.in_place:
             pads = args[1] if len(args) > 1 else kwargs["pad"]
             mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
             by_axis = tuple((int(pads[i]), int(pads[i + 1])) for i in range(len(pads) - 2, -1, -2))
             for out in _tensors(result):
                 self.mark(out, sources, by_hand=by_axis, mode=mode)
+                padded = self.state(out)
+                assert padded is not None
+                padded.inside = isinstance(self._by_path.get(self._module()), nn.modules.conv._ConvNd)
         else:
             self._pass_on(func, args, kwargs, result, tensors)
 
@@ -210,8 +221,7 @@ class Recorder(TorchFunctionMode):
             elif like is not None and (known := self.state(like)) is not None:
                 state.origin, state.index, state.in_place = known.origin, known.index, known.in_place
                 state.tokens, state.prefix = known.tokens, known.prefix
-                if getattr(func, "__name__", "") in _SAME:  # a padded image that was only copied
-                    state.by_hand, state.by_hand_mode = known.by_hand, known.by_hand_mode
+                state.by_hand, state.by_hand_mode, state.inside = known.by_hand, known.by_hand_mode, known.inside
             elif given.in_place and out.ndim == len(given.origin):
                 if all(n == 1 for n in out.shape[2:]):
                     continue  # reduced to one pixel: no grid is left
@@ -309,9 +319,20 @@ class Recorder(TorchFunctionMode):
     def _module(self) -> str:
         return self._modules[-1] if self._modules else ""
 
-    def _in_conv_module(self) -> bool:
+    def _pads_by_mode(self) -> bool:
+        """Whether torch's own convolution pads just now, as its padding_mode says: no padding by hand."""
         module = self._by_path.get(self._module())
-        return isinstance(module, nn.modules.conv._ConvNd)
+        return isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros"
+
+
+def _keys(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> int:
+    """Tokens that each token looks at: the softmax runs over so many."""
+    if func is _F.scaled_dot_product_attention:
+        key = args[1] if len(args) > 1 else kwargs["key"]
+        return int(key.shape[-2])
+    if func is _F.multi_head_attention_forward:
+        return int(args[1].shape[0])
+    return int(x.shape[-1])
 
 
 def _flattened(state: _State, x: Tensor) -> tuple[tuple[int, ...], str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..filters import KEYS_A
 from ..optimal import SMOOTHNESS
-from ..plan import Plan
 from ..planner import Settings
-from .apply import announce, carry_out
+from .apply import PLAN, announce, carry_out
 from .bake import bake, copy_model
 from .edits import Edits
+from .layers import CroppedConvTranspose
 from .planner import FORMS, Planned, plan_model
 from .trace import Trace, image_of, trace
 
@@ -75,6 +76,7 @@ def rescale(
 
     Examples
     --------
+    >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
     >>> larger = rescale(model, 2, torch.zeros(1, 3, 16, 16))
     >>> larger[0].kernel_size, larger(torch.zeros(1, 3, 32, 32)).shape
@@ -84,6 +86,12 @@ def rescale(
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
     if not isinstance(model, nn.Module):
         raise RekernelError(f"model is a {type(model).__name__}, no torch.nn.Module; pass the network itself")
+    earlier = getattr(model, PLAN, None)
+    if earlier is not None and earlier.changed:
+        raise RekernelError(
+            f"this {type(model).__name__} was rescaled already (scale {earlier.options.get('scale', '?')}); "
+            f"rescale the original by the product instead"
+        )
     args, kwargs = _arguments(example_input)
     with Edits(model if inplace else copy_model(model)) as edits:
         baked = bake(edits)
@@ -94,10 +102,12 @@ def rescale(
             edits.model, seen, settings, scales, form=form, modes=modes, include=include, exclude=exclude
         )
         plan = planned.plan
-        plan = Plan(plan.changes, plan.family, plan.options, (*plan.warnings, *baked), plan.modules)
+        plan = replace(plan, warnings=(*plan.warnings, *baked))
         carry_out(edits, plan, weights=True)
         announce(edits, seen.size, scales)
-        _check_grids(edits.model, seen, planned, args, kwargs, scales)
+        again = _second_pass(edits.model, seen, planned, args, kwargs, scales)
+        if notes := _attention_notes(seen, again):
+            edits.set(edits.model, PLAN, replace(plan, warnings=(*plan.warnings, *notes)))
         if inplace and edits.model is not model:
             raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
     return edits.model
@@ -124,9 +134,9 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
     return tuple(float(s) for s in scale)
 
 
-def _check_grids(
+def _second_pass(
     model: nn.Module, seen: Trace, planned: Planned, args: list[Any], kwargs: dict[str, Any], scales: tuple[float, ...]
-) -> None:
+) -> Trace:
     """Run the rescaled model at the new size: every layer must see the grid that the plan gives it."""
     large_args = [_enlarged(a, seen.size, scales) for a in args]
     large_kwargs = {k: _enlarged(v, seen.size, scales) for k, v in kwargs.items()}
@@ -138,6 +148,8 @@ def _check_grids(
         raise RekernelError(f"after rescaling, at {grid} pixels: {error}{notes}") from None
     # By module, the last call in each: a factored layer makes several of one.
     new_sizes = {call.module: call.out_size for call in again.calls}
+    cropped = [name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose)]
+    new_sizes |= {name: again.results[name] for name in cropped if name in again.results}
     for call in seen.calls:
         expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)
         if (
@@ -149,6 +161,19 @@ def _check_grids(
                 f"{shown(call.module)}: gives a grid of {new} at the new size where the plan said {expected} "
                 f"(it was {call.out_size}); choose a size and scale that every stride divides, or leave the layer out"
             )
+
+    return again
+
+
+def _attention_notes(seen: Trace, again: Trace) -> list[str]:
+    """Attention over more tokens than in training: what no kernel makes up for."""
+    before = {call.module: call.keys for call in seen.calls if call.kind == "attention"}
+    after = {call.module: call.keys for call in again.calls if call.kind == "attention"}
+    return [
+        f"{name}: attention looks at {after[name]} tokens instead of {keys}; its weights are left as they are"
+        for name, keys in before.items()
+        if after.get(name, keys) != keys
+    ]
 
 
 def _enlarged(value: Any, size: tuple[int, ...], scales: tuple[float, ...]) -> Any:

@@ -18,9 +18,9 @@ from ..plan import Plan
 from ..recipe import KEY, Recipe, find_recipe
 from ..version import __version__
 from ..writer import StreamingWriter
-from .dtypes import TORCH_DTYPES, dtype_name
 from .apply import PLAN, announce, carry_out
 from .bake import bake
+from .dtypes import TORCH_DTYPES, dtype_name
 from .edits import Edits
 from .names import owner_of
 from .offline import completed, traced
@@ -85,7 +85,7 @@ def load(model: nn.Module, path: StrPath) -> nn.Module:
     Returns
     -------
     nn.Module
-        The same model (another one only where it is a single layer itself), with its plan in the attribute `rekernel_plan`.
+        The same model (another one only where it is a single layer itself), its plan in `rekernel_plan`.
 
     Raises
     ------
@@ -108,9 +108,12 @@ def load(model: nn.Module, path: StrPath) -> nn.Module:
             carry_out(edits, plan, weights=False)
             _announce(edits, plan)
             _check_tensors(edits.model, source, where)
+            state = _tensors_of(edits.model)
+            # Of a model without memory yet, the file decides the dtype too, also where a tensor had some already.
+            empty = any(tensor.device.type == "meta" for tensor in state.values())
             filled: dict[int, nn.Parameter] = {}
-            for name in _tensors_of(edits.model):
-                _assign(edits, name, source, filled)
+            for name in state:
+                _assign(edits, name, source, filled, empty)
     return edits.model
 
 
@@ -144,7 +147,8 @@ def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
     for change in plan.changed:
         if change.name not in state:
             raise RekernelError(
-                f"{where}: was made for another architecture: it changes {shown(change.name)}, which {kind} does not have"
+                f"{where}: was made for another architecture: it changes {shown(change.name)}, which {kind} does not "
+                f"have"
             )
         if tuple(state[change.name].shape) != change.shape:
             raise RekernelError(
@@ -181,7 +185,7 @@ def _check_tensors(model: nn.Module, source: TensorSource, where: str) -> None:
         )
 
 
-def _assign(edits: Edits, name: str, source: TensorSource, filled: dict[int, nn.Parameter]) -> None:
+def _assign(edits: Edits, name: str, source: TensorSource, filled: dict[int, nn.Parameter], empty: bool) -> None:
     """Copy one tensor in; on the meta device put it there, once for all names of a tied one."""
     path, _, leaf = name.rpartition(".")
     owner = edits.model.get_submodule(path)
@@ -192,7 +196,7 @@ def _assign(edits: Edits, name: str, source: TensorSource, filled: dict[int, nn.
     dtype = TORCH_DTYPES[info.dtype]
     data = source.read(name)
     value = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(info.shape)
-    if old.device.type != "meta":
+    if not empty or (old.device.type != "meta" and not isinstance(old, nn.Parameter)):
         with torch.no_grad():
             old.copy_(value)
     elif isinstance(old, nn.Parameter):

@@ -25,12 +25,14 @@ class Trace:
     size : pixels of the input
     output : the calls that the model's output came from
     out_size : its grid
+    results : grid of what each module gave last, by path
     """
 
     calls: list[Call] = field(default_factory=list)
     size: tuple[int, ...] = ()
     output: frozenset[int] = frozenset()
     out_size: tuple[int, ...] = ()
+    results: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
@@ -86,6 +88,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     kwargs = dict(kwargs or {})
     spatial = image_of([*args, *kwargs.values()])[1]
     modules: list[str] = []
+    results: dict[str, tuple[int, ...]] = {}
     recorder = Recorder(model, modules)
 
     def seen(value: Any) -> Any:
@@ -100,7 +103,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
 
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
-        stack.enter_context(_following(model, modules))
+        stack.enter_context(_following(model, modules, results))
         stack.enter_context(torch.no_grad())
         args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
         try:
@@ -112,7 +115,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     out = first_tensor(result)
     state = recorder.state(out) if out is not None else None
     out_size = tuple(out.shape[2:]) if out is not None else ()
-    return Trace(recorder.calls, spatial, state.sources if state else frozenset(), out_size)
+    return Trace(recorder.calls, spatial, state.sources if state else frozenset(), out_size, results)
 
 
 @contextmanager
@@ -128,16 +131,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _following(model: nn.Module, path: list[str]) -> Iterator[None]:
-    """Keeps `path` the chain of modules that are being called."""
+def _following(model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    """Keeps `path` the chain of modules that are being called, and notes what they give."""
     handles = []
     for name, module in model.named_modules():
 
         def enter(_m: nn.Module, _args: Any, name: str = name) -> None:
             path.append(name)
 
-        def leave(_m: nn.Module, _args: Any, _out: Any) -> None:
-            path.pop()
+        def leave(_m: nn.Module, _args: Any, out: Any) -> None:
+            name = path.pop()
+            if isinstance(out, Tensor):
+                results[name] = tuple(out.shape[2:])
 
         handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(leave, always_call=True))

@@ -1,0 +1,91 @@
+"""Changes of weights that belong to the pixels of a finite image: patches, flattened grids, position embeddings.
+
+Knows one call and its tensor; which calls are such is `planner`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import RekernelError
+from ..plan import AxisGeometry, AxisOperator, LayerChange
+from ..planner import Settings
+from .dtypes import dtype_name
+from .offline import own_padding
+from .recorder import Call
+
+Scales = tuple[float, ...]
+
+
+def is_patch(call: Call, layer: Any) -> bool:
+    """Whether a convolution reads patches beside each other."""
+    padded = any(any(pair) for pair in (*own_padding(layer), *call.by_hand))
+    return not padded and tuple(layer.kernel_size) == tuple(layer.stride) and set(layer.dilation) == {1}
+
+
+def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
+    """A patch embedding that absorbs: each patch is an image of its own, a grid and not a sliding filter."""
+    shape = tuple(weight.shape)
+    kernel = shape[2:]
+    new = tuple(round(k * x) for k, x in zip(kernel, scales, strict=True))
+    if any(abs(k * x - n) > 1e-6 for k, x, n in zip(kernel, scales, new, strict=True)):
+        raise RekernelError(
+            f"{call.weight}: a patch of {kernel} pixels times {scales} is not whole; choose another scale"
+        )
+    operators = tuple(
+        AxisOperator(axis + 2, k, n, "grid", n / k, _grid_method(s), s.gain, a=s.a, smoothness=s.smoothness)
+        for axis, (k, n) in enumerate(zip(kernel, new, strict=True))
+        if n != k
+    )
+    return LayerChange(
+        call.weight, dtype_name(weight.dtype), shape, (*shape[:2], *new), "patch",
+        f"patches of {'x'.join(map(str, kernel))} pixels: absorbs", view=shape, operators=operators,
+        geometry=tuple(AxisGeometry(k, k, (0, 0)) for k in kernel),
+        new_geometry=tuple(AxisGeometry(n, n, (0, 0)) for n in new),
+    )  # fmt: skip
+
+
+def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
+    """A linear layer behind a flatten: it absorbs."""
+    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    first = 2 if call.order == "channels-first" else 1
+    cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
+    operators = tuple(
+        AxisOperator(first + i, n, m, "grid", m / n, _grid_method(s), s.gain, a=s.a, smoothness=s.smoothness)
+        for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
+        if n != m
+    )
+    shape = tuple(weight.shape)
+    grid = "x".join(map(str, call.grid))
+    return LayerChange(
+        call.weight, dtype_name(weight.dtype), shape, (shape[0], call.grid[0] * math.prod(new)), "linear-in",
+        f"fully connected: reads a {grid} grid, {call.order}", view=(shape[0], *cells), operators=operators,
+    )  # fmt: skip
+
+
+def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
+    """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
+    shape, axis = tuple(weight.shape), weight.ndim - 2
+    new = tuple(round(n * x) for n, x in zip(call.size, scales, strict=True))
+    # 'optimal' and the pseudo-inverse are designed for weights that read, not for values.
+    method = "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method.removeprefix("pinv-")
+    operators = tuple(
+        AxisOperator(axis + i, n, m, "grid", m / n, method, "none", a=s.a, smoothness=s.smoothness)
+        for i, (n, m) in enumerate(zip(call.size, new, strict=True))
+        if n != m
+    )
+    grid = "x".join(map(str, call.size))
+    new_shape = (*shape[:axis], call.prefix + math.prod(new), shape[-1])
+    return LayerChange(
+        call.weight, dtype_name(weight.dtype), shape, new_shape, "values",
+        f"position embeddings on a {grid} grid: values, no coefficient; {call.prefix} class tokens kept",
+        view=(*shape[:axis], *call.size, shape[-1]), operators=operators, prefix=call.prefix, grid_axis=axis,
+    )  # fmt: skip
+
+
+def _grid_method(s: Settings) -> str:
+    """Dilation has no meaning on a grid, its nearest kin is 'nearest'."""
+    return {"dilate": "nearest", "optimal-filter": "optimal"}.get(s.method, s.method)

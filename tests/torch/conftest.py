@@ -1,0 +1,203 @@
+"""What every architecture has to show, as one fixture: `check`.
+
+Inputs are smooth (band-limited), since that is what a network rescaled by 2 is promised to agree on.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)
+
+from torch import nn  # noqa: E402
+
+import rekernel as rk  # noqa: E402
+import rekernel.torch as rkt  # noqa: E402
+
+
+class Called(nn.Module):
+    """A model that takes more than an image or gives more than a tensor, as image -> tensor."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, x: Any) -> Any:
+        return self.call(self.model, x)
+
+
+def smooth(size: tuple[int, ...], channels: int, batch: int = 1, seed: int = 0) -> Any:
+    """Sums of waves, along each axis at most 0.06 cycles a pixel; values of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+    out = torch.zeros(batch, channels, *size, dtype=torch.float64)
+    for _ in range(8):
+        phase = torch.rand(batch, channels, *(1 for _ in size), generator=generator, dtype=torch.float64) * 6.28
+        wave = phase
+        for axis, n in enumerate(size):
+            shape = [1] * (2 + len(size))
+            shape[2 + axis] = n
+            cycles = torch.randint(0, 2 + n // 16, (1,), generator=generator).item()
+            wave = wave + (6.2832 * cycles * (torch.arange(n) + 0.5) / n).reshape(shape)
+        out += torch.cos(wave) * torch.randn(batch, channels, *(1 for _ in size), generator=generator)
+    return out.float() / 2
+
+
+def revived(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights of a size that lets the input through: some configs start at 0.02, and only biases come out."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        if p.ndim >= 2 and "norm" not in name:
+            fan = p[0].numel()
+            p.data = torch.randn(p.shape, generator=generator) * fan**-0.5
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+@dataclass
+class Errors:
+    """Equivariance errors of one architecture; `untouched` is None where the original does not run at the new size."""
+
+    dense: float
+    factored: float
+    dilated: float
+    untouched: float | None
+
+    def __str__(self) -> str:
+        untouched = "does not run" if self.untouched is None else f"{self.untouched:.3f}"
+        return f"dense {self.dense:.3f} factored {self.factored:.3f} dilated {self.dilated:.3f} untouched {untouched}"
+
+
+class Check:
+    """The shared assertions; each raises where its claim does not hold."""
+
+    Called, smooth, revived = Called, staticmethod(smooth), staticmethod(revived)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+
+    def architecture(
+        self, build: Callable[[], nn.Module], channels: int, size: tuple[int, ...], *, grows: bool | None = True,
+        scale: Any = 2, prepare: Callable[[nn.Module], None] | None = None, **options: Any,
+    ) -> Errors:  # fmt: skip
+        """All that holds for any architecture: output size, agreement, untouched original, round trips, scale 1.
+
+        Parameters
+        ----------
+        grows : whether the output's grid grows with the input's (False: it stays; None: it has none)
+        prepare : further changes to the weights
+        """
+        torch.manual_seed(0)
+        model = revived(build())
+        if prepare:
+            prepare(model)
+        example = torch.zeros(1, channels, *size)
+        errors = self.errors(model, channels, size, scale, grows, **options)
+        self.round_trips(build, model, example, scale, **options)
+        self.scale_one(model, example)
+        return errors
+
+    def errors(
+        self, model: nn.Module, channels: int, size: tuple[int, ...], scale: Any, grows: bool | None, **options: Any
+    ) -> Errors:
+        scales = scale if isinstance(scale, tuple) else (scale,) * len(size)
+        large = tuple(round(n * s) for n, s in zip(size, scales, strict=True))
+        example, x = torch.zeros(1, channels, *size), smooth(large, channels)
+        before = snapshot(model)
+        found = {}
+        for form, method in (("dense", "optimal"), ("factored", "optimal"), ("dilated", "dilate")):
+            rescaled = rkt.rescale(
+                model, scale, example, form=form.replace("dilated", "dense"), method=method, **options
+            )
+            with torch.no_grad():
+                small, out = model(example), rescaled(x)
+            assert out.isfinite().all()
+            grid = tuple(small.shape[2:])
+            if grows is None or grows is False:
+                assert out.shape == small.shape
+            else:
+                assert tuple(out.shape[2:]) == tuple(round(n * s) for n, s in zip(grid, scales, strict=True))
+            found[form] = rkt.equivariance_error(model, rescaled, x)
+        assert_same(snapshot(model), before)
+        try:
+            untouched = rkt.equivariance_error(model, model, x, size=size)
+        except (RuntimeError, ValueError, rk.RekernelError):
+            untouched = None
+        return Errors(**found, untouched=untouched)
+
+    def round_trips(
+        self, build: Callable[[], nn.Module], model: nn.Module, example: Any, scale: Any, **options: Any
+    ) -> None:
+        """Bit-equal through a file, in both forms, into a model on the meta device, in fp16 and bf16."""
+        for form, dtype in (("dense", torch.float32), ("factored", torch.float32), ("dense", torch.float16),
+                            ("factored", torch.bfloat16)):  # fmt: skip
+            typed = copy.deepcopy(model).to(dtype)
+            rescaled = rkt.rescale(copy.deepcopy(model), scale, example, form=form, **options).to(dtype)
+            path = self._folder / f"{self._count}.safetensors"
+            self._count += 1
+            rkt.save(rescaled, path)
+            fresh = build().to(dtype).eval()
+            loaded = rkt.load(fresh, path)
+            assert loaded is fresh
+            same_tensors(loaded, rescaled)
+            with torch.device("meta"):
+                empty = build().eval()
+            if not any(b.device.type == "meta" and n not in empty.state_dict() for n, b in empty.named_buffers()):
+                arrived = rkt.load(empty, path)
+                same_tensors(arrived, rescaled)
+                if dtype is torch.float32:
+                    x = smooth(tuple(round(n * 2) for n in example.shape[2:]), example.shape[1])
+                    if not isinstance(scale, tuple):
+                        with torch.no_grad():
+                            assert torch.equal(arrived(x), rescaled(x))
+            del typed
+
+    def scale_one(self, model: nn.Module, example: Any) -> None:
+        """Scale 1 changes no bit."""
+        x = smooth(tuple(example.shape[2:]), example.shape[1], seed=3)
+        for form in ("dense", "factored"):
+            same = rkt.rescale(model, 1, example, form=form)
+            with torch.no_grad():
+                assert torch.equal(same(x), model(x))
+
+
+def snapshot(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """All that a rescaling could change by mistake."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return repr(model), {name: (id(t), t.detach().clone(), t.requires_grad) for name, t in tensors.items()}
+
+
+def assert_same(now: Any, before: Any) -> None:
+    assert now[0] == before[0]
+    assert now[1].keys() == before[1].keys()
+    for name, (identity, value, grad) in before[1].items():
+        assert now[1][name][0] == identity, name
+        assert torch.equal(now[1][name][1], value), name
+        assert now[1][name][2] == grad, name
+
+
+def same_tensors(one: nn.Module, other: nn.Module) -> None:
+    """Same names, dtypes and bits."""
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Any:
+    warnings.filterwarnings("ignore", module="transformers|diffusers")
+    return Check(tmp_path)

@@ -1,0 +1,131 @@
+"""Files converted without the model load into it, and do what tracing does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
+from torch import nn  # noqa: E402
+
+import rekernel as rk  # noqa: E402
+import rekernel.torch as rkt  # noqa: E402
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    return {k: v.contiguous().clone() for k, v in model.state_dict().items()}
+
+
+def sd_unet() -> Any:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        sample_size=16, block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=16,
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["inner", "all"])
+def test_sd_unet(tmp_path: Path, preset: str) -> None:
+    model = sd_unet()
+    save_file(state(model), tmp_path / "in.safetensors")
+    report = rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, preset=preset)
+    chosen = [c.name for c in report.plans[""].changed]
+    assert chosen
+    t, text = torch.tensor([10.0]), torch.randn(1, 3, 16)
+    traced = rkt.rescale(model, 2, (torch.zeros(1, 4, 16, 16), t, text), include=chosen)
+    loaded = rkt.load(sd_unet(), tmp_path / "out.safetensors")
+    x = torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        a, b = loaded(x, t, text).sample, traced(x, t, text).sample
+    assert [c.name for c in traced.rekernel_plan.changed] == sorted(chosen)
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_resnet(tmp_path: Path, check: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=16)
+
+    def build() -> Any:
+        return transformers.ResNetForImageClassification(config).eval()
+
+    model = check.revived(build())
+    save_file(state(model), tmp_path / "in.safetensors")
+    report = rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    loaded = rkt.load(build(), tmp_path / "out.safetensors")
+    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64))
+    assert {c.name for c in traced.rekernel_plan.changed} == {c.name for c in report.plans[""].changed}
+    x = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x).logits, traced(x).logits, atol=1e-4)
+
+
+def test_vit_absorbs_in_both(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32, image_size=64
+    )
+    model = transformers.ViTModel(config).eval()
+    save_file(state(model), tmp_path / "in.safetensors")
+    rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, method="linear")
+    loaded = rkt.load(transformers.ViTModel(config).eval(), tmp_path / "out.safetensors")
+    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64), method="linear")
+    x = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x).last_hidden_state, traced(x).last_hidden_state, atol=1e-5)
+
+
+def test_autoencoder_with_padding_by_hand(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+
+    def build() -> Any:
+        return diffusers.AutoencoderKL(
+            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4,
+        ).eval()  # fmt: skip
+
+    model = build()
+    save_file(state(model), tmp_path / "in.safetensors")
+    report = rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, preset="all")
+    loaded = rkt.load(build(), tmp_path / "out.safetensors")
+    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 32, 32), include=[c.name for c in report.plans[""].changed])
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x).sample, traced(x).sample, atol=1e-4)
+
+
+def test_a_stride_that_was_assumed_wrongly_is_named(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, padding=1))
+
+    model = build()
+    save_file(state(model), tmp_path / "in.safetensors")
+    rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    before = repr(model)
+    with pytest.raises(rk.RekernelError, match=r"1.weight: was converted for stride 1.*--stride 1=2"):
+        rkt.load(model, tmp_path / "out.safetensors")
+    assert repr(model) == before
+    hints = rk.Hints(stride={"1": 2})
+    rk.convert(tmp_path / "in.safetensors", tmp_path / "right.safetensors", scale=2, hints=hints)
+    assert rkt.load(model, tmp_path / "right.safetensors")(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 16, 16)
+
+
+def test_a_folder_and_shards(tmp_path: Path) -> None:
+    model = sd_unet().half()
+    model.save_pretrained(tmp_path / "in")
+    for name, more in (("out", {}), ("shards", {"max_shard_size": 100_000})):
+        rk.convert(tmp_path / "in", tmp_path / name, scale=2, **more)
+        loaded = rkt.load(sd_unet().half(), tmp_path / name)
+        traced = rkt.rescale(
+            model, 2, {"sample": torch.zeros(1, 4, 16, 16).half(), "timestep": torch.tensor([10.0]),
+                       "encoder_hidden_states": torch.zeros(1, 3, 16).half()},
+            include=[c.name for c in loaded.rekernel_plan.changed],
+        )  # fmt: skip
+        assert len(loaded.rekernel_plan.changed) > 5
+        for key, value in traced.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value), key
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
