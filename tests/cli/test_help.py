@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -59,16 +58,14 @@ def test_a_command_without_its_module_is_not_listed():
     assert group.get_command(click.Context(group), "ghost") is None
 
 
-def test_help_imports_no_library_and_is_quick():
+def test_help_imports_no_library():
     code = (
         "import sys\nfrom rekernel_cli.main import main\n"
         "main(['--help'], standalone_mode=False)\n"
         "assert not {'numpy', 'rich', 'rekernel', 'torch'} & set(sys.modules), sorted(sys.modules)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - start < 3  # 0.15 s on a quiet machine; the imports above are what matters
 
 
 def test_version(run):
