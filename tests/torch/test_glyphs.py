@@ -1,0 +1,29 @@
+"""The shipped classifiers through tracing and through offline conversion: the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rekernel.torch as rkt
+from rekernel_cli.demo_run import _build, _module, convert_example, examples
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("method", ["optimal", "cubic"])
+def test_tracing_and_conversion_agree(name, scale, method, tmp_path):
+    models = _module(examples() / "models.py")
+    state = load_file(examples() / f"{name}.safetensors")
+    traced = rkt.rescale(_build(models, name, state, {}), scale, torch.zeros(1, 1, 16, 16), method=method)
+    convert_example(name, scale, tmp_path / "out.safetensors", method=method)
+    loaded = rkt.load(_build(models, name, state, {}), tmp_path / "out.safetensors")
+    for key, value in loaded.state_dict().items():
+        # NumPy and torch add up in different orders: float32 rounding apart, and nothing else.
+        assert torch.allclose(traced.state_dict()[key], value, rtol=1e-5, atol=1e-7), key
+    with np.load(examples() / "test.npz") as data:
+        images = data["images"][:100].reshape(100, 16 * scale, 4 // scale, 16 * scale, 4 // scale)
+    x = torch.from_numpy(images.mean(axis=(2, 4), dtype=np.float32)[:, None] / 255)
+    with torch.no_grad():
+        assert torch.allclose(traced.eval()(x), loaded.eval()(x), atol=1e-3)
+        assert torch.equal(traced(x).argmax(1), loaded(x).argmax(1))
