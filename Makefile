@@ -37,4 +37,5 @@ docs: $(READY)  ## what is generated: the CLI reference and the figures
 bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py
 	$(BIN)/python benchmarks/speed/resample.py
+	$(BIN)/python benchmarks/speed/inference.py
 	$(BIN)/python benchmarks/speed/convert.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)

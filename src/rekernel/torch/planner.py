@@ -19,6 +19,7 @@ from ..operators import canonical_method, kernel_taps
 from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange, Plan
 from ..planner import Settings
 from ..selection import layer_of, matcher, select
+from .cost import dense_cost, factored_cost
 from .dtypes import dtype_name
 from .grids import is_patch, linear_change, patch_change, positions_change
 from .names import aliases, owner_of
@@ -26,7 +27,7 @@ from .offline import own_padding, pool_change, tuple_of
 from .recorder import Call
 from .trace import Trace
 
-FORMS = ("dense", "factored")
+FORMS = ("dense", "factored", "auto")
 _FORWARDS = {
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -142,7 +143,7 @@ class _Planner:
         if call.weight in self.left:
             self._keep(call.weight, "not selected")
             return arriving
-        change = self._conv_change(call, m, arriving, leaving, mode)
+        change = self._cheapest(call, m, arriving, leaving, mode)
         for name in self.others[call.weight]:
             before = self.changes.get(name)
             if before is not None and not before.kept and _differ(before, change):
@@ -171,16 +172,30 @@ class _Planner:
             self.conflicts.add(name)
         self._say(f"{weight}: one weight {why}; left as it is everywhere")
 
-    def _conv_change(
+    def _cheapest(
         self, call: Call, m: Any, arriving: tuple[float, ...], leaving: tuple[float, ...], mode: str
+    ) -> LayerChange:
+        """The layer in the form asked for; for 'auto' in the one that costs less to run (`cost`)."""
+        if self.form != "auto":
+            return self._conv_change(call, m, arriving, leaving, mode, self.form)
+        dense = self._conv_change(call, m, arriving, leaving, mode, "dense")
+        if self.settings.taps not in (None, "full") or call.kind != "conv" or not _whole(arriving):
+            return dense
+        factored = self._conv_change(call, m, arriving, leaving, mode, "factored")
+        blur = [o.new - round(o.scale) * o.dilation * (o.old - 1) for o in factored.factors]
+        in_dense = dense_cost(m.in_channels, m.groups, dense.new_shape[2:])
+        in_factors = factored_cost(m.in_channels, m.out_channels, m.groups, m.kernel_size, m.stride, blur)
+        return factored if factored.factors and in_factors < in_dense else dense
+
+    def _conv_change(
+        self, call: Call, m: Any, arriving: tuple[float, ...], leaving: tuple[float, ...], mode: str, form: str
     ) -> LayerChange:
         weight = self.tensors[call.weight]
         transposed = call.kind == "conv-transpose"
         if transposed and mode == "absorb":
             raise RekernelError(f"{call.weight}: a transposed convolution enlarges and cannot absorb a scale")
-        whole = all(abs(s - round(s)) < 1e-9 for s in arriving)
-        factored = self.form == "factored" and whole and not transposed
-        if self.form == "factored" and not factored:
+        factored = form == "factored" and _whole(arriving) and not transposed
+        if form == "factored" and not factored:
             why = "is transposed" if transposed else "has a scale that is no whole number"
             self._say(f"{layer_of(call.weight)}: {why}, so it is dense")
         if call.inside and call.by_hand_mode != "constant":
@@ -331,6 +346,10 @@ class _Planner:
             self.notes.append(note)
 
 
+def _whole(scales: tuple[float, ...]) -> bool:
+    return all(abs(s - round(s)) < 1e-9 for s in scales)
+
+
 def plan_model(
     model: nn.Module,
     trace: Trace,
@@ -352,7 +371,7 @@ def plan_model(
         Method, taps, gain, ...
     scale : tuple of float
         One per spatial axis of the input.
-    form : {'dense', 'factored'}
+    form : {'dense', 'factored', 'auto'}
     modes : {glob: 'supersample' | 'absorb'}, optional
         By layer name; the first match wins.
     include, exclude : patterns on parameter names, as for `plan_checkpoint`

@@ -52,9 +52,10 @@ def rescale(
         An input of the *trained* size; values do not matter.
     method, taps, gain, a, smoothness
         As for `kernel_operator`.
-    form : {'dense', 'factored'}
+    form : {'dense', 'factored', 'auto'}
         'dense' gives ordinary convolutions with larger kernels; 'factored' (whole scales) a blur and a dilated
-        convolution with the original weight objects, under the original names.
+        convolution with the original weight objects, under the original names; 'auto' takes for each layer the one
+        that costs less to run (dense for depthwise layers, factored for most others).
     modes : {glob: 'supersample' | 'absorb'}, optional
         By layer name. By default everything supersamples, a flatten absorbs, and a network with attention that gives
         no image back absorbs in its first convolution (the rest of it stays exact).
