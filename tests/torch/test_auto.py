@@ -12,8 +12,8 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
-        nn.Conv2d(16, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU(),
-        nn.ConvTranspose2d(64, 8, 4, stride=2, padding=1),
+        nn.Conv2d(16, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 3, stride=2, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(256, 8, 4, stride=2, padding=1),
     )  # fmt: skip
 
 

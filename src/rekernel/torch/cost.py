@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-BLUR = 8.0
-"""Cost of one multiplication of the depthwise blur, in multiplications of a dense convolution: it reads memory once a
-tap and has no matrix product to hide that. Rounded up from what the benchmark measures on a CPU."""
+BLUR = 45.0
+"""Cost of one multiplication of the depthwise blur, in multiplications of a dense convolution: it is bound by memory.
+From benchmarks/speed/inference.py on two CPU cores: 9 + 9 taps added 14 % to a layer of 5760 multiplications a value,
+8 to 10 % to larger ones (results/inference-cpu.json)."""
 
 
 def dense_cost(inputs: int, groups: int, taps: Sequence[int]) -> float:
@@ -32,7 +33,7 @@ def factored_cost(
     Examples
     --------
     >>> factored_cost(640, 640, 1, (3, 3), (1, 1), (9, 9))
-    5904.0
+    6570.0
     >>> factored_cost(640, 640, 640, (3, 3), (1, 1), (9, 9)) > dense_cost(640, 640, (5, 5))  # depthwise: dense wins
     True
     """
