@@ -34,7 +34,9 @@ LEVELS: list[set[str]] = [
     {"dtypes"},
     {"checkpoint", "pickles", "writer"},  # a pickle opens as a checkpoint: they know each other, but only when called
     {"plan", "families", "selection", "journal"},
-    {"planner", "recipe"},
+    {"settings"},
+    {"layer_planner", "recipe"},
+    {"planner"},
     {"outputs", "inspect", "targets", "digests"},
     {"stream"},
     {"conversion"},

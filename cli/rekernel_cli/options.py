@@ -121,7 +121,7 @@ class Planning:
         click.UsageError
             For a scale that is missing, given twice or in halves, and for a NAME given twice.
         """
-        from rekernel.planner import Hints
+        from rekernel.settings import Hints
 
         hints = {name: _unique(self.raw[name], "--" + name.replace("_", "-")) for name in _HINTS}
         keywords = {

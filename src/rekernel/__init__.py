@@ -9,9 +9,10 @@ from .hidden import neuron_order, resample_hidden
 from .inspect import Info, inspect
 from .operators import grid_operator, kernel_operator, kernel_taps
 from .plan import AxisGeometry, AxisOperator, LayerChange, Plan
-from .planner import Hints, plan_checkpoint
+from .planner import plan_checkpoint
 from .recipe import Recipe
 from .resample import resample, resample_conv, resample_linear
+from .settings import Hints
 from .version import __version__
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import RekernelError
 from ..plan import AxisGeometry, AxisOperator, LayerChange
-from ..planner import Settings
+from ..settings import Settings
 from .dtypes import dtype_name
 from .offline import own_padding
 from .recorder import Call

@@ -17,8 +17,8 @@ from ..errors import RekernelError
 from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
 from ..operators import canonical_method, kernel_taps
 from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange, Plan
-from ..planner import Settings
 from ..selection import layer_of, matcher, select
+from ..settings import Settings
 from .cost import dense_cost, factored_cost
 from .dtypes import dtype_name
 from .grids import is_patch, linear_change, patch_change, positions_change

@@ -16,7 +16,7 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..filters import KEYS_A
 from ..optimal import SMOOTHNESS
-from ..planner import Settings
+from ..settings import Settings
 from .apply import PLAN, announce, carry_out
 from .bake import bake, copy_model
 from .edits import Edits

@@ -1,0 +1,306 @@
+"""One tensor of a checkpoint to one entry of a plan: convolution, patch, linear layer or position embedding.
+
+Knows what a shape, a name and a hint say of a tensor, and what they leave unclear; which tensors are asked about is
+`planner`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import RekernelError
+from .escape import shown
+from .families import MLP, Family, LayerFacts
+from .geometry import conv_geometry, conv_transpose_geometry
+from .operators import KERNEL_METHODS, canonical_method
+from .plan import AxisGeometry, AxisOperator, LayerChange
+from .resample import flattened_grid, spatial_axes
+from .selection import layer_of
+from .settings import Hints, Settings
+
+_MODES = ("supersample", "absorb")
+_LARGEST_KERNEL = 31  # ConvNets' largest in use; a longer trailing axis is no kernel
+
+
+class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
+    """A tensor was left alone because its shape does not say what it is."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor with all that is known of it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    settings: Settings
+    hints: Hints
+    family: Family | None
+
+    def kept(self, reason: str) -> LayerChange:
+        return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
+
+    def change(self) -> LayerChange:
+        """What to do with a selected tensor."""
+        facts = self.family.facts(self.name, self.shapes) if self.family else None
+        if self.hints.given("output_grid", self.name):
+            return self._linear("out")
+        if facts and facts.role == "positions":
+            return self._positions(facts)
+        if len(self.shape) < 2:
+            return self.kept("bias, norm or scalar: no spatial axis")
+        if len(self.shape) == 2:
+            if self.hints.given("linear_grid", self.name):
+                return self._linear("in")
+            self._suspect_grid()
+            return self.kept("fully connected: no spatial axis")
+        layout = self.hints.given("layout", self.name) or self._guessed_layout()
+        if layout is None:
+            return self.kept("more than two axes, but no convolution")
+        return self._conv(facts or LayerFacts(), layout)
+
+    def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
+        axes = spatial_axes(self.shape, layout)
+        kernel = tuple(self.shape[axis] for axis in axes)
+        scales = self.settings.scales(len(axes))
+        if scales is None:
+            raise Unclear(f"has {len(axes)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale")
+        stride = self.hints.given("stride", self.name) or facts.stride
+        mode = self.hints.given("mode", self.name) or ("absorb" if facts.role == "patch" else "supersample")
+        if mode not in _MODES:
+            raise RekernelError(f"{shown(self.name)}: mode {shown(mode)} is not one of {', '.join(_MODES)}")
+        if max(kernel) > _LARGEST_KERNEL:
+            size = "x".join(map(str, kernel))
+            raise Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
+        if all(k == 1 for k in kernel) and stride == 1:
+            return self.kept("1x1 convolution: pointwise")
+        padding = self._padding(kernel, facts, stride)
+        patch = mode == "absorb" and padding == (0, 0) and all(k == stride for k in kernel)
+        operators, before, after = [], [], []
+        for axis, k, scale in zip(axes, kernel, scales, strict=True):
+            before.append(AxisGeometry(k, stride, padding))
+            try:
+                operator, geometry = (
+                    self._patch_axis(axis, k, scale)
+                    if patch
+                    else self._kernel_axis(axis, k, scale, stride, padding, facts.role, mode)
+                )
+            except RekernelError as error:
+                raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
+            after.append(geometry)
+            if operator is not None:
+                operators.append(operator)
+        if not operators:
+            return self.kept("pointwise, or scale 1")
+        return LayerChange(
+            self.name,
+            self.dtype,
+            self.shape,
+            _replaced(self.shape, operators),
+            "patch" if patch else facts.role if facts.role != "patch" else "conv",
+            f"{'patch embedding' if patch else 'convolution'}, stride {stride}: {mode}s",
+            view=self.shape,
+            operators=tuple(operators),
+            geometry=tuple(before),
+            new_geometry=tuple(after),
+        )
+
+    def _kernel_axis(
+        self, axis: int, k: int, scale: float, stride: int, padding: tuple[int, int], role: str, mode: str
+    ) -> tuple[AxisOperator | None, AxisGeometry]:
+        if scale == 1 or (k == 1 and stride == 1):
+            return None, AxisGeometry(k, stride, padding)
+        s = self.settings
+        method = canonical_method(s.method)
+        scale_out = 1.0 if mode == "absorb" else scale
+        if role == "conv-transpose" and mode == "absorb":
+            raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
+        if role == "conv-transpose":
+            place = conv_transpose_geometry(
+                k, method=method, taps=s.taps, stride=stride, padding=padding[0], scale_in=scale, scale_out=scale_out
+            )
+        else:
+            place = conv_geometry(
+                k, method=method, taps=s.taps, stride=stride, padding=padding, scale_in=scale, scale_out=scale_out
+            )
+        # Dilation has no taps between pixels: what is left of the phase stays, as in every dilated network.
+        phase = 0.0 if method == "dilate" else place.phase
+        operator = AxisOperator(
+            axis, k, place.taps, "kernel", scale, method, s.gain, phase, a=s.a, smoothness=s.smoothness
+        )
+        operator.matrix()
+        geometry = AxisGeometry(place.taps, place.stride, place.padding)
+        return operator, geometry
+
+    def _patch_axis(self, axis: int, k: int, scale: float) -> tuple[AxisOperator | None, AxisGeometry]:
+        new = _whole(k * scale, f"a patch of {k} pixels at scale {scale:g}")
+        s = self.settings
+        operator = AxisOperator(
+            axis, k, new, "grid", new / k, self._grid_method(), s.gain, a=s.a, smoothness=s.smoothness
+        )
+        operator.matrix()
+        return (operator if new != k else None), AxisGeometry(new, new, (0, 0))
+
+    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int) -> tuple[int, int]:
+        given = self.hints.given("padding", self.name)
+        if isinstance(given, int):
+            return given, given
+        if given is not None:
+            left, right = given
+            return left, right
+        if facts.padding is not None:
+            return facts.padding
+        known = facts.stride > 1 or self.hints.given("stride", self.name)
+        if any(k % 2 == 0 for k in kernel):
+            if known:
+                raise RekernelError(
+                    f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; give --padding"
+                )
+            raise Unclear(
+                f"even kernel {'x'.join(map(str, kernel))}, so probably strided; left as it is. "
+                f"Say --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
+            )
+        return (kernel[-1] - 1) // 2, (kernel[-1] - 1) // 2
+
+    def _linear(self, side: str) -> LayerChange:
+        what = "linear_grid" if side == "in" else "output_grid"
+        grid = tuple(self.hints.given(what, self.name))
+        order = self.hints.given("order", self.name) or "channels-first"
+        scales = self.settings.scales(len(grid) - 1)
+        if scales is None:
+            raise RekernelError(f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} differ in axes")
+        if len(self.shape) > 2 or (side == "in" and len(self.shape) == 1):
+            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
+        new_grid = (
+            grid[0],
+            *(_whole(n * s, f"{shown(self.name)}: a grid of {n}") for n, s in zip(grid[1:], scales, strict=True)),
+        )
+        axis = 1 if side == "in" else 0
+        try:
+            cells, new_cells, first = flattened_grid(self.shape[axis], grid, new_grid, order)
+        except RekernelError as error:
+            raise RekernelError(
+                f"{shown(self.name)}: {error}. Pass another, or leave it out: --exclude {layer_of(self.name)}"
+            ) from None
+        s = self.settings
+        gain = s.gain if side == "in" else "none"
+        method = self._grid_method() if side == "in" else self._values_method()
+        operators = tuple(
+            AxisOperator(axis + first + i, n, m, "grid", m / n, method, gain, a=s.a, smoothness=s.smoothness)
+            for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
+            if n != m
+        )
+        rest = self.shape[1:] if side == "out" else ()
+        view = (*self.shape[:axis], *cells, *rest)
+        new_shape = (*self.shape[:axis], math.prod(new_cells), *rest)
+        size = "x".join(map(str, grid))
+        reason = f"fully connected: reads a {size} grid" if side == "in" else f"writes a {size} grid: values"
+        if not operators:
+            return self.kept("scale 1")
+        return LayerChange(self.name, self.dtype, self.shape, new_shape, f"linear-{side}", reason, view, operators)
+
+    def _positions(self, facts: LayerFacts) -> LayerChange:
+        mode = next(
+            (
+                self.hints.given("mode", n) or "absorb"
+                for n in self.shapes
+                if self.family and (f := self.family.facts(n, self.shapes)) and f.role == "patch"
+            ),
+            "absorb",
+        )
+        explicit = self.hints.given("mode", self.name)
+        if (explicit or mode) == "absorb":
+            return self.kept("position embeddings: the patch embedding absorbs the scale, so the token grid stays")
+        axis = len(self.shape) - 2
+        tokens = self.shape[axis] - facts.prefix
+        side = math.isqrt(tokens)
+        scales = self.settings.scales(2)
+        if side * side != tokens or scales is None:
+            raise Unclear(f"{tokens} tokens are no square grid, or the scale is not one for images; left as it is")
+        new = [_whole(side * s, f"{shown(self.name)}: a token grid of {side}") for s in scales]
+        s = self.settings
+        operators = tuple(
+            AxisOperator(
+                axis + i, side, n, "grid", n / side, self._values_method(), "none", a=s.a, smoothness=s.smoothness
+            )
+            for i, n in enumerate(new)
+            if n != side
+        )
+        if not operators:
+            return self.kept("scale 1")
+        return LayerChange(
+            self.name,
+            self.dtype,
+            self.shape,
+            (*self.shape[:axis], facts.prefix + new[0] * new[1], self.shape[-1]),
+            "values",
+            f"position embeddings on a {side}x{side} grid: values, no coefficient; {facts.prefix} class tokens kept",
+            view=(*self.shape[:axis], side, side, self.shape[-1]),
+            operators=operators,
+            prefix=facts.prefix,
+            grid_axis=axis,
+        )
+
+    def _grid_method(self) -> str:
+        """The method for weights that read a grid; dilation has no meaning there, its nearest kin is 'nearest'."""
+        method = canonical_method(self.settings.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
+        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+
+    def _values_method(self) -> str:
+        """The method for values; 'optimal' and the pseudo-inverse are designed for weights."""
+        method = self._grid_method().removeprefix("pinv-")
+        return "cubic" if method == "optimal" or self.settings.method == "dilate" else method
+
+    def _guessed_layout(self) -> str | None:
+        """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""
+        shape, option = self.shape, f"--layout {layer_of(self.name)}="
+        usual = "OIHW" if len(shape) == 4 else "OIDHW"
+        if len(shape) > 5:
+            return None
+        if re.search(
+            r"pos(ition)?(al)?_?(bias_table|embed|emb\b|enc)|(^|[._])(cls|class|mask|reg(ister)?)_token", self.name
+        ):
+            raise Unclear("looks like a position embedding or token of no known family; left as it is")
+        if len(shape) == 3:
+            has_bias = self.name.endswith(".weight") and self.shapes.get(layer_of(self.name) + ".bias") == shape[:1]
+            if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
+                return "OIW"
+            raise Unclear(f"may be no Conv1d; left as it is. If it is one, say {option}OIW")
+        if self.name.endswith(".kernel") or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[: len(shape) - 2]):
+            guess = "HWIO" if len(shape) == 4 else "DHWIO"
+            raise Unclear(f"looks like layout {guess}; left as it is. Say {option}{guess}")
+        if not self.name.endswith(("weight", "weight_v")) or max(shape[2:]) > _LARGEST_KERNEL:
+            raise Unclear(f"may be no convolution; left as it is. If it is one, say {option}{usual}")
+        return usual
+
+    def _suspect_grid(self) -> None:
+        """Raise where a fully-connected layer's inputs may be pixels."""
+        if not self.name.endswith("weight") or not (self.family is None or isinstance(self.family, MLP)):
+            return  # the other families are known to pool or to attend
+        inputs = self.shape[1]
+        others = {s for n, s in self.shapes.items() if n != self.name and len(s) >= 2}
+        if any(s[0] == inputs for s in others):  # some layer writes exactly what this one reads
+            return
+        channels = sorted({1, 3} | {s[0] for s in others if len(s) > 2}, reverse=True)
+        for c in channels:
+            side = math.isqrt(inputs // c)
+            if inputs == c * side * side and side > 1 and (c > 3 or side >= 8):
+                grid = f"{c},{side},{side}"
+                raise Unclear(
+                    f"may read a {grid} grid; left as it is. If it does, say --linear-grid {layer_of(self.name)}={grid}"
+                )
+
+
+def _replaced(shape: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
+    new = {o.axis: o.new for o in operators}
+    return tuple(new.get(i, n) for i, n in enumerate(shape))
+
+
+def _whole(value: float, what: str) -> int:
+    if abs(value - round(value)) > 1e-6 or round(value) < 1:
+        raise RekernelError(f"{what} would become {value:g}, no whole number; choose another scale")
+    return round(value)

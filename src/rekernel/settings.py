@@ -1,0 +1,85 @@
+"""What a caller may say about resampling: settings, and hints about what a checkpoint cannot show.
+
+Knows options and patterns; no tensors and no plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import RekernelError
+from .filters import KEYS_A
+from .operators import GAINS, KERNEL_METHODS, canonical_method
+from .optimal import SMOOTHNESS
+from .selection import matcher, select
+
+Scale = float | Sequence[float]
+Grid = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the model would tell and a checkpoint cannot, by pattern; the last matching pattern wins.
+
+    linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
+    order : 'channels-first' or 'channels-last', how such a grid was flattened
+    stride, padding : of a convolution; padding may be (left, right)
+    layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way
+    mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
+    """
+
+    linear_grid: Mapping[str, Grid] = field(default_factory=dict)
+    output_grid: Mapping[str, Grid] = field(default_factory=dict)
+    order: Mapping[str, str] = field(default_factory=dict)
+    stride: Mapping[str, int] = field(default_factory=dict)
+    padding: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
+    layout: Mapping[str, str] = field(default_factory=dict)
+    mode: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, what: str, name: str) -> Any:
+        """The value for a tensor, or None."""
+        table: Mapping[str, Any] = getattr(self, what)
+        return next((value for pattern, value in reversed([*table.items()]) if matcher(pattern)(name)), None)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a pattern that matches nothing."""
+        for what in ("linear_grid", "output_grid", "order", "stride", "padding", "layout", "mode"):
+            select(names, getattr(self, what), what)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a tensor is resampled; overrides replace single fields.
+
+    scale : number, or tuple with one per spatial axis
+    method, taps, gain, a, smoothness : as for `kernel_operator`
+    """
+
+    scale: Any
+    method: str = "optimal"
+    taps: int | str | None = None
+    gain: str = "dc"
+    a: float = KEYS_A
+    smoothness: float = SMOOTHNESS
+
+    def __post_init__(self) -> None:
+        canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
+        if self.gain not in GAINS:
+            raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        if not scales or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in scales):
+            raise RekernelError(f"scale={self.scale!r} must be a number above 0, or one per spatial axis")
+
+    def scales(self, count: int) -> tuple[float, ...] | None:
+        """One scale per spatial axis; None where the number of axes does not fit."""
+        if not isinstance(self.scale, tuple):
+            return (float(self.scale),) * count
+        if len(self.scale) == 2 and count == 3:
+            return (1.0, *map(float, self.scale))  # an image's scale leaves time alone
+        return tuple(map(float, self.scale)) if len(self.scale) == count else None
+
+    def shape(self) -> dict[str, float]:
+        return {"a": self.a, "smoothness": self.smoothness}
