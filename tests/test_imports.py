@@ -31,7 +31,7 @@ LEVELS: list[set[str]] = [
     {"hidden"},
     {"escape"},
     {"header"},
-    {"dtypes"},
+    {"dtypes", "atomic"},
     {"checkpoint", "pickles", "writer"},  # a pickle opens as a checkpoint: they know each other, but only when called
     {"plan", "families", "selection", "journal"},
     {"settings"},

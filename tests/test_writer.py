@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from rekernel.atomic import check_free_space, copy_atomic, human_size, write_atomic
 from rekernel.header import CheckpointError, read_header
-from rekernel.writer import StreamingWriter, check_free_space, copy_atomic, human_size, write_atomic
+from rekernel.writer import StreamingWriter
 
 ARRAYS = {
     "b": np.arange(5, dtype=np.uint8),

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .atomic import check_free_space, copy_atomic, write_atomic
 from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
 from .digests import Digests, digesting, resolved, stand_ins
 from .errors import RekernelError
@@ -26,7 +27,7 @@ from .recipe import KEY, Recipe, placeholder
 from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights
 from .version import __version__
-from .writer import StreamingWriter, check_free_space, copy_atomic, write_atomic
+from .writer import StreamingWriter
 
 Progress = Callable[[int, int], None]
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .writer import write_atomic
+from .atomic import write_atomic
 
 NAME = ".rekernel-journal.json"
 
