@@ -178,7 +178,7 @@ def _perform(source: str, target: str, planning: Planning, work: dict[str, Any],
 
 def _conclude(report: Report) -> None:
     """What was written, and how to use it; notes on stderr."""
-    from rekernel.escape import shown
+    from rekernel.escape import shown, shown_path
 
     from .tables import print_notes
     from .terminal import console, counted, in_bytes
@@ -190,7 +190,7 @@ def _conclude(report: Report) -> None:
         names = ", ".join(shown(str(path)) for path in report.skipped[:3])
         more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
         print_notes(notes, [f"not copied, since these hold the old weights: {names}{more}"])
-    where = shown(str(report.target), 400)
+    where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     click.echo(
         f"Wrote {where}: {in_bytes(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "

@@ -5,7 +5,6 @@ Knows the examples and the library's public interface; prints and draws nothing.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 import rekernel as rk
 
+from .pyfile import import_file
 from .scores import accuracy, macro_f1
 
 TRAINED, SCALES = 16, (2, 4)
@@ -73,7 +73,7 @@ def examples() -> Path:
 
 def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
     """Accuracy and macro F1 of both classifiers at their trained size and of every variant at each scale."""
-    models = _module(examples() / "models.py")
+    models = import_file(examples() / "models.py")
     with np.load(examples() / "test.npz") as data:
         images, labels = data["images"], data["labels"]
     results: dict[str, Any] = {"images": len(labels), "trained": TRAINED}
@@ -153,11 +153,3 @@ def _score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64
         logits = [model(torch.from_numpy(part)) for part in np.array_split(x, max(1, n // 100))]
     guesses = torch.cat(logits).argmax(1).numpy()
     return {"accuracy": 100 * accuracy(guesses, labels), "f1": 100 * macro_f1(guesses, labels)}
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rekernel_example_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -6,7 +6,6 @@ Knows torch and the library's torch adapter; prints nothing.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
+from rekernel.torch.verify import plan_scales
 
+from .pyfile import import_file
 from .scores import accuracy, macro_f1
 
 _NOISE_BATCH, _NOISE_DETAIL = 4, 4  # random inputs, and trained pixels per random value
@@ -36,7 +37,7 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
     _load_original(original, source)
     load(rescaled, converted)
     size = shape[1:]
-    new = tuple(round(n * s) for n, s in zip(size, _scales(rescaled, len(size)), strict=True))
+    new = tuple(round(n * s) for n, s in zip(size, plan_scales(rescaled, len(size)), strict=True))
     images, labels = _data(data, shape, new) if data else (_noise(shape, new), None)
     x = images[: 2 * _BATCH]
     with torch.no_grad():
@@ -106,18 +107,7 @@ def _import(place: str) -> ModuleType:
     if not place.endswith(".py"):
         sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{place} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _scales(model: nn.Module, count: int) -> tuple[float, ...]:
-    plan: Any = model.rekernel_plan
-    scale = plan.options["scale"]
-    return tuple(map(float, scale)) if isinstance(scale, list | tuple) else (float(scale),) * count
+    return import_file(Path(place))
 
 
 def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...]) -> float | None:

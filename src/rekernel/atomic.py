@@ -17,7 +17,7 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .escape import shown
+from .escape import shown, shown_path
 from .header import CheckpointError, open_regular
 
 try:
@@ -62,7 +62,7 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:
         raise CheckpointError(
-            f"{_where(folder)}: {human_size(needed_bytes)} needed, {human_size(free)} free: "
+            f"{shown_path(folder)}: {human_size(needed_bytes)} needed, {human_size(free)} free: "
             "make room, or write to another disk."
         )
 
@@ -89,7 +89,7 @@ def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: 
         try:
             size = os.fstat(fd).st_size
             check_free_space(file.path.parent, size)
-            file.copy_from(fd, size, _where(source))
+            file.copy_from(fd, size, shown_path(source))
         finally:
             os.close(fd)
 
@@ -114,9 +114,9 @@ class AtomicFile:
             self._check()
 
     def _check(self) -> None:
-        where, folder = _where(self.path), self.path.parent
+        where, folder = shown_path(self.path), self.path.parent
         if not folder.is_dir():
-            raise CheckpointError(f"{where}: its folder {_where(folder)} does not exist; create it first.")
+            raise CheckpointError(f"{where}: its folder {shown_path(folder)} does not exist; create it first.")
         if self.path.is_dir() or not self.path.name:
             raise CheckpointError(f"{where}: is a folder; name a file in it.")
         if _identity(self.path) in self._inputs:
@@ -165,7 +165,7 @@ class AtomicFile:
 
     def write_at(self, offset: int, view: memoryview) -> None:
         if self.fd < 0:
-            raise CheckpointError(f"{_where(self.path)}: not open for writing; use it inside its `with` block.")
+            raise CheckpointError(f"{shown_path(self.path)}: not open for writing; use it inside its `with` block.")
         with self.explained():
             while view:
                 done = self._write_some(offset, view)
@@ -214,7 +214,7 @@ class AtomicFile:
     def _remove_stale(self, extra: int) -> None:
         """Remove the partial file of a run that was killed; one that is still locked is another run's."""
         if not stat.S_ISREG(os.lstat(self.partial).st_mode):
-            raise CheckpointError(f"{_where(self.partial)}: in the way, and not a partial file of ours; remove it.")
+            raise CheckpointError(f"{shown_path(self.partial)}: in the way, and not a partial file of ours; remove it.")
         try:
             fd = os.open(self.partial, os.O_RDWR | extra)
         except FileNotFoundError:
@@ -223,7 +223,7 @@ class AtomicFile:
             if not self._locked(fd):
                 raise self._busy()
             if (identity := _identity(fd)) in self._inputs:
-                raise CheckpointError(f"{_where(self.partial)}: is being read; rename it first.")
+                raise CheckpointError(f"{shown_path(self.partial)}: is being read; rename it first.")
             if identity == _identity(self.partial):
                 self.partial.unlink()
         finally:
@@ -241,7 +241,7 @@ class AtomicFile:
         return True
 
     def _busy(self) -> CheckpointError:
-        return CheckpointError(f"{_where(self.path)}: another run is writing it right now; wait for it, or end it.")
+        return CheckpointError(f"{shown_path(self.path)}: another run is writing it right now; wait for it, or end it.")
 
     def _commit(self) -> None:
         self.check()  # it may have appeared meanwhile
@@ -265,7 +265,7 @@ class AtomicFile:
             yield
         except OSError as error:
             reason = shown(error.strerror or str(error))
-            raise CheckpointError(f"{_where(self.path)}: {reason}; nothing was saved.") from None
+            raise CheckpointError(f"{shown_path(self.path)}: {reason}; nothing was saved.") from None
 
 
 def _identity(path: StrPath | int) -> tuple[int, int] | None:
@@ -288,7 +288,3 @@ def _sync_folder(folder: Path) -> None:
         pass  # the file is complete and in its place
     finally:
         os.close(fd)
-
-
-def _where(path: StrPath) -> str:
-    return shown(os.fspath(path), 400)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from .escape import shown
+from .escape import shown, shown_path
 from .header import (
     MAX_HEADER,
     CheckpointError,
@@ -127,7 +127,7 @@ class Checkpoint:
     def shard_of(self, name: str) -> Shard:
         """The file that holds tensor `name`."""
         if name not in self._shard_of:
-            raise CheckpointError(f"{_where(self.path)}: no tensor {shown(name)}, among {len(self.tensors)}.")
+            raise CheckpointError(f"{shown_path(self.path)}: no tensor {shown(name)}, among {len(self.tensors)}.")
         return self._shard_of[name]
 
     def read(self, name: str) -> bytearray:
@@ -140,7 +140,7 @@ class Checkpoint:
         info = shard.header.tensors[name]
         if not 0 <= start <= stop <= info.nbytes:
             raise CheckpointError(
-                f"{_where(shard.path)}: bytes {start} to {stop} lie outside tensor {shown(name)} of {info.nbytes}."
+                f"{shown_path(shard.path)}: bytes {start} to {stop} lie outside tensor {shown(name)} of {info.nbytes}."
             )
         data = bytearray(stop - start)
         if not data:
@@ -150,9 +150,11 @@ class Checkpoint:
             try:
                 done = _read_at(fd, view, offset)
             except OSError as error:
-                raise CheckpointError(f"{_where(shard.path)}: tensor {shown(name)}: {error.strerror}.") from None
+                raise CheckpointError(f"{shown_path(shard.path)}: tensor {shown(name)}: {error.strerror}.") from None
             if not done:
-                raise CheckpointError(f"{_where(shard.path)}: cut short while it was read, at tensor {shown(name)}.")
+                raise CheckpointError(
+                    f"{shown_path(shard.path)}: cut short while it was read, at tensor {shown(name)}."
+                )
             offset, view = offset + done, view[done:]
         # Looked at after reading, so that a change before it and during it both show.
         _check_unchanged(shard)
@@ -231,12 +233,12 @@ def open_checkpoint(path: StrPath, *, allow_pickle: bool = False) -> TensorSourc
     rekernel.header.CheckpointError: weights.ckpt: no such file or folder.
     """
     path = Path(path)
-    where = _where(path)
+    where = shown_path(path)
     if not os.path.lexists(path):
         raise CheckpointError(f"{where}: no such file or folder.")
     if path.is_dir():
         path = _the_one(path, allow_pickle)
-        where = _where(path)
+        where = shown_path(path)
     if _INDEX.fullmatch(path.name):
         return _open_sharded(path)
     named_pickle = path.suffix.lower() in PICKLE_SUFFIXES
@@ -303,10 +305,12 @@ def find_pipeline(folder: StrPath) -> Pipeline | None:
         if name.startswith("_") or not is_component:
             continue
         assert isinstance(entry, list)
-        _check_plain(name, f"{_where(folder / 'model_index.json')}: component")
+        _check_plain(name, f"{shown_path(folder / 'model_index.json')}: component")
         place = folder / name
         if place.is_symlink():
-            raise CheckpointError(f"{_where(place)}: a link, which is not followed; put the component's folder there.")
+            raise CheckpointError(
+                f"{shown_path(place)}: a link, which is not followed; put the component's folder there."
+            )
         candidates, shards = _candidates(place) if place.is_dir() else ([], [])
         files = tuple(sorted({path.relative_to(folder) for path in (*candidates, *shards)}))
         components[name] = Component(name, place, entry[0], entry[1], tuple(candidates), files)
@@ -324,15 +328,19 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
     try:
         entries = list(os.scandir(root / inside))
     except OSError as error:
-        raise CheckpointError(f"{_where(root / inside)}: {error.strerror}.") from None
+        raise CheckpointError(f"{shown_path(root / inside)}: {error.strerror}.") from None
     for entry in entries:
         relative = inside / entry.name
         if entry.is_symlink():
             target = _contained(root, relative.as_posix())
             if target.is_dir():
-                raise CheckpointError(f"{_where(target)}: a link to a folder, which is not followed; put a copy there.")
+                raise CheckpointError(
+                    f"{shown_path(target)}: a link to a folder, which is not followed; put a copy there."
+                )
             if not target.exists():
-                raise CheckpointError(f"{_where(target)}: a link to a file that is missing; download the folder again.")
+                raise CheckpointError(
+                    f"{shown_path(target)}: a link to a file that is missing; download the folder again."
+                )
             if target.is_file():
                 yield relative
         elif entry.is_dir():
@@ -354,14 +362,14 @@ def _the_one(folder: Path, allow_pickle: bool) -> Path:
         return _contained(folder, candidates[0].name)
     if (folder / "model_index.json").exists():
         raise CheckpointError(
-            f"{_where(folder)}: a diffusers pipeline; pass the folder of one component, such as unet."
+            f"{shown_path(folder)}: a diffusers pipeline; pass the folder of one component, such as unet."
         )
     if pickles:
         raise CheckpointError(
-            f"{_where(folder)}: no safetensors, only pickles ({shown(pickles[0].name)}), which can run code; "
+            f"{shown_path(folder)}: no safetensors, only pickles ({shown(pickles[0].name)}), which can run code; "
             "convert to safetensors, or pass --allow-pickle."
         )
-    raise CheckpointError(f"{_where(folder)}: no .safetensors file and no *.safetensors.index.json in this folder.")
+    raise CheckpointError(f"{shown_path(folder)}: no .safetensors file and no *.safetensors.index.json in this folder.")
 
 
 def _candidates(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -369,21 +377,23 @@ def _candidates(folder: Path) -> tuple[list[Path], list[Path]]:
     try:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     except OSError as error:
-        raise CheckpointError(f"{_where(folder)}: {error.strerror}.") from None
+        raise CheckpointError(f"{shown_path(folder)}: {error.strerror}.") from None
     indices = [name for name in names if _INDEX.fullmatch(name)]
     listed = {shard for name in indices for shard in _weight_map(*_read_index(_contained(folder, name))).values()}
     files = [name for name in names if name.lower().endswith(".safetensors") and name not in listed]
     orphan = next((name for name in files if _SHARD.fullmatch(name) and "-of-00001" not in name), None)
     if orphan is not None:
         whose = "its *.safetensors.index.json is missing" if not indices else f"not in {shown(indices[0])}"
-        raise CheckpointError(f"{_where(folder / orphan)}: one shard of several, {whose}; download the folder again.")
+        raise CheckpointError(
+            f"{shown_path(folder / orphan)}: one shard of several, {whose}; download the folder again."
+        )
     return [folder / name for name in (*indices, *files)], [folder / name for name in sorted(listed)]
 
 
 def _ambiguous(folder: Path, candidates: Iterable[Path]) -> CheckpointError:
     names = [shown(path.name) for path in candidates]
     listing = ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
-    return CheckpointError(f"{_where(folder)}: several checkpoints here ({listing}); pass the path of one.")
+    return CheckpointError(f"{shown_path(folder)}: several checkpoints here ({listing}); pass the path of one.")
 
 
 def _read_index(path: Path) -> tuple[Path, dict[str, object]]:
@@ -391,7 +401,7 @@ def _read_index(path: Path) -> tuple[Path, dict[str, object]]:
 
 
 def _read_json(path: Path, what: str) -> dict[str, object]:
-    where = _where(path)
+    where = shown_path(path)
     fd = open_regular(path)
     with os.fdopen(fd, "rb") as file:
         raw = file.read(MAX_HEADER + 1)
@@ -405,7 +415,7 @@ def _read_json(path: Path, what: str) -> dict[str, object]:
 
 
 def _weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:
-    where, weights = _where(path), index.get("weight_map")
+    where, weights = shown_path(path), index.get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{where}: no weight_map of tensor names to file names, as an index has to have.")
     if not isinstance(index.get("metadata", {}), dict):
@@ -419,7 +429,7 @@ def _weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:
 
 
 def _open_sharded(path: Path) -> Checkpoint:
-    where = _where(path)
+    where = shown_path(path)
     index = _read_index(path)[1]
     weights = _weight_map(path, index)
     shards: list[Shard] = []
@@ -459,14 +469,14 @@ def _contained(folder: Path, name: str) -> Path:
     for place in (root, *root.parents):
         if place.parent.name == "snapshots" and target.parent == place.parent.parent / "blobs":
             return path
-    raise CheckpointError(f"{_where(path)}: a link that leads out of its folder, to {_where(target)}; refused.")
+    raise CheckpointError(f"{shown_path(path)}: a link that leads out of its folder, to {shown_path(target)}; refused.")
 
 
 def _read_shard(path: Path) -> Shard:
     fd = open_regular(path)
     try:
         signature = _signature(os.fstat(fd))
-        return Shard(path, read_header_from(fd, _where(path)), signature)
+        return Shard(path, read_header_from(fd, shown_path(path)), signature)
     finally:
         os.close(fd)
 
@@ -490,7 +500,7 @@ def _check_unchanged(shard: Shard) -> None:
         status = shard.path.stat()
     except OSError:
         raise CheckpointError(
-            f"{_where(shard.path)}: vanished while it was read; nothing after this is right."
+            f"{shown_path(shard.path)}: vanished while it was read; nothing after this is right."
         ) from None
     if _signature(status) != shard.signature:
         raise _changed(shard)
@@ -498,7 +508,7 @@ def _check_unchanged(shard: Shard) -> None:
 
 def _changed(shard: Shard) -> CheckpointError:
     return CheckpointError(
-        f"{_where(shard.path)}: changed since it was opened; let its writer finish, then start again."
+        f"{shown_path(shard.path)}: changed since it was opened; let its writer finish, then start again."
     )
 
 
@@ -509,7 +519,3 @@ def _read_at(fd: int, view: memoryview, offset: int) -> int:
     data = os.read(fd, min(len(view), 1 << 24))
     view[: len(data)] = data
     return len(data)
-
-
-def _where(path: StrPath) -> str:
-    return shown(os.fspath(path), 400)

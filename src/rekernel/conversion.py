@@ -17,7 +17,7 @@ from .atomic import check_free_space, copy_atomic, write_atomic
 from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
 from .digests import Digests, digesting, resolved, stand_ins
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown_path
 from .header import build_header
 from .journal import Journal
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
@@ -151,13 +151,13 @@ class Conversion:
         existing = [path for path in [*marks, *targets, *(b for _, b in copies)] if os.path.lexists(path)]
         if existing and not (options.force or options.resume):
             raise RekernelError(
-                f"{shown(os.fspath(existing[0]), 400)}: exists already; pass --force to replace it, --resume to go on "
+                f"{shown_path(existing[0])}: exists already; pass --force to replace it, --resume to go on "
                 f"with an interrupted conversion, or another destination"
             )
         stale = _stale(jobs)
         if stale and not options.force:
             raise RekernelError(
-                f"{shown(os.fspath(stale[0]), 400)}: belongs to another conversion, which the new one would be mixed "
+                f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed "
                 f"with; pass --force to replace it, or another destination"
             )
         _refuse_inputs([*marks, *targets, *stale, *(b for _, b in copies)], [*inputs, *(a for a, _ in copies)])
@@ -256,9 +256,7 @@ def _refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
     read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
     for path in paths:
         if path.exists() and ((status := path.stat()).st_dev, status.st_ino) in read:
-            raise RekernelError(
-                f"{shown(os.fspath(path), 400)}: is the very file that is read; give the result another name."
-            )
+            raise RekernelError(f"{shown_path(path)}: is the very file that is read; give the result another name.")
 
 
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:

@@ -15,7 +15,7 @@ from .checkpoint import find_pipeline, open_checkpoint
 from .conversion import Conversion, Options, Progress, Report
 from .dtypes import target_dtype
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown_path
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import plan_checkpoint
@@ -179,7 +179,7 @@ def convert(
     plans = {n: plan if plan is not None else plan_checkpoint(p, **planning) for n, p in parts.items()}
     if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
         hint = f" Note: {warnings[0]}" if (warnings := [w for p in plans.values() for w in p.warnings]) else ""
-        raise RekernelError(f"{shown(os.fspath(source), 400)}: the plan changes nothing.{hint}")
+        raise RekernelError(f"{shown_path(source)}: the plan changes nothing.{hint}")
     pipeline = find_pipeline(source)
     if pipeline is None:
         into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets

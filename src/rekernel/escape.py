@@ -7,6 +7,7 @@ every message shows them through here. A Rich console reads square brackets as m
 
 from __future__ import annotations
 
+import os
 import re
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -46,6 +47,17 @@ def shown(name: str, limit: int = 120) -> str:
     room = (limit - 3) // 2
     head, tail = _fitted(pieces, room), _fitted(pieces[::-1], room)[::-1]
     return "".join([*head, "...", *tail])
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path for a message: `shown`, with room for a long one.
+
+    Examples
+    --------
+    >>> shown_path("models/unet.safetensors")
+    'models/unet.safetensors'
+    """
+    return shown(os.fspath(path), 400)
 
 
 def shown_markdown(name: str, limit: int = 120) -> str:

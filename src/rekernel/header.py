@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import NoReturn
 
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown, shown_path
 
 MAX_HEADER = 100_000_000
 _MAX_SIZE = 2**63 - 1
@@ -166,7 +166,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     fd = open_regular(path)
     try:
-        return read_header_from(fd, shown(os.fspath(path), 400))
+        return read_header_from(fd, shown_path(path))
     finally:
         os.close(fd)
 
@@ -183,7 +183,7 @@ def read_header_from(fd: int, where: str) -> Header:
 
 def open_regular(path: str | os.PathLike[str]) -> int:
     """A descriptor for reading `path`, which has to be a regular file: a pipe waits, a device never ends."""
-    where = shown(os.fspath(path), 400)
+    where = shown_path(path)
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         fd = os.open(path, flags)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .checkpoint import find_pipeline, open_checkpoint
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown_path
 from .families import recognise
 from .header import TensorInfo
 from .recipe import Recipe, find_recipe
@@ -84,7 +84,7 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
         if component.checkpoint is not None
     }
     if not components:
-        raise RekernelError(f"{shown(os.fspath(path), 400)}: a pipeline folder without safetensors weights")
+        raise RekernelError(f"{shown_path(path)}: a pipeline folder without safetensors weights")
     return Info(
         Path(path),
         "pipeline",

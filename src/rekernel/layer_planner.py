@@ -15,7 +15,7 @@ from .errors import RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
 from .geometry import conv_geometry, conv_transpose_geometry
-from .operators import KERNEL_METHODS, canonical_method
+from .operators import canonical_method
 from .plan import AxisGeometry, AxisOperator, LayerChange
 from .resample import flattened_grid, spatial_axes
 from .selection import layer_of
@@ -140,7 +140,7 @@ class Layer:
         new = _whole(k * scale, f"a patch of {k} pixels at scale {scale:g}")
         s = self.settings
         operator = AxisOperator(
-            axis, k, new, "grid", new / k, self._grid_method(), s.gain, a=s.a, smoothness=s.smoothness
+            axis, k, new, "grid", new / k, self.settings.grid_method(), s.gain, a=s.a, smoothness=s.smoothness
         )
         operator.matrix()
         return (operator if new != k else None), AxisGeometry(new, new, (0, 0))
@@ -188,7 +188,7 @@ class Layer:
             ) from None
         s = self.settings
         gain = s.gain if side == "in" else "none"
-        method = self._grid_method() if side == "in" else self._values_method()
+        method = self.settings.grid_method() if side == "in" else self._values_method()
         operators = tuple(
             AxisOperator(axis + first + i, n, m, "grid", m / n, method, gain, a=s.a, smoothness=s.smoothness)
             for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
@@ -245,14 +245,9 @@ class Layer:
             grid_axis=axis,
         )
 
-    def _grid_method(self) -> str:
-        """The method for weights that read a grid; dilation has no meaning there, its nearest kin is 'nearest'."""
-        method = canonical_method(self.settings.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
-        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
-
     def _values_method(self) -> str:
         """The method for values; 'optimal' and the pseudo-inverse are designed for weights."""
-        method = self._grid_method().removeprefix("pinv-")
+        method = self.settings.grid_method().removeprefix("pinv-")
         return "cubic" if method == "optimal" or self.settings.method == "dilate" else method
 
     def _guessed_layout(self) -> str | None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .checkpoint import Shard
-from .escape import shown
+from .escape import shown, shown_path
 from .header import CheckpointError, TensorInfo, build_header, open_regular
 
 # torch's name -> the format's
@@ -60,7 +60,7 @@ class PickleCheckpoint:
 
     def __init__(self, path: str | os.PathLike[str], *, allow_pickle: bool) -> None:
         self.path = Path(path)
-        self._where = shown(os.fspath(path), 400)
+        self._where = shown_path(path)
         if not allow_pickle:
             raise CheckpointError(
                 f"{self._where}: a pickle, which can run code when loaded; convert it to safetensors, "

@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoint import TensorSource, open_checkpoint
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown, shown_path
 from .families import Family, recognise
 from .filters import KEYS_A
 from .layer_planner import Layer, Unclear
@@ -137,7 +137,7 @@ def refuse_rescaled(source: TensorSource) -> None:
     if recipe is not None:
         scale = recipe.plan.options.get("scale", "?")
         raise RekernelError(
-            f"{shown(os.fspath(source.path), 400)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
+            f"{shown_path(source.path)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
             f"and its layers' geometry with it; convert the original instead"
         )
 

@@ -83,3 +83,8 @@ class Settings:
 
     def shape(self) -> dict[str, float]:
         return {"a": self.a, "smoothness": self.smoothness}
+
+    def grid_method(self) -> str:
+        """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
+        method = canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
+        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .checkpoint import PICKLE_SUFFIXES, Component, TensorSource, find_pipeline, other_files
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown, shown_path
 from .outputs import split_variant
 
 StrPath = str | os.PathLike[str]
@@ -26,7 +26,7 @@ _OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", 
 def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
     """What to convert in `source`, by component name; '' for a checkpoint that is no pipeline."""
     pipeline = find_pipeline(source)
-    where = shown(os.fspath(source), 400)
+    where = shown_path(source)
     if pipeline is None:
         if components:
             raise RekernelError(
@@ -63,14 +63,14 @@ def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[
         return target, name
     if target.suffix != ".safetensors":
         raise RekernelError(
-            f"{shown(os.fspath(target), 400)}: a converted file is called *.safetensors; pass such a name, or a folder"
+            f"{shown_path(target)}: a converted file is called *.safetensors; pass such a name, or a folder"
         )
     return target.parent, target.name
 
 
 def folder_target(target: Path, source: Path) -> Path:
     """The destination folder, which may not be, nor lie in, the source's."""
-    where = shown(os.fspath(target), 400)
+    where = shown_path(target)
     if target.suffix == ".safetensors" or (target.exists() and not target.is_dir()):
         raise RekernelError(f"{where}: the result is a folder of files; pass a folder's name")
     root = source if source.is_dir() else source.parent

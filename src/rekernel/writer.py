@@ -5,7 +5,6 @@ Knows headers and coverage; that the file appears whole or not at all is `atomic
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from .atomic import AtomicFile, StrPath, check_free_space
-from .escape import shown
+from .escape import shown, shown_path
 from .header import CheckpointError, TensorInfo, build_header, parse_header, shape_text
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class StreamingWriter:
 
     Examples
     --------
-    >>> import tempfile
+    >>> import os, tempfile
     >>> from rekernel.header import read_header
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = Path(folder, "out.safetensors")
@@ -67,7 +66,7 @@ class StreamingWriter:
     ) -> None:
         self._header, self.tensors = build_header(tensors, metadata)
         self.path = Path(path)
-        self._where = shown(os.fspath(path), 400)
+        self._where = shown_path(path)
         self.nbytes = len(self._header) + max((info.end for info in self.tensors.values()), default=0)
         # Per tensor the byte ranges written so far: sorted, disjoint, adjacent ones merged.
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from rekernel_cli.demo_run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _module, _score, examples
+from rekernel_cli.demo_run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _score, examples
+from rekernel_cli.pyfile import import_file
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def scored(tmp_path_factory):
     import numpy as np
     from safetensors.torch import load_file
 
-    models = _module(examples() / "models.py")
+    models = import_file(examples() / "models.py")
     with np.load(examples() / "test.npz") as data:
         images, labels = data["images"][:200], data["labels"][:200]
 

@@ -6,14 +6,15 @@ import torch
 from safetensors.torch import load_file
 
 import rekernel.torch as rkt
-from rekernel_cli.demo_run import _build, _module, convert_example, examples
+from rekernel_cli.demo_run import _build, convert_example, examples
+from rekernel_cli.pyfile import import_file
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("method", ["optimal", "cubic"])
 def test_tracing_and_conversion_agree(name, scale, method, tmp_path):
-    models = _module(examples() / "models.py")
+    models = import_file(examples() / "models.py")
     state = load_file(examples() / f"{name}.safetensors")
     traced = rkt.rescale(_build(models, name, state, {}), scale, torch.zeros(1, 1, 16, 16), method=method)
     convert_example(name, scale, tmp_path / "out.safetensors", method=method)

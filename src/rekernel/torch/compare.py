@@ -5,14 +5,14 @@ Knows two modules with the same layer names and an input; nothing of plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .modes import evaluating
 from .verify import reduce_grid
 
 
@@ -73,7 +73,7 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The first output of every layer that has parameters of its own."""
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
             if name and any(True for _ in module.parameters(recurse=False)):
@@ -85,13 +85,3 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
                 stack.callback(module.register_forward_hook(note).remove)
         model(x)
     return outputs
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

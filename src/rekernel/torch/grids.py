@@ -36,7 +36,7 @@ def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> Lay
             f"{call.weight}: a patch of {kernel} pixels times {scales} is not whole; choose another scale"
         )
     operators = tuple(
-        AxisOperator(axis + 2, k, n, "grid", n / k, _grid_method(s), s.gain, a=s.a, smoothness=s.smoothness)
+        AxisOperator(axis + 2, k, n, "grid", n / k, s.grid_method(), s.gain, a=s.a, smoothness=s.smoothness)
         for axis, (k, n) in enumerate(zip(kernel, new, strict=True))
         if n != k
     )
@@ -54,7 +54,7 @@ def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> La
     first = 2 if call.order == "channels-first" else 1
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
-        AxisOperator(first + i, n, m, "grid", m / n, _grid_method(s), s.gain, a=s.a, smoothness=s.smoothness)
+        AxisOperator(first + i, n, m, "grid", m / n, s.grid_method(), s.gain, a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
         if n != m
     )
@@ -84,8 +84,3 @@ def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) ->
         f"position embeddings on a {grid} grid: values, no coefficient; {call.prefix} class tokens kept",
         view=(*shape[:axis], *call.size, shape[-1]), operators=operators, prefix=call.prefix, grid_axis=axis,
     )  # fmt: skip
-
-
-def _grid_method(s: Settings) -> str:
-    """Dilation has no meaning on a grid, its nearest kin is 'nearest'."""
-    return {"dilate": "nearest", "optimal-filter": "optimal"}.get(s.method, s.method)

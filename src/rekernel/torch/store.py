@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import TensorSource, open_checkpoint
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import shown, shown_path
 from ..plan import Plan
 from ..recipe import KEY, Recipe, find_recipe
 from ..version import __version__
@@ -93,7 +93,7 @@ def load(model: nn.Module, path: StrPath) -> nn.Module:
         For a checkpoint without a recipe, one for another architecture, and for every missing, unexpected or
         misshapen tensor, each named; the model is then unchanged.
     """
-    where = shown(os.fspath(path), 400)
+    where = shown_path(path)
     with open_checkpoint(path) as source:
         recipe = find_recipe(source.metadata)
         if recipe is None:

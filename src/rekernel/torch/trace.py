@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from .modes import evaluating
 from .recorder import Call, Recorder, first_tensor
 
 
@@ -102,7 +103,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         return value
 
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(_following(model, modules, results))
         stack.enter_context(torch.no_grad())
         args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
@@ -116,18 +117,6 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     state = recorder.state(out) if out is not None else None
     out_size = tuple(out.shape[2:]) if out is not None else ()
     return Trace(recorder.calls, spatial, state.sources if state else frozenset(), out_size, results)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so that a pass changes no statistics; each module's own mode comes back."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
 
 
 @contextmanager

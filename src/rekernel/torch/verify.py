@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..operators import grid_operator
-from ..resample import resample
+from ..resample import per_axis, resample
+from .modes import evaluating
+from .recorder import first_tensor
 
 
 def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -64,20 +66,9 @@ def equivariance_error(
     0.0
     """
     if size is None:
-        plan = getattr(rescaled, "rekernel_plan", None)
-        if plan is None:
-            raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
-        scales = plan.options["scale"]
-        size = tuple(round(n / s) for n, s in zip(x.shape[2:], scales, strict=True))
-    modes = model.training, rescaled.training
-    model.eval()
-    rescaled.eval()
-    try:
-        with torch.no_grad():
-            small, large = _tensor(model(reduce_grid(x, size))), _tensor(rescaled(x))
-    finally:
-        model.train(modes[0])
-        rescaled.train(modes[1])
+        size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
+    with evaluating(model, rescaled), torch.no_grad():
+        small, large = _tensor(model(reduce_grid(x, size))), _tensor(rescaled(x))
     if large.shape != small.shape:
         if large.ndim < 3 or large.ndim != small.ndim:
             raise RekernelError(f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared")
@@ -85,8 +76,23 @@ def equivariance_error(
     return float((large - small).norm() / small.norm().clamp_min(1e-30))
 
 
+def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
+    """New pixels per old one along each of `count` axes, from the plan of a rescaled or loaded module.
+
+    Raises
+    ------
+    RekernelError
+        For a module without a plan.
+    """
+    plan = getattr(rescaled, "rekernel_plan", None)
+    if plan is None:
+        raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
+    scale = plan.options["scale"]  # tracing notes one an axis, offline conversion what was asked for
+    return tuple(float(s) for s in per_axis(scale, count, "scale"))
+
+
 def _tensor(output: Any) -> Tensor:
-    """The first tensor of whatever a model returns."""
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values())) if hasattr(output, "values") else output[0]
-    return output
+    found = first_tensor(output)
+    if found is None:
+        raise RekernelError(f"the model returned {type(output).__name__} without a tensor; nothing can be compared")
+    return found
