@@ -1,6 +1,7 @@
 """Changes to a module that can be taken back: a step that fails leaves the model as it was.
 
-Knows modules and attributes; not why they change.
+Knows modules and attributes; not why they change. A module that takes another's place takes over what was hung on it:
+hooks and attributes that are not the layer's own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,24 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..escape import shown
+
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
+    "_state_dict_pre_hooks", "_state_dict_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+_COMPUTE_WEIGHTS = "torch.nn.utils."
+with torch.device("meta"):
+    _OWN = frozenset[str]().union(
+        *(vars(m) for m in (nn.Conv1d(1, 1, 1), nn.Linear(1, 1), nn.MaxPool1d(1), nn.AvgPool1d(1)))
+    )
+"""Attributes that torch's own layers have: those of the layer that goes describe that layer alone."""
 
 
 class Edits:
@@ -37,7 +55,22 @@ class Edits:
         self._undo: list[Callable[[], None]] = []
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
-        """Put `new` wherever `old` is registered: a shared module has several places."""
+        """Put `new` wherever `old` is registered (a shared module has several places), with the hooks of `old`.
+
+        Raises
+        ------
+        RekernelError
+            Where `old` has a `forward` of its own as an attribute, as accelerate's offloading sets it: it would run
+            the layer that goes.
+        """
+        if "forward" in vars(old):
+            name = next((name for name, module in self.model.named_modules() if module is old), "")
+            raise RekernelError(
+                f"{shown(name) or type(old).__name__}: its forward was replaced on the layer itself (by accelerate's "
+                f"offloading, say), and a rescaled layer cannot take that over; remove it first and add it again "
+                f"afterwards"
+            )
+        _take_over(old, new)
         new.train(old.training)
         if old is self.model:
             self.model = new
@@ -54,6 +87,16 @@ class Edits:
         setattr(owner, name, value)
         self._undo.append(lambda: setattr(owner, name, before) if had else delattr(owner, name))
 
+    def set_buffer(self, owner: nn.Module, name: str, new: Tensor) -> None:
+        """Put another tensor in the place of a buffer."""
+        old = owner._buffers[name]
+        owner._buffers[name] = new
+        self._undo.append(lambda: owner._buffers.__setitem__(name, old))
+
+    def hook(self, owner: nn.Module, hook: Callable[..., Any]) -> None:
+        """Let `hook` change what a module is given."""
+        self._undo.append(owner.register_forward_pre_hook(hook).remove)
+
     def set_parameter(self, owner: nn.Module, name: str, new: nn.Parameter) -> None:
         """Put `new` wherever the parameter `name` of `owner` is registered: tied ones stay tied."""
         old = owner._parameters[name]
@@ -63,10 +106,33 @@ class Edits:
                     module._parameters[other] = new
                     self._undo.append(lambda m=module, other=other: m._parameters.__setitem__(other, old))  # type: ignore[misc]
 
+    def undo(self) -> None:
+        """Take everything back that was done so far."""
+        while self._undo:
+            self._undo.pop()()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if kind is not None:
-            for undo in reversed(self._undo):
-                undo()
+            self.undo()
+
+
+def _take_over(old: nn.Module, new: nn.Module) -> None:
+    """Hang on `new` what others hung on `old`; hooks stay in their dictionaries, so that their handles still work."""
+    for name in _HOOKS:
+        value = vars(old)[name]
+        if isinstance(value, dict) and any(map(_computes_weight, value.values())):  # baked into the weight by now
+            value = type(value)((key, hook) for key, hook in value.items() if not _computes_weight(hook))
+        vars(new)[name] = value
+    for hook in old._load_state_dict_pre_hooks.values():
+        if not _computes_weight(hook.hook):  # it holds a reference to its module
+            new._register_load_state_dict_pre_hook(hook.hook, hook.with_module)
+    for name, value in vars(old).items():
+        if name not in _OWN and not hasattr(new, name):
+            vars(new)[name] = value
+
+
+def _computes_weight(hook: Any) -> bool:
+    return type(hook).__module__.startswith(_COMPUTE_WEIGHTS)

@@ -1,0 +1,32 @@
+"""Upsample guidance and rescaled kernels for diffusion samplers."""
+
+from .bands import Split, block_split
+from .guided import Window, guided_prediction, guided_x0, octaves
+from .kernels import SupersampledKernels
+from .matching import low_band_power, match, matched_time
+from .predictions import from_x0, to_x0
+from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
+from .upsample import UpsampleGuidance, guide_denoiser
+
+__all__ = [
+    "DiscreteSchedule",
+    "EDMSchedule",
+    "FlowSchedule",
+    "NoiseSchedule",
+    "SigmaSchedule",
+    "Split",
+    "SupersampledKernels",
+    "UpsampleGuidance",
+    "VPSchedule",
+    "Window",
+    "block_split",
+    "from_x0",
+    "guide_denoiser",
+    "guided_prediction",
+    "guided_x0",
+    "low_band_power",
+    "match",
+    "matched_time",
+    "octaves",
+    "to_x0",
+]

@@ -1,0 +1,91 @@
+"""Upsample guidance on one diffusers denoiser: a hook that calls the original forward once or twice.
+
+Knows pipelines, denoisers and their configs; the formulas are `guided`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from .bank import ALL, KernelBank, lent
+from .calls import Call, prediction_of, read_call, with_prediction
+from .guided import guided_prediction
+from .host import Host
+from .passes import current_pass, running
+from .registry import GUIDANCE, ForwardHook, put_on, refuse_caches, take_off
+from .scales import factors_for
+
+if TYPE_CHECKING:
+    from .upsample import UpsampleGuidance
+
+_LATENT_ETA = 0.6
+
+
+class GuidedDenoiser:
+    """The hook, from attaching to taking off."""
+
+    def __init__(self, spec: UpsampleGuidance, target: Any, scheduler: Any) -> None:
+        self.spec, self.host = spec, Host(target, scheduler)
+        if spec.scale == "auto" and self.host.trained is None:
+            raise RekernelError(f"{self.host}: its config has no sample_size for scale='auto'; pass a number")
+        if spec.theta and (spec.schedule is None or spec.prediction is None):
+            self.host.schedule(spec.schedule, spec.prediction)  # what it refuses is refused now
+        self.bank = KernelBank(self.host.denoiser)
+        put_on(self.host.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(spec)))
+
+    def take_off(self) -> None:
+        take_off(self.host.denoiser, GUIDANCE)
+
+    def described(self) -> str:
+        """What it will do, in the host's terms."""
+        if self.spec.theta and self.spec.schedule is None:
+            schedule, kind = self.host.schedule(self.spec.schedule, self.spec.prediction)
+            return f"on {self.host}, {kind}, {schedule!r}"
+        return f"on {self.host}"
+
+    def _forward(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        spec = self.spec
+        if not spec.enabled or spec.theta == 0 or current_pass().plain:
+            return forward(*args, **kwargs)
+        call = read_call(module, args, kwargs, self.host.noisy)
+        splits = spec.splits(call.size, self.host.trained)
+        if not splits:
+            return forward(*args, **kwargs)
+        if getattr(module, "is_cache_enabled", False):
+            refuse_caches(module)
+        schedule, kind = self.host.schedule(spec.schedule, spec.prediction)
+        calls: list[Call] = [call]
+        for split in reversed(splits):
+            calls.append(calls[-1].reduced(split))
+        calls.reverse()
+        output: Any = None
+
+        def predict(x: Tensor, t: Any, level: int) -> Tensor:
+            nonlocal output
+            if level == len(splits):
+                output = forward(*args, **kwargs)
+                return prediction_of(output, call.noisy).to(x.dtype)
+            if spec.predictor == "rescaled":
+                low = self._rescaled(forward, calls[level].at(x, t))
+            else:
+                with running(tuple(n / m for n, m in zip(call.size, calls[level].size, strict=True))):
+                    low = calls[level].at(x, t).run(forward)
+            return prediction_of(low, call.noisy).to(x.dtype)
+
+        window = spec.window(_LATENT_ETA if self.host.latent else 1.0)
+        before = call.x
+        guided = guided_prediction(predict, before, call.t, splits, schedule=schedule, kind=kind, window=window)
+        return output if not window.weight(schedule, call.t).any() else with_prediction(output, guided)
+
+    def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
+        """The network with every kernel rescaled, on the full grid."""
+        factors = factors_for(self.spec.scale, call.size, self.host.trained)
+        made = self.bank.substitutes(call, factors, ALL, "optimal", "factored")
+        with running(plain=True), lent(made):
+            return call.run(forward)

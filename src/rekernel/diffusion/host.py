@@ -1,0 +1,78 @@
+"""A diffusers denoiser and the pipeline around it: trained size, scheduler, channels that carry noise.
+
+Knows attributes of pipelines and configs; neither guidance nor kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import RekernelError
+from .scheduler import schedule_of
+from .schedules import NoiseSchedule
+
+_LEARNED = ("learned", "learned_range")
+
+
+class Host:
+    """A denoiser and, where there is one, the pipeline around it.
+
+    Parameters
+    ----------
+    target : a diffusers pipeline, or a denoiser
+    scheduler : with a denoiser alone
+    """
+
+    def __init__(self, target: Any, scheduler: Any = None) -> None:
+        self.pipe = None if isinstance(target, nn.Module) else target
+        self._scheduler = scheduler
+        denoiser = (
+            target if self.pipe is None else getattr(target, "unet", None) or getattr(target, "transformer", None)
+        )
+        if not isinstance(denoiser, nn.Module):
+            raise RekernelError(
+                f"{type(target).__name__} is no diffusers pipeline with a unet or transformer, and no torch module"
+            )
+        self.denoiser: nn.Module = denoiser
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler as it is now: people exchange a pipeline's."""
+        return self._scheduler if self.pipe is None else self.pipe.scheduler
+
+    @property
+    def latent(self) -> bool:
+        """Whether a VAE makes the picture."""
+        return getattr(self.pipe, "vae", None) is not None or getattr(self.pipe, "vqvae", None) is not None
+
+    @property
+    def trained(self) -> tuple[int, ...] | None:
+        """Pixels of the trained grid: (height, width)."""
+        config = getattr(self.denoiser, "config", None)
+        size = getattr(config, "sample_size", None)
+        if isinstance(size, int):
+            return (size, size)
+        return tuple(size) if isinstance(size, list | tuple) and size else None
+
+    @property
+    def noisy(self) -> int | None:
+        """Channels that carry noise, where the network gives variances too."""
+        config = getattr(self.scheduler, "config", None)
+        out = getattr(getattr(self.denoiser, "config", None), "out_channels", None)
+        learned = getattr(config, "variance_type", None) in _LEARNED
+        return out // 2 if learned and isinstance(out, int) and out % 2 == 0 else None
+
+    def schedule(self, given: NoiseSchedule | None, kind: str | None) -> tuple[NoiseSchedule, str]:
+        """Schedule and prediction, as given or as the scheduler says."""
+        if given is not None and kind is not None:
+            return given, kind
+        if self.scheduler is None:
+            raise RekernelError("a denoiser without its pipeline needs scheduler=, or schedule= and prediction=")
+        schedule, prediction = schedule_of(self.scheduler, self.denoiser)
+        return given or schedule, kind or prediction
+
+    def __str__(self) -> str:
+        inside = "" if self.pipe is None else f" of {type(self.pipe).__name__}"
+        return f"{type(self.denoiser).__name__}{inside}"

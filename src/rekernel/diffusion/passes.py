@@ -1,0 +1,42 @@
+"""Which pass of a guided step is running, so that rescaled kernels know the size they are called at.
+
+Knows one context variable; who sets it (guidance, planning) and who reads it (the hooks) do not know each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the denoiser within a guided step.
+
+    reduced : by what the grid is reduced, per axis; empty for not at all
+    plain : whether hooks are to let the call through as it is (a pass that only looks, or has its kernels already)
+    """
+
+    reduced: tuple[float, ...] = ()
+    plain: bool = False
+
+
+_ORDINARY = Pass()
+_PASS: ContextVar[Pass] = ContextVar("rekernel_pass", default=_ORDINARY)
+
+
+def current_pass() -> Pass:
+    """The pass that is running; an ordinary one outside guidance."""
+    return _PASS.get()
+
+
+@contextmanager
+def running(reduced: tuple[float, ...] = (), *, plain: bool = False) -> Iterator[None]:
+    """Say what the calls inside are."""
+    token = _PASS.set(Pass(reduced, plain))
+    try:
+        yield
+    finally:
+        _PASS.reset(token)

@@ -1,0 +1,95 @@
+"""What a denoiser predicts - noise, image, velocity, flow, score, EDM's residual - and the image that follows from it.
+
+Knows one affine relation per kind; no schedule and no reduction. Arrays of NumPy or PyTorch, coefficients as numbers or
+arrays that broadcast.
+
+The noisy image is `x = alpha x0 + sigma n`. Every kind is affine in x0 once x is known, `p = a x + b x0`, which is all
+that guidance needs: changing x0 by d changes p by b d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RekernelError
+
+Slope = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def _epsilon(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    return 1 / sigma, -alpha / sigma
+
+
+def _sample(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    return 0.0, 1.0
+
+
+def _velocity(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """v = alpha n - sigma x0."""
+    return alpha / sigma, -(alpha * alpha + sigma * sigma) / sigma
+
+
+def _flow(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """v = n - x0."""
+    return 1 / sigma, -(alpha + sigma) / sigma
+
+
+def _score(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    return -1 / (sigma * sigma), alpha / (sigma * sigma)
+
+
+def _edm(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """x0 = c_skip y + c_out F with y = x / alpha; sigma_data from alpha^-2 = (sigma/alpha)^2 + sigma_data^2."""
+    noise = sigma / alpha
+    data = (1 / (alpha * alpha) - noise * noise) ** 0.5
+    c_out = noise * data * alpha
+    return -data * data * alpha / c_out, 1 / c_out
+
+
+KINDS: dict[str, Slope] = {
+    "epsilon": _epsilon,
+    "sample": _sample,
+    "v_prediction": _velocity,
+    "flow": _flow,
+    "score": _score,
+    "edm": _edm,
+}
+"""(a, b) of `p = a x + b x0` by kind, from (alpha, sigma)."""
+
+
+def slopes(kind: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """(a, b) of `p = a x + b x0`.
+
+    Raises
+    ------
+    RekernelError
+        For a kind that is not one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise RekernelError(f"prediction={kind!r} is not one of {', '.join(KINDS)}")
+    return KINDS[kind](alpha, sigma)
+
+
+def to_x0(kind: str, x: Any, prediction: Any, alpha: Any, sigma: Any) -> Any:
+    """The clean image that a prediction stands for.
+
+    Examples
+    --------
+    >>> to_x0("epsilon", 1.0, 0.5, alpha=0.8, sigma=0.6)
+    0.875
+    """
+    a, b = slopes(kind, alpha, sigma)
+    return (prediction - a * x) / b
+
+
+def from_x0(kind: str, x: Any, x0: Any, alpha: Any, sigma: Any) -> Any:
+    """The prediction that stands for a clean image.
+
+    Examples
+    --------
+    >>> round(from_x0("v_prediction", 1.0, 0.875, alpha=0.8, sigma=0.6), 12)
+    -0.125
+    """
+    a, b = slopes(kind, alpha, sigma)
+    return a * x + b * x0

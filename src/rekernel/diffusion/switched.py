@@ -1,0 +1,90 @@
+"""Rescaled kernels on one diffusers denoiser: a hook that lends layers to each call.
+
+Knows hosts, calls and passes; which layers and when is `kernels`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import RekernelError
+from .bank import KernelBank, Substitute, lent
+from .calls import Call, prediction_of, read_call, with_prediction
+from .host import Host
+from .passes import current_pass
+from .registry import KERNELS, ForwardHook, put_on, take_off
+from .scales import factors_for
+
+if TYPE_CHECKING:
+    from .kernels import SupersampledKernels
+
+_WHOLE = 0.05  # a reduced size is rounded to pixels: 2.02 times the trained size is meant to be twice
+
+
+class SwitchedDenoiser:
+    """The hook, from attaching to taking off."""
+
+    def __init__(self, spec: SupersampledKernels, target: Any, scheduler: Any) -> None:
+        self.spec, self.host = spec, Host(target, scheduler)
+        if spec.scale == "auto" and self.host.trained is None:
+            raise RekernelError(f"{self.host}: its config has no sample_size for scale='auto'; pass a number")
+        if spec.timed and spec.schedule is None:
+            self.host.schedule(None, None)  # what it refuses is refused now
+        self.bank = KernelBank(self.host.denoiser)
+        put_on(self.host.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(spec)))
+
+    def take_off(self) -> None:
+        take_off(self.host.denoiser, KERNELS)
+
+    def described(self) -> str:
+        """Where it is."""
+        return f"on {self.host}"
+
+    def _forward(
+        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not self.spec.enabled or current_pass().plain:
+            return forward(*args, **kwargs)
+        call = read_call(module, args, kwargs, self.host.noisy)
+        with lent(self._substitutes(call)) as any_lent:
+            output = forward(*args, **kwargs)
+        if not self.spec.noise_damped or not any_lent:
+            return output
+        return self._damped(forward, call, output)
+
+    def _substitutes(self, call: Call) -> tuple[Substitute, ...]:
+        spec = self.spec
+        factors = self._factors(call)
+        fraction = 1.0
+        if spec.timed:
+            schedule = spec.schedule or self.host.schedule(None, None)[0]
+            fraction = float(schedule.fraction(call.t).max())
+            factors = spec.factors_at(factors, fraction)
+        method = spec.method_at(factors)
+        if method is None or all(f == 1 for f in factors):
+            return ()
+        made = self.bank.substitutes(call, factors, spec.layers, method, spec.form)
+        return tuple(s for s in made if fraction >= 1 - spec.share(f"{s.path}.weight") - 1e-9)
+
+    def _factors(self, call: Call) -> tuple[float, ...]:
+        """How many times its trained size the network is called at, per axis; whole where it is about that."""
+        found = factors_for(self.spec.scale, call.size, self.host.trained)
+        reduced = current_pass().reduced
+        if reduced and self.spec.scale != "auto":
+            found = tuple(f / r for f, r in zip(found, reduced, strict=True))
+        return tuple(float(round(f)) if abs(f - round(f)) < _WHOLE else max(1.0, f) for f in found)
+
+    def _damped(self, forward: Callable[..., Any], call: Call, output: Any) -> Any:
+        """Negative half from the original kernels, the direction between the halves from the rescaled ones."""
+        both = prediction_of(output, call.noisy)
+        if len(both) % 2:
+            raise RekernelError(
+                f"noise_damped needs a batch of negative and positive halves; this one has {len(both)} samples"
+            )
+        negative, positive = both.chunk(2)
+        plain = prediction_of(call.run(forward), call.noisy).chunk(2)[0]
+        return with_prediction(output, torch.cat([plain, plain + (positive - negative)]))
