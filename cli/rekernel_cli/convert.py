@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from . import guidance as guiding
 from . import values
 from .layout import GroupedCommand
 from .main import Failure, Stopped
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rekernel import Plan, Report
 
 _NOTES = 8
+_SAMPLER = "Sampling (diffusers pipelines)"
 _LARGEST_PLAN = 1 << 28
 
 
@@ -33,6 +36,22 @@ _LARGEST_PLAN = 1 << 28
     metavar="FILE",
     help="Carry out a plan of `rekernel plan --json` (- is stdin); excludes all options above but Input.",
 )
+@option(
+    "--guidance",
+    group=_SAMPLER,
+    type=guiding.parsed,
+    metavar="K=V,...",
+    help="Leave the weights; record upsample guidance (theta=1,eta=0.6) and kernels switched while sampling.",
+)
+@option(
+    "--until",
+    group=_SAMPLER,
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the schedule with rescaled kernels, from the noisy end.",
+)
+@option("--no-kernels", group=_SAMPLER, is_flag=True, help="Record guidance alone.")
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size of TARGET; write nothing.")
 @option(
     "--dtype",
@@ -57,6 +76,9 @@ def convert(
     target: str,
     planning: Planning,
     plan_file: BinaryIO | None,
+    guidance: dict[str, Any] | None,
+    until: float,
+    no_kernels: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -67,14 +89,28 @@ def convert(
 ) -> None:
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
-    TARGET is a file if SOURCE is one, else a folder. It appears whole or not at all. Tensors that do not change are
-    copied byte for byte, and what was done is kept in the metadata.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. TARGET is a file if SOURCE is one, else a
+    folder. It appears whole or not at all. Tensors that do not change are copied byte for byte, and what was done is
+    kept in the metadata.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
         rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
-        rekernel convert vit.safetensors out.safetensors --scale 1.5 --method cubic --dry-run
+        rekernel convert hf://org/vit vit-1.5x/ --scale 1.5 --method cubic --dry-run
+        rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
     """
+    if guidance is not None:
+        if plan_file is not None or dtype or max_shard_size or resume:
+            raise click.UsageError(
+                "--guidance leaves the weights: --plan, --dtype, --max-shard-size and --resume do not go with it."
+            )
+        kernels = guiding.kernels_of(planning, until, switched=not no_kernels)
+        guiding.record(
+            source, target, planning, guidance, kernels, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json
+        )
+        return
+    if until != 1 or no_kernels:
+        raise click.UsageError("--until and --no-kernels say how to sample; they go with --guidance.")
     if plan_file is None:
         work = planning.keywords()
     else:
@@ -84,6 +120,8 @@ def convert(
     if dry_run:
         _rehearse(source, target, planning, work, writing, as_json=as_json, quiet=quiet)
         return
+    if quiet:  # the Hub's client has bars of its own
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     report = _perform(source, target, planning, {**work, **writing, "resume": resume, "force": force}, quiet=quiet)
     if as_json:
         from .terminal import echo_json
@@ -153,9 +191,11 @@ def _rehearse(
 
 def _names(source: str, components: list[str] | None) -> list[str]:
     """The component that a ready plan is for; '' where there are none."""
+    from rekernel.remote import looked_at
     from rekernel.targets import parts_of
 
-    names = [*parts_of(source, components)]
+    with looked_at(source) as place:
+        names = [*parts_of(place.path, components)]
     if len(names) > 1:
         raise click.UsageError(f"--plan holds one plan, and here are {len(names)} components; give one --component.")
     return names
@@ -190,6 +230,7 @@ def _conclude(report: Report) -> None:
         names = ", ".join(shown(str(path)) for path in report.skipped[:3])
         more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
         print_notes(notes, [f"not copied, since these hold the old weights: {names}{more}"])
+    print_notes(notes, report.notes)
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     click.echo(
@@ -214,6 +255,7 @@ def _document(report: Report) -> dict[str, Any]:
         "tensors_kept": report.tensors_kept,
         "resumed": report.resumed,
         "skipped": [str(path) for path in report.skipped],
+        "notes": list(report.notes),
         "plans": _plans(report.plans),
     }
 

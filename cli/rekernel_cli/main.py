@@ -23,8 +23,16 @@ _ENTRIES = {
         "Convert",
         "Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.",
     ),
+    "push": Entry(
+        "rekernel_cli.push:push",
+        "Share",
+        "Publish what `rekernel convert` wrote on the Hugging Face Hub, with a model card.",
+    ),
     "verify": Entry(
         "rekernel_cli.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
+    ),
+    "sample": Entry(
+        "rekernel_cli.sample:sample", "Try", "Sample a diffusion model above its trained size, guided or not."
     ),
     "demo": Entry("rekernel_cli.demo:demo", "Try", "Convert two small classifiers and measure what they still know."),
 }
@@ -54,6 +62,8 @@ class Rekernel(LazyGroup):
             # A name outside the terminal's character set is escaped rather than fatal.
             with suppress(AttributeError, ValueError, OSError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if not sys.stderr.isatty():  # the Hub's client draws its bars into logs too
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -106,6 +116,7 @@ def main() -> None:
         rekernel inspect unet.safetensors
         rekernel plan unet.safetensors --scale 2
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
+        rekernel convert hf://org/model model-2x/ --scale 2 && rekernel push model-2x/ me/model-2x
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """

@@ -4,7 +4,9 @@ from .bands import Split, block_split
 from .guided import Window, guided_prediction, guided_x0, octaves
 from .kernels import SupersampledKernels
 from .matching import low_band_power, match, matched_time
+from .pipelines import load_pipeline
 from .predictions import from_x0, to_x0
+from .recorded import Recorded, record
 from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
 from .upsample import UpsampleGuidance, guide_denoiser
 
@@ -13,6 +15,7 @@ __all__ = [
     "EDMSchedule",
     "FlowSchedule",
     "NoiseSchedule",
+    "Recorded",
     "SigmaSchedule",
     "Split",
     "SupersampledKernels",
@@ -24,9 +27,11 @@ __all__ = [
     "guide_denoiser",
     "guided_prediction",
     "guided_x0",
+    "load_pipeline",
     "low_band_power",
     "match",
     "matched_time",
     "octaves",
+    "record",
     "to_x0",
 ]

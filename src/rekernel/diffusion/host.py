@@ -5,11 +5,13 @@ Knows attributes of pipelines and configs; neither guidance nor kernels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ..errors import RekernelError
+from .recorded import KEY
 from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
@@ -50,8 +52,10 @@ class Host:
     @property
     def trained(self) -> tuple[int, ...] | None:
         """Pixels of the trained grid: (height, width)."""
-        config = getattr(self.denoiser, "config", None)
-        size = getattr(config, "sample_size", None)
+        config = getattr(self.denoiser, "config", {})
+        # A pipeline that was loaded at a new size says that one in its config.
+        recorded = config.get(KEY, {}) if isinstance(config, Mapping) else {}
+        size = recorded.get("sample_size", getattr(config, "sample_size", None))
         if isinstance(size, int):
             return (size, size)
         return tuple(size) if isinstance(size, list | tuple) and size else None

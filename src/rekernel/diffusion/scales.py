@@ -46,8 +46,24 @@ def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None
     return (1.0,) * max(0, axes - 2) + (scale,) * min(axes, 2)
 
 
+def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -> tuple[int, ...]:
+    """Pixels of the reduced grid: the nearest whole numbers, of the last two axes the nearest multiples.
+
+    Examples
+    --------
+    >>> low_size((8, 20, 24), (1, 2, 2)), low_size((8, 20, 24), (1, 2, 2), multiple=4)
+    ((8, 10, 12), (8, 12, 12))
+    """
+    unit = [1] * (len(size) - 2) + [multiple] * min(2, len(size))
+    pairs = zip(size, factors, unit, strict=True)
+    # Half a unit goes up: of two sizes as near, the one that keeps more of the picture.
+    return tuple(n if f == 1 else min(n, u * max(1, int(n / f / u + 0.5))) for n, f, u in pairs)
+
+
 def shown_scale(scale: Scale) -> str:
     """The scale as a person writes it."""
     if isinstance(scale, str):
         return scale
+    if isinstance(scale, tuple) and len(set(scale)) == 1:
+        scale = scale[0]
     return "x".join(f"{s:g}" for s in scale) if isinstance(scale, tuple) else f"{scale:g}"

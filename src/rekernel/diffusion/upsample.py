@@ -18,7 +18,7 @@ from .filters import FilterSplit
 from .guided import LowBand, Window, guided_prediction, octaves
 from .passes import running
 from .predictions import KINDS
-from .scales import checked_scale, factors_for, shown_scale
+from .scales import checked_scale, factors_for, low_size, shown_scale
 from .schedules import NoiseSchedule, SigmaSchedule
 
 PREDICTORS = ("reduced", "rescaled")
@@ -111,13 +111,16 @@ class UpsampleGuidance:
             (-math.inf, math.inf) if self.log_snr is None else self.log_snr,
         )
 
-    def splits(self, size: Sequence[int], trained: Sequence[int] | None = None) -> tuple[LowBand, ...]:
+    def splits(
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1
+    ) -> tuple[LowBand, ...]:
         """The reductions from level to level, the trained size's first; empty where nothing is to be reduced.
 
         Parameters
         ----------
         size : pixels of the requested image, per grid axis
         trained : the same of the trained one; needed for scale='auto'
+        multiple : what the network's height and width must be multiples of
 
         Examples
         --------
@@ -133,7 +136,7 @@ class UpsampleGuidance:
         for step in reversed(octaves(factors, self.levels)):
             remaining = tuple(r / f for r, f in zip(remaining, step, strict=True))
             # From the full size each time, so that rounding does not add up and the last is the trained size.
-            low = tuple(max(1, round(n / (f / r))) for n, f, r in zip(size, factors, remaining, strict=True))
+            low = low_size(size, [f / r for f, r in zip(factors, remaining, strict=True)], multiple)
             found.append(Split(above, low, self.reduce, self.enlarge))
             above = low
         return tuple(reversed(found))

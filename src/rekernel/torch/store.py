@@ -70,7 +70,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
             writer.write(name, data)
 
 
-def load(model: nn.Module, path: StrPath) -> nn.Module:
+def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Module:
     """Bring a model of the trained size to the geometry of a rescaled checkpoint, and its weights in.
 
     Tensor by tensor: there is no second copy of the model in memory, and a model on the meta device will do.
@@ -81,6 +81,8 @@ def load(model: nn.Module, path: StrPath) -> nn.Module:
         As it was built for the trained size; changed in place.
     path : path
         A file, an index, or a folder with one of them, written by `save` or by `rekernel.convert`.
+    plan : Plan, optional
+        For a file without a recipe, written by another program: what was done to its weights.
 
     Returns
     -------
@@ -95,16 +97,18 @@ def load(model: nn.Module, path: StrPath) -> nn.Module:
     """
     where = shown_path(path)
     with open_checkpoint(path) as source:
-        recipe = find_recipe(source.metadata)
-        if recipe is None:
-            raise RekernelError(
-                f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
-            )
+        if plan is None:
+            recipe = find_recipe(source.metadata)
+            if recipe is None:
+                raise RekernelError(
+                    f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
+                )
+            plan = recipe.plan
         with Edits(model) as edits:
             # A file of baked layers: their weight has its plain name there.
             bake(edits, {owner_of(n) for n in set(source.tensors) - set(model.state_dict()) if n.endswith("weight")})
-            _check_plan(edits.model, recipe.plan, where)
-            plan = completed(recipe.plan, edits.model)
+            _check_plan(edits.model, plan, where)
+            plan = completed(plan, edits.model)
             carry_out(edits, plan, weights=False)
             _announce(edits, plan)
             _check_tensors(edits.model, source, where)

@@ -1,0 +1,149 @@
+"""The rows of the diffusion benchmark: what is attached to the sampler in each.
+
+Knows guidance and kernels of `rekernel.diffusion`; no sampling and no measure. The ablations (a time or a power left
+out) are schedules that answer wrongly, so that the code under test is the shipped one.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rekernel.diffusion import DiscreteSchedule, SupersampledKernels, UpsampleGuidance
+
+GATE = 0.7  # share of the schedule with rescaled kernels in the gated rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of sampling.
+
+    kernels, guidance : arguments of `SupersampledKernels` and `UpsampleGuidance`; None attaches nothing
+    ablation : 'no tau' or 'no P', of the guidance
+    enlarged : sampled at the trained size, then enlarged bicubically
+    """
+
+    name: str
+    kernels: dict[str, Any] | None = None
+    guidance: dict[str, Any] | None = None
+    ablation: str = ""
+    enlarged: bool = False
+    group: str = field(default="", compare=False)
+
+    @contextmanager
+    def attached(self, pipe: Any, scale: int) -> Iterator[None]:
+        """The pipeline with this row's kernels and guidance on it."""
+        with ExitStack() as stack:
+            if self.kernels is not None:
+                stack.enter_context(SupersampledKernels(scale, **self.kernels).attach(pipe))
+            if self.guidance is not None:
+                options = dict(self.guidance)
+                if self.ablation:
+                    table = pipe.scheduler.alphas_cumprod.double().numpy()
+                    options |= {"schedule": ABLATIONS[self.ablation](table, scale)}
+                stack.enter_context(UpsampleGuidance(scale, **options).attach(pipe))
+            yield
+
+
+class WithoutTime(DiscreteSchedule):
+    """Tells the low-resolution pass the time of the full-size one; its input is scaled rightly."""
+
+    def __init__(self, table: ArrayLike, factor: float) -> None:
+        super().__init__(table)
+        self._shift = 2 * np.log(factor)
+
+    def time(self, log_snr: ArrayLike) -> NDArray[np.float64]:
+        return super().time(np.asarray(log_snr) - self._shift)
+
+
+class WithoutPower(DiscreteSchedule):
+    """Leaves the reduced image as it is, at the right time. Noise predictions ask for no other coefficient."""
+
+    def __init__(self, table: ArrayLike, factor: float) -> None:
+        super().__init__(table)
+
+    def alpha(self, log_snr: ArrayLike) -> NDArray[np.float64]:
+        return np.ones_like(np.asarray(log_snr, np.float64))
+
+    def sigma(self, log_snr: ArrayLike) -> NDArray[np.float64]:
+        return np.zeros_like(np.asarray(log_snr, np.float64))
+
+
+ABLATIONS: dict[str, Any] = {"no tau": WithoutTime, "no P": WithoutPower}
+
+
+def _kernel_rows() -> list[Row]:
+    """Each method on all layers, the inner ones, and these for the noisier part of the schedule."""
+    where: dict[str, dict[str, Any]] = {
+        "all": {"layers": "all"},
+        "inner": {},
+        f"inner, until {GATE:g}": {"until": GATE},
+    }
+    methods = {"dilated": "dilate", "nearest": "nearest", "linear": "linear", "cubic": "cubic", "optimal": "optimal"}
+    return [
+        Row(f"{name} {place}", {"method": method, **options}, group="kernels")
+        for name, method in methods.items()
+        for place, options in where.items()
+    ]
+
+
+def _with_guidance(name: str, **guidance: Any) -> list[Row]:
+    """Guidance on top of each choice of kernels."""
+    kernels: dict[str, dict[str, Any] | None] = {
+        "": None,
+        " + dilated inner": {"method": "dilate"},
+        " + optimal inner": {},
+        " + optimal inner, dense taps": {"form": "dense"},
+    }
+    return [Row(f"{name}{more}", choice, guidance, group="guidance") for more, choice in kernels.items()]
+
+
+TWICE: list[Row] = [
+    Row("trained size, enlarged bicubically", enlarged=True, group="plain"),
+    Row("untouched", group="plain"),
+    *_kernel_rows(),
+    *_with_guidance("guidance (1, 1)"),
+    *_with_guidance("guidance (1.3, 1)", theta=1.3),
+    Row("guidance (1, 0.6)", None, {"eta": 0.6}, group="guidance"),
+    Row("guidance (1, 0.6) + optimal inner", {}, {"eta": 0.6}, group="guidance"),
+    Row("guidance (1, 1), smooth U", None, {"enlarge": "cubic"}, group="guidance"),
+    Row("guidance (1, 1), smooth U + optimal inner", {}, {"enlarge": "cubic"}, group="guidance"),
+    Row("guidance (1, 1) + cubic inner", {"method": "cubic"}, {}, group="guidance"),
+    Row("guidance (1, 1) without tau", None, {}, "no tau", group="ablations"),
+    Row("guidance (1, 1) without P", None, {}, "no P", group="ablations"),
+    Row("SNR-matched rescaled network", None, {"predictor": "rescaled"}, group="guidance"),
+    Row("SNR-matched rescaled network + optimal inner", {}, {"predictor": "rescaled"}, group="guidance"),
+]
+
+
+def _nested() -> list[Row]:
+    """Nested guidance with each choice of kernels at the top (4x) and in the middle (2x)."""
+    choices: dict[str, Any] = {"untouched": None, "dilated": "dilate", "optimal": "optimal"}
+    rows = [
+        Row(f"nested: {top} / {middle}", {"method": {4: choices[top], 2: choices[middle]}}, {}, group="nested")
+        for top in choices
+        for middle in choices
+    ]
+    best = {4: "dilate", 2: "optimal"}
+    return [*rows, Row("nested (1.3, 1): dilated / optimal", {"method": best}, {"theta": 1.3}, group="nested")]
+
+
+FOUR_TIMES: list[Row] = [
+    Row("trained size, enlarged bicubically", enlarged=True, group="plain"),
+    Row("untouched", group="plain"),
+    Row("dilated inner", {"method": "dilate"}, group="kernels"),
+    Row("optimal inner", {}, group="kernels"),
+    Row("guidance (1, 1) in one step", None, {"levels": 1}, group="guidance"),
+    Row("guidance in one step + optimal inner", {}, {"levels": 1}, group="guidance"),
+    *_nested(),
+]
+
+EIGHT_TIMES: list[Row] = [
+    Row("untouched", group="plain"),
+    Row("nested: optimal at every level", {}, {}, group="nested"),
+]
+
+ROWS: dict[int, list[Row]] = {2: TWICE, 4: FOUR_TIMES, 8: EIGHT_TIMES}

@@ -1,0 +1,93 @@
+"""What `--guidance` and its neighbours say, for `convert` and `sample`.
+
+Knows the text on the command line; the library checks the values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .main import Failure
+from .terminal import counted, echo_json
+
+if TYPE_CHECKING:
+    from .options import Planning
+
+_NUMBERS = ("theta", "eta", "start", "stop")
+_WHOLE = ("levels",)
+_WORDS = ("reduce", "enlarge", "predictor")
+_ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
+
+
+def options(text: str) -> dict[str, Any]:
+    """'theta=1,eta=0.6' as arguments of `UpsampleGuidance`.
+
+    Examples
+    --------
+    >>> options("theta=1.3,levels=2")
+    {'theta': 1.3, 'levels': 2}
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in (*_NUMBERS, *_WHOLE, *_WORDS):
+            known = ", ".join((*_NUMBERS, *_WHOLE, *_WORDS))
+            raise click.BadParameter(f"{part!r} is no NAME=VALUE with a name of {known}; write theta=1,eta=0.6")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice")
+        try:
+            found[name] = value if name in _WORDS else int(value) if name in _WHOLE else float(value)
+        except ValueError:
+            raise click.BadParameter(f"{part!r}: {value!r} is no {'whole ' if name in _WHOLE else ''}number") from None
+    return found
+
+
+def parsed(value: Any) -> dict[str, Any]:
+    """As `options`; click calls it on its own result too."""
+    return value if isinstance(value, dict) else options(value)
+
+
+def kernels_of(planning: Planning, until: float, *, switched: bool) -> dict[str, Any] | None:
+    """The switched kernels that the planning options describe; None without any."""
+    if refused := [name for name in planning.typed if name not in _ALLOWED]:
+        raise click.UsageError(
+            f"{', '.join(refused)}: with --guidance the weights stay as they are and kernels are switched while "
+            f"sampling, by --method, --preset or --include, and --until"
+        )
+    if not switched:
+        return None
+    layers: Any = list(planning.raw["include"]) or planning.raw["preset"] or "inner"
+    found = {"layers": layers, "method": planning.raw["method"]}
+    return {**found, "until": until} if until != 1 else found
+
+
+def record(
+    source: str, target: str, planning: Planning, guidance: dict[str, Any], kernels: dict[str, Any] | None,
+    *, force: bool, dry_run: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """`rekernel convert --guidance`: the folder copied, and what to attach recorded in it."""
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise Failure("guidance is for diffusers pipelines: pip install 'rekernel[diffusion]'") from None
+    from rekernel.diffusion import Recorded, UpsampleGuidance, record
+    from rekernel.escape import shown_path
+
+    scale = planning.keywords()["scale"]
+    if dry_run:
+        made = Recorded(scale, 1, guidance, kernels)
+    else:
+        made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force)
+    parts = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
+    assert any(isinstance(part, UpsampleGuidance) for part in parts)
+    if as_json:
+        echo_json({"dry_run": dry_run, "target": target, "recorded": made.to_entry()})
+    elif not quiet:
+        verb = "Would record" if dry_run else "Recorded"
+        click.echo(f"{verb} in {shown_path(target)}, its weights as they were ({counted(len(parts), 'part')}):")
+        for part in parts:
+            click.echo(f"  {part!r}")
+        if not dry_run:
+            click.echo(f"Load it: rekernel.diffusion.load_pipeline({str(target)!r})")

@@ -1,0 +1,103 @@
+"""What lies on the image's grid beside the image: residuals of side networks, masks, sizes told to the network.
+
+Knows argument names of diffusers' networks; no time and no guidance. Whatever has pixels is averaged as the image is,
+and not rescaled in value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..errors import RekernelError
+
+_MAPS = (
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "down_intrablock_additional_residuals",
+    "image_latents",
+)
+_REFUSED = {
+    "block_controlnet_hidden_states": "a ControlNet's residuals on tokens",
+    "controlnet_block_samples": "a ControlNet's residuals on tokens",
+    "controlnet_single_block_samples": "a ControlNet's residuals on tokens",
+    "image_rotary_emb": "position tables made for the full size",
+}
+_HEIGHT_AND_WIDTH = ("time_ids", "resolution")
+
+
+class Grid(Protocol):
+    """A reduction of one grid, and of others of the same picture."""
+
+    @property
+    def size(self) -> tuple[int, ...]: ...
+    @property
+    def low(self) -> tuple[int, ...]: ...
+    def low_input(self, x: Any) -> Any: ...
+    def at(self, size: Sequence[int]) -> Grid: ...
+
+
+def reduced_conditions(arguments: Mapping[str, Any], split: Grid) -> dict[str, Any]:
+    """The arguments that change with the grid, for its low size.
+
+    Feature maps, ControlNet's and T2I-Adapter's, are reduced each from its own size; SDXL's original size, crop and
+    target size and PixArt's resolution are divided; text and image embeddings stay.
+
+    Raises
+    ------
+    RekernelError
+        For what cannot be reduced, by the argument's name.
+    """
+    if split.low == split.size:
+        return {}
+    for name, what in _REFUSED.items():
+        if arguments.get(name) is not None:
+            raise RekernelError(f"{name}: {what} cannot be reduced for the low-resolution pass; sample without")
+    changed = {name: _reduced(arguments[name], split) for name in _MAPS if arguments.get(name) is not None}
+    if isinstance(arguments.get("added_cond_kwargs"), Mapping):
+        changed["added_cond_kwargs"] = _sizes(arguments["added_cond_kwargs"], split)
+    text, frames = arguments.get("encoder_hidden_states"), split.low[0]
+    if len(split.size) == 3 and frames != split.size[0] and isinstance(text, Tensor):
+        changed["encoder_hidden_states"] = _by_frame(text, arguments, split)
+    return changed
+
+
+def _reduced(value: Any, split: Grid) -> Any:
+    if isinstance(value, Tensor):
+        return split.at(tuple(value.shape[2:])).low_input(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_reduced(v, split) for v in value)
+    return value
+
+
+def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Grid) -> Tensor:
+    """Text that a pipeline repeats for each frame (AnimateDiff), for as many frames as there are now."""
+    batch = next(v.shape[0] for n in ("sample", "hidden_states") if isinstance(v := arguments.get(n), Tensor))
+    if text.shape[0] != batch * split.size[0]:
+        return text
+    each = text.unflatten(0, (batch, split.size[0])).movedim(1, -1)
+    along = split.at((split.size[0], 1, 1)) if len(split.size) == 3 else split
+    low = along.low_input(each[..., None, None])[..., 0, 0]
+    result: Tensor = low.movedim(-1, 1).flatten(0, 1)
+    return result
+
+
+def _sizes(conditions: Mapping[str, Any], split: Grid) -> dict[str, Any]:
+    """Sizes in pixels divided by the factors; they come as (height, width) pairs."""
+    rows, columns = (n / m for n, m in zip(split.size[-2:], split.low[-2:], strict=True))
+    changed = dict(conditions)
+    for name in _HEIGHT_AND_WIDTH:
+        sizes = conditions.get(name)
+        if isinstance(sizes, Tensor):
+            count = sizes.shape[-1] // 2 * 2  # a refiner's last entry is an aesthetic score
+            divided = sizes.float().clone()
+            divided[..., 0:count:2] /= rows
+            divided[..., 1:count:2] /= columns
+            changed[name] = divided.to(sizes.dtype)
+    if isinstance(conditions.get("aspect_ratio"), Tensor):
+        changed["aspect_ratio"] = conditions["aspect_ratio"] * (columns / rows)
+    if isinstance(hint := conditions.get("hint"), Tensor):  # a picture that the network itself puts beside the image
+        changed["hint"] = _reduced(hint, split)
+    return changed

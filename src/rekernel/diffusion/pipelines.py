@@ -1,0 +1,173 @@
+"""Loading a diffusers pipeline at its new size: rescaled weights, switched kernels and guidance as recorded.
+
+Knows diffusers' folders and loading; what is recorded is `recorded`'s, weights are `rekernel.torch`'s.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import Component, find_pipeline, open_checkpoint
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..plan import Plan
+from ..recipe import find_recipe
+from .kernels import SupersampledKernels
+from .recorded import DENOISERS, KEY, Recorded, read_record
+from .upsample import UpsampleGuidance
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ATTRIBUTE = "rekernel"
+"""The attribute of a loaded pipeline that holds what is attached to it."""
+
+
+@dataclass
+class Attached:
+    """What `load_pipeline` attached; each can be removed by itself.
+
+    guidance, kernels : None where none was recorded
+    """
+
+    guidance: UpsampleGuidance | None = None
+    kernels: SupersampledKernels | None = None
+
+    def remove(self) -> None:
+        """Take both off."""
+        for part in (self.guidance, self.kernels):
+            if part is not None:
+                part.remove()
+
+
+def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
+    """A diffusers pipeline at the new size, with rescaled kernels and guidance as its folder records.
+
+    Parameters
+    ----------
+    source : folder, or the name of a repository on the Hub
+        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
+    **options
+        For `DiffusionPipeline.from_pretrained`: torch_dtype, variant, custom_pipeline, ...; for a repository also
+        revision, token, cache_dir, ...
+
+    Returns
+    -------
+    a diffusers pipeline
+        What is attached is in its attribute `rekernel`, and in its repr. Its default size is the new one.
+
+    Raises
+    ------
+    RekernelError
+        For a folder that is no pipeline, or records nothing.
+    """
+    diffusers: Any = importlib.import_module("diffusers")
+    folder = _local(source, options)
+    pipeline = find_pipeline(folder)
+    if pipeline is None:
+        raise RekernelError(f"{shown_path(folder)}: is no diffusers pipeline folder; pass one with model_index.json")
+    records = {name: found for name in DENOISERS if (found := read_record(folder / name)) is not None}
+    modules: dict[str, nn.Module] = {}
+    for name, component in pipeline.components.items():
+        plan = records[name].plan if name in records else None
+        if name not in options and (plan is not None or _has_recipe(component, folder)):
+            modules[name] = _rescaled(folder, component, plan, options)
+    if not records and not modules:
+        raise RekernelError(
+            f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or write it "
+            f"by `rekernel convert`"
+        )
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **modules, **options)
+    _at_new_size(pipe, modules, records)
+    setattr(pipe, ATTRIBUTE, _attached(pipe, records))
+    return pipe
+
+
+def _local(source: str | os.PathLike[str], options: dict[str, Any]) -> Path:
+    """The folder, downloaded by diffusers itself where it is a repository's name."""
+    from diffusers import DiffusionPipeline
+
+    path = Path(source)
+    if path.is_dir():
+        return path
+    name = str(source).removeprefix("hf://")
+    if path.exists() or name.count("/") != 1:
+        raise RekernelError(f"{shown_path(path)}: is no folder, and no name of a repository (organisation/model)")
+    from ..remote.client import explained
+
+    of_hub = ("revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors")
+    with explained(name):
+        return Path(DiffusionPipeline.download(name, **{k: options[k] for k in of_hub if k in options}))
+
+
+def _has_recipe(component: Component, folder: Path) -> bool:
+    if component.checkpoint is None:
+        return False
+    with open_checkpoint(folder / component.checkpoint) as source:
+        return find_recipe(source.metadata) is not None
+
+
+def _rescaled(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
+    """A component from its config at the trained size, then brought to its weights' geometry."""
+    import torch
+
+    from ..torch.store import load
+
+    name, library, kind = component.name, component.library, component.class_name
+    if library not in ("diffusers", "transformers"):
+        raise RekernelError(f"{shown(name)}: is a class of {shown(library)}, which rekernel does not build; pass it")
+    made: Any = getattr(importlib.import_module(library), kind, None)
+    if made is None:
+        raise RekernelError(f"{shown(name)}: {library} has no class {shown(kind)}")
+    if library == "diffusers":
+        config = made.load_config(folder / name)
+        module = made.from_config(config)
+    else:
+        module = made(made.config_class.from_pretrained(folder / name))
+    module = load(module, folder / name, plan=plan).eval()
+    dtype = options.get("torch_dtype")
+    return module.to(dtype) if isinstance(dtype, torch.dtype) else module
+
+
+def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Recorded]) -> None:
+    """Configs say the new size, and what to do when they are loaded after `save_pretrained`."""
+    for name in DENOISERS:
+        denoiser: Any = getattr(pipe, name, None)
+        found = records.get(name)
+        if denoiser is None or (found is None and name not in modules):
+            continue
+        if name in modules:
+            plan: Plan = denoiser.rekernel_plan
+            size = found.sample_size if found else _sides(denoiser.config.sample_size)
+            found = Recorded(_scale_of(plan), size, plan=plan)
+        assert found is not None
+        new = found.new_size
+        denoiser.register_to_config(sample_size=list(new) if isinstance(new, tuple) else new)
+        denoiser.register_to_config(**{KEY: found.to_entry()})
+
+
+def _scale_of(plan: Plan) -> float | tuple[float, ...]:
+    scale: Any = plan.options.get("scale", 1.0)
+    scales = tuple(map(float, scale)) if isinstance(scale, list | tuple) else (float(scale),)
+    return scales if len(set(scales)) > 1 else scales[0]
+
+
+def _sides(size: Any) -> int | tuple[int, ...]:
+    return tuple(size) if isinstance(size, list | tuple) else int(size)
+
+
+def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
+    made = Attached()
+    for found in records.values():
+        made.kernels, made.guidance = found.make_kernels(), found.make_guidance()
+    for part in (made.kernels, made.guidance):
+        if part is not None:
+            part.attach(pipe)
+    said = [repr(part) for part in (made.kernels, made.guidance) if part is not None]
+    if said:
+        pipe.register_to_config(**{KEY: said})
+    return made
