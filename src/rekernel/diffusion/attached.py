@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import RekernelError
 from .bank import ALL, KernelBank, lent
-from .calls import Call, prediction_of, read_call, with_prediction
+from .calls import Call, read_call
 from .guided import guided_prediction
 from .host import Host
 from .passes import current_pass, running
-from .registry import GUIDANCE, ForwardHook, put_on, refuse_caches, take_off
+from .registry import GUIDANCE, ForwardHook, put_on, take_off
 from .scales import factors_for
 
 if TYPE_CHECKING:
@@ -47,18 +47,15 @@ class GuidedDenoiser:
             return f"on {self.host}, {kind}, {schedule!r}"
         return f"on {self.host}"
 
-    def _forward(
-        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         spec = self.spec
         if not spec.enabled or spec.theta == 0 or current_pass().plain:
             return forward(*args, **kwargs)
-        call = read_call(module, args, kwargs, self.host.noisy)
-        splits = spec.splits(call.size, self.host.trained)
+        call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
+        splits = spec.splits(call.size, self.host.trained, call.multiple)
         if not splits:
             return forward(*args, **kwargs)
-        if getattr(module, "is_cache_enabled", False):
-            refuse_caches(module)
+        self.host.check()
         schedule, kind = self.host.schedule(spec.schedule, spec.prediction)
         calls: list[Call] = [call]
         for split in reversed(splits):
@@ -70,18 +67,17 @@ class GuidedDenoiser:
             nonlocal output
             if level == len(splits):
                 output = forward(*args, **kwargs)
-                return prediction_of(output, call.noisy).to(x.dtype)
+                return call.prediction(output)
+            below = calls[level].at(x, t)
             if spec.predictor == "rescaled":
-                low = self._rescaled(forward, calls[level].at(x, t))
-            else:
-                with running(tuple(n / m for n, m in zip(call.size, calls[level].size, strict=True))):
-                    low = calls[level].at(x, t).run(forward)
-            return prediction_of(low, call.noisy).to(x.dtype)
+                return below.prediction(self._rescaled(forward, below))
+            with running(tuple(n / m for n, m in zip(call.size, below.size, strict=True))):
+                return below.prediction(below.run(forward))
 
         window = spec.window(_LATENT_ETA if self.host.latent else 1.0)
         before = call.x
         guided = guided_prediction(predict, before, call.t, splits, schedule=schedule, kind=kind, window=window)
-        return output if not window.weight(schedule, call.t).any() else with_prediction(output, guided)
+        return output if not window.weight(schedule, call.t).any() else call.with_prediction(output, guided)
 
     def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
         """The network with every kernel rescaled, on the full grid."""

@@ -99,14 +99,13 @@ class Split:
     def reduce_grid(self, x: Any) -> Any:
         """D x: (..., *size) to (..., *low); NumPy or PyTorch, dtype kept."""
         self._check(x, self.size)
-        whole = self.reduce == "area" and all(n % m == 0 for n, m in zip(self.size, self.low, strict=True))
-        return _block_means(x, self.low) if whole else _product(x, self._matrices(_reduction))
+        return _block_means(x, self.low) if self._in_blocks else _product(x, self._matrices(_reduction))
 
     def enlarge_grid(self, y: Any) -> Any:
         """U y: (..., *low) to (..., *size); D U y = y."""
         self._check(y, self.low)
-        whole = self.enlarge == "nearest" and all(n % m == 0 for n, m in zip(self.size, self.low, strict=True))
-        return _repeated(y, self.size, self.low) if whole else _product(y, self._matrices(_enlargement))
+        blocks = self._in_blocks and self.enlarge == "nearest"
+        return _repeated(y, self.size, self.low) if blocks else _product(y, self._matrices(_enlargement))
 
     def at(self, size: Sequence[int]) -> Split:
         """The same reduction for another grid of the same picture: a feature map, a mask.
@@ -118,6 +117,10 @@ class Split:
             raise RekernelError(f"a grid of {tuple(size)} pixels lacks an axis that {self.size} -> {self.low} reduces")
         pairs = zip(size, self.low[missing:], self.size[missing:], strict=True)
         return Split(tuple(size), tuple(max(1, round(n * m / full)) for n, m, full in pairs), self.reduce, self.enlarge)
+
+    @property
+    def _in_blocks(self) -> bool:
+        return self.reduce == "area" and all(n % m == 0 for n, m in zip(self.size, self.low, strict=True))
 
     def _matrices(self, make: Callable[..., NDArray[np.float64]]) -> dict[int, NDArray[np.float64]]:
         options = (self.reduce,) if make is _reduction else (self.reduce, self.enlarge)

@@ -6,6 +6,7 @@ weight objects, so nothing is copied; a substitute stands in a layer's `forward`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,18 +16,34 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..families import recognise
+from ..families import exactly, recognise
+from ..plan import Plan
+from ..selection import select
 from ..settings import Settings
 from ..torch.apply import carry_out
 from ..torch.edits import Edits
+from ..torch.factored import FactoredConv, FactoredConvTranspose
+from ..torch.names import owner_of
 from ..torch.planner import plan_model
 from ..torch.trace import trace
-from .bands import block_split
 from .calls import Call
 from .passes import running
 
 INNER = "inner"
 ALL = "all"
+_LORA = re.compile(r"\.(base_layer|lora_[AB]\.[^.]+)(?=\.|$)")
+_FACTORED = (FactoredConv, FactoredConvTranspose)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as it was before LoRA layers were put around it.
+
+    Examples
+    --------
+    >>> plain_name("mid_block.conv1.base_layer.weight"), plain_name("mid_block.conv1.lora_A.style.weight")
+    ('mid_block.conv1.weight', 'mid_block.conv1.weight')
+    """
+    return _LORA.sub("", name)
 
 
 @dataclass(frozen=True)
@@ -34,22 +51,47 @@ class Substitute:
     """A rescaled layer and the one whose place it takes during a call.
 
     path : in the denoiser
+    origin : what of the old layer it was made from, as `_origin` tells it
     """
 
     path: str
     old: nn.Module
     new: nn.Module
+    origin: tuple[Any, ...]
+
+    def current(self, model: nn.Module) -> bool:
+        """Whether the old layer is in the network still, and as it was."""
+        try:
+            return model.get_submodule(self.path) is self.old and self.origin == _origin(model, self.path, self.new)
+        except AttributeError:
+            return False
+
+    def share(self) -> None:
+        """Let a factored layer hold the parameters that the original one has now."""
+        for name, own in self.old._parameters.items():
+            if isinstance(self.new, _FACTORED) or name == "bias":
+                self.new._parameters[name] = own
 
     def __call__(self, x: Tensor) -> Any:
         """Run the new layer where `x` is: an offloaded pipeline moves weights, but not what it does not know."""
-        new = self.new
+        new: Any = self.new
         for name, filter_ in list(new._buffers.items()):
             if filter_ is not None and filter_.device != x.device:
                 new._buffers[name] = filter_.to(x.device)
         own = new._parameters.get("weight")
-        if own is not None and own.device != x.device and own is not self.old._parameters.get("weight"):
-            new.to(x.device)
-        return new(x)
+        if own is not None and own.device != x.device and not isinstance(new, _FACTORED):
+            new._parameters["weight"] = nn.Parameter(own.to(x.device), requires_grad=False)
+        return new.forward(x)  # hooks on the layer have been run: it was the old one that was called
+
+
+def _origin(model: nn.Module, path: str, new: nn.Module) -> tuple[Any, ...]:
+    """Precision; of a layer with a copy of the weights also which weights, and what was merged into them."""
+    old = model.get_submodule(path)
+    weight = old._parameters.get("weight")
+    if weight is None or isinstance(new, _FACTORED):
+        return (None if weight is None else weight.dtype,)
+    merged = getattr(model.get_submodule(path.rpartition(".")[0]), "merged_adapters", ())
+    return weight.dtype, id(weight), 0 if weight.is_inference() else weight._version, tuple(merged)
 
 
 class KernelBank:
@@ -58,11 +100,15 @@ class KernelBank:
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser: nn.Module = getattr(denoiser, "_orig_mod", denoiser)
         self._made: dict[Any, tuple[Substitute, ...]] = {}
+        self._adapters: tuple[str, ...] = ()
 
     def substitutes(
         self, call: Call, factors: Sequence[float], layers: str | Sequence[str], method: str, form: str
     ) -> tuple[Substitute, ...]:
         """The rescaled layers for a call at `factors` times the trained size.
+
+        They are made again where the network's layers are not what they were: adapters came, went or were merged, the
+        precision changed, weights were loaded.
 
         Parameters
         ----------
@@ -72,8 +118,14 @@ class KernelBank:
         layers : 'inner', 'all' or patterns on parameter names
         method, form : as for `rekernel.torch.rescale`
         """
+        adapters = tuple(getattr(self.denoiser, "peft_config", ()))
+        if adapters != self._adapters:
+            self._made.clear()
+            self._adapters = adapters
         # Padding depends on how sizes divide, so a plan is for one size.
         key = (tuple(factors), call.size, layers if isinstance(layers, str) else tuple(layers), method, form)
+        if not all(substitute.current(self.denoiser) for substitute in self._made.get(key, ())):
+            del self._made[key]
         if key not in self._made:
             self._made[key] = self._make(call, tuple(factors), layers, method, form)
         return self._made[key]
@@ -82,42 +134,69 @@ class KernelBank:
         self, call: Call, factors: tuple[float, ...], layers: str | Sequence[str], method: str, form: str
     ) -> tuple[Substitute, ...]:
         model = self.denoiser
-        low = call.reduced(block_split(call.size, factors))
-        with running(plain=True):
+        low = call.reduced(call.low(factors))
+        with running(plain=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
         planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=self._patterns(layers))
         before = dict(model.named_modules())
+        for change in planned.plan.changed:
+            _check_free(owner_of(change.name), before[owner_of(change.name)])
         with Edits(model) as edits:
             carry_out(edits, planned.plan, weights=True)
             after = dict(model.named_modules())
-            made = tuple(
-                Substitute(p, old, after[p]) for p, old in before.items() if p in after and after[p] is not old
-            )
             edits.undo()
-        for substitute in made:
-            if "forward" in vars(substitute.old):
-                raise RekernelError(
-                    f"{shown(substitute.path)}: something stands in this layer's forward already (offloading layer by "
-                    f"layer does); rescaled kernels need the layer itself: use enable_model_cpu_offload instead"
-                )
-        return made
+        replaced = {p: (old, after[p]) for p, old in before.items() if p in after and after[p] is not old}
+        _check_switchable(planned.plan, replaced)
+        return tuple(Substitute(p, old, new, _origin(model, p, new)) for p, (old, new) in replaced.items())
 
     def _patterns(self, layers: str | Sequence[str]) -> Sequence[str] | None:
         if layers == ALL:
             return None
-        if not isinstance(layers, str):
-            return layers
-        shapes: Mapping[str, tuple[int, ...]] = {n: tuple(t.shape) for n, t in self.denoiser.state_dict().items()}
+        tensors = self.denoiser.state_dict()
+        shapes: Mapping[str, tuple[int, ...]] = {plain_name(n): tuple(t.shape) for n, t in tensors.items()}
         family = recognise(shapes)
         presets = family.presets(shapes) if family is not None else {}
-        if layers not in presets:
+        if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
             raise RekernelError(
                 f"layers={layers!r} is no preset of this {type(self.denoiser).__name__} (it has: {known}); "
                 f"pass patterns on its parameter names"
             )
-        return presets[layers]
+        patterns = presets[layers] if isinstance(layers, str) else layers
+        if not self._adapters:
+            return patterns
+        chosen = select(list(shapes), patterns, "layers")
+        return exactly(name for name in tensors if plain_name(name) in chosen)
+
+
+def _check_free(path: str, layer: nn.Module) -> None:
+    if "forward" in vars(layer):
+        raise RekernelError(
+            f"{shown(path)}: something stands in this layer's forward already (offloading or casting layer by layer "
+            f"does), and rescaled kernels need the layer itself; use enable_model_cpu_offload instead"
+        )
+
+
+def _check_switchable(plan: Plan, replaced: Mapping[str, Any]) -> None:
+    names = [c.name for c in plan.changed if owner_of(c.name) not in replaced]
+    names += [m.name for m in plan.modules if m.name not in replaced]
+    if names:
+        raise RekernelError(
+            f"{shown(names[0])}: cannot be switched while sampling; name other layers in layers=, or rescale the whole "
+            f"network with rekernel.torch.rescale"
+        )
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Without the compiled calls of modules that were compiled in place, so that a pass can be looked at."""
+    compiled = [(m, call) for m in model.modules() if (call := vars(m).pop("_compiled_call_impl", None)) is not None]
+    try:
+        yield
+    finally:
+        for module, call in compiled:
+            vars(module)["_compiled_call_impl"] = call
 
 
 @contextmanager
@@ -129,6 +208,8 @@ def lent(substitutes: Sequence[Substitute]) -> Iterator[bool]:
     done: list[nn.Module] = []
     try:
         for substitute in substitutes:
+            _check_free(substitute.path, substitute.old)
+            substitute.share()
             vars(substitute.old)["forward"] = substitute
             done.append(substitute.old)
         yield bool(substitutes)

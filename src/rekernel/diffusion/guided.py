@@ -125,7 +125,7 @@ class Window:
         """The weight at each of the times `t`, float64."""
         t = np.asarray(t, np.float64)
         snr = schedule.log_snr(t)
-        acts = schedule.fraction(t) >= 1 - self.eta - 1e-9
+        acts = (schedule.fraction(t) >= 1 - self.eta - 1e-9) & (self.eta > 0)
         acts &= (self.stop <= t) & (t <= self.start) & (self.log_snr[0] <= snr) & (snr <= self.log_snr[1])
         return np.where(acts, self.theta, 0.0)
 

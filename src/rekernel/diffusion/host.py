@@ -12,10 +12,12 @@ from torch import nn
 
 from ..errors import RekernelError
 from .recorded import KEY
+from .registry import compiled_later, refuse_caches
 from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
 _LEARNED = ("learned", "learned_range")
+_SECOND = ("transformer_2", "unet_2")
 
 
 class Host:
@@ -30,14 +32,36 @@ class Host:
     def __init__(self, target: Any, scheduler: Any = None) -> None:
         self.pipe = None if isinstance(target, nn.Module) else target
         self._scheduler = scheduler
-        denoiser = (
-            target if self.pipe is None else getattr(target, "unet", None) or getattr(target, "transformer", None)
-        )
+        denoiser = target if self.pipe is None else self._current()
         if not isinstance(denoiser, nn.Module):
             raise RekernelError(
                 f"{type(target).__name__} is no diffusers pipeline with a unet or transformer, and no torch module"
             )
+        second = next((n for n in _SECOND if isinstance(getattr(self.pipe, n, None), nn.Module)), None)
+        if second is not None:
+            raise RekernelError(
+                f"{type(target).__name__} has two denoisers, the other one as {second}; attach to each by itself, "
+                f"with scheduler=pipe.scheduler"
+            )
         self.denoiser: nn.Module = denoiser
+
+    def _current(self) -> Any:
+        unet = getattr(self.pipe, "unet", None)
+        return getattr(self.pipe, "transformer", None) if unet is None else unet
+
+    def check(self) -> None:
+        """Raise where a call would not be what attaching to the denoiser was for."""
+        now = None if self.pipe is None else self._current()
+        if now is not self.denoiser and getattr(now, "_orig_mod", None) is self.denoiser:
+            raise compiled_later(self.denoiser)
+        if getattr(self.denoiser, "is_cache_enabled", False):
+            refuse_caches(self.denoiser)
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoiser itself, where the pipeline's is compiled."""
+        network: nn.Module = getattr(self.denoiser, "_orig_mod", self.denoiser)
+        return network
 
     @property
     def scheduler(self) -> Any:
@@ -74,9 +98,9 @@ class Host:
             return given, kind
         if self.scheduler is None:
             raise RekernelError("a denoiser without its pipeline needs scheduler=, or schedule= and prediction=")
-        schedule, prediction = schedule_of(self.scheduler, self.denoiser)
+        schedule, prediction = schedule_of(self.scheduler, self.network)
         return given or schedule, kind or prediction
 
     def __str__(self) -> str:
         inside = "" if self.pipe is None else f" of {type(self.pipe).__name__}"
-        return f"{type(self.denoiser).__name__}{inside}"
+        return f"{type(self.network).__name__}{inside}"

@@ -1,36 +1,83 @@
 """Putting a hook on a diffusers network and taking it off without a trace.
 
-Knows diffusers' `HookRegistry`; not what a hook does. After `take_off`, `vars(module)` is what it was.
+Knows diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`; not what a hook does. After `take_off`,
+`vars(module)` is what it was.
+
+A hook stands outside of what is compiled, since it calls the network at several sizes, and inside of accelerate's
+offloading, which takes its own hooks off and puts them on again after every call of a pipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import MethodType
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from ..errors import RekernelError
 
 GUIDANCE, KERNELS = "rekernel.guidance", "rekernel.kernels"
-_REGISTRY = "_diffusers_hook"
+_REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
 class ForwardHook(ModelHook):
-    """A hook whose `run(forward, module, args, kwargs)` stands in the place of the network's forward."""
+    """A hook whose `run(forward, args, kwargs)` stands in the place of the network's forward.
+
+    place : where its callable is the attribute `forward`: the network, or its compiled call
+    callable : what it put there
+    bare : nothing stood there before, but the method of the class
+    """
 
     def __init__(self, run: Callable[..., Any], described: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._run, self._described = run, described
+        self.run, self._described = run, described
+        self.place: Any = None
+        self.callable: Any = None
+        self.bare = False
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, place: Any, *args: Any, **kwargs: Any) -> Any:
         """Called by the registry."""
-        return self._run(self.fn_ref.original_forward, module, args, kwargs)
+        return self._eager(args, kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getattr(self.place, "_compiled_call_impl", None) is not None:
+            raise compiled_later(self.place)
+        return self.run(self.fn_ref.original_forward, args, kwargs)
 
     def __repr__(self) -> str:
         return self._described()
+
+
+class _OwnRegistry(HookRegistry):
+    """A registry that was not there before, and goes when it is empty."""
+
+
+class _CompiledCall:
+    """The compiled call of a module that was compiled in place, as an attribute `forward`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    @property
+    def forward(self) -> Any:
+        return self._module._compiled_call_impl
+
+    @forward.setter
+    def forward(self, call: Any) -> None:
+        self._module._compiled_call_impl = call
+
+
+def compiled_later(module: Any) -> RekernelError:
+    """For a network that was compiled with a hook on it: the hook would be compiled too, or run uncompiled."""
+    return RekernelError(
+        f"{type(module).__name__} was compiled after something of rekernel was attached to it; remove() that, and "
+        f"attach it to the compiled network"
+    )
 
 
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
@@ -40,34 +87,97 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     ------
     RekernelError
         Where one of the name is there already, or a cache that keeps features from step to step is: two passes of
-        different sizes would share them.
+        different sizes would share them. Where the network was compiled with a hook of ours on it.
     """
     refuse_caches(module)
-    registry: Any = HookRegistry.check_if_exists_or_initialize(module)
-    if registry.get_hook(name) is not None:
-        raise RekernelError(
-            f"{type(module).__name__} has {registry.get_hook(name)!r} attached already; remove() that one first"
-        )
-    above = registry.get_hook(GUIDANCE) if name == KERNELS else None
+    attached = hook_on(module, name)
+    if attached is not None:
+        raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
+    inside = getattr(module, "_orig_mod", None)
+    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in (GUIDANCE, KERNELS)]
+    place = module if getattr(module, "_compiled_call_impl", None) is None else None
+    if any(h is not None and (h.place is inside or (h.place is module) != (place is module)) for h in earlier):
+        raise compiled_later(inside or module)
+    above = hook_on(module, GUIDANCE) if name == KERNELS else None
     if above is not None:
-        take_off(module, GUIDANCE)
-        registry = HookRegistry.check_if_exists_or_initialize(module)
-    registry.register_hook(hook, name)
+        _unlink(module, GUIDANCE)
+    _register(module, name, hook)
     if above is not None:
-        registry.register_hook(above, GUIDANCE)
+        _register(module, GUIDANCE, above)
+
+
+def hook_on(module: nn.Module, name: str) -> ForwardHook | None:
+    """The hook of that name, where there is one."""
+    registries = (vars(module).get(key) for key in (_REGISTRY, _COMPILED_REGISTRY))
+    return next((r.hooks[name] for r in registries if r is not None and name in r.hooks), None)
 
 
 def take_off(module: nn.Module, name: str) -> None:
     """Remove a hook, and what the registry leaves behind where no other hook is left."""
-    registry: Any = getattr(module, _REGISTRY, None)
-    if registry is None or registry.get_hook(name) is None:
+    hook = _unlink(module, name)
+    if hook is not None:
+        hook.run = _as_it_is  # somebody else's wrapper may hold it still
+
+
+def _as_it_is(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return forward(*args, **kwargs)
+
+
+def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
+    """Close the chain around a hook.
+
+    Done by hand: diffusers' own removal lets the hook above forget what it does, and does not see accelerate's.
+    """
+    hook = hook_on(module, name)
+    if hook is None:
+        return None
+    key = _REGISTRY if name in getattr(vars(module).get(_REGISTRY), "hooks", ()) else _COMPILED_REGISTRY
+    registry, place, below = vars(module)[key], hook.place, hook.fn_ref.original_forward
+    index = registry._hook_order.index(name)
+    above = registry._fn_refs[index + 1] if index + 1 < len(registry._fn_refs) else None
+    if above is not None:
+        known = registry.hooks[registry._hook_order[index + 1]]
+        if isinstance(known, ForwardHook):
+            known.bare = hook.bare
+        setattr(above, "forward" if above.original_forward is None else "original_forward", below)
+    elif place.forward is hook.callable:
+        place.forward = below
+        if hook.bare:
+            del place.forward
+    elif getattr(place, "_old_forward", None) is hook.callable:
+        place._old_forward = below
+    del registry.hooks[name]
+    registry._hook_order.pop(index)
+    registry._fn_refs.pop(index)
+    if not registry.hooks and isinstance(registry, _OwnRegistry):
+        del vars(module)[key]
+    return hook
+
+
+def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
+    compiled = getattr(module, "_compiled_call_impl", None) is not None and not hasattr(module, "_orig_mod")
+    key, place = (_COMPILED_REGISTRY, _CompiledCall(module)) if compiled else (_REGISTRY, module)
+    registry: Any = vars(module).setdefault(key, _OwnRegistry(place))  # type: ignore[no-untyped-call]
+    with _inside_offloading(place):
+        hook.place, hook.bare = place, not compiled and "forward" not in vars(place)
+        registry.register_hook(hook, name)
+        hook.callable = place.forward
+
+
+@contextmanager
+def _inside_offloading(place: Any) -> Iterator[None]:
+    """Let `place.forward` be what accelerate's hook runs, where one stands there."""
+    outer = vars(place).get("forward")
+    ours = isinstance(outer, functools.partial) and outer.args[:1] == (place,)
+    if not ours or getattr(outer.func, "__module__", "") != "accelerate.hooks":
+        yield
         return
-    registry.remove_hook(name, recurse=False)
-    forward = vars(module).get("forward")
-    if isinstance(forward, MethodType) and forward == type(module).forward.__get__(module):
-        del module.forward  # the class's own method, which the registry put into the instance
-    if not registry.hooks:
-        delattr(module, _REGISTRY)
+    place.forward = place._old_forward
+    try:
+        yield
+    finally:
+        place._old_forward = place.forward
+        place.forward = outer
 
 
 def refuse_caches(module: nn.Module) -> None:
@@ -80,3 +190,6 @@ def refuse_caches(module: nn.Module) -> None:
                     f"{type(module).__name__} keeps features between steps ({name}), which two passes of different "
                     f"sizes would share; call disable_cache() on it first"
                 )
+
+
+__all__ = ["GUIDANCE", "KERNELS", "ForwardHook", "compiled_later", "hook_on", "put_on", "refuse_caches", "take_off"]

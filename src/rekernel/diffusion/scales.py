@@ -52,12 +52,11 @@ def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -
     Examples
     --------
     >>> low_size((8, 20, 24), (1, 2, 2)), low_size((8, 20, 24), (1, 2, 2), multiple=4)
-    ((8, 10, 12), (8, 12, 12))
+    ((8, 10, 12), (8, 8, 12))
     """
     unit = [1] * (len(size) - 2) + [multiple] * min(2, len(size))
     pairs = zip(size, factors, unit, strict=True)
-    # Half a unit goes up: of two sizes as near, the one that keeps more of the picture.
-    return tuple(n if f == 1 else min(n, u * max(1, int(n / f / u + 0.5))) for n, f, u in pairs)
+    return tuple(n if f == 1 else min(n, u * max(1, round(n / f / u))) for n, f, u in pairs)
 
 
 def shown_scale(scale: Scale) -> str:

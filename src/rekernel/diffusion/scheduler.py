@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import RekernelError
 from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
 
-_FLOW_MODELS = ("FluxTransformer2DModel",)  # fed times from 0 to 1; the others from 0 to 1000
+_FLOW_TIMES = {"FluxTransformer2DModel": 1.0, "SD3Transformer2DModel": 1000.0}
+"""The noisiest time that a network of rectified flow is fed; UNets are fed the scheduler's own."""
 
 
 def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, str]:
@@ -25,7 +26,7 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     Parameters
     ----------
     scheduler : a diffusers scheduler
-    denoiser : the network; only its class name matters
+    denoiser : the network; its class name and its config matter
 
     Returns
     -------
@@ -39,8 +40,13 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     kind = config.get("prediction_type", "epsilon")
     if name.startswith("FlowMatch") or kind == "flow_prediction" or config.get("use_flow_sigmas"):
-        fed_fraction = type(denoiser).__name__ in _FLOW_MODELS
-        times = 1.0 if fed_fraction else float(config.get("num_train_timesteps", 1000))
+        network = type(denoiser).__name__
+        times = float(config.get("num_train_timesteps", 1000)) if network.startswith("UNet") else None
+        if (times := _FLOW_TIMES.get(network, times)) is None:
+            raise RekernelError(
+                f"{network}: whether it is fed times up to 1 or up to 1000 is not known; pass "
+                f"schedule=FlowSchedule(times=...) and prediction='flow'"
+            )
         return FlowSchedule(times=times), "flow"
     if name.startswith("EDM"):
         if kind != "epsilon":
@@ -59,4 +65,5 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
         sigma = np.sqrt((1 - alpha_bar) / alpha_bar)
         least, most = config.get("sigma_min") or sigma.min(), config.get("sigma_max") or sigma.max()
         return EDMSchedule(1.0, float(least), float(most)), kind
-    return DiscreteSchedule(alpha_bar), kind
+    looked_up = getattr(getattr(denoiser, "config", None), "time_embedding_type", None) == "learned"
+    return DiscreteSchedule(alpha_bar, snap=looked_up), kind

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..errors import RekernelError
-from .bank import KernelBank, Substitute, lent
-from .calls import Call, prediction_of, read_call, with_prediction
+from .bank import KernelBank, Substitute, lent, plain_name
+from .calls import Call, read_call
 from .host import Host
 from .passes import current_pass
 from .registry import KERNELS, ForwardHook, put_on, take_off
@@ -44,12 +43,11 @@ class SwitchedDenoiser:
         """Where it is."""
         return f"on {self.host}"
 
-    def _forward(
-        self, forward: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.spec.enabled or current_pass().plain:
             return forward(*args, **kwargs)
-        call = read_call(module, args, kwargs, self.host.noisy)
+        self.host.check()
+        call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
         with lent(self._substitutes(call)) as any_lent:
             output = forward(*args, **kwargs)
         if not self.spec.noise_damped or not any_lent:
@@ -68,7 +66,7 @@ class SwitchedDenoiser:
         if method is None or all(f == 1 for f in factors):
             return ()
         made = self.bank.substitutes(call, factors, spec.layers, method, spec.form)
-        return tuple(s for s in made if fraction >= 1 - spec.share(f"{s.path}.weight") - 1e-9)
+        return tuple(s for s in made if fraction >= 1 - spec.share(plain_name(f"{s.path}.weight")) - 1e-9)
 
     def _factors(self, call: Call) -> tuple[float, ...]:
         """How many times its trained size the network is called at, per axis; whole where it is about that."""
@@ -80,11 +78,11 @@ class SwitchedDenoiser:
 
     def _damped(self, forward: Callable[..., Any], call: Call, output: Any) -> Any:
         """Negative half from the original kernels, the direction between the halves from the rescaled ones."""
-        both = prediction_of(output, call.noisy)
+        both = call.prediction(output)
         if len(both) % 2:
             raise RekernelError(
                 f"noise_damped needs a batch of negative and positive halves; this one has {len(both)} samples"
             )
         negative, positive = both.chunk(2)
-        plain = prediction_of(call.run(forward), call.noisy).chunk(2)[0]
-        return with_prediction(output, torch.cat([plain, plain + (positive - negative)]))
+        plain = call.prediction(call.run(forward)).chunk(2)[0]
+        return call.with_prediction(output, torch.cat([plain, plain + (positive - negative)]))

@@ -1,0 +1,115 @@
+"""What upsample guidance costs: steps of a UNet above its trained size, guided and not, in one run.
+
+    python benchmarks/speed/guidance.py
+
+A UNet2DConditionModel with Stable Diffusion 1.5's layout at a quarter of its width (random weights; the ratio does not
+depend on them), called at 2 and 4 times its trained latent size as a sampler calls it. The bound is the cost of the
+passes themselves, 1 + share/m^2 (nested: 1 + 1/4 + 1/16), times 1.05. Median of interleaved repeats; writes
+results/guidance.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from rich.console import Console
+from rich.table import Table
+
+from rekernel.diffusion import SupersampledKernels, UpsampleGuidance
+
+HERE = Path(__file__).parent
+TRAINED, TIMES, REPEATS = 32, (999, 800, 600, 401, 399, 200), 5
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=TRAINED, block_out_channels=(80, 160, 320, 320), cross_attention_dim=192, attention_head_dim=4
+    ).eval()
+
+
+def seconds(unet: Any, size: int) -> float:
+    """Six steps over the whole schedule: one half of them noisier than 0.4 T."""
+    x = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
+    text = torch.zeros(1, 77, 192)
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        for t in TIMES:
+            unet(x, t, encoder_hidden_states=text)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    unet, scheduler = network(), DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    share = sum(t >= 0.4 * 999 for t in TIMES) / len(TIMES)
+    rows = []
+    for scale, name, guidance, kernels, bound in (
+        (2, "guidance (1, 1)", {"eta": 1.0}, None, 1 + 1 / 4),
+        (2, "guidance (1, 0.6)", {"eta": 0.6}, None, 1 + share / 4),
+        (2, "guidance (1, 1) + factored optimal inner kernels", {"eta": 1.0}, {}, None),
+        (2, "factored optimal inner kernels alone", None, {}, None),
+        (4, "guidance by 4 in one step", {"eta": 1.0, "levels": 1}, None, 1 + 1 / 16),
+        (4, "nested guidance", {"eta": 1.0}, None, 4 / 3),
+    ):
+        rows.append(measured(unet, scheduler, scale, name, guidance, kernels, bound))
+    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+    setting = {
+        "device": names[0] if names else platform.processor(), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "trained latent": TRAINED, "times": TIMES, "repeats": REPEATS,
+    }  # fmt: skip
+    (HERE / "results" / "guidance.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+    table = Table(title=f"guided over unguided steps ({setting['device']}, {setting['threads']} threads)")
+    for column in ("row", "unguided s", "guided s", "ratio", "1.05 x passes"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for row in rows:
+        limit = "" if row["limit"] is None else f"{row['limit']:.3f}"
+        table.add_row(
+            f"{row['scale']}x {row['name']}",
+            f"{row['plain']:.2f}",
+            f"{row['guided']:.2f}",
+            f"{row['ratio']:.3f}",
+            limit,
+        )
+    Console(width=120).print(table)
+
+
+def measured(
+    unet: Any, scheduler: Any, scale: int, name: str, guidance: Any, kernels: Any, bound: float | None
+) -> dict[str, Any]:
+    """Plain and guided in turn, so that a busy machine is busy for both."""
+    size = TRAINED * scale
+    plain, guided = [], []
+    specs = [] if kernels is None else [SupersampledKernels(scale, **kernels)]
+    specs += [] if guidance is None else [UpsampleGuidance(scale, **guidance)]
+    for spec in specs:
+        spec.attach(unet, scheduler=scheduler)
+    for repeat in range(REPEATS + 1):
+        for spec in specs:
+            spec.disable()
+        first = seconds(unet, size)
+        for spec in specs:
+            spec.enable()
+        second = seconds(unet, size)
+        if repeat:  # the first pass plans, and fills caches
+            plain.append(first)
+            guided.append(second)
+    for spec in specs:
+        spec.remove()
+    ratio = statistics.median(g / p for g, p in zip(guided, plain, strict=True))
+    return {
+        "scale": scale, "name": name, "plain": statistics.median(plain), "guided": statistics.median(guided),
+        "ratio": ratio, "limit": None if bound is None else 1.05 * bound,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
