@@ -1,0 +1,5 @@
+"""ComfyUI custom node: upsample guidance. Link or copy this folder into ComfyUI/custom_nodes/rekernel."""
+
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,121 @@
+"""A ComfyUI node that guides a model above its trained size.
+
+Knows ComfyUI's model patcher and imports none of it. The interface used, as of github.com/comfyanonymous/ComfyUI:
+`comfy/model_patcher.py` (`clone`, `model_options`, `set_model_unet_function_wrapper`, `get_model_object`),
+`comfy/samplers.py` (the wrapper is called with `apply_model` and {"input", "timestep", "c", "cond_or_uncond"}) and
+`comfy/model_base.py` (`apply_model(x, sigma, **c)` returns the denoised image, so guidance is in its x0 form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rekernel.diffusion import FlowSchedule, NoiseSchedule, SigmaSchedule, UpsampleGuidance, guided_prediction
+
+Wrapper = Callable[[Callable[..., Tensor], Mapping[str, Any]], Tensor]
+
+
+class RekernelUpsampleGuidance:
+    """MODEL in, guided MODEL out; the original is untouched."""
+
+    CATEGORY = "sampling/custom_sampling/guidance"
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "guide"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "scale": ("FLOAT", {"default": 2.0, "min": 1.0, "max": 16.0, "step": 0.05,
+                                    "tooltip": "Requested size over the size that the model was trained at."}),
+                "theta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 4.0, "step": 0.05,
+                                    "tooltip": "Weight: 1 replaces the low band, 0 does nothing."}),
+                "eta": ("FLOAT", {"default": 0.6, "min": 0.0, "max": 1.0, "step": 0.01,
+                                  "tooltip": "Share of the sampling, from the noisy end, in which it acts."}),
+                "levels": ("INT", {"default": 0, "min": 0, "max": 4,
+                                   "tooltip": "Nested levels; 0 takes one per octave."}),
+            }
+        }  # fmt: skip
+
+    def guide(self, model: Any, scale: float, theta: float, eta: float, levels: int) -> tuple[Any]:
+        """A clone of `model` whose denoiser is guided; another wrapper on it goes on working, in every pass."""
+        spec = UpsampleGuidance(scale, theta, eta, levels=levels or None)
+        schedule = schedule_of(model.get_model_object("model_sampling"))
+        patched = model.clone()
+        before = patched.model_options.get("model_function_wrapper")
+        patched.set_model_unet_function_wrapper(wrapper(spec, schedule, before))
+        return (patched,)
+
+
+def schedule_of(sampling: Any) -> NoiseSchedule:
+    """Rectified flow where the model's sampling says CONST, else `x0 + sigma noise`; sigma is the time of both.
+
+    Examples
+    --------
+    >>> schedule_of(type("ModelSampling", (type("CONST", (), {}),), {})())
+    FlowSchedule(shift=1, times=1)
+    """
+    if any(kind.__name__ == "CONST" for kind in type(sampling).__mro__):
+        return FlowSchedule()
+    return SigmaSchedule(float(sampling.sigma_min), float(sampling.sigma_max))
+
+
+def wrapper(spec: UpsampleGuidance, schedule: NoiseSchedule, before: Wrapper | None = None) -> Wrapper:
+    """The function that ComfyUI calls in the place of `apply_model`.
+
+    Channels beside the image (c_concat) and ControlNet's residuals are averaged for the low-resolution pass. What is
+    an embedding stays: SDXL's sizes are in `y` already, so the low pass is told the full size.
+    """
+    window = spec.window(1.0)
+
+    def run(
+        apply_model: Callable[..., Tensor], arguments: Mapping[str, Any], x: Tensor, sigma: Tensor, c: Any
+    ) -> Tensor:
+        if before is None:
+            return apply_model(x, sigma, **c)
+        return before(apply_model, {**arguments, "input": x, "timestep": sigma, "c": c})
+
+    def guided(apply_model: Callable[..., Tensor], arguments: Mapping[str, Any]) -> Tensor:
+        x, sigma = arguments["input"], arguments["timestep"]
+        size = tuple(x.shape[2:])
+        splits = spec.splits(size)
+        conditions = [dict(arguments["c"])]
+        for split in reversed(splits):
+            conditions.append({name: _reduced(name, value, split) for name, value in conditions[-1].items()})
+        conditions.reverse()
+
+        def predict(x_level: Tensor, t: Any, level: int) -> Tensor:
+            if level == len(splits):
+                return run(apply_model, arguments, x, sigma, conditions[level])
+            times = sigma.new_tensor(t).expand(sigma.shape)
+            return run(apply_model, arguments, x_level.to(x.dtype), times, conditions[level])
+
+        times = sigma.detach().double().cpu().numpy()
+        made: Tensor = guided_prediction(predict, x, times, splits, schedule=schedule, kind="sample", window=window)
+        return made
+
+    return guided
+
+
+def _reduced(name: str, value: Any, split: Any) -> Any:
+    """What lies on the grid of the image, reduced; everything else as it is."""
+    if name == "c_concat" and isinstance(value, Tensor):
+        return split.at(tuple(value.shape[2:])).reduce_grid(value)
+    if name == "control" and isinstance(value, Mapping):
+        return {part: [_map(v, split) for v in values] for part, values in value.items()}
+    return value
+
+
+def _map(value: Any, split: Any) -> Any:
+    """One residual: a feature map (B, C, h, w), or None where there is none."""
+    if not isinstance(value, Tensor) or value.ndim < 4:
+        return value
+    return split.at(tuple(value.shape[2:])).reduce_grid(value)
+
+
+NODE_CLASS_MAPPINGS = {"RekernelUpsampleGuidance": RekernelUpsampleGuidance}
+NODE_DISPLAY_NAME_MAPPINGS = {"RekernelUpsampleGuidance": "Upsample Guidance (rekernel)"}
