@@ -52,7 +52,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     source : folder, or the name of a repository on the Hub
         Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
     **options
-        For `DiffusionPipeline.from_pretrained`: torch_dtype, variant, custom_pipeline, ...; for a repository also
+        For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a repository also
         revision, token, cache_dir, ...
 
     Returns
@@ -129,7 +129,7 @@ def _rescaled(folder: Path, component: Component, plan: Plan | None, options: di
     else:
         module = made(made.config_class.from_pretrained(folder / name))
     module = load(module, folder / name, plan=plan).eval()
-    dtype = options.get("torch_dtype")
+    dtype = options.get("dtype", options.get("torch_dtype"))
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
 
 

@@ -161,7 +161,9 @@ def record(
         raise RekernelError(f"{shown_path(path)}: guidance is recorded already; record it on the original folder")
     text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
     files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
-    aim.mkdir(parents=True, exist_ok=True)
+    there = [name for name in files if (aim / name).exists()]
+    if there and not force:
+        raise RekernelError(f"{shown_path(aim / there[0])}: exists already; pass --force (force=True) to replace it")
     for name in files:
         (aim / name).parent.mkdir(parents=True, exist_ok=True)
         if root / name == path:
