@@ -176,8 +176,10 @@ def choice(*names: str) -> Callable[[str], str]:
 def layout(text: str) -> str:
     """A weight's axes, a letter each: 'HWIO'."""
     letters = text.upper()
-    if len(set(letters)) != len(letters) or not {"O", "I"} < set(letters) <= set("OIDHW"):
-        raise click.BadParameter(f"{text!r} is no layout; write a letter per axis, O and I among them: OIHW, HWIO, OIW")
+    if len(set(letters)) != len(letters) or not {"O", "I"} <= set(letters) <= set("OIDHW"):
+        raise click.BadParameter(
+            f"{text!r} is no layout; write a letter per axis, O and I among them: OIHW, HWIO, OIW, IO"
+        )
     return letters
 
 

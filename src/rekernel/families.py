@@ -7,8 +7,9 @@ members of `Family` and list it in `FAMILIES`, the specific before the general.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -22,20 +23,30 @@ class LayerFacts:
     stride : along every spatial axis
     padding : (left, right); None is 'same' for odd kernels
     prefix : class and register tokens in front of the grid, for 'positions'
+    layout : axes of the weight, where its name does not end as a weight's
+    view : shape of the kernel, where the tensor holds it flattened
+    refusal : why the tensor cannot be rescaled; whoever selects it is told
     """
 
     role: str = "conv"
     stride: int = 1
     padding: tuple[int, int] | None = None
     prefix: int = 0
+    layout: str = ""
+    view: tuple[int, ...] = ()
+    refusal: str = ""
 
 
 class Family(Protocol):
     """One architecture's naming scheme."""
 
-    name: str
-    default: str
-    """The preset used where nothing is included by hand."""
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def default(self) -> str:
+        """The preset used where nothing is included by hand."""
 
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a checkpoint with these tensors is of the family."""
@@ -59,6 +70,18 @@ def recognise(shapes: Shapes) -> Family | None:
     True
     """
     return next((family for family in FAMILIES if family.recognises(shapes)), None)
+
+
+def exactly(names: Iterable[str]) -> tuple[str, ...]:
+    """One pattern that matches these names and no other; none where there are none.
+
+    Examples
+    --------
+    >>> exactly(["a.b", "c"])
+    ('re:a\\\\.b|c',)
+    """
+    joined = "|".join(re.escape(name) for name in names)
+    return (f"re:{joined}",) if joined else ()
 
 
 def _has(shapes: Shapes, *patterns: str) -> bool:
@@ -86,7 +109,8 @@ class DiffusersUNet:
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         down, up = (_indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
-        inner = [f"down_blocks.{i}.*" for i in down[1:]] + [f"up_blocks.{i}.*" for i in up[:-1]]
+        finest = max(down[-1:] + up[-1:], default=0)  # adapters of it lack blocks
+        inner = [f"down_blocks.{i}.*" for i in down if i > 0] + [f"up_blocks.{i}.*" for i in up if i < finest]
         inner += [p for p, there in (("mid_block.*", "mid_block."),) if any(n.startswith(there) for n in shapes)]
         inner += [f"*.{part}.*" for part in ("downsamplers", "upsamplers") if _has(shapes, rf"\.{part}\.")]
         return {"inner": tuple(inner), "all": ("*",)}
@@ -116,37 +140,53 @@ class AutoencoderKL:
 
 
 class SingleFileDiffusion:
-    """Stable Diffusion 1.x, 2.x and XL as one file with the original key names."""
+    """Stable Diffusion 1.x, 2.x and XL as one file with the original key names, or its UNet alone (ComfyUI)."""
 
     name = "Stable Diffusion single file"
     default = "inner"
-    _unet = "model.diffusion_model."
+    _prefixes = ("model.diffusion_model.", "diffusion_model.", "")
 
     def recognises(self, shapes: Shapes) -> bool:
-        return f"{self._unet}input_blocks.0.0.weight" in shapes
+        prefix = self._prefix(shapes)  # without one, others too name their layers so: guided-diffusion, without `op`
+        return prefix is not None and (bool(prefix) or _has(shapes, r"^input_blocks\.\d+\.0\.op\.weight$"))
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        if re.search(r"input_blocks\.\d+\.0\.op\.weight$", name):
+        # In averaged copies of the weights the names lose their dots: model_ema.diffusion_modelinput_blocks30opweight.
+        if re.search(r"input_blocks(\.\d+\.0\.op\.|\d+op)weight$", name):
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
         return None
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
-        downs = _indices(shapes, rf"^{re.escape(self._unet)}input_blocks\.(\d+)\.0\.op\.")
-        ups = _indices(shapes, rf"^{re.escape(self._unet)}output_blocks\.(\d+)\.\d+\.conv\.")
-        blocks = _indices(shapes, rf"^{re.escape(self._unet)}input_blocks\.(\d+)\.")
+        unet = self._prefix(shapes) or ""
+        downs = _indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.0\.op\.")
+        ups = _indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.\d+\.conv\.")
+        blocks = _indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.")
+        outputs = _indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.")
         # The first downsampler ends the finest level; the last upsampler begins it again.
-        inner = [f"{self._unet}input_blocks.{i}.*" for i in blocks if downs and i >= downs[0]]
-        inner += [f"{self._unet}middle_block.*"]
-        inner += [f"{self._unet}output_blocks.{i}.*" for i in range(ups[-1] + 1 if ups else 0)]
-        presets = {"inner": tuple(inner), "all": (f"{self._unet}*",)}
+        inner = [f"{unet}input_blocks.{i}.*" for i in blocks if downs and i >= downs[0]]
+        inner += [f"{unet}middle_block.*"] if any(n.startswith(f"{unet}middle_block.") for n in shapes) else []
+        inner += [f"{unet}output_blocks.{i}.*" for i in outputs if ups and i <= ups[-1]]
+        presets = {
+            "inner": (*inner, *self._averaged(shapes, inner)),
+            "all": (f"{unet}*", *self._averaged(shapes, [f"{unet}*"])),
+        }
         if _has(shapes, r"^first_stage_model\."):
             presets["vae"] = ("first_stage_model.*",)
         return presets
 
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
         return ()
+
+    def _prefix(self, shapes: Shapes) -> str | None:
+        return next((p for p in self._prefixes if f"{p}input_blocks.0.0.weight" in shapes), None)
+
+    @staticmethod
+    def _averaged(shapes: Shapes, patterns: Iterable[str]) -> tuple[str, ...]:
+        """The averaged copies of what the patterns match."""
+        copies = {f"model_ema.{''.join(name.split('.')[1:])}": name for name in shapes if name.startswith("model.")}
+        return exactly(n for n, of in copies.items() if n in shapes and any(fnmatchcase(of, p) for p in patterns))
 
 
 class ViT:

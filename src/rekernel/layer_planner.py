@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .architecture import is_weight
 from .errors import RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
 from .geometry import conv_geometry, conv_transpose_geometry
+from .layouts import PYTORCH, Layout
 from .operators import canonical_method
 from .plan import AxisGeometry, AxisOperator, LayerChange
 from .resample import flattened_grid, spatial_axes
@@ -31,7 +33,7 @@ class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the pl
 
 @dataclass(frozen=True)
 class Layer:
-    """One tensor with all that is known of it."""
+    """One tensor with all that is known of it; `shape` is its own, `shapes` are all in PyTorch's order of axes."""
 
     name: str
     dtype: str
@@ -40,6 +42,7 @@ class Layer:
     settings: Settings
     hints: Hints
     family: Family | None
+    layout: Layout = PYTORCH
 
     def kept(self, reason: str) -> LayerChange:
         return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
@@ -47,25 +50,33 @@ class Layer:
     def change(self) -> LayerChange:
         """What to do with a selected tensor."""
         facts = self.family.facts(self.name, self.shapes) if self.family else None
+        if facts and facts.refusal:
+            raise RekernelError(
+                f"{shown(self.name)} {list(self.shape)}: {facts.refusal}, or leave the layer out: "
+                f"--exclude {shown(self.name)}"
+            )
         if self.hints.given("output_grid", self.name):
             return self._linear("out")
         if facts and facts.role == "positions":
             return self._positions(facts)
         if len(self.shape) < 2:
             return self.kept("bias, norm or scalar: no spatial axis")
+        if facts and facts.view:
+            return self._conv(facts, facts.layout)
         if len(self.shape) == 2:
             if self.hints.given("linear_grid", self.name):
                 return self._linear("in")
             self._suspect_grid()
             return self.kept("fully connected: no spatial axis")
-        layout = self.hints.given("layout", self.name) or self._guessed_layout()
+        layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
         if layout is None:
             return self.kept("more than two axes, but no convolution")
         return self._conv(facts or LayerFacts(), layout)
 
     def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
-        axes = spatial_axes(self.shape, layout)
-        kernel = tuple(self.shape[axis] for axis in axes)
+        view = facts.view or self.shape
+        axes = spatial_axes(view, layout)
+        kernel = tuple(view[axis] for axis in axes)
         scales = self.settings.scales(len(axes))
         if scales is None:
             raise Unclear(f"has {len(axes)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale")
@@ -100,10 +111,12 @@ class Layer:
             self.name,
             self.dtype,
             self.shape,
-            _replaced(self.shape, operators),
+            _replaced(self.shape, operators)
+            if view == self.shape
+            else (view[0], math.prod(_replaced(view, operators)[1:])),
             "patch" if patch else facts.role if facts.role != "patch" else "conv",
             f"{'patch embedding' if patch else 'convolution'}, stride {stride}: {mode}s",
-            view=self.shape,
+            view=view,
             operators=tuple(operators),
             geometry=tuple(before),
             new_geometry=tuple(after),
@@ -169,7 +182,7 @@ class Layer:
     def _linear(self, side: str) -> LayerChange:
         what = "linear_grid" if side == "in" else "output_grid"
         grid = tuple(self.hints.given(what, self.name))
-        order = self.hints.given("order", self.name) or "channels-first"
+        order = self.hints.given("order", self.name) or self.layout.order
         scales = self.settings.scales(len(grid) - 1)
         if scales is None:
             raise RekernelError(f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} differ in axes")
@@ -179,7 +192,8 @@ class Layer:
             grid[0],
             *(_whole(n * s, f"{shown(self.name)}: a grid of {n}") for n, s in zip(grid[1:], scales, strict=True)),
         )
-        axis = 1 if side == "in" else 0
+        axes = self._linear_axes()
+        axis = axes.index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
         try:
             cells, new_cells, first = flattened_grid(self.shape[axis], grid, new_grid, order)
         except RekernelError as error:
@@ -194,7 +208,7 @@ class Layer:
             for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
             if n != m
         )
-        rest = self.shape[1:] if side == "out" else ()
+        rest = self.shape[axis + 1 :]
         view = (*self.shape[:axis], *cells, *rest)
         new_shape = (*self.shape[:axis], math.prod(new_cells), *rest)
         size = "x".join(map(str, grid))
@@ -202,6 +216,37 @@ class Layer:
         if not operators:
             return self.kept("scale 1")
         return LayerChange(self.name, self.dtype, self.shape, new_shape, f"linear-{side}", reason, view, operators)
+
+    def _asked_layout(self) -> str | None:
+        """The layout that was given for the tensor; one given for all holds for its kin with other numbers of axes."""
+        asked: str | None = self.hints.given("layout", self.name)
+        if asked is not None and asked == self.hints.layout_of_all():
+            return self._layout_of_all()
+        return asked
+
+    def _layout_of_all(self) -> str | None:
+        """The framework's layout, for what its name says is a convolution."""
+        axes = self.layout.of(len(self.shape))
+        if axes is None or not is_weight(self.name):
+            raise Unclear(
+                f"is no convolution by its name; left as it is. If it is one, say {self._option()}{axes or ''}"
+            )
+        if len(self.shape) == 3 and re.search(
+            r"(^|[./])(query|key|value|qkv|out|attention_output)[./]kernel", self.name
+        ):
+            return None  # attention's matrices with an axis for the heads
+        return axes
+
+    def _linear_axes(self) -> str:
+        asked = self.hints.given("layout", self.name) if len(self.shape) == 2 else None
+        if asked is None or asked == self.hints.layout_of_all():
+            return self.layout.linear
+        if sorted(asked) != ["I", "O"]:
+            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: layout {shown(asked)} is not OI or IO")
+        return str(asked)
+
+    def _option(self) -> str:
+        return f"--layout {layer_of(self.name)}="
 
     def _positions(self, facts: LayerFacts) -> LayerChange:
         mode = next(
@@ -252,7 +297,7 @@ class Layer:
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""
-        shape, option = self.shape, f"--layout {layer_of(self.name)}="
+        shape, option = self.shape, self._option()
         usual = "OIHW" if len(shape) == 4 else "OIDHW"
         if len(shape) > 5:
             return None
@@ -260,6 +305,8 @@ class Layer:
             r"pos(ition)?(al)?_?(bias_table|embed|emb\b|enc)|(^|[._])(cls|class|mask|reg(ister)?)_token", self.name
         ):
             raise Unclear("looks like a position embedding or token of no known family; left as it is")
+        if self.layout is not PYTORCH:
+            return self._layout_of_all()
         if len(shape) == 3:
             has_bias = self.name.endswith(".weight") and self.shapes.get(layer_of(self.name) + ".bias") == shape[:1]
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
@@ -268,15 +315,18 @@ class Layer:
         if self.name.endswith(".kernel") or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[: len(shape) - 2]):
             guess = "HWIO" if len(shape) == 4 else "DHWIO"
             raise Unclear(f"looks like layout {guess}; left as it is. Say {option}{guess}")
+        if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:
+            guess = "OHWI" if len(shape) == 4 else "ODHWI"
+            raise Unclear(f"looks like layout {guess}; left as it is. Say {option}{guess}")
         if not self.name.endswith(("weight", "weight_v")) or max(shape[2:]) > _LARGEST_KERNEL:
             raise Unclear(f"may be no convolution; left as it is. If it is one, say {option}{usual}")
         return usual
 
     def _suspect_grid(self) -> None:
         """Raise where a fully-connected layer's inputs may be pixels."""
-        if not self.name.endswith("weight") or not (self.family is None or isinstance(self.family, MLP)):
+        if not is_weight(self.name) or not (self.family is None or isinstance(self.family, MLP)):
             return  # the other families are known to pool or to attend
-        inputs = self.shape[1]
+        inputs = self.shapes[self.name][1]
         others = {s for n, s in self.shapes.items() if n != self.name and len(s) >= 2}
         if any(s[0] == inputs for s in others):  # some layer writes exactly what this one reads
             return

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .checkpoint import TensorSource, open_checkpoint
+from .architecture import architecture
+from .checkpoint import TensorSource
 from .errors import RekernelError
 from .escape import shown, shown_path
-from .families import Family, recognise
+from .families import Family
 from .filters import KEYS_A
 from .layer_planner import Layer, Unclear
 from .optimal import SMOOTHNESS
 from .plan import Plan
 from .recipe import find_recipe
+from .remote import looked_at
 from .selection import select
 from .settings import Hints, Scale, Settings
 
@@ -46,8 +48,8 @@ def plan_checkpoint(
 
     Parameters
     ----------
-    source : path or open checkpoint
-        A safetensors file, an index, or a folder with one of them.
+    source : path, address or open checkpoint
+        A safetensors file, an index, or a folder with one of them; or the `hf://` address of one.
     scale : float or sequence of float
         New pixels per old one; a sequence gives one per spatial axis (two leave the time axis of a video model alone).
     method, taps, gain, a, smoothness
@@ -85,23 +87,24 @@ def plan_checkpoint(
     (8, 4, 5, 5)
     """
     if isinstance(source, str | os.PathLike):
-        with open_checkpoint(source, allow_pickle=allow_pickle) as opened:
+        with looked_at(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             return plan_checkpoint(
                 opened, scale, method=method, taps=taps, gain=gain, a=a, smoothness=smoothness, preset=preset,
                 include=include, exclude=exclude, overrides=overrides, hints=hints, allow_cast=allow_cast,
             )  # fmt: skip
     refuse_rescaled(source)
     shapes = {name: info.shape for name, info in source.tensors.items()}
-    scale = _plain(scale)
+    scale = plain_scale(scale)
     base = Settings(scale, method, taps, gain, a, smoothness)
     hints = hints or Hints()
     hints.check(list(shapes))
-    family = recognise(shapes)
+    found = architecture(shapes, source.metadata, hints.layout_of_all())
+    family, shapes = found.family, found.shapes
     chosen, selection = _chosen(shapes, family, preset, include, exclude)
-    each = _settings_by_name(base, overrides or {}, shapes)
+    each = settings_by_name(base, overrides or {}, shapes)
     changes, warnings = [], list(family.notes(shapes)) if family else []
     for name, info in source.tensors.items():
-        layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family)
+        layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, found.layout)
         try:
             change = layer.change() if name in chosen else layer.kept(f"not selected by {selection}")
         except Unclear as unclear:
@@ -125,10 +128,10 @@ def plan_checkpoint(
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
 
 
-def _plain(scale: Any) -> Any:
+def plain_scale(scale: Any) -> Any:
     """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON."""
     scale = scale.tolist() if hasattr(scale, "tolist") else scale
-    return tuple(map(_plain, scale)) if isinstance(scale, Sequence) and not isinstance(scale, str) else scale
+    return tuple(map(plain_scale, scale)) if isinstance(scale, Sequence) and not isinstance(scale, str) else scale
 
 
 def refuse_rescaled(source: TensorSource) -> None:
@@ -164,7 +167,7 @@ def _chosen(
     return chosen - select(shapes, exclude, "exclude"), called + (" or excluded" if exclude else "")
 
 
-def _settings_by_name(
+def settings_by_name(
     base: Settings, overrides: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Settings]:
     each: dict[str, Settings] = {}
@@ -173,7 +176,7 @@ def _settings_by_name(
         if unknown:
             allowed = ", ".join(asdict(base))
             raise RekernelError(f"override {shown(pattern)}: {shown(sorted(unknown)[0])} is not one of {allowed}")
-        values = {k: _plain(v) if k == "scale" else v for k, v in values.items()}
+        values = {k: plain_scale(v) if k == "scale" else v for k, v in values.items()}
         for name in select(shapes, [pattern], "override"):
             each[name] = Settings(**{**asdict(each.get(name, base)), **values})
     return each

@@ -14,7 +14,7 @@ from functools import lru_cache
 from .errors import RekernelError
 from .escape import shown
 
-_SUFFIXES = (".weight", ".bias", ".kernel")
+_SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # the slash is Flax's and Keras's
 
 
 def layer_of(name: str) -> str:

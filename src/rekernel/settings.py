@@ -27,7 +27,8 @@ class Hints:
     linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
     order : 'channels-first' or 'channels-last', how such a grid was flattened
     stride, padding : of a convolution; padding may be (left, right)
-    layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way
+    layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way, and 'IO' turns a matrix. For '*' it says
+        which framework wrote the file: HWIO holds for its 1-D and 3-D convolutions, and its matrices, too
     mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
     """
 
@@ -43,6 +44,16 @@ class Hints:
         """The value for a tensor, or None."""
         table: Mapping[str, Any] = getattr(self, what)
         return next((value for pattern, value in reversed([*table.items()]) if matcher(pattern)(name)), None)
+
+    def layout_of_all(self) -> str | None:
+        """The layout given for every tensor.
+
+        Examples
+        --------
+        >>> Hints(layout={"*": "HWIO", "conv1": "OIHW"}).layout_of_all()
+        'HWIO'
+        """
+        return self.layout.get("*")
 
     def check(self, names: Sequence[str]) -> None:
         """Refuse a pattern that matches nothing."""

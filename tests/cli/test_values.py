@@ -87,8 +87,10 @@ def test_overrides_are_split_at_the_last_colon():
         assert repr(text) in error.value.message
 
 
-@pytest.mark.parametrize(("text", "ok"), [("HWIO", True), ("oihw", True), ("OIW", True), ("OI", False), ("OIHH", False),
-                                          ("XY", False), ("", False)])  # fmt: skip
+GOOD, BAD = ("HWIO", "oihw", "OIW", "IO"), ("O", "OIHH", "XY", "")
+
+
+@pytest.mark.parametrize(("text", "ok"), [*((t, True) for t in GOOD), *((t, False) for t in BAD)])
 def test_layouts(text, ok):
     if ok:
         assert values.layout(text) == text.upper()

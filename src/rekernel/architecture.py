@@ -1,0 +1,109 @@
+"""What kind of checkpoint this is: the framework's conventions, and the family behind the names it uses.
+
+Knows how to put `layouts`, `lora` and `families` together; no scale and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .families import Family, LayerFacts, Shapes, exactly, recognise
+from .layouts import PYTORCH, Layout, layout_of, pytorch_name, pytorch_shape
+from .lora import Adapter
+from .selection import matcher
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the names, shapes and metadata of a checkpoint tell.
+
+    family : of architectures, speaking of the names in the file; None where none is recognised
+    layout : the framework's conventions
+    shapes : of all tensors, their axes in PyTorch's order
+    """
+
+    family: Family | None
+    layout: Layout
+    shapes: dict[str, tuple[int, ...]]
+
+
+def architecture(shapes: Shapes, metadata: Mapping[str, str], asked: str | None = None) -> Architecture:
+    """Recognise a checkpoint.
+
+    Parameters
+    ----------
+    shapes : of its tensors, as they are
+    metadata : of the file
+    asked : str, optional
+        A layout that was asked for every tensor, such as 'HWIO'.
+
+    Examples
+    --------
+    >>> flax = {"patch_embeddings/projection/kernel": (4, 4, 3, 8), "position_embeddings": (1, 5, 8)}
+    >>> found = architecture(flax, {"format": "flax"})
+    >>> found.family.name, found.shapes["patch_embeddings/projection/kernel"]
+    ('vision transformer', (8, 3, 4, 4))
+    """
+    adapter = Adapter()
+    if adapter.recognises(shapes):
+        return Architecture(adapter, PYTORCH, dict(shapes))
+    layout = layout_of(metadata, asked)
+    if layout is PYTORCH:
+        return Architecture(recognise(shapes), layout, dict(shapes))
+    turned = {
+        name: pytorch_shape(shape, layout.of(len(shape)) if is_weight(name) else None) for name, shape in shapes.items()
+    }
+    names = {name: pytorch_name(name) for name in shapes}
+    family = recognise({names[name]: shape for name, shape in turned.items()})
+    return Architecture(family and Renamed(family, names), layout, turned)
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor's name is that of a kernel or matrix, in any framework.
+
+    Examples
+    --------
+    >>> is_weight("conv/kernel"), is_weight("conv.weight"), is_weight("pos_embed")
+    (True, True, False)
+    """
+    return name.removesuffix(":0").endswith(("kernel", "weight", "weight_v"))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A family whose layers have other names in this file.
+
+    family : the family that knows PyTorch's names
+    names : its name of each tensor, by the file's
+    """
+
+    family: Family
+    names: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.family.name
+
+    @property
+    def default(self) -> str:
+        return self.family.default
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return self.family.recognises(self._renamed(shapes))
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        return self.family.facts(self.names[name], self._renamed(shapes))
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        presets = {}
+        for preset, patterns in self.family.presets(self._renamed(shapes)).items():
+            tests = [matcher(pattern) for pattern in patterns]
+            presets[preset] = exactly(n for n, there in self.names.items() if any(test(there) for test in tests))
+        return presets
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return self.family.notes(self._renamed(shapes))
+
+    def _renamed(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+        return {self.names[name]: shape for name, shape in shapes.items()}

@@ -1,0 +1,43 @@
+"""The metadata that image people's tools read: Stability's ModelSpec, of which a conversion changes the resolution.
+
+Knows metadata keys and their spelling; no tensors. Everything else in a file's metadata stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+RESOLUTION = "modelspec.resolution"
+HASH = "modelspec.hash_sha256"
+
+
+def rescaled_metadata(metadata: Mapping[str, str], scale: Any) -> dict[str, str]:
+    """The metadata of a converted file: `modelspec.resolution`, WIDTHxHEIGHT, times the scale.
+
+    `modelspec.hash_sha256`, the digest of the tensors that were, is left out: tools that check it would call the
+    file broken. The recipe holds the source's digest.
+
+    Parameters
+    ----------
+    metadata : of the source
+    scale : number, or sequence of them
+        As in a plan's options; of a sequence the last two are height and width.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> rescaled_metadata({"modelspec.resolution": "1024x768", "modelspec.title": "me"}, [1.5, 2])
+    {'modelspec.resolution': '2048x1152', 'modelspec.title': 'me'}
+    """
+    changed = {key: value for key, value in metadata.items() if key != HASH}
+    scales = scale if isinstance(scale, list | tuple) else (scale, scale)
+    found = re.fullmatch(r"\s*(\d{1,6})\s*([xX,])\s*(\d{1,6})\s*", metadata.get(RESOLUTION, ""))
+    if found and len(scales) >= 2 and all(isinstance(s, int | float) for s in scales):
+        height, width = scales[-2:]
+        changed[RESOLUTION] = f"{round(int(found[1]) * width)}{found[2]}{round(int(found[3]) * height)}"
+    return changed

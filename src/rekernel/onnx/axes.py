@@ -1,0 +1,157 @@
+"""Where a grid that grows lies in a tensor: each axis as a row-major product of parts, each with its scale.
+
+Knows shapes and how reshaping regroups them; no ONNX. Pure functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import RekernelError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A factor of an axis.
+
+    size : before
+    scale : of the grid it belongs to; 1 for channels, batches and tokens that stay
+    """
+
+    size: int
+    scale: float = 1.0
+
+    @property
+    def new(self) -> int:
+        """Its size afterwards."""
+        return math.floor(self.size * self.scale + 0.5 + 1e-9)
+
+
+Axis = tuple[Part, ...]
+Axes = tuple[Axis, ...]
+
+
+def plain(shape: Sequence[int]) -> Axes:
+    """Axes of which none grows.
+
+    Examples
+    --------
+    >>> plain((2, 3))
+    ((Part(size=2, scale=1.0),), (Part(size=3, scale=1.0),))
+    """
+    return tuple((Part(n),) for n in shape)
+
+
+def image(shape: Sequence[int], scales: Sequence[float]) -> Axes:
+    """Axes of (N, C, *spatial), the spatial ones at these scales.
+
+    Examples
+    --------
+    >>> new_shape(image((1, 3, 8, 8), (2.0, 1.5)))
+    (1, 3, 16, 12)
+    """
+    return (*plain(shape[:2]), *((Part(n, s),) for n, s in zip(shape[2:], scales, strict=True)))
+
+
+def scale_of(axis: Axis) -> float:
+    """New entries per old one along an axis."""
+    return math.prod(part.scale for part in axis)
+
+
+def grows(axes: Axes) -> bool:
+    """Whether any axis does.
+
+    Examples
+    --------
+    >>> grows(plain((1, 3))), grows(image((1, 1, 4), (2.0,)))
+    (False, True)
+    """
+    return any(part.scale != 1 for axis in axes for part in axis)
+
+
+def old_shape(axes: Axes) -> tuple[int, ...]:
+    """Sizes before."""
+    return tuple(math.prod(part.size for part in axis) for axis in axes)
+
+
+def new_shape(axes: Axes) -> tuple[int, ...]:
+    """Sizes afterwards."""
+    return tuple(math.prod(part.new for part in axis) for axis in axes)
+
+
+def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
+    """The axes after a reshape to `shape` (in old sizes): parts stay in order, and only those that stay may be split.
+
+    Raises
+    ------
+    RekernelError
+        Where a part that grows would be split, as for windows or patches made by reshaping.
+
+    Examples
+    --------
+    >>> new_shape(regrouped(image((1, 4, 8, 8), (2.0, 2.0)), (1, 2, 128)))
+    (1, 2, 512)
+    >>> new_shape(regrouped(regrouped(image((1, 4, 8, 8), (2.0, 2.0)), (1, 2, 128)), (1, 4, 8, 8)))
+    (1, 4, 16, 16)
+    """
+    rest = [part for axis in axes for part in axis if part.size != 1 or part.scale != 1]
+    result: list[list[Part]] = []
+    for size in shape:
+        taken: list[Part] = []
+        needed = size
+        while needed > 1:
+            if not rest or needed == 0:
+                raise RekernelError(f"reshapes {old_shape(axes)} to {tuple(shape)}, which does not fit")
+            part = rest.pop(0)
+            if needed % part.size == 0:
+                taken.append(part)
+                needed //= part.size
+                continue
+            if part.scale != 1 or part.size % needed:
+                raise RekernelError(f"cuts a grid that grows into pieces: {old_shape(axes)} to {tuple(shape)}")
+            taken.append(Part(needed))
+            rest.insert(0, Part(part.size // needed))
+            needed = 1
+        result.append(taken)
+    if rest:  # single pixels that grow
+        result[-1:] = [result[-1] + rest] if result else [rest]
+    return tuple(_merged(axis) for axis in result)
+
+
+def _merged(axis: list[Part]) -> Axis:
+    """Neighbours that stay are one part."""
+    merged: list[Part] = []
+    for part in axis:
+        if merged and part.scale == 1 == merged[-1].scale:
+            merged[-1] = Part(merged[-1].size * part.size)
+        else:
+            merged.append(part)
+    return tuple(merged) or (Part(1),)
+
+
+def broadcast(inputs: Sequence[Axes]) -> Axes:
+    """The axes of an elementwise result.
+
+    Raises
+    ------
+    RekernelError
+        Where two inputs grow differently along one axis.
+
+    Examples
+    --------
+    >>> new_shape(broadcast([image((1, 3, 4, 4), (2, 2)), plain((3, 1, 1))]))
+    (1, 3, 8, 8)
+    """
+    rank = max(map(len, inputs))
+    padded = [((Part(1),),) * (rank - len(axes)) + axes for axes in inputs]
+    result = []
+    for position, column in enumerate(zip(*padded, strict=True)):
+        wide = [axis for axis in column if math.prod(p.size for p in axis) > 1 or scale_of(axis) != 1]
+        if len({new_shape((axis,)) for axis in wide}) > 1:
+            sizes = " and ".join(sorted({str(new_shape((axis,))[0]) for axis in wide}))
+            raise RekernelError(f"combines grids that grow differently: axis {position} would be {sizes}")
+        # Of equal sizes, the one that knows most of what the axis is made of.
+        result.append(max(wide, key=len) if wide else column[0])
+    return tuple(result)

@@ -1,0 +1,234 @@
+"""An ONNX model as a graph of nodes, constants and shapes: reading it, asking it, writing it.
+
+Knows ONNX's file and its shape inference; nothing of scales. External data is read from beside the file; what is
+written is one file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import write_atomic
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+
+try:
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import numpy_helper, shape_inference
+    from onnx.reference import ReferenceEvaluator
+except ImportError:  # pragma: no cover - the tests have it
+    raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
+
+LARGEST = (1 << 31) - (1 << 20)
+"""Bytes of one protobuf file; larger models keep their tensors outside, which is not written."""
+PRETENDED = 64
+"""Pixels along an axis whose size the model leaves open; any multiple of the strides would do."""
+
+_DTYPES = {
+    onnx.TensorProto.FLOAT: "F32", onnx.TensorProto.FLOAT16: "F16", onnx.TensorProto.BFLOAT16: "BF16",
+    onnx.TensorProto.DOUBLE: "F64", onnx.TensorProto.INT64: "I64", onnx.TensorProto.INT32: "I32",
+    onnx.TensorProto.INT8: "I8", onnx.TensorProto.UINT8: "U8", onnx.TensorProto.BOOL: "BOOL",
+}  # fmt: skip
+_DOMAINS = ("", "ai.onnx")
+_SMALL = 1024  # values of a tensor that is no weight
+_WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
+
+
+@dataclass
+class Model:
+    """A model and what is known of its tensors.
+
+    path : where it was read
+    proto : the model itself
+    constants : tensors that are known beforehand, by name: initialisers and the results of Constant nodes
+    shapes : of every tensor that shape inference knows, open sizes pretended
+    kinds : ONNX's data type of the same
+    users : how many nodes and outputs read a tensor
+    """
+
+    path: Path
+    proto: Any
+    constants: dict[str, Any] = field(init=False)
+    shapes: dict[str, tuple[int, ...]] = field(init=False)
+    kinds: dict[str, int] = field(init=False)
+    users: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        graph = self.proto.graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            value = (
+                next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+            )
+            if value is not None:
+                self.constants[node.output[0]] = value
+        self.users = {}
+        for name in (*(n for node in graph.node for n in node.input), *(out.name for out in graph.output)):
+            self.users[name] = self.users.get(name, 0) + 1
+        self.shapes, self.kinds = inferred(self.proto, {}, shown_path(self.path))
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The graph's inputs that are no initialisers."""
+        return [given for given in self.proto.graph.input if given.name not in self.constants]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return list(self.proto.graph.output)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A constant's values."""
+        return np.asarray(numpy_helper.to_array(self.constants[name]))
+
+    def dtype(self, name: str) -> str:
+        """Of a constant, as safetensors calls it; ONNX's own name where that has none."""
+        kind = self.constants[name].data_type
+        return _DTYPES.get(kind) or str(onnx.TensorProto.DataType.Name(kind))
+
+    def metadata(self) -> dict[str, str]:
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
+    def named(self, node: Any) -> str:
+        """What to call a node: its name, or what it makes."""
+        return str(node.name or (node.output[0] if node.output else node.op_type))
+
+
+def read_model(path: Path) -> Model:
+    """The model in a file, its external data with it, its local functions written out."""
+    where = shown_path(path)
+    try:
+        proto = onnx.load(str(path), load_external_data=True)
+    except (DecodeError, UnicodeDecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise RekernelError(f"{where}: no ONNX model that can be read: {_first_line(error)}") from None
+    if not proto.graph.node:
+        raise RekernelError(f"{where}: an ONNX model without a node")
+    if proto.functions:
+        from onnx.inliner import inline_local_functions
+
+        proto = inline_local_functions(proto)
+    model = Model(path, proto)
+    while _fold(model):
+        model = Model(path, proto)
+    return model
+
+
+def _fold(model: Model) -> bool:
+    """Put constants in the place of nodes that compute whole numbers from small constants: exporters build paddings so.
+
+    Returns whether any was; the shapes that depend on them can be inferred then.
+    """
+    graph = model.proto.graph
+    small = {name for name, tensor in model.constants.items() if math.prod(tensor.dims) <= _SMALL}
+    opsets = {o.domain: o.version for o in model.proto.opset_import}
+    done = []
+    for node in graph.node:
+        read = [name for name in node.input if name]
+        results = [model.shapes.get(name) for name in node.output]
+        fits = all(shape is not None and math.prod(shape) <= _SMALL for shape in results)
+        whole = all(model.kinds.get(name) in _WHOLE for name in node.output)
+        if not (read and fits and whole and is_standard(node) and small.issuperset(read)):
+            continue
+        with suppress(Exception):  # what the reference implementation cannot do stays as it is
+            values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: model.array(name) for name in read})
+            tensors = [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(node.output, values, strict=True)]
+            done.append((node, tensors))
+    for node, tensors in done:
+        graph.node.remove(node)
+        graph.initializer.extend(tensors)
+    return bool(done)
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """A node's attributes as Python's values.
+
+    Examples
+    --------
+    >>> attributes(onnx.helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2]))
+    {'strides': [2, 2]}
+    """
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def is_standard(node: Any) -> bool:
+    """Whether a node's meaning is ONNX's own."""
+    return node.domain in _DOMAINS
+
+
+def outer_names(node: Any) -> Iterator[str]:
+    """Everything that the graphs inside a node (of an If or Loop) read."""
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graph.node:
+                yield from inner.input
+                yield from outer_names(inner)
+
+
+def inferred(
+    proto: Any, sizes: Mapping[str, tuple[int, ...]], where: str
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shapes and data types of all tensors, for inputs of these sizes (by default their own, open ones pretended)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:]
+    constants = {tensor.name for tensor in copy.graph.initializer}
+    for given in copy.graph.input:
+        if given.name in constants or not given.type.HasField("tensor_type"):
+            continue
+        for position, dim in enumerate(given.type.tensor_type.shape.dim):
+            if given.name in sizes:
+                dim.dim_value = sizes[given.name][position]
+            elif not dim.HasField("dim_value") or dim.dim_value < 1:
+                dim.dim_value = 1 if position == 0 else PRETENDED
+    for out in copy.graph.output:
+        if out.type.HasField("tensor_type"):
+            out.type.tensor_type.ClearField("shape")
+    try:
+        result = shape_inference.infer_shapes(copy, check_type=True, strict_mode=True, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise RekernelError(f"{where}: its shapes do not fit together: {_first_line(error)}") from None
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
+    kinds = {tensor.name: int(tensor.data_type) for tensor in result.graph.initializer}
+    for value in (*result.graph.value_info, *result.graph.input, *result.graph.output):
+        kind = value.type.tensor_type
+        kinds[value.name] = int(kind.elem_type)
+        if value.type.HasField("tensor_type") and kind.HasField("shape"):
+            dims = kind.shape.dim
+            if all(dim.HasField("dim_value") for dim in dims):
+                shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes, kinds
+
+
+def serialised(proto: Any, path: Path) -> bytes:
+    """The model as one file's bytes, or an error where it is larger than one may be."""
+    size = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
+    if size > LARGEST:
+        raise RekernelError(
+            f"{shown_path(path)}: {size:,} bytes of weights do not fit one ONNX file (2 GiB); external data is not "
+            f"written. Convert to float16 first, or convert the weights as safetensors"
+        )
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def write_model(data: bytes, path: Path, *, force: bool, inputs: list[Path]) -> None:
+    """Write it whole or not at all."""
+    write_atomic(path, data, force=force, inputs=inputs)
+
+
+def external_files(proto: Any, folder: Path) -> list[Path]:
+    """The files beside a model that hold its tensors, of a model whose data was not read."""
+    places = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return [folder / place for place in sorted(places)]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return shown(lines[0] if lines else type(error).__name__, 300)

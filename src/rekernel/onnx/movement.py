@@ -1,0 +1,231 @@
+"""What operators without weights do to a grid that grows: carry it on, move its parts, or refuse.
+
+Knows ONNX's operators one by one; a handler reads the pass and notes the axes of what the node gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..escape import shown
+from ..plan import AxisGeometry, ModuleChange
+from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
+from .layers import values_change
+from .state import Pass, Refusal
+
+_SAME = """
+    Relu LeakyRelu Sigmoid Tanh Erf Gelu Elu Selu Celu HardSigmoid HardSwish Softplus Softsign Mish Swish Clip Abs Neg
+    Exp Log Sqrt Reciprocal Floor Ceil Round Sign Not IsNaN IsInf Cast CastLike Identity Dropout ThresholdedRelu Shrink
+    BatchNormalization InstanceNormalization GroupNormalization LRN Softmax LogSoftmax QuantizeLinear DequantizeLinear
+    Sin Cos
+"""
+_ELEMENTWISE = """
+    Add Sub Mul Div Pow Mod Min Max Mean Sum Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual
+"""
+_FAR = 1 << 62
+
+
+def _same(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    if at.node.op_type == "Softmax":
+        axis = at.attributes.get("axis", -1 if at.opset() >= 13 else 1)
+        if scale_of(axes[axis]) != 1:
+            now, then = new_shape((axes[axis],))[0], old_shape((axes[axis],))[0]
+            at.say(f"{at.model.named(at.node)}: attention looks at {now} tokens instead of {then}")
+    for position, name in enumerate(at.node.output):
+        if name and (position == 0 or at.model.shapes.get(name) == old_shape(axes)):
+            at.out(axes, position)
+
+
+def _elementwise(at: Pass) -> None:
+    known = [at.axes[n] for n in at.node.input if n in at.axes]
+    grid = broadcast(known)
+    operands = list(known)
+    operands += [_operand(at, name, grid) for name in at.node.input if name and name not in at.axes]
+    at.out(broadcast(operands))
+
+
+def _operand(at: Pass, name: str, grid: Axes) -> Axes:
+    """Another input of an elementwise node: one with a value for every pixel has to grow too."""
+    axes = at.of(name)
+    shape = old_shape(axes)
+    under = grid[len(grid) - len(shape) :]
+    if all(n == 1 or scale_of(axis) == 1 for n, axis in zip(shape, under, strict=True)):
+        return axes
+    if name not in at.model.constants:
+        raise Refusal(f"{shown(name)} of shape {shape} is computed for a grid of the old size")
+    wide = tuple(axis if n > 1 else (Part(1),) for n, axis in zip(shape, under, strict=True))
+    if name in at.asked.left:
+        raise Refusal(f"{shown(name)} has a value for every pixel, so it cannot be left out")
+    at.change(name, lambda: values_change(name, at.dtype(name), wide, at.asked.settings(name)))
+    return wide
+
+
+def _mean(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    if at.node.op_type.startswith("Arg"):
+        chosen = {at.attributes.get("axis", 0) % len(axes)}
+        if any(scale_of(axes[i]) != 1 for i in chosen):
+            raise Refusal("looks for a pixel of the grid that grows")
+    else:
+        given = at.attributes.get("axes")
+        if given is None and len(at.node.input) > 1 and at.node.input[1]:
+            constant = at.constant(1)
+            if constant is None:
+                raise Refusal("its axes are computed")
+            given = constant.tolist()
+        chosen = {a % len(axes) for a in given} if given else set(range(len(axes)))
+    keep = at.attributes.get("keepdims", 1)
+    at.out(tuple((Part(1),) if i in chosen else a for i, a in enumerate(axes) if keep or i not in chosen))
+
+
+def _reshape(at: Pass) -> None:
+    axes = regrouped(at.of(at.node.input[0]), at.shape_out())
+    target = at.constant(1) if at.node.op_type == "Reshape" else None
+    if target is not None and len(target) == len(axes):
+        at.resize_constant(1, target, axes)
+    at.out(axes)
+
+
+def _resize(at: Pass) -> None:
+    axes, shape = at.of(at.node.input[0]), at.shape_out()
+    if at.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
+        raise Refusal("crops as it resizes")
+    out = []
+    for axis, n in zip(axes, shape, strict=True):
+        out.append(axis if old_shape((axis,))[0] == n else (Part(n, scale_of(axis)),))
+    sizes = at.constant(3)
+    if sizes is not None and sizes.size:
+        every = at.attributes.get("axes", range(len(out)))
+        at.resize_constant(3, sizes, tuple(out[a] for a in every))
+        _module(at, "upsample", axes, tuple(out))
+    at.out(tuple(out))
+
+
+def _module(at: Pass, kind: str, before: Axes, after: Axes) -> None:
+    old, new = (tuple(AxisGeometry(n, 1, (0, 0)) for n in s) for s in (old_shape(after)[2:], new_shape(after)[2:]))
+    at.modules.append(ModuleChange(at.model.named(at.node), kind, "fixed size", old, new))
+
+
+def _shuffle(at: Pass) -> None:
+    axes, shape = at.of(at.node.input[0]), at.shape_out()
+    if any(scale_of(axis) != 1 for axis in axes[:2]):
+        raise Refusal("moves pixels of a grid that lies in the channels")
+    at.out((*plain(shape[:2]), *((Part(n, scale_of(a)),) for n, a in zip(shape[2:], axes[2:], strict=True))))
+
+
+def _global_pool(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    at.out((*axes[:2], *(((Part(1),),) * (len(axes) - 2))))
+
+
+def _layer_norm(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    if any(scale_of(axis) != 1 for axis in axes[at.attributes.get("axis", -1) :]):
+        raise Refusal("normalises with a weight for every pixel")
+    at.out(axes)
+
+
+def _transpose(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    order = at.attributes.get("perm", range(len(axes) - 1, -1, -1))
+    at.out(tuple(axes[i] for i in order))
+
+
+def _concat(at: Pass) -> None:
+    inputs = [at.of(name) for name in at.node.input]
+    axis = at.attributes["axis"] % len(inputs[0])
+    if any(scale_of(axes[axis]) != 1 for axes in inputs):
+        raise Refusal("puts tokens beside those of a grid that grows; let the first layer absorb: --mode '*=absorb'")
+    total = sum(old_shape(axes)[axis] for axes in inputs)
+    rest = broadcast([(*axes[:axis], (Part(1),), *axes[axis + 1 :]) for axes in inputs])
+    at.out((*rest[:axis], (Part(total),), *rest[axis + 1 :]))
+
+
+def _split(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    axis = at.attributes.get("axis", 0) % len(axes)
+    if scale_of(axes[axis]) != 1:
+        raise Refusal("cuts a grid that grows into pieces")
+    for position, name in enumerate(at.node.output):
+        size = at.model.shapes[name][axis] if name in at.model.shapes else 0
+        at.out((*axes[:axis], (Part(size),), *axes[axis + 1 :]), position)
+
+
+def _slice(at: Pass) -> None:
+    axes, shape = at.of(at.node.input[0]), at.shape_out()
+    for axis, n in zip(axes, shape, strict=True):
+        if scale_of(axis) != 1 and old_shape((axis,))[0] != n:
+            raise Refusal("cuts a piece out of a grid that grows")
+    at.out(tuple(a if old_shape((a,))[0] == n else (Part(n),) for a, n in zip(axes, shape, strict=True)))
+    ends = at.constant(2)
+    if ends is None:
+        return
+    places = at.constant(3)
+    for_axes = places.tolist() if places is not None else range(len(ends))
+    full = [scale_of(axes[a]) != 1 for a in for_axes]
+    new = np.array([_FAR if f and e > 0 else e for f, e in zip(full, ends.tolist(), strict=True)], np.int64)
+    if any(full):
+        at.edits.constants[at.index, 2] = (
+            new if ends.dtype == np.int64 else np.minimum(new, 2**31 - 1).astype(ends.dtype)
+        )
+
+
+def _gather(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    axis = at.attributes.get("axis", 0) % len(axes)
+    indices = at.of(at.node.input[1])
+    if scale_of(axes[axis]) != 1 or grows(indices):
+        raise Refusal("picks pixels of a grid that grows")
+    at.out((*axes[:axis], *indices, *axes[axis + 1 :]))
+
+
+def _expand(at: Pass) -> None:
+    axes, shape = at.of(at.node.input[0]), at.shape_out()
+    out = broadcast([axes, tuple((Part(n),) if scale_of(a) == 1 else a for n, a in zip(
+        shape, ((Part(1),),) * (len(shape) - len(axes)) + axes, strict=True))])  # fmt: skip
+    target = at.constant(1)
+    if target is not None and len(target) == len(out):
+        at.resize_constant(1, target, out)
+    at.out(out)
+
+
+def _pad(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    pads, value = at.constant(1), at.constant(2)
+    if pads is None or len(at.node.input) > 3:
+        raise Refusal("how much it pads is computed, or holds for some axes alone")
+    mode = at.attributes.get("mode", b"constant").decode()
+    zeros = mode == "constant" and (value is None or float(value.reshape(-1)[0]) == 0)
+    sides = tuple((int(pads[i]), int(pads[i + len(axes)])) for i in range(len(axes)))
+    if not any(any(pair) for pair, axis in zip(sides, axes, strict=True) if scale_of(axis) != 1):
+        shape = at.shape_out()
+        at.out(tuple((Part(n),) if any(p) else a for n, p, a in zip(shape, sides, axes, strict=True)))
+        return
+    if any(map(any, sides[:2])) or at.model.users.get(at.node.output[0]) != 1:
+        raise Refusal("pads channels together with pixels, or for several nodes")
+    at.padded[at.node.output[0]] = (at.index, sides, zeros)
+    at.axes[at.node.output[0]] = axes
+
+
+_BY_OPERATORS: dict[str, Callable[[Pass], None]] = {
+    _SAME: _same,
+    _ELEMENTWISE: _elementwise,
+    "ReduceMean ReduceMax ReduceMin ArgMax ArgMin": _mean,
+    "Reshape Flatten Squeeze Unsqueeze": _reshape,
+    "Resize Upsample": _resize,
+    "DepthToSpace SpaceToDepth": _shuffle,
+    "GlobalAveragePool GlobalMaxPool": _global_pool,
+    "LayerNormalization RMSNormalization": _layer_norm,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Expand": _expand,
+    "Pad": _pad,
+}
+MOVEMENT = {operator: handler for operators, handler in _BY_OPERATORS.items() for operator in operators.split()}
+"""A handler for every operator."""

@@ -1,0 +1,141 @@
+"""A walked graph carried out: weights resampled, attributes set, constants and shapes replaced, and looked at again.
+
+Knows protobuf messages; decides nothing. The second look runs shape inference at the new size: every tensor must have
+the shape that the walk gave it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..recipe import KEY, Recipe
+from .axes import grows, new_shape
+from .model import inferred, outer_names
+from .state import Pass
+
+
+def rewritten(done: Pass, recipe: Recipe) -> Any:
+    """The new model; the walk's own is left as it was.
+
+    Raises
+    ------
+    RekernelError
+        Where shape inference at the new size finds another shape than was planned, naming the node.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(done.model.proto)
+    _weights(done, proto)
+    _nodes(done, proto)
+    _padding(done, proto)
+    _shapes(done, proto)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, recipe.to_json()
+    return proto
+
+
+def _weights(done: Pass, proto: Any) -> None:
+    """Every constant that changes, in its initialiser or its Constant node."""
+    new = {}
+    for name, change in done.changes.items():
+        if change.kept:
+            continue
+        try:
+            new[name] = numpy_helper.from_array(change.apply(done.model.array(name)), name)
+        except RekernelError as error:
+            raise RekernelError(f"{shown(name)}: {error}") from None
+    for tensor in proto.graph.initializer:
+        if tensor.name in new:
+            tensor.CopyFrom(new[tensor.name])
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.output[0] in new:
+            next(a for a in node.attribute if a.name == "value").t.CopyFrom(new[node.output[0]])
+    for given in proto.graph.input:  # initialisers of old models are inputs too
+        if given.name in new:
+            for dim, n in zip(given.type.tensor_type.shape.dim, new[given.name].dims, strict=True):
+                dim.dim_value = n
+
+
+def _nodes(done: Pass, proto: Any) -> None:
+    for index, attributes in done.edits.attributes.items():
+        node = proto.graph.node[index]
+        rest = [a for a in node.attribute if a.name not in attributes]
+        del node.attribute[:]
+        added = [helper.make_attribute(name, value) for name, value in attributes.items() if value is not None]
+        node.attribute.extend([*rest, *added])
+    replaced: set[str] = set()
+    taken = {tensor.name for tensor in proto.graph.initializer} | set(done.model.shapes)
+    for (index, position), values in done.edits.constants.items():
+        name = f"{proto.graph.node[index].input[position]}_rescaled"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        replaced.add(proto.graph.node[index].input[position])
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+        proto.graph.node[index].input[position] = name
+    read = {name for node in proto.graph.node for name in (*node.input, *outer_names(node))}
+    read |= {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    for tensor in [t for t in proto.graph.initializer if t.name in replaced - read]:
+        proto.graph.initializer.remove(tensor)
+
+
+def _padding(done: Pass, proto: Any) -> None:
+    """Pad nodes in front of maximum poolings that spread too far."""
+    version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
+    for index, pads in sorted(done.edits.padding.items(), reverse=True):
+        node = proto.graph.node[index]
+        out = f"{node.output[0]}_padded"
+        if version < 11:
+            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=-math.inf)
+        else:
+            kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
+            amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
+            least = numpy_helper.from_array(np.array(-math.inf, kind), f"{out}_with")
+            proto.graph.initializer.extend([amounts, least])
+            pad = helper.make_node("Pad", [node.input[0], amounts.name, least.name], [out], mode="constant")
+        pad.name = out
+        node.input[0] = out
+        proto.graph.node.insert(index, pad)
+
+
+def _shapes(done: Pass, proto: Any) -> None:
+    """Inputs and outputs at the new size, intermediate shapes inferred again, and all of them checked."""
+    sizes = {}
+    for given in done.model.inputs:
+        if given.name in done.model.shapes:
+            axes = done.axes.get(given.name)
+            sizes[given.name] = new_shape(axes) if axes is not None else done.model.shapes[given.name]
+    _resize(done, proto.graph.input)
+    _resize(done, proto.graph.output)
+    found, _ = inferred(proto, sizes, shown_path(done.model.path))
+    makers = {out: node for node in done.model.proto.graph.node for out in node.output}
+    for name, axes in done.axes.items():
+        if name in done.padded or name not in found or not grows(axes):
+            continue
+        if found[name] != new_shape(axes):
+            node = makers.get(name)
+            which = f"{shown(done.model.named(node))} ({shown(node.op_type)})" if node is not None else shown(name)
+            raise RekernelError(
+                f"{which}: gives {found[name]} at the new size, where {new_shape(axes)} was planned; choose a size and "
+                f"scale that every stride divides, or leave the layer out"
+            )
+    for value in list(proto.graph.value_info):
+        if value.name in found or value.name in done.axes:
+            proto.graph.value_info.remove(value)
+
+
+def _resize(done: Pass, values: Any) -> None:
+    """Sizes that are numbers become the new ones; open ones stay open."""
+    for value in values:
+        axes = done.axes.get(value.name)
+        if axes is None or not value.type.tensor_type.HasField("shape"):
+            continue
+        for dim, old, n in zip(value.type.tensor_type.shape.dim, axes, new_shape(axes), strict=True):
+            if dim.HasField("dim_value") and any(part.scale != 1 for part in old):
+                dim.dim_value = n

@@ -1,0 +1,196 @@
+"""What operators with weights or windows do on a grid that grows: convolutions, poolings and matrix products.
+
+Knows their attributes; what becomes of a weight is `layers`'. Decides between supersampling and absorbing as the torch
+adapter does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..escape import shown
+from ..plan import LayerChange
+from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
+from .layers import Window, conv_change, linear_change, pool_change
+from .state import Pass, Refusal
+
+
+def _window(at: Pass, kernel: Sequence[int], axes: Axes) -> Window:
+    count = len(kernel)
+    get = at.attributes.get
+    sides = get("pads", [0] * 2 * count)
+    auto = get("auto_pad", b"NOTSET").decode()
+    size = old_shape(axes)[2:]
+    stride, dilation = tuple(get("strides", [1] * count)), tuple(get("dilations", [1] * count))
+    padding = tuple((sides[i], sides[i + count]) for i in range(count))
+    if auto.startswith("SAME"):
+        if at.node.op_type == "ConvTranspose":
+            raise Refusal(f"auto_pad={auto} of a transposed convolution; export it with pads")
+        padding = tuple(
+            _same_padding(*one, upper=auto == "SAME_UPPER") for one in zip(size, kernel, stride, dilation, strict=True)
+        )
+    elif auto == "VALID":
+        padding = ((0, 0),) * count
+    return Window(tuple(kernel), stride, dilation, padding, size, tuple(get("output_padding", [0] * count)))
+
+
+def _conv(at: Pass) -> None:
+    given, weight = at.node.input[:2]
+    axes = at.of(given)
+    transposed = at.node.op_type == "ConvTranspose"
+    if weight not in at.model.constants:
+        raise Refusal(f"its weight {shown(weight)} is computed (quantised, or shared through other nodes)")
+    if any(scale_of(axis) != 1 for axis in axes[:2]):
+        raise Refusal("reads a grid that lies in the channels")
+    shape = tuple(at.model.constants[weight].dims)
+    window = _window(at, shape[2:], axes)
+    scales = tuple(map(scale_of, axes[2:]))
+    hand = at.padded.get(given)
+    if hand is not None:
+        own = any(map(any, window.padding))
+        if own and not hand[2]:
+            raise Refusal("pads with zeros what another node padded otherwise")
+        both = zip(window.padding, hand[1][2:], strict=True)
+        window = Window(**{**vars(window), "padding": tuple((a + c, b + d) for (a, b), (c, d) in both)})
+    out_shape = at.shape_out()
+    pointwise = all(k == 1 for k in window.kernel) and all(t == 1 for t in window.stride)
+    if pointwise or weight in at.asked.left or (at.ready is not None and weight not in at.ready):
+        if not pointwise:
+            at.keep(weight, "not selected")
+        leaving = scales
+    else:
+        if "output_shape" in at.attributes:
+            raise Refusal("its output_shape is fixed; export it with pads")
+        mode = _mode(at, weight, given)
+        settings = at.asked.settings(weight)
+        change = at.change(
+            weight,
+            lambda: conv_change(weight, at.dtype(weight), shape, window, scales, mode, settings, transposed=transposed),
+        )
+        if at.ready is not None:
+            mode = "absorb" if _absorbed(change) else "supersample"
+        leaving = (1.0,) * len(scales) if mode == "absorb" else scales
+        _set_window(at, change.new_geometry, transposed=transposed)
+    at.out((*plain(out_shape[:2]), *((Part(n, s),) for n, s in zip(out_shape[2:], leaving, strict=True))))
+
+
+def _set_window(at: Pass, geometry: Sequence[Any], *, transposed: bool = False) -> None:
+    """The node's attributes; padding goes to the Pad node in front, where there is one."""
+    sides = [g.padding for g in geometry]
+    new: dict[str, Any] = {"kernel_shape": [g.kernel for g in geometry], "auto_pad": None}
+    new |= {"strides": [g.stride for g in geometry], "dilations": [g.dilation for g in geometry]}
+    hand = at.padded.get(at.node.input[0])
+    if hand is not None:
+        pads = [(0, 0), (0, 0), *sides]
+        at.edits.constants[hand[0], 1] = np.array([*(a for a, _ in pads), *(b for _, b in pads)], np.int64)
+        sides = [(0, 0)] * len(sides)
+    if transposed:
+        extra = [max(0, -right) for _, right in sides]
+        sides = [(left, max(right, 0)) for left, right in sides]
+        if any(e >= g.stride and e for e, g in zip(extra, geometry, strict=True)):
+            raise Refusal("would need more output padding than its stride allows")
+        new["output_padding"] = extra if any(extra) else None
+    if any(left < 0 or right < 0 for left, right in sides):
+        raise Refusal(f"would need padding {sides}, less than none; choose an odd number of taps, --taps")
+    new["pads"] = [*(left for left, _ in sides), *(right for _, right in sides)]
+    at.edits.attributes[at.index] = new
+
+
+def _mode(at: Pass, weight: str, given: str) -> str:
+    mode = at.asked.mode(weight)
+    if mode is None:
+        mode = "absorb" if given in at.fresh and _absorbs_first(at) else "supersample"
+    return mode
+
+
+def _absorbs_first(at: Pass) -> bool:
+    """Attention that gives no image back: the tokens stay as many, and so all else stays exact."""
+    nodes = at.model.proto.graph.node
+    constants = at.model.constants
+    products = any(n.op_type == "MatMul" and not any(i in constants for i in n.input) for n in nodes)
+    attends = any(n.op_type in ("Attention", "MultiHeadAttention") for n in nodes)
+    attends |= products and any(n.op_type == "Softmax" for n in nodes)
+    shapes = at.model.shapes
+    sizes = {shapes[n][2:] for n in at.fresh if n in shapes}
+    images = any(shapes.get(out.name, ())[2:] in sizes for out in at.model.outputs)
+    return attends and not images
+
+
+def _pool(at: Pass) -> None:
+    axes = at.of(at.node.input[0])
+    kind = "max-pool" if at.node.op_type == "MaxPool" else "avg-pool"
+    if len(at.node.output) > 1 and at.node.output[1]:
+        raise Refusal("gives the places of its maxima, which are counted on the old grid")
+    window = _window(at, at.attributes["kernel_shape"], axes)
+    scales = tuple(map(scale_of, axes[2:]))
+    change = pool_change(at.model.named(at.node), kind, window, scales)
+    counted = at.attributes.get("count_include_pad", 0) and any(map(any, window.padding))
+    _set_window(at, change.new_geometry)
+    if any(max(g.padding) >= g.kernel for g in change.new_geometry):
+        sides = [(0, 0), (0, 0), *(g.padding for g in change.new_geometry)]
+        at.edits.padding[at.index] = [*(left for left, _ in sides), *(right for _, right in sides)]
+        at.edits.attributes[at.index]["pads"] = None
+    if kind == "avg-pool":
+        at.edits.attributes[at.index] |= {"count_include_pad": int(counted)}
+        if all(g.dilation == 1 for g in change.new_geometry):
+            at.edits.attributes[at.index]["dilations"] = None  # unknown before opset 19
+    at.modules.append(change)
+    shape = at.shape_out()
+    at.out((*axes[:2], *((Part(n, s),) for n, s in zip(shape[2:], scales, strict=True))))
+
+
+def _gemm(at: Pass) -> None:
+    given, weight = at.node.input[:2]
+    axes = at.of(given)
+    if at.attributes.get("transA") or given not in at.axes:
+        raise Refusal("reads a grid as its transposed or second factor")
+    _product(at, axes, axes[1], weight, 1 if at.attributes.get("transB") else 0)
+    at.out((axes[0], (Part(at.shape_out()[1]),)))
+
+
+def _matmul(at: Pass) -> None:
+    left, right = at.node.input
+    a, b = at.of(left), at.of(right)
+    if len(a) < 2 or len(b) < 2:
+        raise Refusal("multiplies a vector with a grid that grows")
+    if right in at.model.constants:
+        _product(at, a, a[-1], right, len(b) - 2)
+    elif left in at.model.constants:
+        _product(at, b, b[-2], left, len(a) - 1)
+    batch = broadcast([a[:-2], b[:-2]]) if len(a) > 2 or len(b) > 2 else ()
+    if right in at.model.constants and new_shape((a[-1],)) != old_shape((a[-1],)):
+        b = (*b[:-1], (Part(old_shape(b)[-1]),))
+    at.out((*batch, a[-2], b[-1]))
+
+
+def _product(at: Pass, axes: Axes, read: tuple[Part, ...], weight: str, axis: int) -> None:
+    """A matrix that reads `read` along its `axis`: where that is a grid that grows, the weight absorbs it."""
+    if all(part.scale == 1 for part in read):
+        return
+    if weight not in at.model.constants:
+        raise Refusal(f"multiplies a flattened grid with {shown(weight)}, which is computed")
+    if weight in at.asked.left:
+        raise Refusal(f"{shown(weight)} reads a grid that grows, so it cannot be left out; pool before it")
+    shape = tuple(at.model.constants[weight].dims)
+    reads = tuple((part.size, part.scale) for part in read)
+    settings = at.asked.settings(weight)
+    at.change(weight, lambda: linear_change(weight, at.dtype(weight), shape, axis, reads, settings))
+
+
+def _absorbed(change: LayerChange) -> bool:
+    return any(old.stride != new.stride for old, new in zip(change.geometry, change.new_geometry, strict=True))
+
+
+def _same_padding(n: int, k: int, stride: int, dilation: int, *, upper: bool) -> tuple[int, int]:
+    total = max((math.ceil(n / stride) - 1) * stride + dilation * (k - 1) + 1 - n, 0)
+    return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
+
+
+WEIGHTS = {
+    "Conv": _conv, "ConvTranspose": _conv, "MaxPool": _pool, "AveragePool": _pool, "Gemm": _gemm, "MatMul": _matmul,
+}  # fmt: skip
+"""A handler for every operator."""

@@ -1,0 +1,190 @@
+"""The configuration of a transformers model whose weights were rescaled, where it can say what changed.
+
+Knows config.json and preprocessor_config.json and the kinds of model whose modules are built from patch and image
+size alone; what it cannot express is left alone, with a note. No tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import RekernelError
+from .escape import shown, shown_path
+from .header import open_regular, strict_json
+from .plan import LayerChange, Plan
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+EXPRESSIBLE = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn", "ijepa")
+"""Model types of which `patch_size` and `image_size` build every module; tested one by one against transformers."""
+
+_LARGEST = 1 << 22
+_INSTEAD = "build the model of the trained size and bring it there with rekernel.torch.load"
+
+
+def rescaled_configs(copies: Sequence[tuple[Path, Path]], plan: Plan) -> tuple[dict[Path, bytes], list[str]]:
+    """New contents for the configurations among files to be copied.
+
+    Parameters
+    ----------
+    copies : (source, target) of every file beside the weights
+    plan : what happens to the weights
+
+    Returns
+    -------
+    contents : {target: bytes}
+    notes : what a configuration cannot say, and what to use instead
+    """
+    deepest_first = sorted(copies, key=lambda pair: -len(pair[1].parts))
+    by_name = {source.name: (source, target) for source, target in deepest_first}
+    if CONFIG not in by_name or not plan.changed:
+        return {}, []
+    contents: dict[Path, bytes] = {}
+    notes: list[str] = []
+    source, target = by_name[CONFIG]
+    config, note = _read(source)
+    if note:
+        return {}, [note]
+    if "_class_name" in config or not {"model_type", "architectures", "transformers_version"} & config.keys():
+        return {}, []  # no transformers model's
+    try:
+        contents[target] = _json(rescaled_config(config, plan))
+    except RekernelError as error:
+        notes.append(f"{CONFIG} is left as it is: {error}; {_INSTEAD}")
+    if PREPROCESSOR in by_name:
+        source, target = by_name[PREPROCESSOR]
+        processor, note = _read(source)
+        scales = _scales(plan)
+        if not note and scales is not None:
+            contents[target] = _json(rescaled_preprocessor(processor, scales))
+        else:
+            notes.append(
+                note or f"{PREPROCESSOR} is left as it is: a scale of {plan.options.get('scale')} has no sides"
+            )
+    return contents, notes
+
+
+def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """A model's configuration after its patch embedding absorbed the scale, or its token grid grew.
+
+    Parameters
+    ----------
+    config : of a transformers model, as in config.json
+    plan : of its weights
+
+    Returns
+    -------
+    dict
+        `image_size` times the scale; `patch_size` too where the patches absorb it.
+
+    Raises
+    ------
+    RekernelError
+        Where other layers changed, or the model is of a kind that may be built from other numbers too.
+
+    Examples
+    --------
+    >>> from rekernel.plan import AxisGeometry, AxisOperator
+    >>> grow = tuple(AxisOperator(axis, 4, 8, "grid", 2.0, "linear", "dc") for axis in (2, 3))
+    >>> old, new = (AxisGeometry(4, 4, (0, 0)),) * 2, (AxisGeometry(8, 8, (0, 0)),) * 2
+    >>> change = LayerChange("p.weight", "F32", (8, 3, 4, 4), (8, 3, 8, 8), "patch", "", (8, 3, 4, 4), grow,
+    ...                      geometry=old, new_geometry=new)
+    >>> rescaled_config({"model_type": "vit", "patch_size": 4, "image_size": 16}, Plan((change,)))
+    {'model_type': 'vit', 'patch_size': 8, 'image_size': 32}
+    """
+    kind = config.get("model_type")
+    if kind not in EXPRESSIBLE:
+        raise RekernelError(f"a model of type {shown(str(kind))} may be built from more than patch and image size")
+    patches = [change for change in plan.changed if change.kind == "patch"]
+    positions = [change for change in plan.changed if change.kind == "values"]
+    others = [change for change in plan.changed if change not in patches and change not in positions]
+    if others:
+        raise RekernelError(f"it has no entry for the new kernel of {shown(others[0].name)}{_more(others)}")
+    if len(patches) + len(positions) != 1:
+        raise RekernelError(f"{len(patches)} patch embeddings and {len(positions)} position embeddings changed")
+    scales = _patch_scales(config, patches[0]) if patches else _grid_scales(positions[0])
+    changed = dict(config)
+    if patches:
+        changed["patch_size"] = _alike(config["patch_size"], [g.kernel for g in patches[0].new_geometry])
+    size = _pair(config.get("image_size"))
+    if size is None:
+        raise RekernelError("its image_size is no size")
+    new = [n * s for n, s in zip(size, scales, strict=True)]
+    if any(abs(n - round(n)) > 1e-6 for n in new):
+        raise RekernelError(f"its image_size {size} times {scales} is not whole")
+    changed["image_size"] = _alike(config["image_size"], [round(n) for n in new])
+    return changed
+
+
+def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]) -> dict[str, Any]:
+    """The image processor's sizes times the scale (height, width).
+
+    Examples
+    --------
+    >>> rescaled_preprocessor({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, (2, 2))
+    {'size': {'shortest_edge': 512}, 'crop_size': {'height': 448, 'width': 448}}
+    """
+    changed = dict(config)
+    for key in ("size", "crop_size"):
+        value = config.get(key)
+        if isinstance(value, dict):
+            factors = {"height": scales[0], "width": scales[1]}
+            both = max(scales)  # of one edge for both sides
+            changed[key] = {
+                side: round(n * factors.get(side, both)) if isinstance(n, int) else n for side, n in value.items()
+            }
+        elif _pair(value) is not None:
+            changed[key] = _alike(value, [round(n * s) for n, s in zip(_pair(value) or (), scales, strict=True)])
+    return changed
+
+
+def _patch_scales(config: Mapping[str, Any], change: LayerChange) -> tuple[float, ...]:
+    old, new = ([g.kernel for g in side] for side in (change.geometry, change.new_geometry))
+    if len(old) != 2 or _pair(config.get("patch_size")) != tuple(old):
+        raise RekernelError(f"its patch_size is not the {'x'.join(map(str, old))} of {shown(change.name)}")
+    return tuple(n / o for o, n in zip(old, new, strict=True))
+
+
+def _grid_scales(change: LayerChange) -> tuple[float, ...]:
+    scales = {o.axis: o.new / o.old for o in change.operators}
+    return tuple(scales.get(change.grid_axis + i, 1.0) for i in range(2))
+
+
+def _scales(plan: Plan) -> tuple[float, float] | None:
+    scale = plan.options.get("scale")
+    if isinstance(scale, int | float):
+        return float(scale), float(scale)
+    return (float(scale[-2]), float(scale[-1])) if isinstance(scale, list | tuple) and len(scale) > 1 else None
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+    return (pair[0], pair[1]) if len(pair) == 2 and all(isinstance(n, int) for n in pair) else None
+
+
+def _alike(old: Any, new: list[int]) -> Any:
+    """One number where there was one and one will do."""
+    return new[0] if isinstance(old, int) and len(set(new)) == 1 else new
+
+
+def _more(changes: Sequence[LayerChange]) -> str:
+    return f" and of {len(changes) - 1} more" if len(changes) > 1 else ""
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """A configuration, or why it cannot be read."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            raw = file.read(_LARGEST + 1)
+        parsed = strict_json(raw, shown_path(path), "configuration") if len(raw) <= _LARGEST else None
+    except RekernelError as error:
+        return {}, f"left as it is: {error}"
+    return (parsed, "") if isinstance(parsed, dict) else ({}, f"{shown_path(path)}: no configuration; left as it is")
+
+
+def _json(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
