@@ -27,7 +27,7 @@ SCHEMA = "rekernel.plan"
 VERSION = 1
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
-MODULE_KINDS = ("max-pool", "avg-pool", "upsample")
+MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
 _FEW = 12
 _LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger
 _SMALL = 1 << 12  # entries of a matrix that costs nothing to try
@@ -175,7 +175,8 @@ class ModuleChange:
     """What happens to a layer that has no tensor.
 
     name : path of the module
-    kind : 'max-pool', 'avg-pool' or 'upsample' (to a fixed size, which is the geometry's kernel)
+    kind : one of `MODULE_KINDS`; the kernel of the geometry is what 'upsample' and 'unflatten' make, what 'enlarge'
+        makes of the grid that its layer is given, and the tokens in a 'window' of attention
     reason : why, for a person
     geometry, new_geometry : one entry per spatial axis
     """

@@ -23,17 +23,10 @@ from torch import nn  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
+from rekernel.torch.trace import trace  # noqa: E402
+from rekernel_cli.pyfile import import_file  # noqa: E402
 
-
-class Called(nn.Module):
-    """A model that takes more than an image or gives more than a tensor, as image -> tensor."""
-
-    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.model, self.call = model, call
-
-    def forward(self, x: Any) -> Any:
-        return self.call(self.model, x)
+zoo = import_file(Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy" / "zoo.py")
 
 
 def smooth(size: tuple[int, ...], channels: int, batch: int = 1, seed: int = 0) -> Any:
@@ -50,20 +43,6 @@ def smooth(size: tuple[int, ...], channels: int, batch: int = 1, seed: int = 0) 
             wave = wave + (6.2832 * cycles * (torch.arange(n) + 0.5) / n).reshape(shape)
         out += torch.cos(wave) * torch.randn(batch, channels, *(1 for _ in size), generator=generator)
     return out.float() / 2
-
-
-def revived(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights of a size that lets the input through: some configs start at 0.02, and only biases come out."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, p in model.named_parameters():
-        if p.ndim >= 2 and "norm" not in name:
-            fan = p[0].numel()
-            p.data = torch.randn(p.shape, generator=generator) * fan**-0.5
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
 
 
 @dataclass
@@ -83,7 +62,7 @@ class Errors:
 class Check:
     """The shared assertions; each raises where its claim does not hold."""
 
-    Called, smooth, revived = Called, staticmethod(smooth), staticmethod(revived)
+    Called, smooth, revived, ZOO = zoo.Called, staticmethod(smooth), staticmethod(zoo.revived), zoo.ZOO
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
@@ -100,14 +79,24 @@ class Check:
         prepare : further changes to the weights
         """
         torch.manual_seed(0)
-        model = revived(build())
+        model = zoo.revived(build())
         if prepare:
             prepare(model)
         example = torch.zeros(1, channels, *size)
         errors = self.errors(model, channels, size, scale, grows, **options)
         self.round_trips(build, model, example, scale, **options)
         self.scale_one(model, example)
+        self.passes(build, model, example)
         return errors
+
+    def of_the_zoo(self, name: str, **options: Any) -> Errors:
+        """The same of a network of benchmarks/accuracy/zoo.py, by its name there."""
+        net = zoo.ZOO[name]
+        more = {} if net.modes is None else {"modes": net.modes}
+        found: Errors = self.architecture(
+            net.build, net.channels, net.size, grows=net.grows, scale=net.scale, prepare=net.prepare, **more, **options
+        )
+        return found
 
     def errors(
         self, model: nn.Module, channels: int, size: tuple[int, ...], scale: Any, grows: bool | None, **options: Any
@@ -163,6 +152,20 @@ class Check:
                         with torch.no_grad():
                             assert torch.equal(arrived(x), rescaled(x))
             del typed
+
+    def passes(self, build: Callable[[], nn.Module], model: nn.Module, example: Any) -> None:
+        """A pass without computing sees what one that computes sees, on the meta device too, and changes nothing."""
+        computed = trace(model, [example], pretend=False)
+        before = snapshot(model)
+        pretended = trace(model, [example], pretend=True)
+        assert pretended.pretended
+        assert pretended == computed
+        assert_same(snapshot(model), before)
+        with torch.device("meta"):
+            empty = build()
+        nowhere = [id(p) for p in empty.parameters()]
+        assert trace(empty, [example.to("meta")]) == computed
+        assert [id(p) for p in empty.parameters()] == nowhere
 
     def scale_one(self, model: nn.Module, example: Any) -> None:
         """Scale 1 changes no bit."""

@@ -15,8 +15,12 @@ from ..escape import shown
 from ..operators import kernel_operator
 from ..plan import LayerChange, ModuleChange, Plan
 from .edits import Edits
-from .layers import FactoredConv, dense_conv, linear, pool
+from .enlarge import Enlarge
+from .factored import FactoredConv, FactoredConvTranspose
+from .grids import unflattened_size
+from .layers import dense_conv, linear, pool
 from .names import owner_of
+from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
 """The attribute of a rescaled module that holds its plan."""
@@ -61,14 +65,14 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             parameters[id(before)] = _new_parameter(before, change, weights)
         if id(old) in new:
             continue  # a shared module, under another of its names
-        if change.kind == "values":
+        if change.kind == "values" or (change.kind == "linear-out" and leaf == "bias"):
             values.append((old, leaf, parameters[id(before)]))
         elif change.factors:
             new[id(old)] = old, _factored(old, change)
         else:
             new[id(old)] = old, _dense(old, change, parameters[id(before)])
     modules = [(_module(edits.model, m.name), m) for m in plan.modules]
-    pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind != "upsample" and _known(old, m)]
+    pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
     for owner, leaf, parameter in values:
@@ -76,6 +80,12 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     for old, m in modules:
         if m.kind == "upsample":
             edits.set(old, "size", tuple(g.kernel for g in m.new_geometry))
+        elif m.kind == "unflatten":
+            edits.set(old, "unflattened_size", unflattened_size(getattr(old, "unflattened_size", ()), m))
+        elif m.kind == "enlarge":
+            edits.hook(_module(edits.model, m.name), Enlarge(m))
+        elif m.kind == "window":
+            enlarge_window(edits, m)
     edits.set(edits.model, PLAN, plan)
 
 
@@ -92,7 +102,7 @@ def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> 
 
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
-    if change.kind == "linear-in":
+    if change.kind in ("linear-in", "linear-out"):
         if not isinstance(old, nn.Linear):
             raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
         return linear(old, weight)
@@ -128,7 +138,7 @@ def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) ->
     return nn.Parameter(data, requires_grad=weight.requires_grad)
 
 
-def _factored(old: Any, change: LayerChange) -> FactoredConv:
+def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The blur of each axis is what one old tap becomes: the operator of a kernel of one tap."""
     _check_conv(old, change)
     by_axis = {o.axis - 2: o for o in change.factors}
@@ -147,11 +157,15 @@ def _factored(old: Any, change: LayerChange) -> FactoredConv:
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
         device = None if old.weight.device.type == "meta" else old.weight.device  # a blur is no weight: it is known
         filters.append(torch.tensor(taps, dtype=torch.float64).reshape(-1).to(device, old.weight.dtype))
+    sides = tuple(g.padding for g in change.new_geometry)
+    geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
+    geometry |= {"dilation": [g.dilation for g in change.geometry], "sides": sides, "groups": old.groups}
+    transposed: bool = isinstance(old, nn.modules.conv._ConvTransposeNd)
+    if transposed:
+        return FactoredConvTranspose(old.weight, old.bias, filters, **geometry)
     return FactoredConv(
-        old.weight, old.bias, filters, stride=[g.stride for g in change.new_geometry],
-        spread=spread, dilation=[g.dilation for g in change.geometry],
-        sides=tuple(g.padding for g in change.new_geometry), groups=old.groups,
-        padding_mode=old.padding_mode, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant",
+        old.weight, old.bias, filters, padding_mode=old.padding_mode, by_hand=change.by_hand,
+        by_hand_mode=change.by_hand_mode or "constant", **geometry,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ _HOOKS = (
     "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
     "_state_dict_pre_hooks", "_state_dict_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
+_LOADING = "_load_state_dict_pre_hooks"
 _COMPUTE_WEIGHTS = "torch.nn.utils."
 with torch.device("meta"):
     _OWN = frozenset[str]().union(
@@ -70,7 +71,9 @@ class Edits:
                 f"offloading, say), and a rescaled layer cannot take that over; remove it first and add it again "
                 f"afterwards"
             )
+        bare = {name: vars(new)[name] for name in (*_HOOKS, _LOADING)}
         _take_over(old, new)
+        self._undo.append(lambda: vars(new).update(bare))  # whoever keeps the new layer has it without hooks
         new.train(old.training)
         if old is self.model:
             self.model = new
@@ -126,9 +129,11 @@ def _take_over(old: nn.Module, new: nn.Module) -> None:
         if isinstance(value, dict) and any(map(_computes_weight, value.values())):  # baked into the weight by now
             value = type(value)((key, hook) for key, hook in value.items() if not _computes_weight(hook))
         vars(new)[name] = value
-    for hook in old._load_state_dict_pre_hooks.values():
-        if not _computes_weight(hook.hook):  # it holds a reference to its module
-            new._register_load_state_dict_pre_hook(hook.hook, hook.with_module)
+    taking: Any = new
+    vars(new)[_LOADING] = type(vars(old)[_LOADING])()
+    for hook in vars(old)[_LOADING].values():  # each holds a reference to its module
+        if not _computes_weight(hook.hook):
+            taking._register_load_state_dict_pre_hook(hook.hook, hook.with_module)
     for name, value in vars(old).items():
         if name not in _OWN and not hasattr(new, name):
             vars(new)[name] = value

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import RekernelError
-from ..plan import AxisGeometry, AxisOperator, LayerChange
+from ..escape import shown
+from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..settings import Settings
 from .dtypes import dtype_name
 from .offline import own_padding
@@ -66,14 +67,66 @@ def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> La
     )  # fmt: skip
 
 
+def written_change(call: Call, name: str, tensor: Tensor, scales: Scales, s: Settings) -> LayerChange:
+    """A linear layer that writes a grid: its rows, and its bias, are values there, without a coefficient."""
+    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    first = 1 if call.order == "channels-first" else 0
+    cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
+    operators = tuple(
+        AxisOperator(first + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
+        for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
+        if n != m
+    )
+    shape = tuple(tensor.shape)
+    grid = "x".join(map(str, call.grid))
+    return LayerChange(
+        name, dtype_name(tensor.dtype), shape, (call.grid[0] * math.prod(new), *shape[1:]), "linear-out",
+        f"fully connected: writes a {grid} grid, {call.order}: values", view=(*cells, *shape[1:]), operators=operators,
+    )  # fmt: skip
+
+
+def unflatten_fits(call: Call, module: Any) -> bool:
+    """Whether an nn.Unflatten says by itself which of its sizes are pixels."""
+    sizes = getattr(module, "unflattened_size", ())
+    orders = {"channels-first": call.grid, "channels-last": (*call.grid[1:], call.grid[0])}
+    return call.order in orders and tuple(sizes) == orders[call.order] and len(set(sizes)) > 1
+
+
+def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
+    """The sizes of an nn.Unflatten whose pixels grow.
+
+    Examples
+    --------
+    >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
+    >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
+    (16, 8)
+    """
+    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    if tuple(sizes[1:]) == old:
+        return (sizes[0], *new)
+    if tuple(sizes[:-1]) == old:
+        return (*new, sizes[-1])
+    raise RekernelError(f"{shown(change.name)}: makes {sizes} and not a grid of {old}: another model")
+
+
+def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:
+    """A grid whose size a module holds, or meets first, `scales` times larger."""
+    before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.size)
+    after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.size, scales, strict=True))
+    return ModuleChange(name, kind, f"pixels that {call.weight} writes", before, after)
+
+
+def values_method(s: Settings) -> str:
+    """The method for values: 'optimal' and the pseudo-inverse are designed for weights that read."""
+    return "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method.removeprefix("pinv-")
+
+
 def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
     shape, axis = tuple(weight.shape), weight.ndim - 2
     new = tuple(round(n * x) for n, x in zip(call.size, scales, strict=True))
-    # 'optimal' and the pseudo-inverse are designed for weights that read, not for values.
-    method = "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method.removeprefix("pinv-")
     operators = tuple(
-        AxisOperator(axis + i, n, m, "grid", m / n, method, "none", a=s.a, smoothness=s.smoothness)
+        AxisOperator(axis + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.size, new, strict=True))
         if n != m
     )

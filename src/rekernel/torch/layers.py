@@ -6,6 +6,7 @@ names the original had, so that checkpoints, optimisers and tied weights see not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from ..plan import AxisGeometry
-
-Sides = tuple[tuple[int, int], ...]
+from .padding import OwnPadding, Sides, pad_sides
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -24,51 +24,7 @@ _MAX_POOLS: tuple[Any, ...] = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVG_POOLS: tuple[Any, ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
-def pad_sides(x: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros", value: float = 0.0) -> Tensor:
-    """Pad (or crop, where negative) each spatial axis of `x` by its own left and right.
-
-    Examples
-    --------
-    >>> import torch
-    >>> pad_sides(torch.ones(1, 1, 2), [(2, -1)]).tolist()
-    [[[0.0, 0.0, 1.0]]]
-    """
-    if any(side < 0 for pair in sides for side in pair):
-        x = F.pad(x, _flat([(min(left, 0), min(right, 0)) for left, right in sides]))
-    added = [(max(left, 0), max(right, 0)) for left, right in sides]
-    if any(side for pair in added for side in pair):
-        x = F.pad(x, _flat(added)) if mode == "zeros" and value == 0 else _pad_with(x, added, mode, value)
-    return x
-
-
-def _pad_with(x: Tensor, sides: Sequence[tuple[int, int]], mode: str, value: float) -> Tensor:
-    return F.pad(x, _flat(sides), value=value) if mode == "zeros" else F.pad(x, _flat(sides), mode=mode)
-
-
-def _flat(sides: Sequence[tuple[int, int]]) -> list[int]:
-    # torch lists the last axis first.
-    return [n for pair in reversed(sides) for n in pair]
-
-
-class _OwnPadding:
-    """Padding of a layer's own: each side by itself, and in the place of what the model pads by hand.
-
-    Padding by hand with zeros goes on, and the layer adds what is missing (or crops). With any other mode it is
-    cropped off and done again, since the reflection of a reflection is not the reflection of the image.
-    """
-
-    def _set_padding(self, sides: Sides, mode: str, by_hand: Sides, by_hand_mode: str) -> None:
-        redone = bool(by_hand) and by_hand_mode != "constant"
-        self.sides, self.padding_mode = sides, by_hand_mode if redone else mode
-        self.crop = tuple((-left, -right) for left, right in by_hand) if redone else ()
-
-    def _padded(self, x: Tensor) -> Tensor:
-        if self.crop:
-            x = pad_sides(x, self.crop)
-        return pad_sides(x, self.sides, self.padding_mode)
-
-
-class PaddedConv(_OwnPadding, nn.Module):
+class PaddedConv(OwnPadding, nn.Module):
     """A dense convolution whose padding differs between its sides.
 
     Parameters
@@ -96,73 +52,12 @@ class PaddedConv(_OwnPadding, nn.Module):
         self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._padded(x)
+        x = self._padded(x, self.sides)
         out: Tensor = _CONV[len(self.sides) - 1](x, self.weight, self.bias, self.stride, 0, 1, self.groups)
         return out
 
     def extra_repr(self) -> str:
-        return _described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
-
-
-class FactoredConv(_OwnPadding, nn.Module):
-    """A rescaled convolution as a depthwise blur and a dilated convolution with the original weights.
-
-    Equal to the dense form up to rounding, borders included: the blur runs over the padded input and the convolution
-    adds no padding (docs/mathematics.md, "Interpolation = dilation, then smoothing").
-
-    Parameters
-    ----------
-    weight, bias : nn.Parameter
-        Of the original layer, the same objects.
-    filters : list of (L,) tensors
-        The blur, one filter per spatial axis.
-    stride, spread : sequences of int
-        Of the dilated convolution.
-    dilation : sequence of int
-        Of the original layer.
-    sides : ((left, right), ...)
-        Padding before the blur.
-    by_hand, by_hand_mode
-        What the model pads before, and how.
-    """
-
-    def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
-        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1, padding_mode: str = "zeros",
-        by_hand: Sides = (), by_hand_mode: str = "constant",
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.weight = weight
-        self.bias: nn.Parameter | None
-        self.register_parameter("bias", bias)
-        self.blurred = tuple(taps.tolist() != [1.0] for taps in filters)
-        for axis, taps in enumerate(filters):
-            self.register_buffer(f"filter_{axis}", taps, persistent=False)
-        self.stride, self.spread, self.groups = tuple(stride), tuple(spread), groups
-        self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
-        # What code around a convolution may ask of it: the answers of the original layer.
-        self.kernel_size, self.dilation = tuple(weight.shape[2:]), tuple(dilation)
-        self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        dims = len(self.sides)
-        conv = _CONV[dims - 1]
-        x = self._padded(x)
-        channels = x.shape[1]
-        for axis in range(dims):
-            taps: Tensor = getattr(self, f"filter_{axis}")
-            if not self.blurred[axis]:
-                continue
-            shape = [1] * dims
-            shape[axis] = len(taps)
-            x = conv(x, taps.to(x.dtype).reshape(1, 1, *shape).expand(channels, 1, *shape), groups=channels)
-        out: Tensor = conv(x, self.weight, self.bias, self.stride, 0, self.spread, self.groups)
-        return out
-
-    def extra_repr(self) -> str:
-        blur = "x".join(str(len(getattr(self, f"filter_{axis}"))) for axis in range(len(self.sides)))
-        described = _described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
-        return f"{described}, dilation={self.spread}, blur={blur}"
+        return described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
 
 
 class CroppedConvTranspose(nn.Module):
@@ -176,6 +71,9 @@ class CroppedConvTranspose(nn.Module):
         self.bias: nn.Parameter | None
         self.register_parameter("bias", bias)
         self.stride, self.sides, self.groups = tuple(stride), sides, groups
+        # What code around a convolution may ask of it.
+        self.kernel_size, self.dilation = tuple(weight.shape[2:]), (1,) * len(sides)
+        self.in_channels, self.out_channels = weight.shape[0], weight.shape[1] * groups
 
     def forward(self, x: Tensor) -> Tensor:
         full = _CONV_TRANSPOSE[len(self.sides) - 1](x, self.weight, None, self.stride, groups=self.groups)
@@ -184,7 +82,7 @@ class CroppedConvTranspose(nn.Module):
         return out if bias is None else out + bias.reshape(-1, *(1 for _ in self.sides))
 
     def extra_repr(self) -> str:
-        return _described(self.weight, self.stride, self.sides, self.groups, "zeros")
+        return described(self.weight, self.stride, self.sides, self.groups, "zeros")
 
 
 class PaddedPool(nn.Module):
@@ -288,7 +186,11 @@ def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
         return new if even else PaddedPool(new, sides, float("-inf"))
     average: Any = old
     counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
-    new = type(average)(kernel, stride, inside, average.ceil_mode, counted)
+    divisor = getattr(average, "divisor_override", None)
+    # Of a window that grew, so grows what its sum is divided by.
+    grown = math.prod(kernel) // math.prod(_tupled(average.kernel_size, len(kernel)))
+    more = {"divisor_override": divisor * grown} if divisor else {}
+    new = type(average)(kernel, stride, inside, average.ceil_mode, counted, **more)
     return new if even else PaddedPool(new, sides, 0.0)
 
 
@@ -296,7 +198,14 @@ def _tupled(value: Any, count: int) -> tuple[int, ...]:
     return (value,) * count if isinstance(value, int) else tuple(value)
 
 
-def _described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:
+def described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:
+    """What the repr of a convolution says.
+
+    Examples
+    --------
+    >>> described(nn.Conv2d(2, 4, 3).weight, (1, 1), ((1, 1), (1, 0)), 1, "zeros")
+    '2, 4, kernel=3x3, stride=(1, 1), padding=((1, 1), (1, 0))'
+    """
     kernel = "x".join(map(str, weight.shape[2:]))
     text = f"{weight.shape[1] * groups}, {weight.shape[0]}, kernel={kernel}, stride={stride}, padding={sides}"
     if groups != 1:

@@ -14,18 +14,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import RekernelError
-from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
-from ..operators import canonical_method, kernel_taps
-from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange, Plan
-from ..selection import layer_of, matcher, select
+from ..geometry import pool_geometry
+from ..plan import AxisGeometry, LayerChange, ModuleChange, Plan
+from ..selection import matcher, select
 from ..settings import Settings
-from .cost import dense_cost, factored_cost
+from .convolutions import change_notes, conv_change
 from .dtypes import dtype_name
-from .grids import is_patch, linear_change, patch_change, positions_change
+from .grids import grown, linear_change, positions_change, unflatten_fits, written_change
 from .names import aliases, owner_of
-from .offline import own_padding, pool_change, tuple_of
+from .offline import pool_change
 from .recorder import Call
 from .trace import Trace
+from .windows import window_changes, window_of
 
 FORMS = ("dense", "factored", "auto")
 _FORWARDS = {
@@ -67,7 +67,8 @@ class _Planner:
     seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
-        self.scales[0], self.sizes[0] = self.scale, self.trace.size
+        if not self.trace.latent:
+            self.scales[0], self.sizes[0] = self.scale, self.trace.size
         self.by_path = dict(self.model.named_modules())
         self.tensors = dict(self.model.state_dict())
         self.others = aliases(self.model)
@@ -84,8 +85,17 @@ class _Planner:
                 self._upsample(call, arriving)
             elif call.kind == "linear":
                 self._linear(call, arriving)
+            elif call.kind == "linear-out":
+                leaving = self._linear_out(call)
             elif call.kind == "positions":
                 self._positions(call, arriving)
+            elif call.kind == "attention":
+                self._window(call, arriving)
+            elif call.kind == "by-pixel" and any(s != 1 for s in arriving):
+                self._say(
+                    f"{call.module or 'the model itself'}: {call.what}, which counts pixels and cannot be "
+                    f"changed: on the finer grid it means finer detail"
+                )
             self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(
@@ -143,7 +153,9 @@ class _Planner:
         if call.weight in self.left:
             self._keep(call.weight, "not selected")
             return arriving
-        change = self._cheapest(call, m, arriving, leaving, mode)
+        change = conv_change(call, m, self.tensors[call.weight], arriving, leaving, mode, self.form, self.settings)
+        for note in change_notes(call, arriving, self.form):
+            self._say(note)
         for name in self.others[call.weight]:
             before = self.changes.get(name)
             if before is not None and not before.kept and _differ(before, change):
@@ -171,97 +183,6 @@ class _Planner:
             self._keep(name, f"one weight {why}")
             self.conflicts.add(name)
         self._say(f"{weight}: one weight {why}; left as it is everywhere")
-
-    def _cheapest(
-        self, call: Call, m: Any, arriving: tuple[float, ...], leaving: tuple[float, ...], mode: str
-    ) -> LayerChange:
-        """The layer in the form asked for; for 'auto' in the one that costs less to run (`cost`)."""
-        if self.form != "auto":
-            return self._conv_change(call, m, arriving, leaving, mode, self.form)
-        dense = self._conv_change(call, m, arriving, leaving, mode, "dense")
-        if self.settings.taps not in (None, "full") or call.kind != "conv" or not _whole(arriving):
-            return dense
-        factored = self._conv_change(call, m, arriving, leaving, mode, "factored")
-        blur = [o.new - round(o.scale) * o.dilation * (o.old - 1) for o in factored.factors]
-        in_dense = dense_cost(m.in_channels, m.groups, dense.new_shape[2:])
-        in_factors = factored_cost(m.in_channels, m.out_channels, m.groups, m.kernel_size, m.stride, blur)
-        return factored if factored.factors and in_factors < in_dense else dense
-
-    def _conv_change(
-        self, call: Call, m: Any, arriving: tuple[float, ...], leaving: tuple[float, ...], mode: str, form: str
-    ) -> LayerChange:
-        weight = self.tensors[call.weight]
-        transposed = call.kind == "conv-transpose"
-        if transposed and mode == "absorb":
-            raise RekernelError(f"{call.weight}: a transposed convolution enlarges and cannot absorb a scale")
-        factored = form == "factored" and _whole(arriving) and not transposed
-        if form == "factored" and not factored:
-            why = "is transposed" if transposed else "has a scale that is no whole number"
-            self._say(f"{layer_of(call.weight)}: {why}, so it is dense")
-        if call.inside and call.by_hand_mode != "constant":
-            self._say(f"{call.module}: pads by {call.by_hand_mode!r} in its own forward; padded with zeros instead")
-        remade = call.by_hand_mode != "constant"  # padding by hand that the layer does again
-        if mode == "absorb" and not factored and is_patch(call, m):
-            return patch_change(call, weight, arriving, self.settings)
-        operators, before, after = [], [], []
-        for axis, s_in in enumerate(arriving):
-            k, stride, dilation = m.kernel_size[axis], m.stride[axis], m.dilation[axis]
-            own = own_padding(m)[axis]
-            hand = call.by_hand[axis] if axis < len(call.by_hand) else (0, 0)
-            padding, around = (own[0] + hand[0], own[1] + hand[1]), sum(hand)
-            if call.inside:
-                hand = (0, 0)  # the layer's own code, which goes with the layer
-            before.append(AxisGeometry(k, stride, own, dilation))
-            if s_in == 1 or (k == 1 and stride == 1):
-                after.append(AxisGeometry(k, stride, padding if remade else own, dilation))
-                continue
-            method, taps = self._method(m, axis, s_in, factored)
-            place: Any = {"method": method, "taps": taps, "stride": stride, "dilation": dilation}
-            place |= {"scale_in": s_in, "scale_out": leaving[axis]}
-            place["size"] = call.size[axis] - around
-            if transposed:
-                extra = tuple_of(m.output_padding, len(arriving))[axis]
-                g = conv_transpose_geometry(k, padding=own[0], output_padding=extra, **place)
-            else:
-                g = conv_geometry(k, padding=padding, **place)
-                if factored and isinstance(taps, int) and abs(g.phase) > 0.25:  # one tap longer, it sits exactly
-                    g = conv_geometry(k, padding=padding, **{**place, "taps": taps + 1})
-            phase = 0.0 if method == "dilate" else g.phase
-            sides = g.padding if remade else (g.padding[0] - hand[0], g.padding[1] - hand[1])
-            s = self.settings
-            operator = AxisOperator(
-                axis + 2, k, g.taps, "kernel", s_in, method, s.gain, phase, dilation, s.a, s.smoothness
-            )
-            operator.matrix()
-            operators.append(operator)
-            after.append(AxisGeometry(g.taps, g.stride, sides, 1))
-        by_hand = () if call.inside or not any(map(any, call.by_hand)) else call.by_hand
-        new = {o.axis: o.new for o in operators}
-        shape = tuple(weight.shape)
-        return LayerChange(
-            call.weight, dtype_name(weight.dtype), shape,
-            shape if factored else tuple(new.get(i, n) for i, n in enumerate(shape)),
-            call.kind, f"{'x'.join(map(str, call.size))} grid: {mode}s",
-            view=shape, operators=() if factored else tuple(operators), factors=tuple(operators) if factored else (),
-            geometry=tuple(before), new_geometry=tuple(after),
-            by_hand=by_hand, by_hand_mode=call.by_hand_mode if remade and by_hand else "",
-        )  # fmt: skip
-
-    def _method(self, m: Any, axis: int, scale: float, factored: bool) -> tuple[str, int | str | None]:
-        method, taps = canonical_method(self.settings.method), self.settings.taps
-        if not factored:
-            return method, taps
-        # A blur is one filter for every tap: the shift-invariant design, and interpolation at its full support.
-        if taps is not None and taps != "full":
-            raise RekernelError(
-                f"form='factored' takes taps='full', not {taps!r}: the blur's length costs next to nothing"
-            )
-        if method == "optimal":
-            return "optimal-filter", None
-        if method == "dilate":
-            return method, None
-        spread = m.dilation[axis] * (m.kernel_size[axis] - 1)
-        return method, kernel_taps(1, scale, method) + round(scale) * spread
 
     def _pool(self, call: Call, arriving: tuple[float, ...]) -> None:
         if all(s == 1 for s in arriving):
@@ -320,6 +241,50 @@ class _Planner:
             )
         self.changes[call.weight] = change
 
+    def _linear_out(self, call: Call) -> tuple[float, ...]:
+        """A linear layer that writes an image, at the scale of the model: nothing before it has pixels to tell one."""
+        count = len(call.size)
+        still = (1.0,) * count
+        scales = (self.scale if len(self.scale) == count else (still + self.scale)[-count:]) if count else ()
+        if all(s == 1 for s in scales) or self._mode(call) == "absorb":
+            return still
+        reader, layer = self.by_path[call.module], self.by_path.get(owner_of(call.weight))
+        size = "x".join(map(str, call.size))
+        why = "not selected" if call.weight in self.left else ""
+        if not why and any(n in self.changes for n in self.others[call.weight]):
+            why = "its weight changes already, or is read elsewhere"
+        bias = f"{owner_of(call.weight)}.bias".removeprefix(".")
+        names = [call.weight, *([bias] if bias in self.tensors else [])]
+        if not why and isinstance(layer, nn.Linear) and unflatten_fits(call, self.by_path.get(call.what)):
+            for name in names:
+                self.changes[name] = written_change(call, name, self.tensors[name], scales, self.settings)
+            self.modules[call.what] = grown(call, call.what, "unflatten", scales)
+        elif why == "not selected" or next(reader.children(), None) is not None:
+            self._say(
+                f"{call.weight}: writes a grid of {size} pixels that stays as it is "
+                f"({why or 'a functional call reads it'}); what follows runs at its trained size"
+            )
+            return still
+        else:
+            # Code of the model itself makes the pixels, with numbers of its own: they grow where a layer reads them.
+            self.modules[call.module] = grown(call, call.module, "enlarge", scales)
+        return scales
+
+    def _window(self, call: Call, arriving: tuple[float, ...]) -> None:
+        """Attention in windows: they grow with the grid, where their table of relative positions can."""
+        window = window_of(self.model, call.module) if any(s != 1 for s in arriving) else None
+        if window is None:
+            return
+        table = window.table
+        why = "its table is not selected" if table in self.left else window.unfit(arriving)
+        if why:
+            size = "x".join(map(str, window.size))
+            self._say(f"{call.module}: attention in windows of {size} tokens that stay so ({why}); each sees less")
+        elif table not in self.changes:
+            self.changes[table], self.modules[window.owner] = window_changes(
+                window, self.tensors[table], arriving, self.settings
+            )
+
     def _positions(self, call: Call, arriving: tuple[float, ...]) -> None:
         if any(s != 1 for s in arriving) and call.weight not in self.left and call.weight not in self.changes:
             weight = self.tensors[call.weight]
@@ -333,7 +298,7 @@ class _Planner:
 
     def _absorbs_first(self) -> bool:
         """A network with attention that gives no image back: its tokens stay as many, and so all else stays exact."""
-        attends = any(call.kind == "attention" for call in self.trace.calls)
+        attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
         return attends and not (self.trace.output and self.trace.out_size == self.trace.size)
 
     def _keep(self, name: str, reason: str) -> None:
@@ -344,10 +309,6 @@ class _Planner:
     def _say(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
-
-
-def _whole(scales: tuple[float, ...]) -> bool:
-    return all(abs(s - round(s)) < 1e-9 for s in scales)
 
 
 def plan_model(

@@ -5,8 +5,9 @@ Knows torch's functions; no scale, method or plan. `trace` runs the pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,32 +15,52 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-Pad = tuple[int, int]
+from .pretend import computing, is_fake
+from .states import (
+    Pad,
+    State,
+    first_tensor,
+    flattened,
+    fresh,
+    moved_tokens,
+    several_pixels,
+    strides_of,
+    tensors_in,
+    unflattened,
+)
 
 _CONVS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 _F = nn.functional
-_MAX_POOLS = {_F.max_pool1d: 1, _F.max_pool2d: 2, _F.max_pool3d: 3}
+_MAX_POOLS = {
+    _F.max_pool1d: 1, _F.max_pool2d: 2, _F.max_pool3d: 3,
+    torch.max_pool1d: 1, torch.max_pool2d: 2, torch.max_pool3d: 3,
+    _F.max_pool1d_with_indices: 1, _F.max_pool2d_with_indices: 2, _F.max_pool3d_with_indices: 3,
+}  # fmt: skip
 _AVG_POOLS = {_F.avg_pool1d: 1, _F.avg_pool2d: 2, _F.avg_pool3d: 3}
 _ADAPTIVE_POOLS = {
     _F.adaptive_avg_pool1d: 1, _F.adaptive_avg_pool2d: 2, _F.adaptive_avg_pool3d: 3,
     _F.adaptive_max_pool1d: 1, _F.adaptive_max_pool2d: 2, _F.adaptive_max_pool3d: 3,
 }  # fmt: skip
+# Functions that tell pixels apart by their number, so that they mean something else on a finer grid.
+_BY_PIXEL = {
+    _F.lp_pool1d: "L-p pooling", _F.lp_pool2d: "L-p pooling", _F.lp_pool3d: "L-p pooling",
+    _F.fractional_max_pool2d: "fractional pooling", _F.fractional_max_pool3d: "fractional pooling",
+    _F.fractional_max_pool2d_with_indices: "fractional pooling",
+    _F.fractional_max_pool3d_with_indices: "fractional pooling",
+    _F.max_unpool1d: "unpooling", _F.max_unpool2d: "unpooling", _F.max_unpool3d: "unpooling",
+    _F.pixel_shuffle: "pixel shuffle", _F.pixel_unshuffle: "pixel unshuffle",
+    _F.unfold: "unfold", _F.fold: "fold",
+}  # fmt: skip
+_NORMS = {_F.batch_norm, _F.layer_norm, _F.group_norm, _F.instance_norm}
 _ATTENTION = {_F.scaled_dot_product_attention, _F.multi_head_attention_forward}
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "__matmul__"}
+# What may happen to the scores of an attention between the product and the softmax.
 _SCALED = {
-    "mul",
-    "__mul__",
-    "__rmul__",
-    "div",
-    "__truediv__",
-    "add",
-    "__add__",
-    "__radd__",
-    "masked_fill",
-    "float",
-    "to",
-}
+    "mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "div_", "add", "__add__", "__radd__", "add_",
+    "__iadd__", "sub", "__sub__", "sub_", "masked_fill", "masked_fill_", "where", "clamp", "tanh", "float", "to",
+    "type_as", "view", "reshape", "unsqueeze", "squeeze", "contiguous", "unflatten", "flatten",
+}  # fmt: skip
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 # Functions that only move elements: an index that went in comes out, in another place.
 _MOVES = {
@@ -53,8 +74,8 @@ class Call:
     """One call that reads the image grid.
 
     index : position among the calls, from 1; 0 is the model's input
-    kind : 'conv', 'conv-transpose', 'max-pool', 'avg-pool', 'adaptive-pool', 'upsample', 'linear', 'attention',
-        'positions'
+    kind : 'conv', 'conv-transpose', 'max-pool', 'avg-pool', 'adaptive-pool', 'upsample', 'linear', 'linear-out',
+        'attention', 'positions', 'by-pixel'
     module : path of the innermost module it happened in
     sources : the calls whose results it reads
     weight : full name of the weight parameter, or empty
@@ -65,8 +86,10 @@ class Call:
     inside : the convolution's own code did that
     prefix : of position embeddings, tokens in front that are no pixels
     keys : of attention, how many tokens each one looks at
-    grid, order : of a linear layer that reads a flattened grid: (C, *spatial), 'channels-first' or 'channels-last'
+    grid, order : of a linear layer that reads or writes a flattened grid: (C, *spatial), 'channels-first' or
+        'channels-last'
     fixed : the output size is a number in the call, not a ratio
+    what : of 'by-pixel', the function; of 'linear-out', the nn.Unflatten behind it, if it is one
     """
 
     index: int
@@ -85,33 +108,7 @@ class Call:
     grid: tuple[int, ...] = ()
     order: str = ""
     fixed: bool = False
-
-
-@dataclass
-class _State:
-    """What is known of a tensor: the calls it came from, padding by hand, and where its elements were.
-
-    origin : shape (N, C, *spatial) of the tensor whose elements these are, only moved since
-    index : for each element its flat position there
-    in_place : none has moved: this is still (N, C, *spatial)
-    tokens, prefix : (N, prefix + prod(tokens), C): the grid of pixels along axis 1, behind tokens that are none
-    """
-
-    sources: frozenset[int]
-    by_hand: tuple[Pad, ...] = ()
-    by_hand_mode: str = "constant"
-    inside: bool = False
-    origin: tuple[int, ...] = ()
-    index: Tensor | None = None
-    in_place: bool = False
-    tokens: tuple[int, ...] = ()
-    prefix: int = 0
-
-    def places(self) -> Tensor | None:
-        """The index; made only when something moves, since most grids are never flattened."""
-        if self.index is None and self.in_place:
-            self.index = torch.arange(_prod(self.origin)).reshape(self.origin)
-        return self.index
+    what: str = ""
 
 
 class Recorder(TorchFunctionMode):
@@ -128,15 +125,15 @@ class Recorder(TorchFunctionMode):
         self._states: Any = WeakTensorKeyDictionary()  # tensors come and go as in any pass
         self._scores: Any = WeakTensorKeyDictionary()
 
-    def state(self, tensor: Tensor) -> _State | None:
-        found: _State | None = self._states.get(tensor)
+    def state(self, tensor: Tensor) -> State | None:
+        found: State | None = self._states.get(tensor)
         return found
 
     def mark(
         self, tensor: Tensor, sources: frozenset[int], *, by_hand: tuple[Pad, ...] = (), mode: str = "constant"
     ) -> None:
         """Note a tensor that lies on a grid."""
-        state = _fresh(tensor, sources)
+        state = fresh(tensor, sources)
         state.by_hand, state.by_hand_mode = by_hand, mode
         self._states[tensor] = state
 
@@ -145,16 +142,20 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        tensors = [a for a in _tensors([args, kwargs]) if self.state(a) is not None]
-        if tensors:
-            self._note(func, args, kwargs, result, tensors)
+        tensors = [a for a in tensors_in([args, kwargs]) if self.state(a) is not None]
+        if tensors or (func is _F.linear and args and args[0].ndim == 2):
+            with computing():  # places of pixels are real numbers, whatever the tensors of the pass are
+                self._note(func, args, kwargs, result, tensors)
         return result
 
     def _note(
         self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, tensors: list[Tensor]
     ) -> None:
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        x = first if first is not None else next(tensors_in([args, kwargs]))
+        if self._reads_image(func, x):
+            self._begin_grid(x)
         sources = self._sources(tensors)
-        x = args[0] if args and isinstance(args[0], Tensor) else tensors[0]
         if func in _CONVS or func in _TRANSPOSED:
             dims = _CONVS.get(func) or _TRANSPOSED[func]
             kind = "conv" if func in _CONVS else "conv-transpose"
@@ -173,8 +174,14 @@ class Recorder(TorchFunctionMode):
         elif func is _F.interpolate:
             fixed = kwargs.get("size") is not None or (len(args) > 1 and args[1] is not None)
             self._add("upsample", sources, x, result, x.ndim - 2, fixed=fixed)
-        elif func is _F.linear and self._reads_grid(x):
-            self._add_linear(args, kwargs, sources, x)
+        elif func in _BY_PIXEL or self._skips_pixels(func, args):
+            what = _BY_PIXEL.get(func, "a step over pixels")
+            self.calls.append(Call(len(self.calls) + 1, "by-pixel", self._module(), sources, what=what))
+            self._pass_on(func, args, kwargs, result, tensors)
+        elif func is _F.linear and several_pixels(self.state(x), x):
+            self._add_linear(args, kwargs, result, sources, x)
+        elif func is _F.linear and x.ndim == 2:
+            self._features(args, kwargs, result, sources)
         elif func in _ATTENTION or (getattr(func, "__name__", "") == "softmax" and x in self._scores):
             self._add("attention", sources, x, result, 0, keys=_keys(func, args, kwargs, x))
         elif (found := self._positions(func, args)) is not None:
@@ -191,7 +198,7 @@ class Recorder(TorchFunctionMode):
             pads = args[1] if len(args) > 1 else kwargs["pad"]
             mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
             by_axis = tuple((int(pads[i]), int(pads[i + 1])) for i in range(len(pads) - 2, -1, -2))
-            for out in _tensors(result):
+            for out in tensors_in(result):
                 self.mark(out, sources, by_hand=by_axis, mode=mode)
                 padded = self.state(out)
                 assert padded is not None
@@ -204,29 +211,35 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         """What other functions do: carry the sources on, and the places of elements where those are known."""
         sources = self._sources(tensors)
-        outputs = list(_tensors(result))
+        outputs = list(tensors_in(result))
         name = getattr(func, "__name__", "")
         if name in _PRODUCTS or (name in _SCALED and any(t in self._scores for t in tensors)):
             for out in outputs:
                 self._scores[out] = True
         moved = self._moved(func, args, kwargs, outputs)
         for position, out in enumerate(outputs):
-            state = _State(sources)
-            like = next((t for t in tensors if t.shape == out.shape), None)
+            state = State(sources)
+            # Of a sum, the side whose places are known tells those of the result.
+            alike = [t for t in tensors if t.shape == out.shape]
+            like = next((t for t in alike if (s := self.state(t)) and s.origin), alike[0] if alike else None)
             given = self.state(tensors[0])
             assert given is not None
             if moved is not None:
                 state.origin, state.index = given.origin, moved[position]
-                state.tokens = _tokens(state)
+                state.rows = given.rows
+                unflattens = isinstance(self._by_path.get(self._module()), nn.Unflatten)
+                state.reshaped = self._module() if unflattens and given.in_place else given.reshaped
+                state.tokens = moved_tokens(state)
             elif like is not None and (known := self.state(like)) is not None:
-                state.origin, state.index, state.in_place = known.origin, known.index, known.in_place
-                state.tokens, state.prefix = known.tokens, known.prefix
-                state.by_hand, state.by_hand_mode, state.inside = known.by_hand, known.by_hand_mode, known.inside
+                state = replace(known, sources=sources)
+                if func in _NORMS and out.ndim == 2:
+                    state.in_place, state.index = False, known.places()  # one weight for each feature
             elif given.in_place and out.ndim == len(given.origin):
                 if all(n == 1 for n in out.shape[2:]):
                     continue  # reduced to one pixel: no grid is left
-                state = _fresh(out, sources)
-            self._states[out] = state
+                state = fresh(out, sources)
+            if sources or state.rows:
+                self._states[out] = state
 
     def _moved(
         self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: list[Tensor]
@@ -238,7 +251,9 @@ class Recorder(TorchFunctionMode):
         index = state.places() if state is not None else None
         if index is None:
             return None
-        indices = list(_tensors(func(index, *args[1:], **kwargs)))
+        if any(is_fake(t) for t in tensors_in([args[1:], kwargs])):
+            raise RuntimeError("values that are not there decide where pixels go")  # `trace` passes again, with values
+        indices = list(tensors_in(func(index, *args[1:], **kwargs)))
         return indices if [i.shape for i in indices] == [o.shape for o in outputs] else None
 
     def _sources(self, tensors: list[Tensor]) -> frozenset[int]:
@@ -254,16 +269,17 @@ class Recorder(TorchFunctionMode):
         self.calls.append(call)
         if kind == "adaptive-pool" and all(n == 1 for n in out_size):
             return
-        for each in _tensors(result):
+        for each in tensors_in(result):
             if dims:
                 self.mark(each, frozenset({call.index}))
             else:
-                self._states[each] = _State(sources)
+                self._states[each] = State(sources)
 
-    def _add_linear(self, args: Sequence[Any], kwargs: Mapping[str, Any], sources: frozenset[int], x: Tensor) -> None:
+    def _add_linear(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, sources: frozenset[int], x: Tensor
+    ) -> None:
         weight = args[1] if len(args) > 1 else kwargs["weight"]
-        state = self.state(x)
-        grid, order = _flattened(state, x) if state else ((), "")
+        grid, order = flattened(self.state(x), x)
         self.calls.append(
             Call(
                 len(self.calls) + 1,
@@ -275,17 +291,46 @@ class Recorder(TorchFunctionMode):
                 order=order,
             )
         )
+        if x.ndim == 2:
+            self._features(args, kwargs, result, frozenset())
 
-    def _reads_grid(self, x: Tensor) -> bool:
-        """Whether a row of a linear layer's input holds more than one pixel."""
-        state = self.state(x)
+    def _skips_pixels(self, func: Any, args: Sequence[Any]) -> bool:
+        """Whether an index takes every second pixel; every second channel is no matter."""
+        if getattr(func, "__name__", "") != "__getitem__" or not strides_of(args[1]):
+            return False
+        state = self.state(args[0])
         if state is None or len(state.origin) < 3 or (index := state.places()) is None:
             return False
-        pixels = index % _prod(state.origin[2:])
-        rows = pixels.reshape(-1, x.shape[-1])
-        return bool((rows != rows[:, :1]).any())
+        pixels = math.prod(state.origin[2:])
+        before, after = index % pixels, index[args[1]] % pixels
+        return bool(torch.unique(after).numel() < torch.unique(before).numel())
 
-    def _positions(self, func: Any, args: Sequence[Any]) -> tuple[str, _State] | None:
+    def _features(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, sources: frozenset[int]) -> None:
+        """Note the outputs of a linear layer on (N, F): they may turn out to be the pixels of a new grid."""
+        name = self._name(args[1] if len(args) > 1 else kwargs["weight"])
+        self._states[result] = State(sources, origin=tuple(result.shape), in_place=True, rows=name)
+
+    def _reads_image(self, func: Any, x: Tensor) -> bool:
+        """Whether a function takes `x` for (N, C, *spatial)."""
+        readers = (_CONVS, _TRANSPOSED, _MAX_POOLS, _AVG_POOLS, _ADAPTIVE_POOLS, _BY_PIXEL)
+        if func is _F.pad or func is _F.interpolate or any(func in known for known in readers):
+            return x.ndim >= 3
+        return getattr(func, "__name__", "") in ("cat", "concat") and x.ndim >= 4
+
+    def _begin_grid(self, x: Tensor) -> None:
+        """Where the features of a linear layer are read as pixels, that layer wrote an image."""
+        state = self.state(x)
+        if state is None or not state.rows or x.shape[0] != state.origin[0] or math.prod(x.shape[2:]) == 1:
+            return
+        grid, order = unflattened(state, x)
+        call = Call(
+            len(self.calls) + 1, "linear-out", self._module(), state.sources, weight=state.rows, size=grid[1:],
+            out_size=grid[1:], grid=grid, order=order, what=state.reshaped,
+        )  # fmt: skip
+        self.calls.append(call)
+        self.mark(x, frozenset({call.index}))
+
+    def _positions(self, func: Any, args: Sequence[Any]) -> tuple[str, State] | None:
         """The name of a parameter that is added to every token, and the tokens."""
         if getattr(func, "__name__", "") not in _SUMS or len(args) < 2:
             return None
@@ -302,10 +347,10 @@ class Recorder(TorchFunctionMode):
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         known = [self.state(p) for p in parts]
         last = known[-1] if known else None
-        if last is None or not last.tokens or any(s is not None for s in known[:-1]) or dim not in (1, -2):
+        if last is None or not last.tokens or dim not in (1, -2) or any(s and s.sources for s in known[:-1]):
             return False
         ahead = sum(int(p.shape[1]) for p in parts[:-1])
-        self._states[result] = _State(last.sources, tokens=last.tokens, prefix=last.prefix + ahead)
+        self._states[result] = State(last.sources, tokens=last.tokens, prefix=last.prefix + ahead)
         return True
 
     def _name(self, parameter: Any) -> str:
@@ -333,62 +378,3 @@ def _keys(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) 
     if func is _F.multi_head_attention_forward:
         return int(args[1].shape[0])
     return int(x.shape[-1])
-
-
-def _flattened(state: _State, x: Tensor) -> tuple[tuple[int, ...], str]:
-    """The (C, *spatial) grid behind the last axis of `x`, and its order; empty where it is neither of the two."""
-    index = state.places()
-    if index is None or x.shape[-1] != _prod(state.origin[1:]):
-        return (), ""
-    row = index.reshape(-1, x.shape[-1])[0]
-    row = row - row.min()
-    plain = torch.arange(row.numel()).reshape(state.origin[1:])
-    if torch.equal(row, plain.reshape(-1)):
-        return state.origin[1:], "channels-first"
-    if torch.equal(row, plain.movedim(0, -1).reshape(-1)):
-        return state.origin[1:], "channels-last"
-    return (), ""
-
-
-def _fresh(tensor: Tensor, sources: frozenset[int]) -> _State:
-    """A tensor in the layout (N, C, *spatial), each element in its own place."""
-    if tensor.ndim < 3:
-        return _State(sources)
-    return _State(sources, origin=tuple(tensor.shape), in_place=True)
-
-
-def _tokens(state: _State) -> tuple[int, ...]:
-    """The grid along axis 1 of a tensor (N, tokens, C) that holds it row by row; empty where it does not."""
-    index = state.index
-    if index is None or index.ndim != 3 or len(state.origin) < 3:
-        return ()
-    grid = state.origin[2:]
-    if index.shape[1] != _prod(grid) or index.shape[2] != state.origin[1]:
-        return ()
-    return grid if torch.equal(index[0, :, 0], torch.arange(_prod(grid))) else ()
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _tensors(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _tensors(value)
-    elif hasattr(tree, "__dataclass_fields__"):
-        for name in tree.__dataclass_fields__:
-            yield from _tensors(getattr(tree, name))
-
-
-def first_tensor(tree: Any) -> Tensor | None:
-    """The first tensor in whatever a model returns."""
-    return next(_tensors(tree), None)
-
-
-def _prod(sizes: Sequence[int]) -> int:
-    total = 1
-    for n in sizes:
-        total *= n
-    return total

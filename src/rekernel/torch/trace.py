@@ -16,17 +16,21 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from .modes import evaluating
-from .recorder import Call, Recorder, first_tensor
+from .pretend import on_meta, pretending, unchanged, worth_it
+from .recorder import Call, Recorder
+from .states import first_tensor, tensors_in
 
 
 @dataclass
 class Trace:
     """All calls of a pass, in order.
 
-    size : pixels of the input
+    size : pixels of the input; of a latent vector's model, those of what it draws
     output : the calls that the model's output came from
     out_size : its grid
     results : grid of what each module gave last, by path
+    latent : the input has no pixels: the first grid is one that a linear layer writes
+    pretended : nothing was computed
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -34,6 +38,8 @@ class Trace:
     output: frozenset[int] = frozenset()
     out_size: tuple[int, ...] = ()
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    latent: bool = False
+    pretended: bool = field(default=False, compare=False)
 
 
 def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
@@ -61,7 +67,9 @@ def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
     )
 
 
-def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
+def trace(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *, pretend: bool | None = None
+) -> Trace:
     """Run `model` once on an example and note what its layers see.
 
     Parameters
@@ -70,10 +78,14 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         Run in evaluation mode without gradients; left as it was.
     args, kwargs
         Its inputs; the first tensor with a spatial axis is the image, and others of its size are on the same grid.
+    pretend : bool, optional
+        Pass shapes alone through the model, computing nothing. By default where a pass that computes would be the
+        slower one, or impossible (the meta device); a model whose code asks for values then gets them after all.
 
     Returns
     -------
     Trace
+        The same either way.
 
     Raises
     ------
@@ -88,35 +100,66 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     """
     kwargs = dict(kwargs or {})
     spatial = image_of([*args, *kwargs.values()])[1]
+    meta = on_meta(model) or any(t.device.type == "meta" for t in tensors_in([args, kwargs]))
+    if meta or (worth_it(model, spatial) if pretend is None else pretend):
+        try:
+            return _pass(model, args, kwargs, spatial, pretend=True)
+        except Exception as error:  # code that looks at values, or runs where torch cannot see
+            if meta or pretend:
+                raise _does_not_run(model, error) from error
+    try:
+        return _pass(model, args, kwargs, spatial, pretend=False)
+    except Exception as error:  # whatever the model raises on this input
+        raise _does_not_run(model, error) from error
+
+
+def _does_not_run(model: nn.Module, error: Exception) -> RekernelError:
+    text = shown(str(error).strip().split("\n")[0], 300)
+    return RekernelError(f"{type(model).__name__}: does not run on the example input: {text}")
+
+
+def _pass(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spatial: tuple[int, ...], *, pretend: bool
+) -> Trace:
+    """One pass; raises what the model raises."""
     modules: list[str] = []
     results: dict[str, tuple[int, ...]] = {}
-    recorder = Recorder(model, modules)
-
-    def seen(value: Any) -> Any:
-        """The tensors on the image's grid, as copies that the model may change."""
-        if not isinstance(value, Tensor) or value.ndim < 2:
-            return value
-        if tuple(value.shape[2:] if value.ndim > 2 else value.shape[1:]) != spatial:
-            return value
-        value = value.clone()
-        recorder.mark(value, frozenset({0}))
-        return value
-
     with ExitStack() as stack:
+        stack.enter_context(unchanged(model))
         stack.enter_context(evaluating(model))
         stack.enter_context(_following(model, modules, results))
         stack.enter_context(torch.no_grad())
+        given = list(tensors_in([args, kwargs]))
+        fake = stack.enter_context(pretending(model, given)) if pretend else _as_it_is
+        recorder = Recorder(model, modules)
+
+        def seen(value: Any) -> Any:
+            """The tensors on the image's grid, as copies that the model may change."""
+            value = fake(value)
+            if not isinstance(value, Tensor) or value.ndim < 2:
+                return value
+            if tuple(value.shape[2:] if value.ndim > 2 else value.shape[1:]) != spatial:
+                return value
+            value = value.clone()
+            recorder.mark(value, frozenset({0}))
+            return value
+
         args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
-        try:
-            with recorder:
-                result = model(*args, **kwargs)
-        except Exception as error:  # whatever the model raises on this input
-            text = shown(str(error).strip().split("\n")[0], 300)
-            raise RekernelError(f"{type(model).__name__}: does not run on the example input: {text}") from error
-    out = first_tensor(result)
-    state = recorder.state(out) if out is not None else None
-    out_size = tuple(out.shape[2:]) if out is not None else ()
-    return Trace(recorder.calls, spatial, state.sources if state else frozenset(), out_size, results)
+        with recorder:
+            result = model(*args, **kwargs)
+        out = first_tensor(result)
+        state = recorder.state(out) if out is not None else None
+        out_size = tuple(out.shape[2:]) if out is not None else ()
+        sources = state.sources if state else frozenset()
+    written = [call for call in recorder.calls if call.kind == "linear-out"]
+    read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
+    latent = image_of([*args, *kwargs.values()])[0].ndim == 2 and bool(written) and not read
+    size = (out_size or written[0].size) if latent else spatial
+    return Trace(recorder.calls, size, sources, out_size, results, latent, pretend)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @contextmanager

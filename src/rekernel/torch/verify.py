@@ -14,7 +14,7 @@ from ..errors import RekernelError
 from ..operators import grid_operator
 from ..resample import per_axis, resample
 from .modes import evaluating
-from .recorder import first_tensor
+from .states import first_tensor
 
 
 def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -48,7 +48,7 @@ def equivariance_error(
     rescaled : nn.Module
         What `rescale` or `load` gave; its plan tells the scale.
     x : (N, C, *spatial) Tensor
-        Inputs at the new size.
+        Inputs at the new size; (N, Z) latent vectors, which have none, where the network is a generator.
     size : tuple of int, optional
         The trained size; by default `x`'s divided by the plan's scale.
 
@@ -65,6 +65,8 @@ def equivariance_error(
     >>> equivariance_error(nn.Identity(), nn.Identity(), x, size=(8, 8))
     0.0
     """
+    if size is None and x.ndim == 2 and len(_traced_size(rescaled)) > 1:
+        size = ()
     if size is None:
         size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
     with evaluating(model, rescaled), torch.no_grad():
@@ -89,6 +91,12 @@ def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
         raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
     scale = plan.options["scale"]  # tracing notes one an axis, offline conversion what was asked for
     return tuple(float(s) for s in per_axis(scale, count, "scale"))
+
+
+def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
+    """The grid a rescaled module was traced at; of a generator, the one it draws."""
+    plan = getattr(rescaled, "rekernel_plan", None)
+    return tuple(plan.options.get("size", ())) if plan is not None else ()
 
 
 def _tensor(output: Any) -> Tensor:

@@ -1,0 +1,54 @@
+"""A grid enlarged where a layer reads it: for models whose own code makes pixels of features, with numbers of its own.
+
+Knows tensors and operators; no plan beyond the entry that asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RekernelError
+from ..escape import shown
+from ..operators import grid_operator
+from ..plan import ModuleChange
+
+_LARGEST = 1 << 12  # pixels along an axis that a linear layer writes; a plan may come from a stranger
+
+
+class Enlarge:
+    """A forward pre-hook that interpolates the layer's input as values (cubic, half-pixel centres, clamped edges).
+
+    A grid of any other than the trained size passes as it is.
+
+    Examples
+    --------
+    >>> from rekernel import AxisGeometry
+    >>> side, double = AxisGeometry(2, 1, (0, 0)), AxisGeometry(4, 1, (0, 0))
+    >>> hook = Enlarge(ModuleChange("0", "enlarge", "", (side,), (double,)))
+    >>> hook(nn.Identity(), (torch.ones(1, 1, 2),))[0]
+    tensor([[[1., 1., 1., 1.]]])
+    """
+
+    def __init__(self, change: ModuleChange) -> None:
+        sizes = [
+            (before.kernel, after.kernel) for before, after in zip(change.geometry, change.new_geometry, strict=True)
+        ]
+        if any(not 0 < old < _LARGEST or not 0 < new < _LARGEST for old, new in sizes):
+            raise RekernelError(f"{shown(change.name)}: a grid of {sizes} pixels, old and new, cannot be enlarged")
+        self.size = tuple(old for old, _ in sizes)
+        self.matrices = [
+            torch.from_numpy(grid_operator(old, new, "cubic", gain="none").copy()) if old != new else None
+            for old, new in sizes
+        ]
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = args[0]
+        if tuple(x.shape[2:]) != self.size:
+            return args
+        for axis, matrix in enumerate(self.matrices):
+            if matrix is not None:
+                x = (x.movedim(axis + 2, -1) @ matrix.to(x).T).movedim(-1, axis + 2)
+        return (x, *args[1:])

@@ -1,0 +1,198 @@
+"""Rescaled convolutions in factored form: a blur of each channel, and the original weights.
+
+Knows weights, filters and strides; no plan. Both layers equal their dense form to rounding, borders included.
+Derivation: docs/mathematics.md, "Interpolation = dilation, then smoothing", and docs/pytorch.md, "Where smoothing is
+fused": the blur runs at the step of the convolution behind it (or in front, where that one is transposed), so that
+nothing is smoothed that nobody reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from .layers import CroppedConvTranspose, described
+from .padding import OwnPadding, Sides, pad_sides
+
+_CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
+_CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def common_step(kernel: int, stride: int, spread: int) -> int:
+    """The step between the pixels that a convolution reads: all others are never looked at.
+
+    Examples
+    --------
+    >>> common_step(3, 2, 2), common_step(3, 1, 2), common_step(1, 2, 2), common_step(3, 4, 6)
+    (2, 1, 2, 2)
+    """
+    return stride if kernel == 1 else math.gcd(stride, spread)
+
+
+class _Smoothing(nn.Module):
+    """The blur of a factored layer: one filter per axis, a pixel apart in its input or in its output.
+
+    step : per axis, what the stride and the spread of the convolution have in common; 1 where nothing is blurred
+    """
+
+    def _set_filters(
+        self, filters: Sequence[Tensor], kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int]
+    ) -> None:
+        self.blurred = tuple(taps.tolist() != [1.0] for taps in filters)
+        for axis, taps in enumerate(filters):
+            self.register_buffer(f"filter_{axis}", taps, persistent=False)
+        self.stride, self.spread = tuple(stride), tuple(spread)
+        steps = map(common_step, kernel, stride, spread)
+        self.step = tuple(step if blurred else 1 for step, blurred in zip(steps, self.blurred, strict=True))
+        self._stride = tuple(t // step for t, step in zip(stride, self.step, strict=True))
+        # A single tap has no distance to another.
+        self._spread = tuple(1 if k == 1 else d // step for k, d, step in zip(kernel, spread, self.step, strict=True))
+
+    def taps(self, axis: int) -> Tensor:
+        """The filter along a spatial axis."""
+        found: Tensor = getattr(self, f"filter_{axis}")
+        return found
+
+    def _smooth(self, run: Any, x: Tensor, axis: int, padding: Sequence[int], **more: Any) -> Tensor:
+        """`run`, a convolution or a transposed one, of every channel with the filter of an axis."""
+        count, channels = len(self.step), x.shape[1]
+        shape, step = [1] * count, [1] * count
+        shape[axis], step[axis] = -1, self.step[axis]
+        taps = self.taps(axis).to(x.dtype).reshape(1, 1, *shape)
+        taps = taps.expand(channels, *taps.shape[1:])
+        out: Tensor = run(x, taps, None, step, _alone(padding, axis), groups=channels, **more)
+        return out
+
+    def _blur_repr(self) -> str:
+        blur = "x".join(str(len(self.taps(axis))) for axis in range(len(self.step)))
+        return f", dilation={self.spread}, blur={blur}"
+
+
+class FactoredConv(OwnPadding, _Smoothing):
+    """A rescaled convolution as a depthwise blur and a dilated convolution with the original weights.
+
+    The blur runs over the padded input and the convolution adds no padding, so the borders are those of the dense
+    form. Where stride and dilation share a factor, the blur takes it over: at twice the size a convolution of stride 2
+    reads every second pixel, so only those are made, and the convolution runs on them without stride or dilation.
+
+    Parameters
+    ----------
+    weight, bias : nn.Parameter
+        Of the original layer, the same objects.
+    filters : list of (L,) tensors
+        The blur, one filter per spatial axis.
+    stride, spread : sequences of int
+        Of the dilated convolution that reads the blurred grid.
+    dilation : sequence of int
+        Of the original layer.
+    sides : ((left, right), ...)
+        Padding before the blur.
+    by_hand, by_hand_mode
+        What the model pads before, and how.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
+        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1, padding_mode: str = "zeros",
+        by_hand: Sides = (), by_hand_mode: str = "constant",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = weight
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", bias)
+        self.groups = groups
+        self._set_filters(filters, weight.shape[2:], stride, spread)
+        self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
+        reach = [len(taps) - 1 if blurred else 0 for taps, blurred in zip(filters, self.blurred, strict=True)]
+        split = [
+            _split(pair, r, step) if self.padding_mode == "zeros" else (pair, 0, 0)
+            for pair, r, step in zip(sides, reach, self.step, strict=True)
+        ]
+        self._before, self._inside, self._behind = (tuple(part) for part in zip(*split, strict=True))
+        # What code around a convolution may ask of it: the answers of the original layer.
+        self.kernel_size, self.dilation = tuple(weight.shape[2:]), tuple(dilation)
+        self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = _CONV[len(self.sides) - 1]
+        x = self._padded(x, self._before)
+        for axis, blurred in enumerate(self.blurred):
+            if blurred:
+                x = self._smooth(conv, x, axis, self._inside)
+        out: Tensor = conv(x, self.weight, self.bias, self._stride, self._behind, self._spread, self.groups)
+        return out
+
+    def extra_repr(self) -> str:
+        return described(self.weight, self.stride, self.sides, self.groups, self.padding_mode) + self._blur_repr()
+
+
+class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
+    """A rescaled transposed convolution as one with the original weights, dilated, and a blur of its output.
+
+    Stride and dilation come from the scale, so they share a factor as a rule; the blur takes it over and enlarges: at
+    twice the size a transposed convolution of stride 2 runs with stride 1 and no dilation, on a quarter of the grid.
+
+    Parameters
+    ----------
+    weight, bias : nn.Parameter
+        Of the original layer, the same objects.
+    filters : list of (L,) tensors
+        The blur, one filter per spatial axis.
+    stride, spread : sequences of int
+        Of the dilated transposed convolution that writes the grid to be blurred.
+    dilation : sequence of int
+        Of the original layer.
+    sides : ((left, right), ...)
+        How much of the full output is cropped (negative: added).
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
+        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(weight, bias, stride=stride, sides=sides, groups=groups)
+        self._set_filters(filters, weight.shape[2:], stride, spread)
+        self.dilation = tuple(dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        run = _CONV_TRANSPOSE[len(self.sides) - 1]
+        x = run(x, self.weight, None, self._stride, groups=self.groups, dilation=self._spread)
+        crop = [(-left, -right) for left, right in self.sides]
+        for axis, blurred in enumerate(self.blurred):
+            if not blurred:
+                continue
+            # What is cropped alike on both sides is not computed at all.
+            inside = max(0, min(self.sides[axis]))
+            x = self._smooth(run, x, axis, [inside] * len(crop))
+            crop[axis] = (crop[axis][0] + inside, crop[axis][1] + inside)
+        x = pad_sides(x, crop)
+        bias: Tensor | None = self.bias
+        return x if bias is None else x + bias.reshape(-1, *(1 for _ in self.sides))
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._blur_repr()
+
+
+def _alone(values: Sequence[int], axis: int) -> list[int]:
+    """Padding along one axis only."""
+    return [value if i == axis else 0 for i, value in enumerate(values)]
+
+
+def _split(sides: tuple[int, int], reach: int, step: int) -> tuple[tuple[int, int], int, int]:
+    """Zeros around an axis as: a copy's padding, the blur's, and that of the convolution behind it, in its own pixels.
+
+    The blur has to run as far as it smears the image; where all is zero, which far dilations reach, the convolution
+    pads. Equal sides need no copy of the input.
+
+    Examples
+    --------
+    >>> _split((6, 6), 8, 1), _split((12, 12), 8, 1), _split((15, 14), 9, 2)
+    (((0, 0), 6, 0), ((0, 0), 8, 4), ((11, 10), 0, 2))
+    """
+    behind = max(0, min(sides) - reach) // step
+    left, right = (side - behind * step for side in sides)
+    return ((0, 0), left, behind) if left == right >= 0 else ((left, right), 0, behind)

@@ -1,0 +1,57 @@
+"""Padding whose sides differ, in any of torch's modes, and in the place of what a model pads by hand.
+
+Knows tensors; no weight, kernel or plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+Sides = tuple[tuple[int, int], ...]
+
+
+def pad_sides(x: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros", value: float = 0.0) -> Tensor:
+    """Pad (or crop, where negative) each spatial axis of `x` by its own left and right.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pad_sides(torch.ones(1, 1, 2), [(2, -1)]).tolist()
+    [[[0.0, 0.0, 1.0]]]
+    """
+    if any(side < 0 for pair in sides for side in pair):
+        x = F.pad(x, _flat([(min(left, 0), min(right, 0)) for left, right in sides]))
+    added = [(max(left, 0), max(right, 0)) for left, right in sides]
+    if any(side for pair in added for side in pair):
+        x = F.pad(x, _flat(added)) if mode == "zeros" and value == 0 else _pad_with(x, added, mode, value)
+    return x
+
+
+def _pad_with(x: Tensor, sides: Sequence[tuple[int, int]], mode: str, value: float) -> Tensor:
+    return F.pad(x, _flat(sides), value=value) if mode == "zeros" else F.pad(x, _flat(sides), mode=mode)
+
+
+def _flat(sides: Sequence[tuple[int, int]]) -> list[int]:
+    # torch lists the last axis first.
+    return [n for pair in reversed(sides) for n in pair]
+
+
+class OwnPadding:
+    """Padding of a layer's own: each side by itself, and in the place of what the model pads by hand.
+
+    Padding by hand with zeros goes on, and the layer adds what is missing (or crops). With any other mode it is
+    cropped off and done again, since the reflection of a reflection is not the reflection of the image.
+    """
+
+    def _set_padding(self, sides: Sides, mode: str, by_hand: Sides, by_hand_mode: str) -> None:
+        redone = bool(by_hand) and by_hand_mode != "constant"
+        self.sides, self.padding_mode = sides, by_hand_mode if redone else mode
+        self.crop = tuple((-left, -right) for left, right in by_hand) if redone else ()
+
+    def _padded(self, x: Tensor, sides: Sides) -> Tensor:
+        if self.crop:
+            x = pad_sides(x, self.crop)
+        return pad_sides(x, sides, self.padding_mode)
