@@ -55,7 +55,8 @@ def sample(pipe: Any, row: Row, scale: int, count: int) -> Images:
     noise = torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(SEED))
     labels = torch.from_numpy(asked(count))
     made = []
-    with row.attached(pipe, scale):
+    # The network in bfloat16, as it was trained: it is 2.5 times faster here, and sampling itself stays in float32.
+    with row.attached(pipe, scale), torch.autocast("cpu", torch.bfloat16):
         for first in range(0, count, BATCH):
             part = slice(first, first + BATCH)
             made.append(
@@ -126,9 +127,8 @@ def sweep(scale: int, count: int, jobs: int, only: str, results: dict[str, Any])
         Reference.of_size(TRAINED * 2)
         results.setdefault("trained size", trained_size(count))
     here = results.setdefault(str(scale), {"rows": {}})
-    here["setting"] = {
-        "samples": count, "steps": STEPS, "seed": SEED, "torch": torch.__version__, "diffusers": diffusers.__version__,
-    }  # fmt: skip
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    here["setting"] = {"samples": count, "steps": STEPS, "seed": SEED, "autocast": "bfloat16", **versions}
     pictures = HERE / "results" / f"diffusion-{scale}x.npz"
     shown = dict(np.load(pictures)) if pictures.exists() else {}
     wanted = [i for i, row in enumerate(ROWS[scale]) if only in row.name]

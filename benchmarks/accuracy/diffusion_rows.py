@@ -111,6 +111,7 @@ TWICE: list[Row] = [
     Row("guidance (1, 0.6) + optimal inner", {}, {"eta": 0.6}, group="guidance"),
     Row("guidance (1, 1), smooth U", None, {"enlarge": "cubic"}, group="guidance"),
     Row("guidance (1, 1), smooth U + optimal inner", {}, {"enlarge": "cubic"}, group="guidance"),
+    Row("guidance (1.3, 1), smooth U + optimal inner", {}, {"theta": 1.3, "enlarge": "cubic"}, group="guidance"),
     Row("guidance (1, 1) + cubic inner", {"method": "cubic"}, {}, group="guidance"),
     Row("guidance (1, 1) without tau", None, {}, "no tau", group="ablations"),
     Row("guidance (1, 1) without P", None, {}, "no P", group="ablations"),
@@ -127,8 +128,14 @@ def _nested() -> list[Row]:
         for top in choices
         for middle in choices
     ]
-    best = {4: "dilate", 2: "optimal"}
-    return [*rows, Row("nested (1.3, 1): dilated / optimal", {"method": best}, {"theta": 1.3}, group="nested")]
+    best = {"method": {4: "dilate", 2: "optimal"}}
+    smooth = {"enlarge": "cubic"}
+    return [
+        *rows,
+        Row("nested (1.3, 1): dilated / optimal", best, {"theta": 1.3}, group="nested"),
+        Row("nested: dilated / optimal, smooth U", best, smooth, group="nested"),
+        Row("nested: optimal / optimal, smooth U", {}, smooth, group="nested"),
+    ]
 
 
 FOUR_TIMES: list[Row] = [
@@ -143,7 +150,7 @@ FOUR_TIMES: list[Row] = [
 
 EIGHT_TIMES: list[Row] = [
     Row("untouched", group="plain"),
-    Row("nested: optimal at every level", {}, {}, group="nested"),
+    Row("nested: optimal at every level", {}, {"enlarge": "cubic"}, group="nested"),
 ]
 
 ROWS: dict[int, list[Row]] = {2: TWICE, 4: FOUR_TIMES, 8: EIGHT_TIMES}

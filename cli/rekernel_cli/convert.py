@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rekernel import Plan, Report
 
 _NOTES = 8
-_SAMPLER = "Sampling (diffusers pipelines)"
 _LARGEST_PLAN = 1 << 28
 
 
@@ -38,20 +37,11 @@ _LARGEST_PLAN = 1 << 28
 )
 @option(
     "--guidance",
-    group=_SAMPLER,
+    group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Leave the weights; record upsample guidance (theta=1,eta=0.6) and kernels switched while sampling.",
+    help="Leave the weights; record how to sample: theta=1,eta=0.6,until=0.7, kernels=none, ...",
 )
-@option(
-    "--until",
-    group=_SAMPLER,
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="Share of the schedule with rescaled kernels, from the noisy end.",
-)
-@option("--no-kernels", group=_SAMPLER, is_flag=True, help="Record guidance alone.")
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size of TARGET; write nothing.")
 @option(
     "--dtype",
@@ -77,8 +67,6 @@ def convert(
     planning: Planning,
     plan_file: BinaryIO | None,
     guidance: dict[str, Any] | None,
-    until: float,
-    no_kernels: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -104,13 +92,8 @@ def convert(
             raise click.UsageError(
                 "--guidance leaves the weights: --plan, --dtype, --max-shard-size and --resume do not go with it."
             )
-        kernels = guiding.kernels_of(planning, until, switched=not no_kernels)
-        guiding.record(
-            source, target, planning, guidance, kernels, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json
-        )
+        guiding.record(source, target, planning, guidance, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
-    if until != 1 or no_kernels:
-        raise click.UsageError("--until and --no-kernels say how to sample; they go with --guidance.")
     if plan_file is None:
         work = planning.keywords()
     else:

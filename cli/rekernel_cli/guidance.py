@@ -15,14 +15,14 @@ from .terminal import counted, echo_json
 if TYPE_CHECKING:
     from .options import Planning
 
-_NUMBERS = ("theta", "eta", "start", "stop")
+_NUMBERS = ("theta", "eta", "start", "stop", "until")
 _WHOLE = ("levels",)
-_WORDS = ("reduce", "enlarge", "predictor")
+_WORDS = ("reduce", "enlarge", "predictor", "kernels")
 _ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
 
 
 def options(text: str) -> dict[str, Any]:
-    """'theta=1,eta=0.6' as arguments of `UpsampleGuidance`.
+    """'theta=1,eta=0.6' as arguments of `UpsampleGuidance`; `until` and `kernels` are of the kernels beside it.
 
     Examples
     --------
@@ -49,14 +49,17 @@ def parsed(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else options(value)
 
 
-def kernels_of(planning: Planning, until: float, *, switched: bool) -> dict[str, Any] | None:
-    """The switched kernels that the planning options describe; None without any."""
+def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | None:
+    """The switched kernels that the planning options describe, less what `--guidance` says of them; None for none."""
     if refused := [name for name in planning.typed if name not in _ALLOWED]:
         raise click.UsageError(
             f"{', '.join(refused)}: with --guidance the weights stay as they are and kernels are switched while "
-            f"sampling, by --method, --preset or --include, and --until"
+            f"sampling, by --method, --preset or --include, and until=0.7"
         )
-    if not switched:
+    until, word = given.pop("until", 1.0), given.pop("kernels", "switched")
+    if word not in ("switched", "none"):
+        raise click.UsageError(f"--guidance kernels={word}: write kernels=none, or --method for another kind")
+    if word == "none":
         return None
     layers: Any = list(planning.raw["include"]) or planning.raw["preset"] or "inner"
     found = {"layers": layers, "method": planning.raw["method"]}
@@ -64,7 +67,7 @@ def kernels_of(planning: Planning, until: float, *, switched: bool) -> dict[str,
 
 
 def record(
-    source: str, target: str, planning: Planning, guidance: dict[str, Any], kernels: dict[str, Any] | None,
+    source: str, target: str, planning: Planning, given: dict[str, Any],
     *, force: bool, dry_run: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """`rekernel convert --guidance`: the folder copied, and what to attach recorded in it."""
@@ -75,7 +78,8 @@ def record(
     from rekernel.diffusion import Recorded, UpsampleGuidance, record
     from rekernel.escape import shown_path
 
-    scale = planning.keywords()["scale"]
+    guidance = dict(given)
+    kernels, scale = kernels_of(planning, guidance), planning.keywords()["scale"]
     if dry_run:
         made = Recorded(scale, 1, guidance, kernels)
     else:

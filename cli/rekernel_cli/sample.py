@@ -93,6 +93,8 @@ def sample(
         if name != "upsample":
             raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.3 or none")
         wanted = guiding.options(settings)
+        if wanted.keys() & {"until", "kernels"}:
+            raise click.UsageError("--guidance: until and kernels are options of their own here")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )

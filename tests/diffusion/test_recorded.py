@@ -151,7 +151,7 @@ def run(*arguments):
 
 def test_convert_with_guidance_and_sample(folder, tmp_path):
     out, grid = tmp_path / "guided", tmp_path / "grid.png"
-    done = run("convert", folder, out, "--scale", "2", "--guidance", "theta=1.2,eta=0.8", "--until", "0.6")
+    done = run("convert", folder, out, "--scale", "2", "--guidance", "theta=1.2,eta=0.8,until=0.6")
     assert done.exit_code == 0, done.output
     assert "theta=1.2" in done.output
     assert "until=0.6" in done.output
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_grid_and_guidance_another(folder, tmp_path
         (("--guidance", "theta=1", "--dtype", "F16"), 2, "leaves the weights"),
         (("--guidance", "theta=1", "--taps", "7"), 2, "--taps"),
         (("--guidance", "eta=3"), 1, "eta=3"),
-        (("--until", "0.5"), 2, "go with --guidance"),
+        (("--guidance", "theta=1,kernels=some"), 2, "kernels=none"),
     ],
 )
 def test_what_does_not_go_together_is_said(folder, tmp_path, arguments, code, said):
