@@ -18,7 +18,7 @@ SOURCE = Path(rk.__file__).parent
 
 FOREIGN = (
     "torch", "scipy", "jax", "cupy", "click", "rich", "array_api_compat", "safetensors", "huggingface_hub",
-    "diffusers", "transformers", "ml_dtypes", "matplotlib", "psutil",
+    "diffusers", "transformers", "ml_dtypes", "onnx", "flax", "keras", "mlx", "matplotlib", "psutil",
 )  # fmt: skip
 
 # Lowest first. A module imports from its own level or below; one that does not exist yet is no error.
@@ -32,14 +32,18 @@ LEVELS: list[set[str]] = [
     {"escape"},
     {"header"},
     {"dtypes", "atomic"},
-    {"checkpoint", "pickles", "writer"},  # a pickle opens as a checkpoint: they know each other, but only when called
-    {"plan", "families", "selection", "journal"},
-    {"settings"},
+    # A pickle opens as a checkpoint, and an address of the Hub as a path: they know each other, but only when called.
+    {"checkpoint", "pickles", "remote", "writer"},
+    {"plan", "families", "selection", "journal", "layouts", "modelspec"},
+    {"lora"},
+    {"architecture"},
+    {"settings", "transformers_config"},
     {"layer_planner", "recipe"},
     {"planner"},
-    {"outputs", "inspect", "targets", "digests"},
+    {"outputs", "inspect", "targets", "digests", "download"},
     {"stream"},
     {"conversion"},
+    {"onnx"},
     {"convert"},
     {"hub", "torch", "diffusion"},
 ]

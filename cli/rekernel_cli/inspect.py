@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> None:
     """Show what a checkpoint holds, from its header alone.
 
-    SOURCE is a .safetensors file, an index, a folder with one of them, or a diffusers pipeline folder. No weights are
-    read, so that it takes no time. Shown are size, dtypes, metadata, the family of architectures recognised with its
-    presets, and how the weights were rescaled, if they were.
+    SOURCE is a .safetensors file, an index, a folder with one of them, or a diffusers pipeline folder, here or on the
+    Hub (hf://org/name[@revision][/folder or file]). No weights are read, so that it takes no time. Shown are size,
+    dtypes, metadata, the family of architectures recognised with its presets, and how the weights were rescaled, if
+    they were.
 
     \b
         rekernel inspect unet.safetensors
-        rekernel inspect stable-diffusion-v1-5/ --tensors
+        rekernel inspect hf://org/stable-diffusion@main/unet --tensors
         rekernel inspect unet-2x.safetensors --json | jq .recipe.plan.options
     """
     import rekernel

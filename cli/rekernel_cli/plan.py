@@ -23,8 +23,8 @@ from .options import OUTPUT, Planning, option, planning_options
 def plan(source: str, planning: Planning, as_json: bool) -> None:
     """Show what would happen to every tensor of SOURCE, and why.
 
-    Names and shapes decide; no weights are read, nothing is written. What they leave unclear becomes a note that names
-    the option to resolve it.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Names and shapes decide; no weights are read,
+    nothing is written. What they leave unclear becomes a note that names the option to resolve it.
 
     \b
         rekernel plan unet.safetensors --scale 2

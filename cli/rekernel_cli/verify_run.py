@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
+from rekernel.remote import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.verify import plan_scales
 
@@ -82,7 +83,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _load_original(model: nn.Module, source: str) -> None:
     try:
-        model.load_state_dict(load_file(source))
+        model.load_state_dict(load_file(local_path(source)))
     except FileNotFoundError:
         raise RekernelError(f"{shown(source, 400)}: no such file") from None
     except (RuntimeError, SafetensorError) as error:

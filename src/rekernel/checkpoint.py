@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from .header import (
     foreign_format,
     is_pickle,
     open_regular,
+    parse_header,
     read_header_from,
     strict_json,
 )
@@ -212,15 +213,20 @@ class Checkpoint:
             self.close()
 
 
-def open_checkpoint(path: StrPath, *, allow_pickle: bool = False) -> TensorSource:
+def open_checkpoint(
+    path: StrPath, *, allow_pickle: bool = False, read_shard: Callable[[Path], Shard] | None = None
+) -> TensorSource:
     """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder with exactly one of them.
 
     Parameters
     ----------
-    path : path
-        What to open. Headers are read and checked now, data when asked for.
+    path : path or address
+        What to open; of an `hf://` address, what is needed is downloaded first. Headers are read and checked now,
+        data when asked for.
     allow_pickle : bool
         Also accept .bin, .pt, .pth and .ckpt, through torch's loader for tensors alone.
+    read_shard : callable, optional
+        What reads a file's header, where it does not lie on the disk.
 
     Returns
     -------
@@ -232,7 +238,10 @@ def open_checkpoint(path: StrPath, *, allow_pickle: bool = False) -> TensorSourc
     Traceback (most recent call last):
     rekernel.header.CheckpointError: weights.ckpt: no such file or folder.
     """
-    path = Path(path)
+    from .remote import local_path  # what lies on the Hub is opened from the Hub's cache
+
+    path = local_path(path) if read_shard is None else Path(path)
+    read_shard = read_shard or _read_shard
     where = shown_path(path)
     if not os.path.lexists(path):
         raise CheckpointError(f"{where}: no such file or folder.")
@@ -240,7 +249,7 @@ def open_checkpoint(path: StrPath, *, allow_pickle: bool = False) -> TensorSourc
         path = _the_one(path, allow_pickle)
         where = shown_path(path)
     if _INDEX.fullmatch(path.name):
-        return _open_sharded(path)
+        return _open_sharded(path, read_shard)
     named_pickle = path.suffix.lower() in PICKLE_SUFFIXES
     if (named_pickle and not _begins_as(path, "safetensors")) or (allow_pickle and _begins_as(path, "pickle")):
         from .pickles import PickleCheckpoint  # torch only where it is needed
@@ -248,7 +257,7 @@ def open_checkpoint(path: StrPath, *, allow_pickle: bool = False) -> TensorSourc
         return PickleCheckpoint(path, allow_pickle=allow_pickle)
     if path.suffix.lower() == ".json":
         raise CheckpointError(f"{where}: not an index; pass a .safetensors file or a *.safetensors.index.json.")
-    return Checkpoint(path, "file", (_read_shard(path),))
+    return Checkpoint(path, "file", (read_shard(path),))
 
 
 @dataclass(frozen=True)
@@ -428,7 +437,7 @@ def _weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:
     return weights
 
 
-def _open_sharded(path: Path) -> Checkpoint:
+def _open_sharded(path: Path, read_shard: Callable[[Path], Shard]) -> Checkpoint:
     where = shown_path(path)
     index = _read_index(path)[1]
     weights = _weight_map(path, index)
@@ -437,7 +446,7 @@ def _open_sharded(path: Path) -> Checkpoint:
     for name in sorted(set(weights.values())):
         if not os.path.lexists(path.parent / name):
             raise CheckpointError(f"{where}: shard {shown(name)} is missing; download it into the same folder.")
-        shard = _read_shard(_contained(path.parent, name))
+        shard = read_shard(_contained(path.parent, name))
         for tensor in shard.header.tensors:
             what = f"{where}: tensor {shown(tensor)}"
             if tensor in home:
@@ -465,11 +474,22 @@ def _contained(folder: Path, name: str) -> Path:
     root, target = folder.resolve(), path.resolve()
     if target.is_relative_to(root):
         return path
-    # <repo>/snapshots/<revision>/... -> <repo>/blobs/<hash>, with no link on the way to hide behind.
+    # <repo>/snapshots/<revision>/... -> <repo>/blobs/<hash>, with no link on the way to hide behind; newer clients make
+    # that a link too, to <cache>/blobs/<2 digits>/<hash>, a store that all repositories share and that is marked.
     for place in (root, *root.parents):
-        if place.parent.name == "snapshots" and target.parent == place.parent.parent / "blobs":
+        if place.parent.name != "snapshots":
+            continue
+        repository, shared = place.parent.parent, target.parent.parent
+        if target.parent == repository / "blobs":
+            return path
+        if shared == repository.parent / "blobs" and (shared / ".huggingface-shared-blobs").is_file():
             return path
     raise CheckpointError(f"{shown_path(path)}: a link that leads out of its folder, to {shown_path(target)}; refused.")
+
+
+def shard_of_header(path: Path, raw: bytes, size: int, where: str) -> Shard:
+    """A shard of which `path` holds the header `raw` alone, of a file of `size` bytes: its tensors cannot be read."""
+    return Shard(path, parse_header(raw, size=size, where=shown_path(where)), _signature(path.stat()))
 
 
 def _read_shard(path: Path) -> Shard:

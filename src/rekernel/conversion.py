@@ -16,16 +16,20 @@ from pathlib import Path
 from .atomic import check_free_space, copy_atomic, write_atomic
 from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
 from .digests import Digests, digesting, resolved, stand_ins
+from .download import Fetched
 from .errors import RekernelError
 from .escape import shown_path
 from .header import build_header
 from .journal import Journal
+from .modelspec import rescaled_metadata
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
 from .plan import Plan
 from .planner import refuse_rescaled
 from .recipe import KEY, Recipe, placeholder
+from .remote import Origin
 from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights
+from .transformers_config import rescaled_configs
 from .version import __version__
 from .writer import StreamingWriter
 
@@ -43,6 +47,7 @@ class Report:
     plans : by component; '' for a checkpoint that is no pipeline
     resumed : files that an earlier run had finished
     skipped : weights in other formats, not copied since they would still be the old ones
+    notes : what a configuration beside the weights cannot say of them
     """
 
     target: Path
@@ -53,6 +58,7 @@ class Report:
     plans: dict[str, Plan]
     resumed: int = 0
     skipped: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,18 @@ class Conversion:
 
     options: Options
     plans: dict[str, Plan]
+    origin: Origin | None = None
     files: list[Path] = field(default_factory=list)
     written: int = 0
     resumed: int = 0
     done: int = 0
     total: int = 0
+    rewritten: dict[Path, bytes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def checkpoint(self, source: Path, target: Path, *, into_folder: bool = False) -> Report:
+    def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """A file to a file, or several files and whatever lies beside them to a folder."""
+        source = fetched.path
         with open_checkpoint(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
             folder, name = (
@@ -105,13 +115,16 @@ class Conversion:
             )
             job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
             copies, skipped = beside(opened, source, folder) if source.is_dir() else ([], ())
+            copies, skipped = fetched.copied(copies), fetched.left or skipped
             if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
                 copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
+            self.rewritten, self.notes = rescaled_configs(copies, self.plans[""])
             self._run([job], copies, opened.files, commit=None)
         return self._report(target if not to_file else folder / name, skipped)
 
-    def pipeline(self, pipeline: Pipeline, parts: Mapping[str, Path], target: Path) -> Report:
+    def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
         """The chosen components converted, everything else copied, model_index.json last."""
+        parts = fetched.parts
         folder = folder_target(target, pipeline.path)
         jobs = []
         try:
@@ -122,6 +135,7 @@ class Conversion:
             others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])
             read = {path for job in jobs for path in job.source.files}
             skipped += [f for n in parts for f in pipeline.components[n].files if pipeline.path / f not in read]
+            skipped += fetched.left
             commit = Path("model_index.json")
             copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != commit]
             inputs = [path for job in jobs for path in job.source.files]
@@ -178,7 +192,10 @@ class Conversion:
                     for file in job.outputs.files:
                         self._write(job, file, digests, journal, finished, root)
             for a, b in copies:
-                copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
+                if b in self.rewritten:
+                    write_atomic(b, self.rewritten[b], force=options.force or options.resume, inputs=[a, *inputs])
+                else:
+                    copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
                 self._advance(a.stat().st_size)
                 self.files.append(b)
             for job in jobs:
@@ -201,8 +218,8 @@ class Conversion:
         root: Path,
     ) -> None:
         path = job.folder / file.name
-        source_metadata = _metadata_of(job.source, file)
-        recipe = Recipe(job.plan, stand_ins(job.source), self.options.dtype or "", f"rekernel {__version__}")
+        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.options.get("scale"))
+        recipe = Recipe(job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}")
         metadata = {**source_metadata, KEY: recipe.to_json()}
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         if self.options.resume and path.exists():
@@ -231,7 +248,10 @@ class Conversion:
     def _report(self, target: Path, skipped: Sequence[Path]) -> Report:
         changed = sum(len(plan.changed) for plan in self.plans.values())
         kept = sum(len(plan.changes) for plan in self.plans.values()) - changed
-        return Report(target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped))
+        return Report(
+            target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped),
+            tuple(self.notes),
+        )  # fmt: skip
 
 
 @contextmanager

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import find_pipeline, open_checkpoint
 from .conversion import Conversion, Options, Progress, Report
+from .download import fetch
 from .dtypes import target_dtype
 from .errors import RekernelError
 from .escape import shown_path
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import plan_checkpoint
+from .remote import Place, local_path, looked_at
 from .stream import peak_bytes
 from .targets import parts_of
 
@@ -46,8 +47,9 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
 
     Parameters
     ----------
-    source : path
-        Anything `open_checkpoint` takes, or a diffusers pipeline folder.
+    source : path or address
+        Anything `open_checkpoint` takes, or a diffusers pipeline folder. Of an `hf://` address headers are all that is
+        fetched.
     components : sequence of str, optional
         Of a pipeline; by default its UNet.
     **planning
@@ -61,7 +63,32 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     >>> list(plan_source(path, scale=2))
     ['']
     """
-    return {name: plan_checkpoint(path, **planning) for name, path in parts_of(source, components).items()}
+    if _is_onnx(source):
+        from .onnx import plan_onnx
+
+        _refuse_for_onnx(components=components)
+        return {"": plan_onnx(local_path(source), **planning)}
+    with looked_at(source) as place:
+        return _plans(place, parts_of(place.path, components), planning)
+
+
+def _is_onnx(source: StrPath) -> bool:
+    return os.fspath(source).lower().endswith(".onnx")
+
+
+def _refuse_for_onnx(**options: Any) -> None:
+    """Raise for what has a meaning for checkpoints alone."""
+    for name, value in options.items():
+        if value:
+            raise RekernelError(f"{name} is for checkpoints; an ONNX model is converted as one file, without it")
+
+
+def _plans(place: Place, parts: Mapping[str, Path], planning: Mapping[str, Any]) -> dict[str, Plan]:
+    plans = {}
+    for name, path in parts.items():
+        with place.open(path, allow_pickle=planning.get("allow_pickle", False)) as opened:
+            plans[name] = plan_checkpoint(opened, **planning)
+    return plans
 
 
 def estimate(
@@ -91,14 +118,21 @@ def estimate(
     True
     """
     plans = {"": plans} if isinstance(plans, Plan) else plans
+    if _is_onnx(source):
+        from .onnx import output_bytes
+
+        _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size)
+        nbytes = output_bytes(local_path(source), plans[""])
+        return Estimate(nbytes, _INTERPRETER + 3 * nbytes, ((Path(source).name, nbytes),))
     dtype = target_dtype(dtype) if dtype else None
     files: list[tuple[str, int]] = []
     peak = 0
-    for name, path in parts_of(source, [n for n in plans if n] or None).items():
-        with open_checkpoint(path, allow_pickle=allow_pickle) as opened:
-            outputs = arrange(opened, output_tensors(opened, plans[name], dtype), Path(path).name, max_shard_size)
-        files += [(f"{name}/{file.name}" if name else file.name, file.nbytes) for file in outputs.files]
-        peak = max(peak, peak_bytes(outputs.files))
+    with looked_at(source) as place:
+        for name, path in parts_of(place.path, [n for n in plans if n] or None).items():
+            with place.open(path, allow_pickle=allow_pickle) as opened:
+                outputs = arrange(opened, output_tensors(opened, plans[name], dtype), path.name, max_shard_size)
+            files += [(f"{name}/{file.name}" if name else file.name, file.nbytes) for file in outputs.files]
+            peak = max(peak, peak_bytes(outputs.files))
     return Estimate(sum(size for _, size in files), _INTERPRETER + peak, tuple(files))
 
 
@@ -124,8 +158,9 @@ def convert(
 
     Parameters
     ----------
-    source : path
-        A safetensors file, an index, a folder with one of them, or a diffusers pipeline folder.
+    source : path or address
+        A safetensors file, an index, a folder with one of them, or a diffusers pipeline folder; or the `hf://` address
+        of one, of which what is needed is downloaded once the plan stands.
     target : path
         A file for a file, otherwise a folder.
     plan : Plan, optional
@@ -173,15 +208,25 @@ def convert(
     if plan is not None and planning:
         raise RekernelError(f"convert takes a plan or {sorted(planning)[0]}=..., not both: the plan has decided that")
     planning = {**planning, "allow_cast": allow_cast, "allow_pickle": allow_pickle}
-    parts = parts_of(source, components)
-    if plan is not None and len(parts) > 1:
-        raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
-    plans = {n: plan if plan is not None else plan_checkpoint(p, **planning) for n, p in parts.items()}
-    if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
-        hint = f" Note: {warnings[0]}" if (warnings := [w for p in plans.values() for w in p.warnings]) else ""
-        raise RekernelError(f"{shown_path(source)}: the plan changes nothing.{hint}")
-    pipeline = find_pipeline(source)
+    if _is_onnx(source):
+        from .onnx import convert_onnx
+
+        _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size, components=components, resume=resume)
+        if plan is None:
+            return convert_onnx(local_path(source), Path(target), force=force, progress=progress, **planning)
+        return convert_onnx(local_path(source), Path(target), plan=plan, force=force, progress=progress)
+    with looked_at(source) as place:
+        parts = parts_of(place.path, components)
+        if plan is not None and len(parts) > 1:
+            raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
+        plans = _plans(place, parts, planning) if plan is None else dict.fromkeys(parts, plan)
+        if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
+            hint = f" Note: {warnings[0]}" if (warnings := [w for p in plans.values() for w in p.warnings]) else ""
+            raise RekernelError(f"{shown_path(place.path)}: the plan changes nothing.{hint}")
+        fetched = fetch(place, parts, allow_pickle=allow_pickle)
+    run = Conversion(options, plans, fetched.origin)
+    pipeline = fetched.pipeline()
     if pipeline is None:
         into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
-        return Conversion(options, plans).checkpoint(Path(source), Path(target), into_folder=into_folder)
-    return Conversion(options, plans).pipeline(pipeline, parts, Path(target))
+        return run.checkpoint(fetched, Path(target), into_folder=into_folder)
+    return run.pipeline(pipeline, fetched, Path(target))

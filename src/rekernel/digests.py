@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint, TensorSource
 from .recipe import SourceFile, placeholder
+from .remote import Origin
 
 Digests = list[Future[SourceFile]]
 
@@ -33,9 +34,16 @@ def data_files(source: TensorSource) -> list[Path]:
     return [shard.path for shard in source.shards] or [source.path]
 
 
-def stand_ins(source: TensorSource) -> tuple[SourceFile, ...]:
+def stand_ins(source: TensorSource, origin: Origin | None = None) -> tuple[SourceFile, ...]:
     """The files with placeholders for their digests, each as long as what will replace it."""
-    return tuple(SourceFile(path.stat().st_size, placeholder(i)) for i, path in enumerate(data_files(source)))
+    return tuple(
+        SourceFile(path.stat().st_size, placeholder(i), *_known(path, origin))
+        for i, path in enumerate(data_files(source))
+    )
+
+
+def _known(path: Path, origin: Origin | None) -> tuple[str, ...]:
+    return (origin.repo, origin.commit, path.relative_to(origin.root).as_posix()) if origin else ()
 
 
 def resolved(recipe: str, digests: Digests) -> str:

@@ -1,6 +1,6 @@
 """Looking at a checkpoint: what its headers say, and nothing of its weights.
 
-Knows how to count and to ask `families` and `recipe`.
+Knows how to count and to ask `architecture` and `recipe`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checkpoint import find_pipeline, open_checkpoint
+from .architecture import architecture
+from .checkpoint import find_pipeline
 from .errors import RekernelError
 from .escape import shown_path
-from .families import recognise
 from .header import TensorInfo
 from .recipe import Recipe, find_recipe
+from .remote import Place, looked_at
 
 
 @dataclass(frozen=True)
 class Info:
     """A checkpoint from the outside.
 
-    path, kind : what was opened: 'file', 'sharded', 'pickle' or 'pipeline'
+    path, kind : what was opened, a path or an address: 'file', 'sharded', 'pickle' or 'pipeline'
     nbytes, parameters : of all tensors
     dtypes : count and bytes of tensors by dtype
     tensors : in the order of the data
@@ -33,7 +34,7 @@ class Info:
     components : for a pipeline, each component that has weights
     """
 
-    path: Path
+    path: Path | str
     kind: str
     nbytes: int = 0
     parameters: int = 0
@@ -52,8 +53,9 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
 
     Parameters
     ----------
-    path : path
-        Anything `open_checkpoint` takes, or a diffusers pipeline folder.
+    path : path or address
+        Anything `open_checkpoint` takes, or a diffusers pipeline folder. Of an `hf://` address headers are all that is
+        fetched.
     allow_pickle : bool
         As for `open_checkpoint`.
 
@@ -75,18 +77,23 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
     >>> info.kind, info.parameters, info.dtypes
     ('file', 6, {'F32': (1, 24)})
     """
-    pipeline = find_pipeline(path)
+    with looked_at(path) as place:
+        return _inspect(place, allow_pickle)
+
+
+def _inspect(place: Place, allow_pickle: bool) -> Info:
+    pipeline = find_pipeline(place.path)
     if pipeline is None:
-        return _checkpoint(Path(path), allow_pickle)
+        return _checkpoint(place, place.path, allow_pickle)
     components = {
-        name: _checkpoint(component.checkpoint, allow_pickle)
+        name: _checkpoint(place, component.checkpoint, allow_pickle)
         for name, component in pipeline.components.items()
         if component.checkpoint is not None
     }
     if not components:
-        raise RekernelError(f"{shown_path(path)}: a pipeline folder without safetensors weights")
+        raise RekernelError(f"{shown_path(place.path)}: a pipeline folder without safetensors weights")
     return Info(
-        Path(path),
+        place.named(place.path),
         "pipeline",
         nbytes=sum(info.nbytes for info in components.values()),
         parameters=sum(info.parameters for info in components.values()),
@@ -94,11 +101,11 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
     )
 
 
-def _checkpoint(path: Path, allow_pickle: bool) -> Info:
-    with open_checkpoint(path, allow_pickle=allow_pickle) as opened:
+def _checkpoint(place: Place, path: Path, allow_pickle: bool) -> Info:
+    with place.open(path, allow_pickle=allow_pickle) as opened:
         tensors = tuple(opened.tensors.values())
-        shapes = {info.name: info.shape for info in tensors}
-        family = recognise(shapes)
+        found = architecture({info.name: info.shape for info in tensors}, opened.metadata)
+        family, shapes = found.family, found.shapes
         recipe, recipe_error = None, ""
         try:
             recipe = find_recipe(opened.metadata)
@@ -109,7 +116,7 @@ def _checkpoint(path: Path, allow_pickle: bool) -> Info:
             count, nbytes = dtypes.get(info.dtype, (0, 0))
             dtypes[info.dtype] = (count + 1, nbytes + info.nbytes)
         return Info(
-            opened.path,
+            place.named(opened.path),
             opened.kind,
             nbytes=sum(info.nbytes for info in tensors),
             parameters=sum(math.prod(info.shape) for info in tensors),

@@ -21,10 +21,27 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was converted: what to compare with the Hub's LFS entry, or with `sha256sum`."""
+    """A file that was converted: what to compare with the Hub's LFS entry, or with `sha256sum`.
+
+    repo, commit, path : where on the Hub it came from; empty for a file of the disk
+    """
 
     nbytes: int
     sha256: str
+    repo: str = ""
+    commit: str = ""
+    path: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        """For JSON; what is empty is left out."""
+        known = {"repo": self.repo, "commit": self.commit, "path": self.path}
+        return {"bytes": self.nbytes, "sha256": self.sha256} | {key: value for key, value in known.items() if value}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The same back."""
+        known = (str(document.get(key, "")) for key in ("repo", "commit", "path"))
+        return cls(int(document["bytes"]), str(document["sha256"]), *known)
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Recipe:
             "version": VERSION,
             "tool": self.tool,
             "dtype": self.dtype,
-            "sources": [{"bytes": source.nbytes, "sha256": source.sha256} for source in self.sources],
+            "sources": [source.to_document() for source in self.sources],
             "plan": json.loads(self.plan.to_json(kept=False, indent=None)),
         }
         return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -73,7 +90,7 @@ class Recipe:
             version = document["version"]
             if version != VERSION:
                 raise RekernelError(f"recipe: version {version!r} is not {VERSION}, the one this rekernel reads")
-            sources = tuple(SourceFile(int(s["bytes"]), str(s["sha256"])) for s in document["sources"])
+            sources = tuple(SourceFile.from_document(source) for source in document["sources"])
             plan = Plan.from_json(json.dumps(document["plan"]))
             return cls(plan, sources, str(document["dtype"]), str(document["tool"]))
         except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:

@@ -20,7 +20,8 @@ StrPath = str | os.PathLike[str]
 DEFAULT_COMPONENTS = ("unet",)
 """What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
 
-_OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+"""How the names of weights end, in any format: what is not rescaled of these would be the old weights."""
 
 
 def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
@@ -40,14 +41,14 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
         raise RekernelError(f"{where}: has no UNet to rescale; name one with --component. {listed}")
     parts = {}
     for name in chosen:
-        path = _candidate(pipeline.components[name]) if name in pipeline.components else None
+        path = plain_candidate(pipeline.components[name]) if name in pipeline.components else None
         if path is None:
             raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
         parts[name] = path
     return parts
 
 
-def _candidate(component: Component) -> Path | None:
+def plain_candidate(component: Component) -> Path | None:
     """The component's weights; of plain ones and variants (.fp16) together the plain ones, as diffusers loads them."""
     plain = [p for p in component.candidates if not split_variant(p.name.partition(".safetensors")[0])[1]]
     plain = [p for p in plain if not re.search(r"\.index\.[\w-]+\.json$", p.name)]
@@ -90,5 +91,5 @@ def beside(opened: TensorSource, source: Path, folder: Path) -> tuple[list[tuple
 
 def split_weights(files: list[Path], folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Files to copy, and those below `folders` that hold the same weights, not rescaled."""
-    stale = [f for f in files if f.name.endswith(_OTHER_WEIGHTS) and f.parent in folders]
+    stale = [f for f in files if f.name.endswith(OTHER_WEIGHTS) and f.parent in folders]
     return [f for f in files if f not in stale], stale

@@ -2,6 +2,7 @@
 
 from .apply import apply_plan
 from .compare import LayerError, layer_errors
+from .pretrained import load_pretrained
 from .rescale import rescale
 from .store import load, save
 from .verify import equivariance_error, reduce_grid
@@ -12,6 +13,7 @@ __all__ = [
     "equivariance_error",
     "layer_errors",
     "load",
+    "load_pretrained",
     "reduce_grid",
     "rescale",
     "save",

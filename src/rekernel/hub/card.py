@@ -1,0 +1,268 @@
+"""The model card of a rescaled model: what it is, how it was made, how it is loaded, and what nobody promises.
+
+Knows the client's `ModelCard` and `ModelCardData`. Every name that comes from a file is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import RekernelError
+from ..escape import shown, shown_markdown
+from ..plan import AxisGeometry, LayerChange
+from ..recipe import Recipe
+from ..remote.client import hub
+from ..version import __version__
+from .payload import Payload
+from .snippet import library_of, snippet
+from .terms import Terms
+
+RELATION = "merge"
+"""What the base model is to this one. The Hub knows adapter, merge, quantized and finetune; of these a merge is made
+by arithmetic on weights, without training, as this was."""
+
+_GEOMETRIES = 12
+_SOURCES = 8
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card tells beside the recipe.
+
+    base : repository of the source, or empty
+    commit : its commit, or empty
+    terms : its licence and kind
+    verified : what `rekernel verify --json` printed, or empty
+    figure : name of a picture in the repository, or empty
+    """
+
+    base: str = ""
+    commit: str = ""
+    terms: Terms = field(default_factory=Terms)
+    verified: Mapping[str, Any] = field(default_factory=dict)
+    figure: str = ""
+
+
+def model_card(load: Payload, repo: str, story: Story) -> str:
+    """The text of README.md, front matter included.
+
+    Parameters
+    ----------
+    load : Payload
+    repo : str
+        Where it is going to be.
+    story : Story
+    """
+    client = hub()
+    data = client.ModelCardData(
+        base_model=story.base or None,
+        base_model_relation=RELATION if story.base else None,
+        library_name=library_of(load),
+        license=story.terms.license or None,
+        license_name=story.terms.name or None,
+        license_link=_license_link(load, story) or None,
+        pipeline_tag=story.terms.pipeline_tag or None,
+        tags=list(dict.fromkeys(["rekernel", *story.terms.tags])),
+    )
+    sections = [
+        _head(load, repo, story),
+        f"## Load\n\n```python\n{snippet(load, repo)}```\n\nWith {_tool(load)} and huggingface_hub.",
+        "## How it was made\n\n" + _made(load, story),
+        _measured(story.verified),
+        f"## Figure\n\n![How the rescaled model behaves]({story.figure})" if story.figure else "",
+        "## Limits\n\n" + _limits(load, bool(story.verified)),
+        f"## Licence\n\n{_licence(story)}",
+    ]
+    text = "\n\n".join(section for section in sections if section)
+    return str(client.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+
+
+def summary(load: Payload, base: str) -> str:
+    """One line for a commit.
+
+    Names are made printable; the line is cut where it would be too long.
+    """
+    said = []
+    for component, recipe in load.recipes.items():
+        options = recipe.plan.options
+        how = ", ".join(_plain(options[key]) for key in ("method",) if key in options)
+        how += f", gain {_plain(options['gain'])}" if "gain" in options else ""
+        count = len(recipe.plan.changed)
+        how += f"{', ' if how else ''}{count} tensor{'' if count == 1 else 's'}"
+        said.append(f"{component + ' ' if component else ''}by {scale_of(recipe)} ({how})")
+    return shown(f"Rescale {base + ' ' if base else ''}{'; '.join(said)}", 200)
+
+
+def scale_of(recipe: Recipe) -> str:
+    """The scale as it is typed.
+
+    Examples
+    --------
+    >>> from rekernel import Plan
+    >>> scale_of(Recipe(Plan((), options={"scale": [2.0, 1.5]}), ()))
+    '2x1.5'
+    """
+    scale = recipe.plan.options.get("scale", "?")
+    factors = scale if isinstance(scale, list | tuple) else [scale]
+    return "x".join(f"{f:g}" if isinstance(f, int | float) else shown(str(f), 20) for f in factors)
+
+
+def checked_verification(document: object) -> dict[str, Any]:
+    """What `rekernel verify --json` printed, as far as a card shows it.
+
+    Raises
+    ------
+    RekernelError
+        For anything else.
+
+    Examples
+    --------
+    >>> checked_verification({"size": [16, 16], "new_size": [32, 32], "error": 0.1, "untouched_error": None})["error"]
+    0.1
+    """
+    try:
+        assert isinstance(document, dict)
+        sizes = {key: [int(n) for n in document[key]] for key in ("size", "new_size")}
+        numbers: dict[str, float | None] = {"error": float(document["error"])}
+        untouched = document.get("untouched_error")
+        numbers["untouched_error"] = None if untouched is None else float(untouched)
+        scores = {
+            name: {key: float(document["scores"][name][key]) for key in ("accuracy", "f1")}
+            for name in ("original", "converted") if name in document.get("scores", {})
+        }  # fmt: skip
+        if not all(math.isfinite(number) for number in numbers.values() if number is not None):
+            raise ValueError
+    except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+        raise RekernelError("the measurement is not what `rekernel verify --json` prints") from None
+    return {**sizes, **numbers, "scores": scores}
+
+
+def _head(load: Payload, repo: str, story: Story) -> str:
+    scales = ", ".join(dict.fromkeys(scale_of(recipe) for recipe in load.recipes.values()))
+    families = [shown_markdown(r.plan.family, 60) for r in load.recipes.values() if r.plan.family]
+    of = f"[{story.base}](https://huggingface.co/{story.base})" if story.base else "A model"
+    kind = f" ({', '.join(dict.fromkeys(families))})" if families else ""
+    return (
+        f"# {repo.rpartition('/')[2]}\n\n{of}{kind} with its weights rescaled by {scales}, so that it runs at "
+        "images that much larger than it was trained on. Nothing was trained: kernels (and weights that read a pixel "
+        "grid) were resampled, their gain and their place on the grid kept."
+    )
+
+
+def _made(load: Payload, story: Story) -> str:
+    rows = [("base model", f"[{story.base}](https://huggingface.co/{story.base}/tree/{story.commit or 'main'})")]
+    rows = rows if story.base else []
+    rows += [("revision", f"`{story.commit}`")] if story.commit else []
+    for component, recipe in load.recipes.items():
+        of = f"{shown_markdown(component)}: " if component else ""
+        rows += [(of + name, value) for name, value in _facts(recipe)]
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    layers = _geometries([change for recipe in load.recipes.values() for change in recipe.plan.changed])
+    text = "The plan of every tensor, exact to the matrix, is in the files' metadata: `rekernel inspect FILE --json`."
+    return f"{table}\n\n{layers}{text}"
+
+
+def _facts(recipe: Recipe) -> list[tuple[str, str]]:
+    options = recipe.plan.options
+    facts = [("scale", scale_of(recipe))]
+    facts += [(key, shown_markdown(_plain(options[key]), 60)) for key in ("method", "taps", "gain") if key in options]
+    facts += [("selection", shown_markdown(str(options["selection"]), 200))] if "selection" in options else []
+    facts += [("tensors rescaled", f"{len(recipe.plan.changed):,}")]
+    facts += [("cast to", shown_markdown(recipe.dtype, 20))] if recipe.dtype else []
+    for source in recipe.sources[:_SOURCES]:
+        where = f"{shown_markdown(source.path, 200)}, " if source.path else ""
+        digest = source.sha256 if source.sha256.isalnum() else shown_markdown(source.sha256, 80)
+        facts.append(("source file", f"{where}{source.nbytes:,} bytes, SHA-256 `{digest}`"))
+    if recipe.sources[_SOURCES:]:
+        facts.append(("", f"and {len(recipe.sources) - _SOURCES} more"))
+    return [*facts, ("made by", shown_markdown(recipe.tool, 80))]
+
+
+def _geometries(changes: Sequence[LayerChange]) -> str:
+    counts = Counter(
+        (_text(change.geometry), _text(change.new_geometry))
+        for change in changes if change.geometry and change.new_geometry
+    )  # fmt: skip
+    if not counts:
+        return ""
+    rows = [f"| {n} | {old} | {new} |" for (old, new), n in counts.most_common(_GEOMETRIES)]
+    more = counts.total() - sum(n for _, n in counts.most_common(_GEOMETRIES))
+    rows += [f"| {more} | other | |"] if more else []
+    return "\n".join(["| layers | before | after |", "|---|---|---|", *rows]) + "\n\n"
+
+
+def _text(axes: Sequence[AxisGeometry]) -> str:
+    def each(values: Sequence[object]) -> str:
+        return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+    sides = ["+".join(map(str, dict.fromkeys(axis.padding))) for axis in axes]
+    text = f"kernel {each([a.kernel for a in axes])}, stride {each([a.stride for a in axes])}, padding {each(sides)}"
+    dilation = each([a.dilation for a in axes])
+    return text if dilation == "1" else f"{text}, dilation {dilation}"
+
+
+def _measured(verified: Mapping[str, Any]) -> str:
+    if not verified:
+        return ""
+    small, large = ("x".join(map(str, verified[key])) for key in ("size", "new_size"))
+    lines = [
+        f"Relative error of the answer at {large}, reduced to {small}, against the original's at {small}: "
+        f"{verified['error']:.4f}."
+    ]
+    if verified["untouched_error"] is not None:
+        lines.append(f"The untouched network at {large}: {verified['untouched_error']:.4f}.")
+    for name, score in verified["scores"].items():
+        at = small if name == "original" else large
+        lines.append(f"The {name} network at {at}: accuracy {score['accuracy']:.1f}, macro F1 {score['f1']:.1f}.")
+    return "## Measured\n\n" + "\n".join(lines) + "\n\nBy `rekernel verify`."
+
+
+def _limits(load: Payload, verified: bool) -> str:
+    said = [
+        "- Not trained, and not fine-tuned: what the original cannot do at its own size this one cannot do either.",
+        "- It is made for the larger images; at the trained size use the original.",
+    ]
+    if library_of(load) == "rekernel":
+        said.append(
+            "- Kernels, strides and padding differ from the architecture's own, so that its usual loader refuses the "
+            "weights; rekernel's brings both in."
+        )
+    if load.pipeline:
+        said.append(
+            "- A noise predictor is trained for the noise of one size; sample with upsample guidance, or expect "
+            "artefacts that no interpolation removes."
+        )
+    said.append(
+        "- The numbers above hold for the input they were measured on. Measure on yours."
+        if verified
+        else "- Nothing was measured on this model: `rekernel verify` compares it with the original, layer by layer."
+    )
+    return "\n".join(said)
+
+
+def _licence(story: Story) -> str:
+    called = story.terms.name or story.terms.license
+    if not called:
+        return "The source does not say its licence."
+    return f"As the source: {shown_markdown(called)}. Conditions of the source go with it."
+
+
+def _license_link(load: Payload, story: Story) -> str:
+    """The source's link; a file of the source that is not here becomes an address."""
+    link = story.terms.link
+    if not link or link in load.files or link.startswith("http") or not story.base:
+        return link
+    return f"https://huggingface.co/{story.base}/blob/{story.commit or 'main'}/{link}"
+
+
+def _tool(load: Payload) -> str:
+    tools = dict.fromkeys(shown_markdown(recipe.tool, 80) for recipe in load.recipes.values() if recipe.tool)
+    return " and ".join(tools) or f"rekernel {__version__}"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(str(value), 60)

@@ -1,0 +1,98 @@
+"""The lines that load a pushed model, chosen by what it is: pasted as they are, they work.
+
+Knows configs and plans. Names out of a config become code only where they are plain identifiers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ..plan import LayerChange
+from ..recipe import Recipe
+from .payload import Payload
+
+
+def library_of(load: Payload) -> str:
+    """The Hub's name of the library that loads it without more; rekernel where none does.
+
+    The Hub shows that library's own lines beside the card, which must not fail.
+    """
+    [(component, recipe), *others] = load.recipes.items()
+    plain = not component and not others and loads_plainly(load.configs[""], recipe)
+    return "transformers" if plain else "rekernel"
+
+
+def snippet(load: Payload, repo: str) -> str:
+    """Python that loads `load` from the repository `repo`."""
+    if load.pipeline:
+        return f'from rekernel.diffusion import load_pipeline\n\npipe = load_pipeline("{repo}")\n'
+    [(_, recipe)] = load.recipes.items()
+    config = load.configs[""]
+    called = _class_name(config)
+    if called and "architectures" in config:
+        if loads_plainly(config, recipe):
+            return f'from transformers import {called}\n\nmodel = {called}.from_pretrained("{repo}")\n'
+        if _is_of(config, recipe.plan.changed, new=False):
+            return (
+                f"import rekernel.torch as rkt\nfrom transformers import {called}\n\n"
+                f'config = {called}.config_class.from_pretrained("{repo}")\n'
+                f'model = rkt.load_pretrained("{repo}", model={called}(config))\n'
+            )
+    elif called:
+        return (
+            f"import rekernel.torch as rkt\nfrom diffusers import {called}\n\n"
+            f'config = {called}.load_config("{repo}")\n'
+            f'model = rkt.load_pretrained("{repo}", model={called}.from_config(config))\n'
+        )
+    first = load.checkpoints[0]
+    return (
+        "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n\n"
+        f'weights = load_file(hf_hub_download("{repo}", {_literal(first)}))\n'
+        '# Into the architecture they belong to, built at its trained size:\n'
+        f'# model = rekernel.torch.load_pretrained("{repo}", model=model)\n'
+    )  # fmt: skip
+
+
+def loads_plainly(config: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether transformers builds the rescaled model from its config alone: the config tells all that changed."""
+    absorbed = all(change.kind in ("patch", "values") for change in recipe.plan.changed)
+    return bool(absorbed and "architectures" in config and _class_name(config)) and _is_of(
+        config, recipe.plan.changed, new=True
+    )
+
+
+def _class_name(config: dict[str, Any]) -> str:
+    """The class that a transformers or diffusers config is of."""
+    named = config.get("architectures") or [config.get("_class_name")]
+    first = named[0] if isinstance(named, list) and named else None
+    return first if isinstance(first, str) and first.isascii() and first.isidentifier() and first[0] != "_" else ""
+
+
+def _is_of(config: dict[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
+    """Whether the config's patch and image size are those of the new weights, or of the old ones."""
+    patch, image = _pair(config.get("patch_size")), _pair(config.get("image_size"))
+    for change in changes:
+        shape = change.new_shape if new else change.shape
+        if change.kind == "patch" and len(shape) == 4 and patch is not None and shape[-2:] != patch:
+            return False
+        if change.kind == "values" and patch and image and len(shape) == 3:
+            grid = math.prod(i // p for i, p in zip(image, patch, strict=True))
+            if shape[change.grid_axis] != change.prefix + grid:
+                return False
+    return True
+
+
+def _literal(name: str) -> str:
+    """A file name as Python text."""
+    text = ascii(name)
+    return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\'" not in text else text
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    if isinstance(value, int) and value > 0:
+        return value, value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value):
+        return value[0], value[1]
+    return None

@@ -1,0 +1,327 @@
+"""One commit that publishes a converted model: files, card, message, guarded by the commit it is built on.
+
+Knows the order of things and the client's calls. The client uploads, resumes, retries and shows progress.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import StrPath
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..remote.address import Address, is_repo
+from ..remote.client import HeadMovedError, HubError, api, explained, hub
+from ..targets import OTHER_WEIGHTS
+from ..version import __version__
+from .card import Story, checked_verification, model_card, summary
+from .payload import CARD, Payload, payload
+from .terms import Terms, terms_of
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_LARGEST_CARD = 1 << 22
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did, or would do.
+
+    repo : the repository
+    files : name and bytes of each file of the commit, the card among them
+    left : name and reason of each file that stays
+    notes : what has to be known before: licence, base model, old weights in the repository
+    message, card : of the commit, and the text of README.md
+    url : of the commit, or of the pull request; empty where nothing was uploaded
+    commit : its SHA
+    unchanged : whether the repository held these very files already, so that no commit was made
+    """
+
+    repo: str
+    files: tuple[tuple[str, int], ...]
+    left: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    message: str
+    card: str
+    url: str = ""
+    commit: str = ""
+    unchanged: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self.files)
+
+
+def push(
+    path: StrPath,
+    repo: str,
+    *,
+    private: bool | None = None,
+    exist_ok: bool = False,
+    pr: bool = False,
+    revision: str | None = None,
+    parent_commit: str | None = None,
+    message: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    permitted: bool = False,
+    card: StrPath | None = None,
+    verified: StrPath | Mapping[str, Any] | None = None,
+    figure: StrPath | None = None,
+    dry_run: bool = False,
+    token: str | None = None,
+) -> Pushed:
+    """Publish a converted file or folder on the Hugging Face Hub, in one commit, with a model card.
+
+    Parameters
+    ----------
+    path : path
+        What `rekernel.convert` wrote. Only that is uploaded: no hidden files, caches or other weights.
+    repo : str
+        'name/model', which is created.
+    private : bool, optional
+        Of a new repository; by default as its owner has set it.
+    exist_ok : bool
+        Let the repository exist already.
+    pr : bool
+        Open a pull request, also on somebody else's repository, which has to exist.
+    revision : str, optional
+        The branch to commit to.
+    parent_commit : str, optional
+        The commit to build on; by default the head before anything is uploaded. Where it is the head no longer,
+        nothing is committed.
+    message : str, optional
+        Of the commit; by default the plan in one line.
+    base_model : str, optional
+        The repository that was converted, where the recipe does not know.
+    license : str, optional
+        Its licence, as the Hub calls it, where its card does not say.
+    permitted : bool
+        Publish although the licence forbids changed versions, since you were permitted to.
+    card : path, optional
+        Your own README.md, instead of one made from the recipe.
+    verified : path or mapping, optional
+        What `rekernel verify --json` printed, for the card.
+    figure : path, optional
+        A picture for the card.
+    dry_run : bool
+        Upload nothing, create nothing.
+    token : str, optional
+        By default what HF_TOKEN or `hf auth login` gave the client.
+
+    Returns
+    -------
+    Pushed
+
+    Raises
+    ------
+    RekernelError
+        Before anything is uploaded wherever possible.
+    HubError
+        What the Hub refused; `HeadMovedError` where the repository moved on.
+
+    Examples
+    --------
+    >>> push("no/such/folder", "me/model-2x", dry_run=True)
+    Traceback (most recent call last):
+    rekernel.errors.RekernelError: no/such/folder: no such file or folder.
+    """
+    _check(repo, parent_commit, license, base_model)
+    load = payload(path)
+    story, source, notes = _story(load, base_model, license, token)
+    if source.forbids and not permitted:
+        raise RekernelError(
+            f"{shown_path(path)}: {source.note} Nothing was uploaded; if its owner permitted it, say so: --permitted."
+        )
+    story = replace(story, verified=_verified(verified))
+    extra: dict[str, bytes | Path] = {}
+    if figure is not None:
+        name, picture = _picture(Path(figure))
+        story, extra[name] = replace(story, figure=name), picture
+    text = _card(load, repo, story, card)
+    extra[CARD] = text.encode()
+    contents: dict[str, bytes | Path] = {**load.files, **extra}
+    sizes = {n: len(c) if isinstance(c, bytes) else c.stat().st_size for n, c in sorted(contents.items())}
+    said = message or summary(load, story.base)
+    plan = Pushed(repo, tuple(sizes.items()), tuple(sorted(load.left.items())), tuple(notes), said, text)
+    if dry_run:
+        hub()  # say now that it is missing
+        return plan
+    return _publish(plan, contents, load, private, exist_ok, pr, revision, parent_commit, token)
+
+
+def _check(repo: str, parent_commit: str | None, license: str | None, base_model: str | None) -> None:
+    for name in filter(None, (repo, base_model)):
+        if not is_repo(name):
+            raise RekernelError(f"{shown(name)}: no repository can be called that; write name/model.")
+    if parent_commit is not None and not _COMMIT.fullmatch(parent_commit):
+        raise RekernelError(f"{shown(parent_commit)}: no commit; its SHA is 7 to 40 hexadecimal digits.")
+    if license is not None and terms_of({"license": license}).license != license:
+        raise RekernelError(f"{shown(license)}: no licence as the Hub calls them: apache-2.0, openrail++, other, ...")
+
+
+def _publish(
+    plan: Pushed,
+    contents: Mapping[str, bytes | Path],
+    load: Payload,
+    private: bool | None,
+    exist_ok: bool,
+    pr: bool,
+    revision: str | None,
+    parent_commit: str | None,
+    token: str | None,
+) -> Pushed:
+    client, hf = hub(), api(token)
+    where = Address(plan.repo, revision or "")
+    with explained(where, wanted="write"):
+        if not pr:
+            _create(hf, plan.repo, private, exist_ok)
+        # The head now, before hours of uploading, is what the commit is meant to change.
+        head = hf.model_info(plan.repo, revision=revision)
+        operations = [
+            client.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in sorted(contents.items())
+        ]
+        try:
+            done = hf.create_commit(
+                plan.repo, operations, commit_message=plan.message, commit_description=_description(load),
+                revision=revision, create_pr=pr, parent_commit=parent_commit or head.sha,
+            )  # fmt: skip
+        except client.errors.HfHubHTTPError as error:
+            if error.response.status_code in (409, 412):
+                expected = (parent_commit or head.sha)[:12]
+                raise HeadMovedError(
+                    f"{where}: changed meanwhile: its head is not {expected} any longer. Nothing was committed; look "
+                    "at what happened there, then push again."
+                ) from None
+            raise
+    notes = (*plan.notes, *_old_weights([sibling.rfilename for sibling in head.siblings or []], load))
+    same = done.oid == head.sha  # the client makes no empty commits
+    return replace(plan, url=str(done.pr_url or done.commit_url), commit=str(done.oid), unchanged=same, notes=notes)
+
+
+def _create(hf: Any, repo: str, private: bool | None, exist_ok: bool) -> None:
+    """Make the repository; one that is empty, as an upload that failed leaves it, will do."""
+    try:
+        hf.create_repo(repo, private=private, exist_ok=exist_ok)
+    except hub().errors.HfHubHTTPError as error:
+        if error.response.status_code != 409:
+            raise
+        there = {sibling.rfilename for sibling in hf.model_info(repo).siblings or []}
+        if there - {".gitattributes"}:
+            raise HubError(
+                f"hf://{repo}: exists already; pass --exist-ok to add a commit to it, or --pr to propose one."
+            ) from None
+
+
+def _story(
+    load: Payload, base_model: str | None, license: str | None, token: str | None
+) -> tuple[Story, Terms, list[str]]:
+    """Where the model comes from, the terms of its source, and what has to be said about both."""
+    notes = []
+    origins = {(s.repo, s.commit) for recipe in load.recipes.values() for s in recipe.sources if s.repo}
+    base, commit = origins.pop() if len(origins) == 1 else ("", "")
+    if base and not is_repo(base):
+        base, commit = "", ""
+    if base_model and base_model != base:
+        base, commit = base_model, ""
+    if not base:
+        notes.append("the base model is unknown: a file of the disk was converted; say it with --base-model ORG/NAME.")
+    source, problem = _source_terms(load, base, commit, token)
+    notes += [problem] if problem else []
+    if source.note and (source.forbids or not license):
+        notes.append(source.note)
+    if license and source.license not in ("", license):
+        notes.append(f"the source's card says {source.license}, this one is going to say {license}.")
+    terms = replace(source, license=license) if license else source
+    return Story(base, commit if _COMMIT.fullmatch(commit) else "", terms), source, notes
+
+
+def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> tuple[Terms, str]:
+    """Out of the card that was copied along, or else the source's on the Hub."""
+    if CARD in load.files:
+        return terms_of(_front(load.files[CARD])), ""
+    if not base:
+        return Terms(), ""
+    client = hub()
+    try:
+        with explained(Address(base, commit)):
+            found = client.hf_hub_download(
+                base, CARD, revision=commit or None, token=token, library_name="rekernel", library_version=__version__
+            )
+    except HubError as error:
+        return Terms(), f"the source's card was not read: {error}"
+    return terms_of(_front(Path(found))), ""
+
+
+def _front(path: Path) -> Mapping[str, Any]:
+    """The front matter of a card; empty where there is none that can be read."""
+    if path.stat().st_size > _LARGEST_CARD:
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        data: Mapping[str, Any] = hub().ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+    except Exception as error:  # whatever a YAML parser makes of a stranger's text
+        if isinstance(error, RekernelError):
+            raise
+        return {}
+    return data
+
+
+def _card(load: Payload, repo: str, story: Story, own: StrPath | None) -> str:
+    """The user's own card, one in the folder that is about a rescaled model, or a new one."""
+    if own is not None:
+        try:
+            return Path(own).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise RekernelError(f"{shown_path(own)}: {reason}.") from None
+    if CARD in load.files and "rekernel" in terms_of(_front(load.files[CARD])).tags:
+        return load.files[CARD].read_text(encoding="utf-8")
+    return model_card(load, repo, story)
+
+
+def _verified(source: StrPath | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return checked_verification(dict(source))
+    try:
+        document = json.loads(Path(source).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RekernelError(f"{shown_path(source)}: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise RekernelError(f"{shown_path(source)}: not JSON; pass what `rekernel verify --json` printed.") from None
+    return checked_verification(document)
+
+
+def _picture(path: Path) -> tuple[str, Path]:
+    if path.suffix.lower() not in _PICTURES:
+        raise RekernelError(f"{shown_path(path)}: no picture that a card shows; one of {', '.join(_PICTURES)}.")
+    if not path.is_file():
+        raise RekernelError(f"{shown_path(path)}: no such file.")
+    return f"rekernel{path.suffix.lower()}", path
+
+
+def _old_weights(there: list[str], load: Payload) -> list[str]:
+    """A note where the repository goes on holding weights that a loader may take for the new ones."""
+    folders = {name.rpartition("/")[0] for name in load.checkpoints}
+    old = [n for n in there if n.endswith(OTHER_WEIGHTS) and n not in load.files and n.rpartition("/")[0] in folders]
+    if not old:
+        return []
+    names = ", ".join(shown(name) for name in old[:4]) + (f" and {len(old) - 4} more" if len(old) > 4 else "")
+    return [f"the repository also holds {names}, which a loader may take for these; delete what is old."]
+
+
+def _description(load: Payload) -> str:
+    digests = [
+        f"source {s.sha256}" + (f" {shown(s.repo)}@{shown(s.commit)} {shown(s.path)}" if s.repo else "")
+        for recipe in load.recipes.values() for s in recipe.sources[:16]
+    ]  # fmt: skip
+    return "\n".join([*dict.fromkeys(shown(r.tool) for r in load.recipes.values() if r.tool), *digests])

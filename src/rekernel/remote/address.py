@@ -1,0 +1,131 @@
+"""Addresses on the Hugging Face Hub: `hf://org/name[@revision][/folder or file]`, and which text is one.
+
+Knows the grammar alone: no client, no network, and of the local disk only whether a path is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from ..errors import RekernelError
+from ..escape import shown
+
+StrPath = str | os.PathLike[str]
+
+_SCHEME = re.compile(r"hf:/{1,2}")  # pathlib makes one slash of two
+_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_REFERENCE = re.compile(r"refs/(?:pr/\d+|convert/[\w.-]+)(?=/|$)", re.ASCII)
+_FILE = re.compile(r"\.(safetensors|json|bin|pt|pth|ckpt|onnx|gguf|h5|msgpack|npz|txt|md|py|keras)$", re.IGNORECASE)
+_FORM = "write hf://org/name, hf://org/name@revision or hf://org/name/folder"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A model repository, at a revision ('' is its default branch), and a place inside ('' is all of it)."""
+
+    repo: str
+    revision: str = ""
+    path: str = ""
+
+    def __str__(self) -> str:
+        # A slash in a revision would read as the path's, but in the references that the Hub knows.
+        plain = _REFERENCE.fullmatch(self.revision)
+        revision = f"@{self.revision if plain else quote(self.revision, safe='')}" if self.revision else ""
+        return f"hf://{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
+
+
+def address_of(source: StrPath) -> Address | None:
+    """The address that `source` is; None for a path.
+
+    Without `hf://`, exactly `org/name` is one if nothing of that name is on the disk, no folder `org` is, and it does
+    not end like a file: a mistyped path is no reason to ask a server.
+
+    Parameters
+    ----------
+    source : str or path
+
+    Raises
+    ------
+    RekernelError
+        For what begins like an address and is none.
+
+    Examples
+    --------
+    >>> address_of("hf://org/name@v1.0/unet")
+    Address(repo='org/name', revision='v1.0', path='unet')
+    >>> str(address_of("org/name")), address_of("unet.safetensors")
+    ('hf://org/name', None)
+    """
+    text = os.fspath(source)
+    if text.startswith(("https://", "http://")):
+        raise RekernelError(f"{shown(text)}: a web address, which is not read; {_FORM}.")
+    scheme = _SCHEME.match(text)
+    if scheme:
+        return _parsed(text[scheme.end() :].strip("/"), text)
+    if not isinstance(source, str) or text.count("/") != 1 or os.path.lexists(text) or _FILE.search(text):
+        return None
+    organisation, name = text.split("/")
+    if not (is_repo(text) and name) or os.path.lexists(organisation):
+        return None
+    return Address(text)
+
+
+def is_repo(name: str) -> bool:
+    """Whether a repository can be called `name`.
+
+    Examples
+    --------
+    >>> is_repo("org/name"), is_repo("name"), is_repo("org/a--b")
+    (True, False, False)
+    """
+    parts = name.split("/")
+    plain = all(_NAME.fullmatch(part) and "--" not in part and ".." not in part for part in parts)
+    return len(parts) == 2 and plain and not name.endswith(".git")
+
+
+def plain_parts(name: str) -> Path | None:
+    """A file name out of a repository's listing as a relative path; None where it would leave the folder.
+
+    Examples
+    --------
+    >>> str(plain_parts("unet/config.json")), plain_parts("../x"), plain_parts("a//b")
+    ('unet/config.json', None, None)
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
+        return None
+    return Path(*parts)
+
+
+def _parsed(text: str, whole: str) -> Address:
+    kind, _, rest = text.partition("/")
+    if kind in ("datasets", "spaces", "kernels", "buckets") and "/" in rest:
+        raise RekernelError(f"{shown(whole)}: only model repositories are read, no {kind}.")
+    if kind == "models" and "/" in rest:
+        text = rest
+    organisation, _, rest = text.partition("/")
+    name, at, rest = _until_revision(rest)
+    revision = ""
+    if at:
+        reference = _REFERENCE.match(rest)
+        revision = reference[0] if reference else rest.partition("/")[0]
+        rest = rest[len(revision) :].removeprefix("/")
+        revision = unquote(revision)
+        if not revision:
+            raise RekernelError(f"{shown(whole)}: no revision after the @; {_FORM}.")
+    if not is_repo(f"{organisation}/{name}"):
+        raise RekernelError(f"{shown(whole)}: no repository can be called that; {_FORM}.")
+    if rest and plain_parts(rest) is None:
+        raise RekernelError(f"{shown(whole)}: its place inside the repository is no plain path; {_FORM}.")
+    return Address(f"{organisation}/{name}", revision, rest)
+
+
+def _until_revision(text: str) -> tuple[str, str, str]:
+    """Name, '@' where a revision follows, and the rest."""
+    found = re.match(r"([^/@]*)(@|/|$)", text)
+    assert found is not None  # it matches the empty text too
+    return found[1], "@" if found[2] == "@" else "", text[found.end() :]

@@ -1,0 +1,283 @@
+"""Where a source lies: on the disk, or on the Hub with a stand-in on the disk that holds headers and no weights.
+
+Knows folders, listings and headers; what a conversion needs of them is `rekernel.download`'s. A stand-in has the
+repository's own names, so that whatever is said about a folder is said about a repository by the same code. Data that
+was not fetched is not there: reading it is an error, never zeros.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import PICKLE_SUFFIXES, Shard, TensorSource, open_checkpoint, shard_of_header
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..header import MAX_HEADER, CheckpointError, header_length
+from ..version import __version__
+from .address import Address, StrPath, address_of, plain_parts
+from .client import HubError, api, explained, hub, is_away, is_offline
+
+_FIRST = 100_000  # bytes: nearly every header fits, as the client found
+_PATIENCE = 10.0  # seconds for a server's answer, the client's own default
+_SMALL = re.compile(r"(^|/)(model_index\.json|[^/]+\.safetensors\.index(\.[\w-]+)?\.json)$")
+_BY_HEADER = (".safetensors", ".json")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The repository and commit that files came from; `root` is where on the disk they lie."""
+
+    repo: str
+    commit: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source on the disk."""
+
+    path: Path
+
+    def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
+        """A checkpoint in it, as `open_checkpoint` does."""
+        return open_checkpoint(path, allow_pickle=allow_pickle)
+
+    def named(self, path: Path) -> Path | str:
+        """What to call a path in it."""
+        return path
+
+
+@dataclass(frozen=True)
+class RemotePlace(Place):
+    """A source on the Hub: `path` is its stand-in, inside `root`, which stands for the whole repository.
+
+    files : bytes by name, of everything in the repository at this commit
+    """
+
+    address: Address
+    commit: str
+    root: Path
+    files: dict[str, int]
+
+    def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
+        """The same, with headers fetched by range requests; a pickle has no header and is downloaded."""
+        if allow_pickle and (pickle := _only_pickle(path)) is not None:
+            name = pickle.relative_to(self.root).as_posix()
+            return open_checkpoint(self.fetch([name]) / name, allow_pickle=True)
+        return open_checkpoint(path, allow_pickle=allow_pickle, read_shard=self._shard)
+
+    def named(self, path: Path) -> str:
+        """Its address."""
+        inside = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else self.address.path
+        return str(Address(self.address.repo, self.address.revision, "" if inside == "." else inside))
+
+    def fetch(self, names: Sequence[str]) -> Path:
+        """Download files of this commit through the client's cache; the folder they are in.
+
+        What is cached already is not asked for again, a broken connection is taken up where it broke.
+        """
+        client = hub()
+        with explained(self.address):
+            folder = Path(
+                client.snapshot_download(
+                    self.address.repo,
+                    revision=self.address.revision or None,  # by its name, which the cache then knows offline too
+                    allow_patterns=[_literal(name) for name in names],
+                    library_name="rekernel",
+                    library_version=__version__,
+                )
+            )
+        if folder.name != self.commit:
+            raise HubError(f"{self.address}: a commit was made there while it was read; do the same again.")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            why = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub does not answer"
+            raise HubError(f"{self.address}: {shown(missing[0])} is not in the cache, and {why}.")
+        return folder
+
+    def _shard(self, path: Path) -> Shard:
+        """The header of a file of the repository, written into its stand-in, which stays without data."""
+        name = path.relative_to(self.root).as_posix()
+        raw = path.read_bytes()  # there already, where it was looked at before
+        if not raw:
+            raw = self._header(name)
+            path.write_bytes(raw)
+        return shard_of_header(path, raw, self.files[name], self.named(path))
+
+    def _header(self, name: str) -> bytes:
+        cached = self._cached(name)
+        size = self.files[name]
+        if cached is not None:
+            with cached.open("rb") as file:
+                return _whole_header(file.read, size, self.named(self.root / name))
+        client = hub()
+        url = client.hf_hub_url(self.address.repo, name, revision=self.commit)
+        position = 0
+
+        def read(count: int) -> bytes:
+            nonlocal position
+            headers = {**_caller(client), "Accept-Encoding": "identity"}
+            headers["Range"] = f"bytes={position}-{position + count - 1}"
+            answer = client.utils.http_backoff("GET", url, headers=headers, timeout=_PATIENCE)
+            client.utils.hf_raise_for_status(answer)
+            start, position = position if answer.status_code == 200 else 0, position + count
+            return bytes(answer.content[start : start + count])  # a server without ranges sent all
+
+        with explained(Address(self.address.repo, self.address.revision, name)):
+            return _whole_header(read, size, self.named(self.root / name))
+
+    def _cached(self, name: str) -> Path | None:
+        found = hub().try_to_load_from_cache(self.address.repo, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def _download(self, name: str) -> Path:
+        with explained(Address(self.address.repo, self.address.revision, name)):
+            found = hub().hf_hub_download(
+                self.address.repo, name, revision=self.commit, library_name="rekernel", library_version=__version__
+            )
+            return Path(found)
+
+
+@contextmanager
+def looked_at(source: StrPath) -> Iterator[Place]:
+    """The place of a path, or of an address with headers alone behind it; messages name the address.
+
+    Raises
+    ------
+    HubError
+        For a repository, revision or file that is not there, not to be seen, or out of reach.
+
+    Examples
+    --------
+    >>> with looked_at("unet.safetensors") as place:
+    ...     place.path.name
+    'unet.safetensors'
+    """
+    address = address_of(source)
+    if address is None:
+        yield Place(Path(source))
+        return
+    with tempfile.TemporaryDirectory(prefix="rekernel-") as folder:
+        root = Path(folder).resolve()
+        try:
+            place = _remote(address, root)
+            yield place
+        except RekernelError as error:
+            whole = Address(address.repo, address.revision)
+            text = str(error).replace(f"{root}{os.sep}", f"{whole}/").replace(str(root), str(whole))
+            raise type(error)(text) from None
+
+
+def local_path(source: StrPath) -> Path:
+    """A path for readers of files: of an address, its file or its one checkpoint, downloaded.
+
+    Examples
+    --------
+    >>> local_path("unet.safetensors").name
+    'unet.safetensors'
+    """
+    if address_of(source) is None:
+        return Path(source)
+    with looked_at(source) as place:
+        assert isinstance(place, RemotePlace)
+        inside = place.path.relative_to(place.root)
+        if inside.as_posix() in place.files and not inside.name.endswith(_BY_HEADER):
+            return place.fetch([inside.as_posix()]) / inside
+        with place.open(place.path) as opened:
+            names = [path.relative_to(place.root).as_posix() for path in opened.files]
+            chosen = opened.path.relative_to(place.root)
+        return place.fetch(names) / chosen
+
+
+def _remote(address: Address, root: Path) -> RemotePlace:
+    commit, files = _listing(address)
+    names = {name: plain_parts(name) for name in files}
+    is_file = address.path in files
+    prefix = f"{address.path}/" if address.path and not is_file else ""
+    if is_file:
+        prefix = address.path.rpartition("/")[0]
+        prefix += "/" if prefix else ""
+    below = {name: path for name, path in names.items() if path is not None and name.startswith(prefix)}
+    if address.path and not is_file and not below:
+        found = ", ".join(shown(name) for name in sorted({n.partition("/")[0] for n in files})[:8])
+        raise HubError(f"{address}: no such file or folder in this repository, which has {found or 'no files'}.")
+    place = RemotePlace(root / address.path, address, commit, root, files)
+    for name, path in below.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if _SMALL.search(name) and name.removeprefix(prefix).count("/") < 2 and files[name] <= MAX_HEADER:
+            (root / path).write_bytes(place._download(name).read_bytes())
+        else:
+            (root / path).touch()
+    return place
+
+
+def _listing(address: Address) -> tuple[str, dict[str, int]]:
+    """The commit that a revision is, and the size of every file there; out of the cache where the Hub is away."""
+    client, hf = hub(), api()
+    with explained(address):
+        try:
+            info = hf.model_info(address.repo, revision=address.revision or None, timeout=_PATIENCE)
+            tree = hf.list_repo_tree(address.repo, revision=info.sha, recursive=True)
+            return str(info.sha), {file.path: file.size for file in tree if isinstance(file, client.hf_api.RepoFile)}
+        except Exception as error:
+            found = _cached_listing(address) if is_away(error) else None
+            if found is None:
+                raise
+            return found
+
+
+def _cached_listing(address: Address) -> tuple[str, dict[str, int]] | None:
+    """What the cache knows of a revision: the listing of its last download, or else the files that are there."""
+    client = hub()
+    try:
+        folder = client.snapshot_download(
+            address.repo, revision=address.revision or None, allow_patterns=[], local_files_only=True
+        )
+    except client.errors.LocalEntryNotFoundError:
+        return None
+    snapshot = Path(folder)
+    listed = getattr(client, "get_cached_repo_tree", None)
+    if listed is not None:
+        try:
+            return snapshot.name, {file.path: file.size for file in listed(address.repo, revision=snapshot.name)}
+        except client.errors.CachedRepoTreeNotFoundError:
+            pass  # downloaded file by file, by another program
+    present = (path for path in snapshot.rglob("*") if path.is_file())
+    return snapshot.name, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in present}
+
+
+def _whole_header(read: Callable[[int], bytes], size: int, where: str) -> bytes:
+    """Length and text of a header, in two reads at most."""
+    where = shown_path(where)
+    raw = read(min(size, _FIRST)) if size else b""
+    end = 8 + header_length(raw[:512], size, where)
+    if len(raw) < end:
+        raw += read(end - len(raw))
+    if len(raw) < end:
+        raise CheckpointError(f"{where}: the server sent less of the header than there is; try again.")
+    return raw[:end]
+
+
+def _only_pickle(path: Path) -> Path | None:
+    """The pickle that `path` is, or that is all the weights of the folder it is."""
+    if not path.is_dir():
+        return path if path.suffix.lower() in PICKLE_SUFFIXES else None
+    weights = [p for p in path.iterdir() if p.suffix.lower() in (*PICKLE_SUFFIXES, ".safetensors")]
+    return weights[0] if len(weights) == 1 and weights[0].suffix.lower() in PICKLE_SUFFIXES else None
+
+
+def _caller(client: Any) -> dict[str, str]:
+    """Headers that say who asks, and for whom."""
+    return dict(client.utils.build_hf_headers(library_name="rekernel", library_version=__version__))
+
+
+def _literal(name: str) -> str:
+    """A pattern for exactly this name."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
