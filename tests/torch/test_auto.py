@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rekernel.torch as rkt
-from rekernel.torch.layers import FactoredConv
+from rekernel.torch.factored import FactoredConv, FactoredConvTranspose
 
 
 def network():
@@ -13,17 +13,19 @@ def network():
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
         nn.Conv2d(16, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 3, stride=2, padding=1), nn.ReLU(),
-        nn.ConvTranspose2d(256, 8, 4, stride=2, padding=1),
+        nn.ConvTranspose2d(256, 8, 4, stride=2, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1, groups=8),
     )  # fmt: skip
 
 
-def test_depthwise_and_transposed_layers_are_dense_and_wide_ones_factored():
+def test_depthwise_layers_are_dense_and_wide_ones_factored():
     model = rkt.rescale(network(), 2, torch.zeros(1, 3, 16, 16), form="auto")
     assert isinstance(model[6], FactoredConv)
     assert type(model[2]) is nn.Conv2d
     assert type(model[4]) is nn.Conv2d  # pointwise: not touched at all
-    assert type(model[8]) is nn.ConvTranspose2d
-    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 32, 32)
+    assert isinstance(model[8], FactoredConvTranspose)
+    assert type(model[10]) is nn.ConvTranspose2d
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 64, 64)
 
 
 def test_it_is_saved_and_loaded_as_it_was(tmp_path):

@@ -31,6 +31,18 @@ def test_a_cnn_exports_and_runs(form, tmp_path):
         assert torch.allclose(run_as_onnx(model, (x,), tmp_path / "m.onnx"), model(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["dense", "factored"])
+def test_a_generator_exports_and_runs(form, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3, 2, 1, output_padding=1)
+    ).eval()
+    larger = rkt.rescale(model, 2, torch.zeros(1, 4, 6, 6), form=form).eval()
+    x = torch.randn(1, 4, 12, 12)
+    with torch.no_grad():
+        assert torch.allclose(run_as_onnx(larger, (x,), tmp_path / "m.onnx"), larger(x), atol=1e-5)
+
+
 class Denoiser(nn.Module):
     """A diffusers UNet with tensors in and out."""
 

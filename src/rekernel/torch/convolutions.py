@@ -17,7 +17,7 @@ from ..operators import canonical_method, kernel_taps
 from ..plan import AxisGeometry, AxisOperator, LayerChange
 from ..selection import layer_of
 from ..settings import Settings
-from .cost import dense_cost, factored_cost
+from .cost import pays
 from .dtypes import dtype_name
 from .grids import Scales, is_patch, patch_change
 from .offline import own_padding, tuple_of
@@ -47,13 +47,10 @@ def conv_change(
     if form != "auto":
         return _change(call, m, weight, arriving, leaving, mode, form, settings)
     dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings)
-    if settings.taps not in (None, "full") or call.kind != "conv" or not _whole(arriving):
+    if settings.taps not in (None, "full") or not _whole(arriving):
         return dense
     factored = _change(call, m, weight, arriving, leaving, mode, "factored", settings)
-    blur = [o.new - round(o.scale) * o.dilation * (o.old - 1) for o in factored.factors]
-    in_dense = dense_cost(m.in_channels, m.groups, dense.new_shape[2:])
-    in_factors = factored_cost(m.in_channels, m.out_channels, m.groups, m.kernel_size, m.stride, blur)
-    return factored if factored.factors and in_factors < in_dense else dense
+    return factored if factored.factors and pays(m, dense, factored) else dense
 
 
 def change_notes(call: Call, arriving: Scales, form: str) -> list[str]:

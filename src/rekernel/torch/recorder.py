@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .offline import own_padding
 from .pretend import computing, is_fake
 from .states import (
     Pad,
@@ -265,6 +266,9 @@ class Recorder(TorchFunctionMode):
         assert out is not None
         size = tuple(x.shape[x.ndim - dims :]) if dims else ()
         out_size = tuple(out.shape[out.ndim - dims :]) if dims else ()
+        if kind == "conv" and self._pads_by_mode():  # torch has padded already: the grid is what was there before
+            own = own_padding(self._by_path[self._module()])
+            size = tuple(n - left - right for n, (left, right) in zip(size, own, strict=True))
         call = Call(len(self.calls) + 1, kind, self._module(), sources, size=size, out_size=out_size, **more)
         self.calls.append(call)
         if kind == "adaptive-pool" and all(n == 1 for n in out_size):
