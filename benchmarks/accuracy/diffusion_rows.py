@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rekernel.diffusion import DiscreteSchedule, SupersampledKernels, UpsampleGuidance
 
+PAPER: dict[str, Any] = {"theta": 1.0, "eta": 1.0, "enlarge": "nearest"}  # as published: (theta, eta) and U
+SMOOTH: dict[str, Any] = {**PAPER, "enlarge": "cubic"}
 GATE = 0.7  # share of the schedule with rescaled kernels in the gated rows
 
 
@@ -98,6 +100,7 @@ def _with_guidance(name: str, **guidance: Any) -> list[Row]:
         " + optimal inner": {},
         " + optimal inner, dense taps": {"form": "dense"},
     }
+    guidance = {**PAPER, **guidance}
     return [Row(f"{name}{more}", choice, guidance, group="guidance") for more, choice in kernels.items()]
 
 
@@ -107,16 +110,16 @@ TWICE: list[Row] = [
     *_kernel_rows(),
     *_with_guidance("guidance (1, 1)"),
     *_with_guidance("guidance (1.3, 1)", theta=1.3),
-    Row("guidance (1, 0.6)", None, {"eta": 0.6}, group="guidance"),
-    Row("guidance (1, 0.6) + optimal inner", {}, {"eta": 0.6}, group="guidance"),
-    Row("guidance (1, 1), smooth U", None, {"enlarge": "cubic"}, group="guidance"),
-    Row("guidance (1, 1), smooth U + optimal inner", {}, {"enlarge": "cubic"}, group="guidance"),
-    Row("guidance (1.3, 1), smooth U + optimal inner", {}, {"theta": 1.3, "enlarge": "cubic"}, group="guidance"),
-    Row("guidance (1, 1) + cubic inner", {"method": "cubic"}, {}, group="guidance"),
-    Row("guidance (1, 1) without tau", None, {}, "no tau", group="ablations"),
-    Row("guidance (1, 1) without P", None, {}, "no P", group="ablations"),
-    Row("SNR-matched rescaled network", None, {"predictor": "rescaled"}, group="guidance"),
-    Row("SNR-matched rescaled network + optimal inner", {}, {"predictor": "rescaled"}, group="guidance"),
+    Row("guidance (1, 0.6)", None, {**PAPER, "eta": 0.6}, group="guidance"),
+    Row("guidance (1, 0.6) + optimal inner", {}, {**PAPER, "eta": 0.6}, group="guidance"),
+    Row("guidance (1, 1), smooth U", None, SMOOTH, group="guidance"),
+    Row("guidance (1, 1), smooth U + optimal inner", {}, SMOOTH, group="guidance"),
+    Row("guidance (1.3, 1), smooth U + optimal inner", {}, {**SMOOTH, "theta": 1.3}, group="guidance"),
+    Row("guidance (1, 1) + cubic inner", {"method": "cubic"}, PAPER, group="guidance"),
+    Row("guidance (1, 1) without tau", None, PAPER, "no tau", group="ablations"),
+    Row("guidance (1, 1) without P", None, PAPER, "no P", group="ablations"),
+    Row("SNR-matched rescaled network", None, {**PAPER, "predictor": "rescaled"}, group="guidance"),
+    Row("SNR-matched rescaled network + optimal inner", {}, {**PAPER, "predictor": "rescaled"}, group="guidance"),
 ]
 
 
@@ -124,17 +127,18 @@ def _nested() -> list[Row]:
     """Nested guidance with each choice of kernels at the top (4x) and in the middle (2x)."""
     choices: dict[str, Any] = {"untouched": None, "dilated": "dilate", "optimal": "optimal"}
     rows = [
-        Row(f"nested: {top} / {middle}", {"method": {4: choices[top], 2: choices[middle]}}, {}, group="nested")
+        Row(f"nested: {top} / {middle}", {"method": {4: choices[top], 2: choices[middle]}}, PAPER, group="nested")
         for top in choices
         for middle in choices
     ]
     best = {"method": {4: "dilate", 2: "optimal"}}
-    smooth = {"enlarge": "cubic"}
     return [
         *rows,
-        Row("nested (1.3, 1): dilated / optimal", best, {"theta": 1.3}, group="nested"),
-        Row("nested: dilated / optimal, smooth U", best, smooth, group="nested"),
-        Row("nested: optimal / optimal, smooth U", {}, smooth, group="nested"),
+        Row("nested (1.3, 1): dilated / optimal", best, {**PAPER, "theta": 1.3}, group="nested"),
+        Row("nested: dilated / optimal, smooth U", best, SMOOTH, group="nested"),
+        Row("nested: optimal / optimal, smooth U", {}, SMOOTH, group="nested"),
+        Row("nested (1.3, 1): optimal / optimal, smooth U", {}, {**SMOOTH, "theta": 1.3}, group="nested"),
+        Row("nested (1.3, 1): dilated / optimal, smooth U", best, {**SMOOTH, "theta": 1.3}, group="nested"),
     ]
 
 
@@ -143,14 +147,14 @@ FOUR_TIMES: list[Row] = [
     Row("untouched", group="plain"),
     Row("dilated inner", {"method": "dilate"}, group="kernels"),
     Row("optimal inner", {}, group="kernels"),
-    Row("guidance (1, 1) in one step", None, {"levels": 1}, group="guidance"),
-    Row("guidance in one step + optimal inner", {}, {"levels": 1}, group="guidance"),
+    Row("guidance (1, 1) in one step", None, {**PAPER, "levels": 1}, group="guidance"),
+    Row("guidance in one step + optimal inner", {}, {**PAPER, "levels": 1}, group="guidance"),
     *_nested(),
 ]
 
 EIGHT_TIMES: list[Row] = [
     Row("untouched", group="plain"),
-    Row("nested: optimal at every level", {}, {"enlarge": "cubic"}, group="nested"),
+    Row("nested: optimal at every level", {}, {**SMOOTH, "theta": 1.3}, group="nested"),
 ]
 
 ROWS: dict[int, list[Row]] = {2: TWICE, 4: FOUR_TIMES, 8: EIGHT_TIMES}
