@@ -29,6 +29,14 @@ def _size(text: str) -> tuple[int, int]:
 @option("--steps", group=_SAMPLING, type=click.IntRange(1), default=20, show_default=True, help="Sampling steps.")
 @option("--seed", group=_SAMPLING, type=int, default=0, show_default=True, help="Of the noise.")
 @option("--classes", group=_SAMPLING, metavar="LIST", help="Of a class-conditional model: 0,1,2 or 0-9, in turn.")
+@option(
+    "--cfg",
+    group=_SAMPLING,
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Classifier-free guidance; of a model with classes, the last one is taken for none.",
+)
 @option("--prompt", group=_SAMPLING, metavar="TEXT", help="Of a text-to-image pipeline.")
 @option(
     "--guidance",
@@ -64,7 +72,7 @@ def _size(text: str) -> tuple[int, int]:
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors.")
 def sample(
-    folder: Path, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None,
+    folder: Path, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None, cfg: float,
     prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float, out: Path,
     force: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -99,7 +107,7 @@ def sample(
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
     request = Request(
-        folder, size, count, steps, seed, classes, prompt,
+        folder, size, count, steps, seed, classes, cfg, prompt,
         guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
     )  # fmt: skip
     try:

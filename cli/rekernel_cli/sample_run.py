@@ -49,6 +49,7 @@ class Request:
     steps: int
     seed: int
     classes: str | None
+    cfg: float
     prompt: str | None
     guidance: dict[str, Any] | None
     kernels: dict[str, Any] | None
@@ -119,12 +120,25 @@ def _from_noise(request: Request, stack: ExitStack, said: list[str], quiet: bool
             x = noise[part] * scheduler.init_noise_sigma
             for t in scheduler.timesteps:
                 seen = scheduler.scale_model_input(x, t)
-                prediction = unet(seen, t, class_labels=classes).sample
+                prediction = _predicted(unet, seen, t, classes, request.cfg)
                 x = scheduler.step(prediction, t, x).prev_sample
                 progress.advance(task)
             made.append(x)
     pixels = ((torch.cat(made) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).numpy()
+
+
+def _predicted(unet: Any, x: torch.Tensor, t: Any, classes: torch.Tensor | None, cfg: float) -> torch.Tensor:
+    """The prediction; with classifier-free guidance from a batch of two halves, the one without a class first."""
+    if cfg == 1:
+        plain: torch.Tensor = unet(x, t, class_labels=classes).sample
+        return plain
+    if classes is None:
+        raise RekernelError("--cfg: this model has no classes")
+    none = torch.full_like(classes, unet.config.num_class_embeds - 1)
+    free, asked = unet(torch.cat([x, x]), t, class_labels=torch.cat([none, classes])).sample.chunk(2)
+    guided: torch.Tensor = free + cfg * (asked - free)
+    return guided
 
 
 def _from_pipeline(request: Request, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:
@@ -146,6 +160,8 @@ def _from_pipeline(request: Request, stack: ExitStack, said: list[str]) -> NDArr
         for part in filter(None, _parts(request, scale)):
             stack.enter_context(part.attach(pipe))
             said.append(repr(part))
+    if request.cfg != 1:
+        options["guidance_scale"] = request.cfg
     generator = torch.Generator().manual_seed(request.seed)
     images = pipe(**options, num_inference_steps=request.steps, generator=generator, output_type="np").images
     pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
