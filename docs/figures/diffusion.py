@@ -44,7 +44,7 @@ AT_TWICE = {
     "optimal inner": "optimal kernels",
     "guidance (1, 1)": "upsample guidance",
     "guidance (1, 1) + optimal inner": "guidance and optimal kernels",
-    "guidance (1.3, 1) + dilated inner": "guidance 1.3 and dilated kernels",
+    "guidance (1.3, 1), smooth U + optimal inner": "the same, theta 1.3, smooth U",
 }
 AT_FOUR = {
     "trained size, enlarged bicubically": "16x16, enlarged",
@@ -53,7 +53,7 @@ AT_FOUR = {
     "guidance (1, 1) in one step": "guidance, one step of 4",
     "nested: untouched / untouched": "nested guidance",
     "nested: optimal / optimal": "nested, optimal kernels",
-    "nested (1.3, 1): dilated / optimal": "nested 1.3, dilated / optimal",
+    "nested (1.3, 1): optimal / optimal, smooth U": "the same, theta 1.3, smooth U",
 }
 AT_EIGHT = {"untouched": "untouched", "nested: optimal at every level": "nested guidance"}
 THETAS, ETAS = (0.0, 0.5, 1.0, 1.3, 2.0), (0.3, 0.6, 0.8, 1.0)
@@ -142,8 +142,9 @@ def _sheet(rows: dict[str, NDArray[Any]], title: str) -> Figure:
         len(rows), 1, figsize=(2.2 + 0.72 * count, 0.8 * len(rows) + 0.4), squeeze=False, constrained_layout=True
     )
     for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
-        wide = np.concatenate([np.pad(image, 1, constant_values=image.max()) for image in images], axis=1)
-        axis.imshow(wide, cmap="gray", interpolation="nearest", vmin=0, vmax=255 if wide.dtype == np.uint8 else 1)
+        white = 255 if images.dtype == np.uint8 else 1
+        wide = np.concatenate([np.pad(image, 1, constant_values=white) for image in images], axis=1)
+        axis.imshow(wide, cmap="gray", interpolation="nearest", vmin=0, vmax=white)
         axis.set_axis_off()
         axis.text(-0.01, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=10)
@@ -165,7 +166,7 @@ def main() -> None:
     with plt.style.context("default"), plt.rc_context(STYLE):
         for wanted in sys.argv[1:] or FIGURES:
             for name, figure in FIGURES[wanted]().items():
-                figure.savefig(HERE / f"guidance-{name}.png")
+                figure.savefig(HERE / f"guidance-{name}.png", bbox_inches="tight")
                 plt.close(figure)
 
 
