@@ -1,0 +1,65 @@
+"""The measured tables of README.md and docs/guidance.md, out of results/diffusion.json.
+
+    python benchmarks/accuracy/diffusion_tables.py
+
+Rewrites what stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in both pages.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+README_ROWS = {
+    2: (
+        "trained size, enlarged bicubically", "untouched", "dilated inner", "optimal inner", "guidance (1, 1)",
+        "guidance (1, 1) + dilated inner", "guidance (1, 1) + optimal inner",
+        "guidance (1, 1), smooth U + optimal inner", "guidance (1.3, 1), smooth U + optimal inner",
+    ),
+    4: (
+        "trained size, enlarged bicubically", "untouched", "dilated inner", "guidance (1, 1) in one step",
+        "nested: untouched / untouched", "nested: dilated / optimal", "nested: optimal / optimal",
+        "nested: optimal / optimal, smooth U", "nested (1.3, 1): optimal / optimal, smooth U",
+    ),
+}  # fmt: skip
+COLUMNS = {"frechet": "Frechet distance", "one_object": "one object", "sure": "sure", "sharpness": "sharpness"}
+
+
+def table(scale: int, rows: dict[str, Any], names: tuple[str, ...] | None = None) -> str:
+    """A Markdown table: the value, and its 95 % interval for the distance."""
+    columns = {**COLUMNS, **({"frechet_halved": "the same, halved"} if scale == 4 else {})}
+    untouched = rows["untouched"]["frechet"][0]
+    lines = [f"| {16 * scale}x{16 * scale} | of untouched | {' | '.join(columns.values())} |"]
+    lines.append("|---|" + "---:|" * (len(columns) + 1))
+    for name in names or rows:
+        if name not in rows:
+            continue
+        row = rows[name]
+        cells = [_cell(key, row[key]) for key in columns if key in row]
+        lines.append(f"| {name} | {row['frechet'][0] / untouched:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(key: str, values: list[float]) -> str:
+    value, low, high = values
+    if key.startswith("frechet"):
+        return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.2f}" if key == "sharpness" else f"{100 * value:.1f} %"
+
+
+def main() -> None:
+    results = json.loads((HERE / "results" / "diffusion.json").read_text())
+    texts = {f"readme-{s}x": table(s, results[str(s)]["rows"], names) for s, names in README_ROWS.items()}
+    texts |= {f"diffusion-{s}x": table(s, results[str(s)]["rows"]) for s in README_ROWS}
+    for page in (ROOT / "README.md", ROOT / "docs" / "guidance.md"):
+        text = page.read_text()
+        for name, made in texts.items():
+            pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
+            text = re.sub(pattern, lambda m, made=made: f"{m[1]}\n{made}\n\n{m[2]}", text, flags=re.DOTALL)
+        page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
