@@ -1,4 +1,4 @@
-"""Networks as people write them: an MLP, a VGG with a flatten, a generator, each with its own pitfall."""
+"""Networks as people write them (benchmarks/accuracy/zoo.py): an MLP, a VGG, a generator, each with its own pitfall."""
 
 from __future__ import annotations
 
@@ -12,64 +12,47 @@ from torch import nn  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 32), nn.ReLU(), nn.Linear(32, 10))
-
-
-def vgg(pool: nn.Module | None = None, side: int = 8) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), pool or nn.Identity(), nn.Flatten(), nn.Linear(16 * side * side, 32), nn.ReLU(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
-
-
-def generator() -> nn.Module:
-    return nn.Sequential(
-        nn.ConvTranspose2d(8, 16, 4, 1, 0), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.ConvTranspose2d(16, 16, 3, 2, 1, output_padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1), nn.Tanh(),
-    )  # fmt: skip
-
-
 def test_mlp(check: Any) -> None:
-    errors = check.architecture(mlp, 3, (16, 16), grows=None)
-    assert errors.untouched is None
-    # Dilation has no meaning on a grid, 'nearest' stands in: exact for area averages, by duality.
+    """Dilation has no meaning on a grid, 'nearest' stands in: exact for area averages, by duality. Dense .09."""
+    errors = check.of_the_zoo("MLP")
+    assert errors.untouched is None  # it takes no other size
     assert errors.dilated < 1e-5
     assert errors.dense < 0.12
 
 
 def test_vgg_absorbs_at_its_flatten(check: Any) -> None:
-    errors = check.architecture(vgg, 3, (32, 32), grows=None)
+    """Dense .29, factored .28, dilated .25: maximum pooling picks among other pixels, in every form; it is most of the
+    error, and the flatten (exact for a dilated network, see the MLP) hardly any."""
+    errors = check.of_the_zoo("VGG, flatten")
     assert errors.untouched is None
-    # Maximum pooling picks among other pixels in every form: .29 dense, .28 factored, .25 dilated.
-    assert errors.dense < 0.35
+    assert max(errors.dense, errors.factored) < 0.35, errors
+    assert errors.dilated < errors.factored
 
 
 def test_vgg_absorbs_at_an_adaptive_pooling(check: Any) -> None:
-    build = lambda: vgg(nn.AdaptiveAvgPool2d(7), side=7)  # noqa: E731
-    errors = check.architecture(build, 3, (28, 28), grows=None)
-    assert errors.dense < errors.untouched
-    model = build()
-    plan = rkt.rescale(model, 2, torch.zeros(1, 3, 28, 28)).rekernel_plan
+    """Dense .14, factored .16, dilated .17, untouched .36."""
+    errors = check.of_the_zoo("VGG, adaptive pooling")
+    assert max(errors.dense, errors.factored) < errors.dilated < errors.untouched, errors
+    plan = rkt.rescale(check.ZOO["VGG, adaptive pooling"].build(), 2, torch.zeros(1, 3, 28, 28)).rekernel_plan
     assert [c.name for c in plan.changed] == ["0.weight", "3.weight"]
 
 
 def test_generator(check: Any) -> None:
-    """A latent grid grows like any image. Smooth kernels, as trained ones are: what a random kernel of stride 2 draws
-    is a checkerboard, which no rescaling keeps (error near 1 in every form)."""
+    """Dense .06, dilated .43, untouched .70. Twice the stride on taps twice as far apart never meets every other
+    output pixel: dilation leaves holes behind a strided transposed convolution."""
+    errors = check.of_the_zoo("generator, transposed")
+    assert max(errors.dense, errors.factored) < errors.untouched / 5, errors
+    assert errors.dense < errors.dilated / 5
 
-    def smoothed(model: nn.Module) -> None:
-        for layer in model:
-            if isinstance(layer, nn.ConvTranspose2d):
-                k = layer.kernel_size[0]
-                taps = torch.tensor({4: [1.0, 3, 3, 1], 3: [1.0, 2, 1]}[k])
-                mix = torch.randn(*layer.weight.shape[:2], 1, 1) * layer.weight.shape[0] ** -0.5
-                layer.weight.data = mix * torch.outer(taps, taps) / 16
 
-    errors = check.architecture(generator, 8, (16, 16), prepare=smoothed)
-    assert errors.dense < errors.untouched
+def test_a_dilated_transposed_convolution_leaves_holes() -> None:
+    layer = nn.ConvTranspose2d(1, 1, 4, 2, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        holes = [float((rkt.rescale(layer, 2, torch.zeros(1, 1, 8, 8), method=m)(torch.ones(1, 1, 16, 16)) == 0)
+                       .float().mean()) for m in ("dilate", "optimal")]  # fmt: skip
+    assert holes[0] >= 0.5
+    assert holes[1] == 0
 
 
 def test_scale_per_axis(check: Any) -> None:

@@ -1,4 +1,8 @@
-"""transformers' convolutional classifiers and segmenters."""
+"""transformers' convolutional classifiers and segmenters, from benchmarks/accuracy/zoo.py.
+
+Their logits are means over the image, in which errors cancel: what is compared here is small, and its order is settled
+by the feature maps in benchmarks/accuracy/architectures.py (docs/pytorch.md, "Where dilation wins").
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,37 @@ from typing import Any
 
 import pytest
 
-transformers = pytest.importorskip("transformers")
-
-
-def logits(model: Any, x: Any) -> Any:
-    return model(x).logits
+pytest.importorskip("transformers")
 
 
 def test_resnet(check: Any) -> None:
-    config = transformers.ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=16)
-    errors = check.architecture(
-        lambda: check.Called(transformers.ResNetForImageClassification(config), logits), 3, (128, 128), grows=None
-    )
-    assert errors.dense < errors.untouched
-    # Dense .016, factored .021, dilated .015, untouched .23.
+    """Dense .016, factored .021, dilated .015, untouched .23. Three of its four spatial layers stride, where dilation
+    is off by half a pixel; the average over the image hides it."""
+    errors = check.of_the_zoo("ResNet")
+    assert max(errors.dense, errors.factored) < errors.untouched / 5, errors
+    assert errors.dilated < 0.03
 
 
 def test_convnext(check: Any) -> None:
-    config = transformers.ConvNextConfig(num_stages=2, depths=[1, 1], hidden_sizes=[16, 32], layer_scale_init_value=1.0)
-    errors = check.architecture(
-        lambda: check.Called(transformers.ConvNextForImageClassification(config), logits), 3, (128, 128), grows=None
-    )
+    """Dense .16, factored .08, dilated .02, untouched .30. Dilation wins: behind a stem of stride 4 the waves are short
+    (up to .48 cycles a pixel), where every filter droops and same-extent kernels amplify; that the layers are depthwise
+    matters not (made dense, it is the same)."""
+    errors = check.of_the_zoo("ConvNeXt")
     assert errors.dense < errors.untouched
-    # Dense .16, factored .08, dilated .02, untouched .30. Dilation wins: behind a stem of stride 4 the waves are short
-    # (.25 cycles a pixel), where every filter droops, and two blocks have hardly a copy of the spectrum to pass on.
-    assert errors.dilated < errors.factored < errors.dense
+    assert errors.dilated < errors.factored < errors.dense, errors
 
 
 def test_mobilenet_v2(check: Any) -> None:
-    config = transformers.MobileNetV2Config(depth_multiplier=0.35)
-    errors = check.architecture(
-        lambda: check.Called(transformers.MobileNetV2ForImageClassification(config), logits), 3, (128, 128), grows=None
-    )
-    assert errors.dense < errors.untouched
-    # Dense .07, factored .08, dilated .04, untouched .32: one droop for each of 18 depthwise layers.
+    """Dense .07, factored .08, dilated .04, untouched .32: one droop for each of 17 depthwise layers, on maps of a few
+    pixels."""
+    errors = check.of_the_zoo("MobileNetV2")
+    assert max(errors.dense, errors.factored) < errors.untouched / 2, errors
+    assert errors.dilated < errors.dense
 
 
 def test_segformer(check: Any) -> None:
-    config = transformers.SegformerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], decoder_hidden_size=32)
-    errors = check.architecture(
-        lambda: check.Called(transformers.SegformerForSemanticSegmentation(config), logits), 3, (64, 64), grows=False
-    )
-    assert errors.dense < errors.untouched
-    # Dense .05, factored .03, dilated .41, untouched .88: an overlapping patch embedding that absorbs; a dilated one
-    # skips three of four pixels.
-    assert errors.dense < errors.dilated / 4
+    """Dense .05, factored .03, dilated .41, untouched .88: an overlapping patch embedding that absorbs; a dilated one
+    skips three of four pixels."""
+    errors = check.of_the_zoo("SegFormer")
+    assert max(errors.dense, errors.factored) < errors.dilated / 4, errors
+    assert errors.dilated < errors.untouched
