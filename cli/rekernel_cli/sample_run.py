@@ -9,7 +9,7 @@ import io
 import json
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,8 @@ def _from_noise(request: Request, stack: ExitStack, said: list[str], quiet: bool
     default = _pair(found.new_size) if found else trained
     height, width = request.size or default
     scale = (height / trained[0], width / trained[1])
+    if request.guidance is not None:  # what a pipeline of pixels gets
+        request = replace(request, guidance={"theta": 1.3, "enlarge": "cubic", **request.guidance})
     parts = _parts(request, scale) if found is None else [found.make_kernels(), found.make_guidance()]
     for part in filter(None, parts):
         stack.enter_context(part.attach(unet, scheduler=scheduler))

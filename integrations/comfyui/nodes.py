@@ -70,7 +70,7 @@ def wrapper(spec: UpsampleGuidance, schedule: NoiseSchedule, before: Wrapper | N
     Channels beside the image (c_concat) and ControlNet's residuals are averaged for the low-resolution pass. What is
     an embedding stays: SDXL's sizes are in `y` already, so the low pass is told the full size.
     """
-    window = spec.window(1.0)
+    window = spec.window()
 
     def run(
         apply_model: Callable[..., Tensor], arguments: Mapping[str, Any], x: Tensor, sigma: Tensor, c: Any

@@ -51,7 +51,7 @@ def test_recording_adds_one_entry_and_leaves_every_other_byte(folder, tmp_path):
 
 def test_a_loaded_pipeline_is_the_plain_one_with_both_attached(folder, tmp_path):
     out = tmp_path / "out"
-    record(folder, out, 2.0, guidance={"theta": 1.0}, kernels={"layers": "inner"})
+    record(folder, out, 2.0, guidance={}, kernels={"layers": "inner"})
     loaded = load_pipeline(out)
     images = sampled(loaded)
     assert images.shape == (1, 32, 32, 1)

@@ -22,8 +22,6 @@ from .scales import factors_for
 if TYPE_CHECKING:
     from .upsample import UpsampleGuidance
 
-_LATENT_ETA = 0.6
-
 
 class GuidedDenoiser:
     """The hook, from attaching to taking off."""
@@ -32,7 +30,7 @@ class GuidedDenoiser:
         self.spec, self.host = spec, Host(target, scheduler)
         if spec.scale == "auto" and self.host.trained is None:
             raise RekernelError(f"{self.host}: its config has no sample_size for scale='auto'; pass a number")
-        if spec.theta and (spec.schedule is None or spec.prediction is None):
+        if spec.theta != 0 and (spec.schedule is None or spec.prediction is None):
             self.host.schedule(spec.schedule, spec.prediction)  # what it refuses is refused now
         self.bank = KernelBank(self.host.denoiser)
         put_on(self.host.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(spec)))
@@ -42,17 +40,22 @@ class GuidedDenoiser:
 
     def described(self) -> str:
         """What it will do, in the host's terms."""
-        if self.spec.theta and self.spec.schedule is None:
+        try:
             schedule, kind = self.host.schedule(self.spec.schedule, self.spec.prediction)
-            return f"on {self.host}, {kind}, {schedule!r}"
-        return f"on {self.host}"
+        except RekernelError as error:  # the pipeline's scheduler was exchanged
+            return f"on {self.host}; it cannot act: {error}"
+        theta, eta, enlarge = self.host.defaults
+        window = self.spec.window(theta, eta)
+        said = f"theta {window.theta:g}, eta {window.eta:g}, U {self.spec.enlarge or enlarge}"
+        return f"on {self.host}, {kind}, {schedule!r}, {said}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         spec = self.spec
         if not spec.enabled or spec.theta == 0 or current_pass().plain:
             return forward(*args, **kwargs)
         call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
-        splits = spec.splits(call.size, self.host.trained, call.multiple)
+        theta, eta, enlarge = self.host.defaults
+        splits = spec.splits(call.size, self.host.trained, call.multiple, enlarge)
         if not splits:
             return forward(*args, **kwargs)
         self.host.check()
@@ -74,7 +77,7 @@ class GuidedDenoiser:
             with running(tuple(n / m for n, m in zip(call.size, below.size, strict=True))):
                 return below.prediction(below.run(forward))
 
-        window = spec.window(_LATENT_ETA if self.host.latent else 1.0)
+        window = spec.window(theta, eta)
         before = call.x
         guided = guided_prediction(predict, before, call.t, splits, schedule=schedule, kind=kind, window=window)
         return output if not window.weight(schedule, call.t).any() else call.with_prediction(output, guided)

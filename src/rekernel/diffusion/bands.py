@@ -111,12 +111,16 @@ class Split:
         """The same reduction for another grid of the same picture: a feature map, a mask.
 
         A grid of fewer axes lacks the first ones (a video's frames, folded into the batch), which must not be reduced.
+        Its low size is what as many halvings of the low image give, since that is how a network makes it.
         """
         missing = len(self.size) - len(size)
         if missing < 0 or self.size[:missing] != self.low[:missing]:
-            raise RekernelError(f"a grid of {tuple(size)} pixels lacks an axis that {self.size} -> {self.low} reduces")
-        pairs = zip(size, self.low[missing:], self.size[missing:], strict=True)
-        return Split(tuple(size), tuple(max(1, round(n * m / full)) for n, m, full in pairs), self.reduce, self.enlarge)
+            raise RekernelError(
+                f"a grid of {tuple(size)} pixels lacks an axis that {self.size} -> {self.low} reduces: frames in the "
+                f"batch cannot be reduced with an image's; leave them, or what brings them, out"
+            )
+        low = map(_halved_alike, size, self.size[missing:], self.low[missing:])
+        return Split(tuple(size), tuple(low), self.reduce, self.enlarge)
 
     @property
     def _in_blocks(self) -> bool:
@@ -145,6 +149,21 @@ def block_split(size: Sequence[int], factor: float | Sequence[float], **operator
     if len(factors) != len(size):
         raise RekernelError(f"factor={factor} has {len(factors)} entries for a grid of {len(size)} axes")
     return Split(tuple(size), tuple(max(1, round(n / f)) for n, f in zip(size, factors, strict=True)), **operators)
+
+
+def _halved_alike(n: int, full: int, low: int) -> int:
+    """The size of a map of `n` pixels in the low pass: halved as often as from the image's, odd sizes upwards.
+
+    Examples
+    --------
+    >>> _halved_alike(9, 18, 9), _halved_alike(5, 18, 9), _halved_alike(144, 18, 9)
+    (5, 3, 72)
+    """
+    scale = low / full
+    halved = full
+    while halved > n:
+        halved, low = -(-halved // 2), -(-low // 2)
+    return low if halved == n else max(1, round(n * scale))
 
 
 def _block_means(x: Any, low: tuple[int, ...]) -> Any:

@@ -18,7 +18,7 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..families import exactly, recognise
 from ..plan import Plan
-from ..selection import select
+from ..selection import matcher, select
 from ..settings import Settings
 from ..torch.apply import carry_out
 from ..torch.edits import Edits
@@ -68,9 +68,8 @@ class Substitute:
 
     def share(self) -> None:
         """Let a factored layer hold the parameters that the original one has now."""
-        for name, own in self.old._parameters.items():
-            if isinstance(self.new, _FACTORED) or name == "bias":
-                self.new._parameters[name] = own
+        if isinstance(self.new, _FACTORED):
+            self.new._parameters.update(self.old._parameters)
 
     def __call__(self, x: Tensor) -> Any:
         """Run the new layer where `x` is: an offloaded pipeline moves weights, but not what it does not know."""
@@ -133,12 +132,12 @@ class KernelBank:
     def _make(
         self, call: Call, factors: tuple[float, ...], layers: str | Sequence[str], method: str, form: str
     ) -> tuple[Substitute, ...]:
-        model = self.denoiser
+        model, patterns = self.denoiser, self.patterns(layers)
         low = call.reduced(call.low(factors))
         with running(plain=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
-        planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=self._patterns(layers))
+        planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=patterns)
         before = dict(model.named_modules())
         for change in planned.plan.changed:
             _check_free(owner_of(change.name), before[owner_of(change.name)])
@@ -150,9 +149,23 @@ class KernelBank:
         _check_switchable(planned.plan, replaced)
         return tuple(Substitute(p, old, new, _origin(model, p, new)) for p, (old, new) in replaced.items())
 
-    def _patterns(self, layers: str | Sequence[str]) -> Sequence[str] | None:
-        if layers == ALL:
-            return None
+    def patterns(self, layers: str | Sequence[str]) -> Sequence[str] | None:
+        """The layers as patterns on the parameters' names now; None for all.
+
+        Raises
+        ------
+        RekernelError
+            For a preset that there is not, a pattern that matches nothing, and a layer that cannot be lent.
+        """
+        patterns = None if layers == ALL else self._chosen(layers)
+        tests = None if patterns is None else [matcher(pattern) for pattern in patterns]
+        for path, module in self.denoiser.named_modules():
+            slides = isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
+            if slides and (tests is None or any(test(f"{path}.weight") for test in tests)):
+                _check_free(path, module)
+        return patterns
+
+    def _chosen(self, layers: str | Sequence[str]) -> Sequence[str]:
         tensors = self.denoiser.state_dict()
         shapes: Mapping[str, tuple[int, ...]] = {plain_name(n): tuple(t.shape) for n, t in tensors.items()}
         family = recognise(shapes)
@@ -164,9 +177,9 @@ class KernelBank:
                 f"pass patterns on its parameter names"
             )
         patterns = presets[layers] if isinstance(layers, str) else layers
-        if not self._adapters:
-            return patterns
         chosen = select(list(shapes), patterns, "layers")
+        if not getattr(self.denoiser, "peft_config", ()):
+            return patterns
         return exactly(name for name in tensors if plain_name(name) in chosen)
 
 
@@ -200,8 +213,8 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def lent(substitutes: Sequence[Substitute]) -> Iterator[bool]:
-    """Run the calls inside with these layers, and say whether there are any.
+def lent(substitutes: Sequence[Substitute]) -> Iterator[None]:
+    """Run the calls inside with these layers.
 
     Afterwards every module is as it was, also after an exception.
     """
@@ -212,7 +225,7 @@ def lent(substitutes: Sequence[Substitute]) -> Iterator[bool]:
             substitute.share()
             vars(substitute.old)["forward"] = substitute
             done.append(substitute.old)
-        yield bool(substitutes)
+        yield
     finally:
         for module in done:
             del vars(module)["forward"]

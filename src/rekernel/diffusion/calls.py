@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..errors import RekernelError
 from .bands import Split
-from .conditions import Grid, reduced_conditions
+from .conditions import reduced_conditions
+from .guided import LowBand
 from .layouts import ChannelsFirst, FramesFirst, Layout, packed_tokens
 from .scales import low_size
 
@@ -104,8 +105,10 @@ class Call:
         """The reduction by `factors`, to a size that the network takes."""
         return Split(self.size, low_size(self.size, factors, self.multiple))
 
-    def reduced(self, split: Grid) -> Call:
+    def reduced(self, split: LowBand) -> Call:
         """The call at the low size: whatever lies on the grid reduced; image and time as yet without meaning."""
+        if not isinstance(split, Split):
+            return self  # a low band on the full grid
         layout = self.layout.reduced(split.low)
         changed = {self.image: layout.tensor(split.low_input(self.grid)), **layout.arguments()}
         return self._with(changed | reduced_conditions(self.arguments, split), layout)

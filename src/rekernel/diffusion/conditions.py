@@ -6,12 +6,14 @@ and not rescaled in value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import RekernelError
+from .bands import Split
 
 _MAPS = (
     "down_block_additional_residuals",
@@ -28,18 +30,7 @@ _REFUSED = {
 _HEIGHT_AND_WIDTH = ("time_ids", "resolution")
 
 
-class Grid(Protocol):
-    """A reduction of one grid, and of others of the same picture."""
-
-    @property
-    def size(self) -> tuple[int, ...]: ...
-    @property
-    def low(self) -> tuple[int, ...]: ...
-    def low_input(self, x: Any) -> Any: ...
-    def at(self, size: Sequence[int]) -> Grid: ...
-
-
-def reduced_conditions(arguments: Mapping[str, Any], split: Grid) -> dict[str, Any]:
+def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, Any]:
     """The arguments that change with the grid, for its low size.
 
     Feature maps, ControlNet's and T2I-Adapter's, are reduced each from its own size; SDXL's original size, crop and
@@ -50,8 +41,6 @@ def reduced_conditions(arguments: Mapping[str, Any], split: Grid) -> dict[str, A
     RekernelError
         For what cannot be reduced, by the argument's name.
     """
-    if split.low == split.size:
-        return {}
     for name, what in _REFUSED.items():
         if arguments.get(name) is not None:
             raise RekernelError(f"{name}: {what} cannot be reduced for the low-resolution pass; sample without")
@@ -64,7 +53,7 @@ def reduced_conditions(arguments: Mapping[str, Any], split: Grid) -> dict[str, A
     return changed
 
 
-def _reduced(value: Any, split: Grid) -> Any:
+def _reduced(value: Any, split: Split) -> Any:
     if isinstance(value, Tensor):
         return split.at(tuple(value.shape[2:])).low_input(value)
     if isinstance(value, list | tuple):
@@ -72,19 +61,18 @@ def _reduced(value: Any, split: Grid) -> Any:
     return value
 
 
-def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Grid) -> Tensor:
+def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Split) -> Tensor:
     """Text that a pipeline repeats for each frame (AnimateDiff), for as many frames as there are now."""
     batch = next(v.shape[0] for n in ("sample", "hidden_states") if isinstance(v := arguments.get(n), Tensor))
     if text.shape[0] != batch * split.size[0]:
         return text
-    each = text.unflatten(0, (batch, split.size[0])).movedim(1, -1)
-    along = split.at((split.size[0], 1, 1)) if len(split.size) == 3 else split
-    low = along.low_input(each[..., None, None])[..., 0, 0]
-    result: Tensor = low.movedim(-1, 1).flatten(0, 1)
+    each = text.reshape(batch, split.size[0], *text.shape[1:]).movedim(1, -1)
+    along = replace(split, size=split.size[:1], low=split.low[:1])
+    result: Tensor = along.low_input(each).movedim(-1, 1).flatten(0, 1)
     return result
 
 
-def _sizes(conditions: Mapping[str, Any], split: Grid) -> dict[str, Any]:
+def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
     """Sizes in pixels divided by the factors; they come as (height, width) pairs."""
     rows, columns = (n / m for n, m in zip(split.size[-2:], split.low[-2:], strict=True))
     changed = dict(conditions)

@@ -6,7 +6,6 @@ Our derivation: docs/guidance.md, "The rescaled network as its own low band".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,10 +63,6 @@ class FilterSplit:
     def enlarge_grid(self, y: Any) -> Any:
         """The array as it is."""
         return y
-
-    def at(self, size: Sequence[int]) -> FilterSplit:
-        """The same blur for another grid of the same picture."""
-        return FilterSplit(tuple(size), self.factors, self.method)
 
 
 @lru_cache(maxsize=32)

@@ -16,6 +16,8 @@ from .registry import compiled_later, refuse_caches
 from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
+_LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
+_PIXELS = 1.3, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
 _SECOND = ("transformer_2", "unet_2")
 
@@ -72,6 +74,13 @@ class Host:
     def latent(self) -> bool:
         """Whether a VAE makes the picture."""
         return getattr(self.pipe, "vae", None) is not None or getattr(self.pipe, "vqvae", None) is not None
+
+    @property
+    def defaults(self) -> tuple[float, float, str]:
+        """theta, eta and U where none is given: published for latents, measured for pixels, neutral where unknown."""
+        if self.pipe is None:
+            return 1.0, 1.0, "nearest"
+        return _LATENT if self.latent else _PIXELS
 
     @property
     def trained(self) -> tuple[int, ...] | None:

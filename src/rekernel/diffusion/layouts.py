@@ -16,12 +16,11 @@ from ..errors import RekernelError
 
 
 class Layout(Protocol):
-    """The two directions, and what becomes of the layout when the grid is reduced.
+    """The two directions, and what becomes of the layout when the grid is reduced."""
 
-    packed : channels of the network's argument that make one of the grid's
-    """
-
-    packed: int
+    @property
+    def packed(self) -> int:
+        """Channels of the network's argument that make one of the grid's."""
 
     def grid(self, tensor: Tensor) -> Tensor:
         """(B, C, *grid) of an argument or an output."""

@@ -52,8 +52,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     source : folder, or the name of a repository on the Hub
         Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
     **options
-        For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a repository also
-        revision, token, cache_dir, ...
+        For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a
+        repository also revision, token, cache_dir, ...
 
     Returns
     -------

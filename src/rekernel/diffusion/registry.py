@@ -156,8 +156,8 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
 
 def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
     compiled = getattr(module, "_compiled_call_impl", None) is not None and not hasattr(module, "_orig_mod")
-    key, place = (_COMPILED_REGISTRY, _CompiledCall(module)) if compiled else (_REGISTRY, module)
-    registry: Any = vars(module).setdefault(key, _OwnRegistry(place))  # type: ignore[no-untyped-call]
+    place: Any = _CompiledCall(module) if compiled else module
+    registry: Any = vars(module).setdefault(_COMPILED_REGISTRY if compiled else _REGISTRY, _OwnRegistry(place))
     with _inside_offloading(place):
         hook.place, hook.bare = place, not compiled and "forward" not in vars(place)
         registry.register_hook(hook, name)

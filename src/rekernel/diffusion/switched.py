@@ -5,7 +5,7 @@ Knows hosts, calls and passes; which layers and when is `kernels`'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ class SwitchedDenoiser:
         if spec.timed and spec.schedule is None:
             self.host.schedule(None, None)  # what it refuses is refused now
         self.bank = KernelBank(self.host.denoiser)
+        self.bank.patterns(spec.layers)
         put_on(self.host.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(spec)))
 
     def take_off(self) -> None:
@@ -48,11 +49,15 @@ class SwitchedDenoiser:
             return forward(*args, **kwargs)
         self.host.check()
         call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
-        with lent(self._substitutes(call)) as any_lent:
+        substitutes = self._substitutes(call)
+        damped = self.spec.noise_damped and bool(substitutes)
+        if damped and len(call.x) % 2:
+            raise RekernelError(
+                f"noise_damped needs a batch of negative and positive halves; this one has {len(call.x)} samples"
+            )
+        with lent(substitutes):
             output = forward(*args, **kwargs)
-        if not self.spec.noise_damped or not any_lent:
-            return output
-        return self._damped(forward, call, output)
+        return self._damped(forward, call, output) if damped else output
 
     def _substitutes(self, call: Call) -> tuple[Substitute, ...]:
         spec = self.spec
@@ -61,12 +66,14 @@ class SwitchedDenoiser:
         if spec.timed:
             schedule = spec.schedule or self.host.schedule(None, None)[0]
             fraction = float(schedule.fraction(call.t).max())
+            if not isinstance(spec.until, Mapping) and not _acts(fraction, spec.until):
+                return ()
             factors = spec.factors_at(factors, fraction)
         method = spec.method_at(factors)
         if method is None or all(f == 1 for f in factors):
             return ()
         made = self.bank.substitutes(call, factors, spec.layers, method, spec.form)
-        return tuple(s for s in made if fraction >= 1 - spec.share(plain_name(f"{s.path}.weight")) - 1e-9)
+        return tuple(s for s in made if _acts(fraction, spec.share(plain_name(f"{s.path}.weight"))))
 
     def _factors(self, call: Call) -> tuple[float, ...]:
         """How many times its trained size the network is called at, per axis; whole where it is about that."""
@@ -78,11 +85,11 @@ class SwitchedDenoiser:
 
     def _damped(self, forward: Callable[..., Any], call: Call, output: Any) -> Any:
         """Negative half from the original kernels, the direction between the halves from the rescaled ones."""
-        both = call.prediction(output)
-        if len(both) % 2:
-            raise RekernelError(
-                f"noise_damped needs a batch of negative and positive halves; this one has {len(both)} samples"
-            )
-        negative, positive = both.chunk(2)
+        negative, positive = call.prediction(output).chunk(2)
         plain = call.prediction(call.run(forward)).chunk(2)[0]
         return call.with_prediction(output, torch.cat([plain, plain + (positive - negative)]))
+
+
+def _acts(fraction: float, share: float) -> bool:
+    """Whether a time lies in that share of the schedule, from its noisy end."""
+    return fraction >= 1 - share - 1e-9

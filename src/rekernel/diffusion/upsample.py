@@ -35,8 +35,9 @@ class UpsampleGuidance:
     scale : number, one per grid axis, or 'auto'
         Requested size over trained size; a number counts for height and width. 'auto' reads both at each call, and
         does nothing at the trained size. For a video, three numbers: frames, height, width.
-    theta : float
-        Weight; 1 replaces the low band, 0 does nothing.
+    theta : float, optional
+        Weight; 1 replaces the low band, 0 does nothing. By default 1, and 1.3 for pipelines of pixels (measured:
+        docs/guidance.md).
     eta : float, optional
         Share of the schedule, from the noisy end, in which it acts. By default 1, and 0.6 for pipelines with a VAE.
     start, stop : float, optional
@@ -48,7 +49,8 @@ class UpsampleGuidance:
     prediction : str, optional
         What the network predicts, one of `predictions.KINDS`; read from the scheduler by default.
     reduce, enlarge : str
-        The operators: 'area', 'linear', 'cubic' or 'lanczos3'; 'nearest', 'linear' or 'cubic'.
+        The operators: 'area', 'linear', 'cubic' or 'lanczos3'; 'nearest' (as published), 'linear' or 'cubic', all with
+        DU = 1. By default 'area' and 'nearest', and 'cubic' for pipelines of pixels (measured, as theta).
     levels : int, optional
         Nested levels; by default one per octave (above 2: the network at twice its size, itself guided, guides that at
         four times). 1 is a single step of any factor.
@@ -65,7 +67,7 @@ class UpsampleGuidance:
     def __init__(
         self,
         scale: float | Sequence[float] | str = "auto",
-        theta: float = 1.0,
+        theta: float | None = None,
         eta: float | None = None,
         *,
         start: float | None = None,
@@ -74,7 +76,7 @@ class UpsampleGuidance:
         schedule: NoiseSchedule | None = None,
         prediction: str | None = None,
         reduce: str = "area",
-        enlarge: str = "nearest",
+        enlarge: str | None = None,
         levels: int | None = None,
         predictor: str = "reduced",
     ) -> None:
@@ -94,17 +96,18 @@ class UpsampleGuidance:
         self.reduce, self.enlarge, self.levels, self.predictor = reduce, enlarge, levels, predictor
         self.enabled = True
         self._host: Any = None
-        self.window(1.0)  # what it refuses is refused now
+        self.window()  # what it refuses is refused now
 
     # -- what to do -----------------------------------------------------------------------------------------------
 
-    def window(self, default_eta: float) -> Window:
-        """When guidance acts and how strongly."""
-        eta = self.eta
-        if eta is None:
-            eta = default_eta if self.start is None and self.stop is None and self.log_snr is None else 1.0
+    def window(self, theta: float = 1.0, eta: float = 1.0) -> Window:
+        """When guidance acts and how strongly; `theta` and `eta` hold where none was given."""
+        if self.eta is not None:
+            eta = self.eta
+        elif self.start is not None or self.stop is not None or self.log_snr is not None:
+            eta = 1.0
         return Window(
-            self.theta,
+            theta if self.theta is None else self.theta,
             eta,
             math.inf if self.start is None else self.start,
             -math.inf if self.stop is None else self.stop,
@@ -112,7 +115,7 @@ class UpsampleGuidance:
         )
 
     def splits(
-        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest"
     ) -> tuple[LowBand, ...]:
         """The reductions from level to level, the trained size's first; empty where nothing is to be reduced.
 
@@ -137,7 +140,7 @@ class UpsampleGuidance:
             remaining = tuple(r / f for r, f in zip(remaining, step, strict=True))
             # From the full size each time, so that rounding does not add up and the last is the trained size.
             low = low_size(size, [f / r for f, r in zip(factors, remaining, strict=True)], multiple)
-            found.append(Split(above, low, self.reduce, self.enlarge))
+            found.append(Split(above, low, self.reduce, self.enlarge or enlarge))
             above = low
         return tuple(reversed(found))
 
@@ -189,9 +192,9 @@ class UpsampleGuidance:
         self.remove()
 
     def __repr__(self) -> str:
-        said = [f"scale={shown_scale(self.scale)}", f"theta={self.theta:g}"]
+        said = [f"scale={shown_scale(self.scale)}", *([] if self.theta is None else [f"theta={self.theta:g}"])]
         usual: dict[str, Any] = {"eta": None, "start": None, "stop": None, "log_snr": None, "levels": None}
-        usual |= {"reduce": "area", "enlarge": "nearest", "predictor": "reduced"}
+        usual |= {"reduce": "area", "enlarge": None, "predictor": "reduced"}
         said += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         where = "not attached" if self._host is None else self._host.described()
         return f"UpsampleGuidance({', '.join(said)}; {where if self.enabled else f'disabled, {where}'})"
@@ -200,7 +203,7 @@ class UpsampleGuidance:
 def guide_denoiser(
     denoise: Callable[..., Any],
     scale: float | Sequence[float],
-    theta: float = 1.0,
+    theta: float | None = None,
     eta: float | None = None,
     *,
     sigmas: tuple[float, float] = (0.002, 80.0),
@@ -233,7 +236,7 @@ def guide_denoiser(
     if spec.scale == "auto" or spec.predictor == "rescaled" or spec.prediction is not None:
         raise RekernelError("guide_denoiser takes a number as scale=, predictor='reduced', and no prediction=")
     schedule = spec.schedule or SigmaSchedule(*sigmas)
-    window = spec.window(1.0)
+    window = spec.window()
 
     @functools.wraps(denoise)
     def guided(x: Any, sigma: Any, *args: Any, **kwargs: Any) -> Any:

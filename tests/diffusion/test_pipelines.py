@@ -1,0 +1,299 @@
+"""Whole Stable Diffusion pipelines, from a prompt to pictures: small configs, random weights, everything attached."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+np = pytest.importorskip("numpy")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+accelerate = pytest.importorskip("accelerate")
+pytest.importorskip("peft")
+
+import rekernel as rk  # noqa: E402
+from rekernel.diffusion import SupersampledKernels, UpsampleGuidance  # noqa: E402
+
+VAE = {
+    "sample_size": 16, "block_out_channels": (4, 4), "norm_num_groups": 2, "latent_channels": 4, "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+}  # fmt: skip
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+LATENTS = {"in_channels": 4, "out_channels": 4, "layers_per_block": 1}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of single letters, as CLIP's files hold one."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=16)
+
+
+def text_model(kind):
+    torch.manual_seed(1)
+    config = transformers.CLIPTextConfig(
+        vocab_size=54, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53, projection_dim=8,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config).eval()
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def sd(nets, words):
+    return quiet(
+        diffusers.StableDiffusionPipeline(
+            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"), tokenizer=words,
+            unet=nets.conditioned(**LATENTS), scheduler=diffusers.DDIMScheduler(**SD, clip_sample=False),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sdxl(nets, words):
+    unet = nets.conditioned(
+        **LATENTS, cross_attention_dim=16, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=24 + 8,
+    )  # fmt: skip
+    return quiet(
+        diffusers.StableDiffusionXLPipeline(
+            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"),
+            text_encoder_2=text_model("CLIPTextModelWithProjection"), tokenizer=words, tokenizer_2=words, unet=unet,
+            scheduler=diffusers.EulerDiscreteScheduler(**SD), add_watermarker=False,
+        )
+    )  # fmt: skip
+
+
+def picture(pipe, size=32, steps=3, **more):
+    """Of `size` pixels, in float; 16 is the trained size (8 latents)."""
+    options = {"num_inference_steps": steps, "output_type": "np", "generator": torch.Generator().manual_seed(0)}
+    options |= {"prompt": "a cat", "negative_prompt": "dog", "height": size, "width": size}
+    return pipe(**{**options, **more}).images[0]
+
+
+def same(a, b, tolerance=1e-4):
+    return np.abs(a - b).max() < tolerance
+
+
+def different(a, b):
+    return np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize("which", ["sd", "sdxl"])
+def test_from_a_prompt_to_a_picture(nets, request, which):
+    pipe = request.getfixturevalue(which)
+    plain = picture(pipe)
+    before = {name: id(value) for name, value in vars(pipe.unet).items()}
+    with (
+        UpsampleGuidance(eta=1.0).attach(pipe) as guidance,
+        SupersampledKernels().attach(pipe) as kernels,
+        nets.passes(pipe.unet) as sizes,
+    ):
+        assert type(pipe).__name__ in repr(guidance) and "UNet2DConditionModel" in repr(kernels)
+        both = picture(pipe)
+        kernels.remove()
+        alone = picture(pipe)
+    assert sizes.count((16, 16)) == 6 and sizes.count((8, 8)) == 7  # one of them to plan the kernels
+    assert both.shape == (32, 32, 3) and different(both, plain) and different(alone, plain) and different(both, alone)
+    assert {name: id(value) for name, value in vars(pipe.unet).items()} == before
+    assert np.array_equal(picture(pipe), plain)
+
+
+def test_latent_models_stop_at_eta_0_6(nets, sd):
+    with UpsampleGuidance(2).attach(sd), nets.passes(sd.unet) as sizes:
+        picture(sd, steps=10)
+    assert sizes.count((16, 16)) == 10 and sizes.count((8, 8)) == 6
+    with UpsampleGuidance(2).attach(sd), nets.passes(sd.unet) as sizes:
+        picture(sd, size=16)
+        assert sizes.count((8, 8)) == 3 and sizes.count((4, 4)) == 1  # a number is a number: 'auto' would do nothing
+    with UpsampleGuidance().attach(sd), nets.passes(sd.unet) as sizes:
+        picture(sd, size=16)
+    assert sizes == [(8, 8)] * 3
+
+
+def test_sdxl_is_told_the_trained_size(nets, sdxl):
+    with nets.inputs(sdxl.unet) as seen, UpsampleGuidance().attach(sdxl):
+        picture(sdxl, steps=2)
+    told = [kwargs["added_cond_kwargs"]["time_ids"][0].tolist() for _, kwargs in seen]
+    assert told[:2] == [[32.0, 32, 0, 0, 32, 32], [16.0, 16, 0, 0, 16, 16]]
+
+
+def test_an_exception_in_the_middle_of_sampling(sd):
+    before = {name: id(value) for name, value in vars(sd.unet).items()}
+
+    def stop(pipe, step, t, kwargs):
+        raise KeyError("stopped")
+
+    with (
+        pytest.raises(KeyError, match="stopped"),
+        UpsampleGuidance().attach(sd),
+        SupersampledKernels().attach(sd),
+    ):
+        picture(sd, callback_on_step_end=stop)
+    assert {name: id(value) for name, value in vars(sd.unet).items()} == before
+    assert not [name for name, module in sd.unet.named_modules() if "forward" in vars(module)]
+
+
+# -- LoRA ---------------------------------------------------------------------------------------------------------
+
+
+def lora(unet, rank=2):
+    """A random adapter: attention, convolutions of the inner blocks, and the very first one; and what it adds."""
+    generator = torch.Generator().manual_seed(9)
+    targets = ["mid_block.resnets.0.conv1", "down_blocks.1.resnets.0.conv1", "down_blocks.0.downsamplers.0.conv"]
+    targets += ["conv_in", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
+    state, added = {}, {}
+    for name in targets:
+        weight = unet.get_submodule(name).weight
+        a = torch.randn(rank, *weight.shape[1:], generator=generator) * 0.3
+        b = torch.randn(weight.shape[0], rank, *(1 for _ in weight.shape[2:]), generator=generator) * 0.3
+        state[f"unet.{name}.lora_A.weight"], state[f"unet.{name}.lora_B.weight"] = a, b
+        added[name] = (b.flatten(1) @ a.flatten(1)).reshape(weight.shape)
+    return state, added
+
+
+@pytest.fixture
+def adapter(sd, tmp_path):
+    state, added = lora(sd.unet)
+    safetensors_torch.save_file(state, tmp_path / "lora.safetensors")
+    return tmp_path / "lora.safetensors", added
+
+
+def merged(pipe, added):
+    """The picture with the adapter added to the weights by hand."""
+    for name, delta in added.items():
+        pipe.unet.get_submodule(name).weight.data += delta
+    try:
+        return picture(pipe)
+    finally:
+        for name, delta in added.items():
+            pipe.unet.get_submodule(name).weight.data -= delta
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"layers": "all"}, {"layers": ["*.conv1.weight", "conv_in.weight"]}, {"form": "dense"}], ids=str
+)
+def test_lora_loaded_and_unloaded_while_kernels_are_attached(sd, adapter, options):
+    path, added = adapter
+    with SupersampledKernels(2, **options).attach(sd):
+        without, wanted = picture(sd), None
+    with SupersampledKernels(2, **options).attach(sd):
+        wanted = merged(sd, added)
+    assert different(without, wanted)
+    with SupersampledKernels(2, **options).attach(sd) as kernels:
+        assert same(picture(sd), without)
+        sd.load_lora_weights(path)
+        assert same(picture(sd), wanted)
+        sd.fuse_lora()
+        assert same(picture(sd), wanted)
+        sd.unfuse_lora()
+        sd.unload_lora_weights()
+        assert same(picture(sd), without)
+        kernels.remove()
+    with SupersampledKernels(2, **options).attach(sd):  # and attached to a network that has it
+        sd.load_lora_weights(path)
+        assert same(picture(sd), wanted)
+
+
+def test_a_second_adapter_beside_the_first(sd, adapter):
+    path, added = adapter
+    with SupersampledKernels(2).attach(sd):
+        sd.load_lora_weights(path, adapter_name="one")
+        one = picture(sd)
+        sd.load_lora_weights(path, adapter_name="two")
+        sd.set_adapters(["one", "two"], [1.0, 1.0])
+        two = picture(sd)
+        sd.unload_lora_weights()
+        doubled = merged(sd, {name: 2 * delta for name, delta in added.items()})
+    assert same(two, doubled, 1e-3) and different(one, two)
+
+
+def test_lora_with_guidance(nets, sd, adapter):
+    path, added = adapter
+    with UpsampleGuidance(eta=1.0).attach(sd), SupersampledKernels().attach(sd):
+        sd.load_lora_weights(path)
+        with nets.passes(sd.unet) as sizes:
+            found = picture(sd)
+        assert sizes.count((16, 16)) == 3
+        sd.unload_lora_weights()
+        assert same(found, merged(sd, added))
+
+
+# -- offloading and compiling ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["offloading", "guidance"])
+def test_model_offloading(nets, sd, first):
+    """A pipeline takes accelerate's hooks off and on again after each call: the next call must be guided too."""
+    plain = picture(sd)
+    with UpsampleGuidance(eta=1.0).attach(sd), SupersampledKernels().attach(sd):
+        wanted = picture(sd)
+    guidance, kernels = UpsampleGuidance(eta=1.0), SupersampledKernels()
+    if first == "offloading":
+        sd.enable_model_cpu_offload(device="cpu")
+    guidance.attach(sd)
+    kernels.attach(sd)
+    if first == "guidance":
+        sd.enable_model_cpu_offload(device="cpu")
+    assert hasattr(sd.unet, "_hf_hook")
+    for _ in range(3):
+        with nets.passes(sd.unet) as sizes:
+            assert same(picture(sd), wanted)
+        assert sizes.count((16, 16)) == 3 and sizes.count((8, 8)) >= 3
+    guidance.remove()
+    kernels.remove()
+    assert hasattr(sd.unet, "_hf_hook") and "rekernel" not in repr(vars(sd.unet).get("_diffusers_hook"))
+    assert same(picture(sd), plain) and same(picture(sd), plain)
+
+
+def test_offloading_layer_by_layer(nets, sd):
+    """Guidance calls the whole network and works; kernels need the layers and say so."""
+    with UpsampleGuidance(eta=1.0).attach(sd):
+        wanted = picture(sd)
+    accelerate.cpu_offload(sd.unet, execution_device="cpu")  # as enable_sequential_cpu_offload does
+    assert next(sd.unet.parameters()).device.type == "meta"
+    with UpsampleGuidance(eta=1.0).attach(sd):
+        assert same(picture(sd), wanted) and same(picture(sd), wanted)
+        with pytest.raises(rk.RekernelError, match=r"down_blocks.*enable_model_cpu_offload instead"):
+            SupersampledKernels().attach(sd)
+        assert same(picture(sd), wanted)
+
+
+@pytest.mark.slow
+def test_compiled_denoiser(sd):
+    torch._dynamo.reset()
+    with UpsampleGuidance(eta=1.0).attach(sd), SupersampledKernels(until=0.5).attach(sd):
+        wanted = picture(sd)
+    sd.unet = torch.compile(sd.unet, backend="eager")
+    plain = picture(sd)
+    with UpsampleGuidance(eta=1.0).attach(sd), SupersampledKernels(until=0.5).attach(sd):
+        assert same(picture(sd), wanted)
+        assert "UNet2DConditionModel of StableDiffusionPipeline" in repr(sd.unet._diffusers_hook)
+    assert same(picture(sd), plain) and different(plain, wanted)
+    torch._dynamo.reset()
+
+
+def test_two_denoisers_are_refused(nets, sd):
+    sd.transformer_2 = nets.unet
+    with pytest.raises(rk.RekernelError, match="two denoisers, the other one as transformer_2; attach to each"):
+        UpsampleGuidance().attach(sd)
+
+
+def test_what_is_no_pipeline(nets):
+    class Nothing:
+        unet = transformer = None
+
+    with pytest.raises(rk.RekernelError, match="Nothing is no diffusers pipeline with a unet or transformer"):
+        SupersampledKernels().attach(Nothing())
