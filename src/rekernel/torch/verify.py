@@ -25,12 +25,14 @@ def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
     >>> reduce_grid(torch.tensor([[[1.0, 3.0, 5.0, 7.0]]]), (2,)).tolist()
     [[[2.0, 6.0]]]
     """
-    operators = {
-        axis + 2: grid_operator(int(x.shape[axis + 2]), n, "area", gain="none")
-        for axis, n in enumerate(size)
-        if n != x.shape[axis + 2]
-    }
-    reduced: Tensor = resample(x, operators)
+    operators = {}
+    for axis, n in enumerate(size, start=2):
+        old = int(x.shape[axis])
+        if old % n == 0:  # a mean, since the matrix of a long signal is large
+            x = x.reshape(*x.shape[:axis], n, old // n, *x.shape[axis + 1 :]).mean(axis + 1)
+        else:
+            operators[axis] = grid_operator(old, n, "area", gain="none")
+    reduced: Tensor = resample(x, operators) if operators else x
     return reduced
 
 
