@@ -1,6 +1,6 @@
 """Draw the figures of docs/guidance.md: samples of the shipped diffusion model, and the schedules.
 
-    python docs/figures/diffusion.py [schedules] [samples] [sweep] [residual]
+    python docs/figures/guidance.py [schedules] [samples] [sweep] [residual]
 
 `samples` shows what benchmarks/accuracy/diffusion.py kept of its rows; `sweep` and `residual` sample anew (minutes).
 """
