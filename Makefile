@@ -5,7 +5,7 @@ OUT ?= out/demo
 BIN = $(VENV)/bin
 READY = $(VENV)/.rekernel-ready
 
-.PHONY: setup demo test test-slow lint bench docs
+.PHONY: setup demo test test-slow lint bench docs site
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ lint: $(READY)
 docs: $(READY)  ## what is generated: the CLI reference and the figures
 	$(BIN)/python -m rekernel_cli.reference
 	$(BIN)/python docs/figures/make.py
+
+site: $(READY)  ## the documentation as a site, in out/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py

@@ -22,7 +22,8 @@ from rich.progress import Progress
 
 from rekernel.atomic import write_atomic
 from rekernel.checkpoint import Pipeline, find_pipeline
-from rekernel.diffusion import SupersampledKernels, UpsampleGuidance, load_pipeline
+from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, load_pipeline
+from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
 from rekernel.diffusion.recorded import read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
@@ -69,9 +70,9 @@ def make_grid(request: Request, out: Path, *, quiet: bool) -> list[str]:
     said: list[str] = []
     with ExitStack() as stack:
         if _is_plain_unet(pipeline) and request.prompt is None:
-            images = _from_noise(request, stack, said, quiet)
+            images = _from_noise(request, pipeline, stack, said, quiet)
         else:
-            images = _from_pipeline(request, stack, said)
+            images = _from_pipeline(request, pipeline, stack, said)
     buffer = io.BytesIO()
     _grid(images).save(buffer, "PNG")
     write_atomic(out, buffer.getvalue(), force=True)
@@ -84,17 +85,27 @@ def _is_plain_unet(pipeline: Pipeline) -> bool:
     return unet is not None and unet.class_name == "UNet2DModel" and "scheduler" in pipeline.index
 
 
-def _from_noise(request: Request, stack: ExitStack, said: list[str], quiet: bool) -> NDArray[np.uint8]:
+def _from_noise(
+    request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str], quiet: bool
+) -> NDArray[np.uint8]:
     """A network on pixels and its scheduler: nothing else is needed, and no code of the folder is run."""
     diffusers: Any = import_module("diffusers")
     index = json.loads((request.folder / "model_index.json").read_text(encoding="utf-8"))
     scheduler_class = getattr(diffusers, str(index["scheduler"][1]), None)
     if scheduler_class is None:
         raise RekernelError(f"{shown(str(index['scheduler'][1]))}: diffusers has no scheduler of that name")
-    unet = diffusers.UNet2DModel.from_pretrained(request.folder / "unet").eval()
+    component = pipeline.components["unet"]
+    record = read_record(request.folder / "unet")
+    plan = record.plan if record else None
+    unet: Any
+    if plan is not None or is_rescaled(component):
+        unet = load_component(request.folder, component, plan, {})
+        record = Recorded(scale_of(unet.rekernel_plan), record.sample_size if record else unet.config.sample_size)
+    else:
+        unet = diffusers.UNet2DModel.from_pretrained(request.folder / "unet").eval()
     scheduler = scheduler_class.from_pretrained(request.folder / "scheduler")
-    trained = _pair(unet.config.sample_size)
-    found = read_record(request.folder / "unet") if request.recorded else None
+    trained = _pair(record.sample_size if record else unet.config.sample_size)
+    found = record if request.recorded else None
     default = _pair(found.new_size) if found else trained
     height, width = request.size or default
     scale = (height / trained[0], width / trained[1])
@@ -143,10 +154,11 @@ def _predicted(unet: Any, x: torch.Tensor, t: Any, classes: torch.Tensor | None,
     return guided
 
 
-def _from_pipeline(request: Request, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:
+def _from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:
     """Any other pipeline, through its own call."""
     diffusers: Any = import_module("diffusers")
-    recorded = request.recorded and read_record_of(request.folder)
+    rescaled = any(map(is_rescaled, pipeline.components.values()))
+    recorded = rescaled or (request.recorded and read_record_of(request.folder))
     pipe = load_pipeline(request.folder) if recorded else diffusers.DiffusionPipeline.from_pretrained(request.folder)
     pipe.set_progress_bar_config(disable=True)
     if recorded:

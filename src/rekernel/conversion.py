@@ -219,7 +219,9 @@ class Conversion:
     ) -> None:
         path = job.folder / file.name
         source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.options.get("scale"))
-        recipe = Recipe(job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}")
+        recipe = Recipe(
+            job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
+        )
         metadata = {**source_metadata, KEY: recipe.to_json()}
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         if self.options.resume and path.exists():

@@ -162,6 +162,15 @@ def test_convert_with_guidance_and_sample(folder, tmp_path):
     assert run("sample", out, "--steps", "2", "--out", grid).exit_code == 1  # it exists
 
 
+def test_a_converted_folder_is_sampled_at_its_new_size(folder, tmp_path, monkeypatch):
+    rk.convert(folder, tmp_path / "out", scale=2)
+    monkeypatch.chdir(tmp_path)  # a relative folder, too
+    done = run("sample", "out", "--steps", "2", "--count", "2")
+    assert done.exit_code == 0, done.output
+    assert "2 pictures of 32x32" in done.output
+    assert load_pipeline("out").unet.config.sample_size == 32
+
+
 def test_the_same_seed_gives_the_same_grid_and_guidance_another(folder, tmp_path):
     options = ("--size", "32", "--steps", "2", "--count", "2", "--seed", "3", "--out")
     grids = []

@@ -74,8 +74,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     modules: dict[str, nn.Module] = {}
     for name, component in pipeline.components.items():
         plan = records[name].plan if name in records else None
-        if name not in options and (plan is not None or _has_recipe(component, folder)):
-            modules[name] = _rescaled(folder, component, plan, options)
+        if name not in options and (plan is not None or is_rescaled(component)):
+            modules[name] = load_component(folder, component, plan, options)
     if not records and not modules:
         raise RekernelError(
             f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or write it "
@@ -104,14 +104,15 @@ def _local(source: str | os.PathLike[str], options: dict[str, Any]) -> Path:
         return Path(DiffusionPipeline.download(name, **{k: options[k] for k in of_hub if k in options}))
 
 
-def _has_recipe(component: Component, folder: Path) -> bool:
+def is_rescaled(component: Component) -> bool:
+    """Whether a component's weights have a recipe."""
     if component.checkpoint is None:
         return False
-    with open_checkpoint(folder / component.checkpoint) as source:
+    with open_checkpoint(component.checkpoint) as source:
         return find_recipe(source.metadata) is not None
 
 
-def _rescaled(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
+def load_component(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
     """A component from its config at the trained size, then brought to its weights' geometry."""
     import torch
 
@@ -143,14 +144,15 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         if name in modules:
             plan: Plan = denoiser.rekernel_plan
             size = found.sample_size if found else _sides(denoiser.config.sample_size)
-            found = Recorded(_scale_of(plan), size, plan=plan)
+            found = Recorded(scale_of(plan), size, plan=plan)
         assert found is not None
         new = found.new_size
         denoiser.register_to_config(sample_size=list(new) if isinstance(new, tuple) else new)
         denoiser.register_to_config(**{KEY: found.to_entry()})
 
 
-def _scale_of(plan: Plan) -> float | tuple[float, ...]:
+def scale_of(plan: Plan) -> float | tuple[float, ...]:
+    """The scale of a plan: a number, or one per axis where they differ."""
     scale: Any = plan.options.get("scale", 1.0)
     scales = tuple(map(float, scale)) if isinstance(scale, list | tuple) else (float(scale),)
     return scales if len(set(scales)) > 1 else scales[0]
