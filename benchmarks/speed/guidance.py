@@ -3,9 +3,9 @@
     python benchmarks/speed/guidance.py
 
 A UNet2DConditionModel with Stable Diffusion 1.5's layout at three tenths of its width (random weights; the ratio does
-not depend on them), called with 64x64 latents at 2 and 4 times its trained size as a sampler calls it. 'passes' is what the
-additional passes cost when they are called by themselves, 'bound' is 1.05 times what they would cost in proportion to
-their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes results/guidance.json.
+not depend on them), called with 64x64 latents at 2 and 4 times its trained size as a sampler calls it. 'passes' is what
+the additional passes cost when they are called by themselves, 'bound' is 1.05 times what they would cost in proportion
+to their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes results/guidance.json.
 """
 
 from __future__ import annotations
