@@ -99,6 +99,30 @@ index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2D
          "text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
 json.dump(index, open("source/model_index.json", "w"))
 """
+TEXT_TO_IMAGE = """
+import json, pathlib
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+torch.manual_seed(0)
+letters = [chr(c) for c in range(97, 123)]
+words = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+pathlib.Path("words").mkdir()
+pathlib.Path("words/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+pathlib.Path("words/merges.txt").write_text("#version: 0.2" + chr(10))
+text = CLIPTextConfig(vocab_size=54, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                      max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53)
+unet = UNet2DConditionModel(
+    sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=16,
+    attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+vae = AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=8, latent_channels=4,
+                    down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+StableDiffusionPipeline(
+    vae=vae, text_encoder=CLIPTextModel(text), tokenizer=CLIPTokenizer.from_pretrained("words", model_max_length=16),
+    unet=unet, scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+).save_pretrained("source")
+"""
 RESNET = """
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -212,5 +236,17 @@ def test_a_pipeline_loads_by_the_lines_of_its_card_and_makes_images_of_the_new_s
     said = ok(rekernel(python=pasted(hub, repo) + """
 pipe.set_progress_bar_config(disable=True)
 print(pipe.unet.conv_in.kernel_size, pipe(num_inference_steps=1, output_type="np").images.shape)
+"""))  # fmt: skip
+    assert said.endswith("(5, 5) (1, 32, 32, 3)\n")
+
+
+@pytest.mark.slow
+def test_from_a_text_to_image_folder_to_the_hub_and_back_to_a_picture(hub, rekernel, name, tmp_path):
+    ok(rekernel(python=TEXT_TO_IMAGE))
+    repo = published(hub, rekernel, name, saved(tmp_path / "source"), "--preset", "inner")
+    said = ok(rekernel(python=pasted(hub, repo) + """
+pipe.set_progress_bar_config(disable=True)
+images = pipe("a cat", num_inference_steps=1, output_type="np").images
+print(pipe.unet.mid_block.resnets[0].conv1.kernel_size, images.shape)
 """))  # fmt: skip
     assert said.endswith("(5, 5) (1, 32, 32, 3)\n")
