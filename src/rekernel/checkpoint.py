@@ -255,6 +255,10 @@ def open_checkpoint(
         from .pickles import PickleCheckpoint  # torch only where it is needed
 
         return PickleCheckpoint(path, allow_pickle=allow_pickle)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{where}: an ONNX model, no checkpoint; `rekernel plan` shows its layers and what is done."
+        )
     if path.suffix.lower() == ".json":
         raise CheckpointError(f"{where}: not an index; pass a .safetensors file or a *.safetensors.index.json.")
     return Checkpoint(path, "file", (read_shard(path),))
