@@ -78,6 +78,7 @@ def main() -> None:
             f"{row['plain']:.2f}",
             f"{row['guided']:.2f}",
             f"{row['ratio']:.3f}",
+            f"{row['passes']:.3f}",
             limit,
         )
     Console(width=120).print(table)
