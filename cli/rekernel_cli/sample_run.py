@@ -23,8 +23,9 @@ from rich.progress import Progress
 from rekernel.atomic import write_atomic
 from rekernel.checkpoint import Pipeline, find_pipeline
 from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, load_pipeline
+from rekernel.diffusion.host import PIXELS
 from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
-from rekernel.diffusion.recorded import read_record
+from rekernel.diffusion.recorded import DENOISERS, read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
 
@@ -110,7 +111,8 @@ def _from_noise(
     height, width = request.size or default
     scale = (height / trained[0], width / trained[1])
     if request.guidance is not None:  # what a pipeline of pixels gets
-        request = replace(request, guidance={"theta": 1.3, "enlarge": "cubic", **request.guidance})
+        theta, _, enlarge = PIXELS
+        request = replace(request, guidance={"theta": theta, "enlarge": enlarge, **request.guidance})
     parts = _parts(request, scale) if found is None else [found.make_kernels(), found.make_guidance()]
     for part in filter(None, parts):
         stack.enter_context(part.attach(unet, scheduler=scheduler))
@@ -184,7 +186,7 @@ def _from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said:
 
 def read_record_of(folder: Path) -> bool:
     """Whether a denoiser in the folder records anything."""
-    return any(read_record(folder / name) is not None for name in ("unet", "transformer"))
+    return any(read_record(folder / name) is not None for name in DENOISERS)
 
 
 def _parts(request: Request, scale: tuple[float, float]) -> list[Any]:

@@ -17,7 +17,7 @@ from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
 _LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
-_PIXELS = 1.3, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
+PIXELS = 1.3, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
 _SECOND = ("transformer_2", "unet_2")
 
@@ -80,7 +80,7 @@ class Host:
         """theta, eta and U where none is given: published for latents, measured for pixels, neutral where unknown."""
         if self.pipe is None:
             return 1.0, 1.0, "nearest"
-        return _LATENT if self.latent else _PIXELS
+        return _LATENT if self.latent else PIXELS
 
     @property
     def trained(self) -> tuple[int, ...] | None:

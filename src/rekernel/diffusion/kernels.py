@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..errors import RekernelError
 from ..operators import canonical_method
 from ..selection import matcher
+from .attachable import Attachable
 from .scales import checked_scale, shown_scale
 from .schedules import NoiseSchedule
 
 FORMS = ("factored", "dense", "auto")
 
 
-class SupersampledKernels:
+class SupersampledKernels(Attachable):
     """Run a denoiser above its trained size with kernels rescaled to that size.
 
     Calls at the trained size (the low-resolution pass of upsample guidance) run with the original kernels, calls in
@@ -66,6 +66,7 @@ class SupersampledKernels:
         form: str = "factored",
         schedule: NoiseSchedule | None = None,
     ) -> None:
+        super().__init__()
         if form not in FORMS:
             raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
         for name in method.values() if isinstance(method, Mapping) else (method,):
@@ -77,38 +78,11 @@ class SupersampledKernels:
         self.scale, self.layers, self.method, self.form = checked_scale(scale), layers, method, form
         self.until, self.progressive, self.noise_damped = until, progressive, noise_damped
         self.schedule = schedule
-        self.enabled = True
-        self._host: Any = None
 
-    def attach(self, target: Any, *, scheduler: Any = None) -> Self:
-        """Switch the kernels in every call of a pipeline's denoiser from now on, until `remove()`.
-
-        Parameters
-        ----------
-        target : a diffusers pipeline, or its denoiser
-        scheduler : a diffusers scheduler, optional
-            With a denoiser alone, where `until` or `progressive` ask for the time.
-        """
+    def _hosted(self, target: Any, scheduler: Any) -> Any:
         from .switched import SwitchedDenoiser
 
-        if self._host is not None:
-            raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")
-        self._host = SwitchedDenoiser(self, target, scheduler)
-        return self
-
-    def remove(self) -> None:
-        """Take it off: the denoiser is as it was. Nothing happens where it is not attached."""
-        host, self._host = self._host, None
-        if host is not None:
-            host.take_off()
-
-    def enable(self) -> None:
-        """Switch again after `disable()`."""
-        self.enabled = True
-
-    def disable(self) -> None:
-        """Stay attached and do nothing."""
-        self.enabled = False
+        return SwitchedDenoiser(self, target, scheduler)
 
     @property
     def timed(self) -> bool:
@@ -136,18 +110,11 @@ class SupersampledKernels:
         left = max(0.0, 1 - (1 - fraction) / share) if share else 0.0
         return tuple(max(min(2.0, f), float(math.ceil(f * left))) if f > 1 else f for f in factors)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
-        self.remove()
-
     def __repr__(self) -> str:
         said = [f"scale={shown_scale(self.scale)}", f"layers={self.layers!r}", f"method={self.method!r}"]
         usual: dict[str, Any] = {"until": 1.0, "progressive": False, "noise_damped": False, "form": "factored"}
         said += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
-        where = "not attached" if self._host is None else self._host.described()
-        return f"SupersampledKernels({', '.join(said)}; {where if self.enabled else f'disabled, {where}'})"
+        return f"SupersampledKernels({', '.join(said)}; {self._where()})"
 
 
 __all__ = ["SupersampledKernels"]

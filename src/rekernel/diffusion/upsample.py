@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..errors import RekernelError
+from .attachable import Attachable
 from .bands import ENLARGE, REDUCE, Split
 from .filters import FilterSplit
 from .guided import LowBand, Window, guided_prediction, octaves
@@ -24,7 +24,7 @@ from .schedules import NoiseSchedule, SigmaSchedule
 PREDICTORS = ("reduced", "rescaled")
 
 
-class UpsampleGuidance:
+class UpsampleGuidance(Attachable):
     """Guide sampling above the trained size by what the network sees at its trained size.
 
     In every step in which it acts, the noisy image is also reduced, denoised at the time at which the network knows so
@@ -80,6 +80,7 @@ class UpsampleGuidance:
         levels: int | None = None,
         predictor: str = "reduced",
     ) -> None:
+        super().__init__()
         self.scale = checked_scale(scale)
         if eta is not None and (start is not None or stop is not None):
             raise RekernelError("eta= says when guidance acts, and so do start= and stop=; give one of them")
@@ -94,8 +95,6 @@ class UpsampleGuidance:
         self.theta, self.eta, self.start, self.stop, self.log_snr = theta, eta, start, stop, log_snr
         self.schedule, self.prediction = schedule, prediction
         self.reduce, self.enlarge, self.levels, self.predictor = reduce, enlarge, levels, predictor
-        self.enabled = True
-        self._host: Any = None
         self.window()  # what it refuses is refused now
 
     # -- what to do -----------------------------------------------------------------------------------------------
@@ -146,58 +145,17 @@ class UpsampleGuidance:
 
     # -- on a diffusers pipeline ----------------------------------------------------------------------------------
 
-    def attach(self, target: Any, *, scheduler: Any = None) -> Self:
-        """Guide every call of a pipeline's denoiser from now on, until `remove()`.
-
-        Parameters
-        ----------
-        target : a diffusers pipeline, or its denoiser
-        scheduler : a diffusers scheduler, optional
-            With a denoiser alone, where `schedule` is not given.
-
-        Returns
-        -------
-        self, for `with UpsampleGuidance(...).attach(pipe):`
-
-        Raises
-        ------
-        RekernelError
-            Where guidance is attached already, or a feature cache is.
-        """
+    def _hosted(self, target: Any, scheduler: Any) -> Any:
         from .attached import GuidedDenoiser
 
-        if self._host is not None:
-            raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")
-        self._host = GuidedDenoiser(self, target, scheduler)
-        return self
-
-    def remove(self) -> None:
-        """Take guidance off: the denoiser is as it was. Nothing happens where it is not attached."""
-        host, self._host = self._host, None
-        if host is not None:
-            host.take_off()
-
-    def enable(self) -> None:
-        """Guide again after `disable()`."""
-        self.enabled = True
-
-    def disable(self) -> None:
-        """Stay attached and do nothing."""
-        self.enabled = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
-        self.remove()
+        return GuidedDenoiser(self, target, scheduler)
 
     def __repr__(self) -> str:
         said = [f"scale={shown_scale(self.scale)}", *([] if self.theta is None else [f"theta={self.theta:g}"])]
         usual: dict[str, Any] = {"eta": None, "start": None, "stop": None, "log_snr": None, "levels": None}
         usual |= {"reduce": "area", "enlarge": None, "predictor": "reduced"}
         said += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
-        where = "not attached" if self._host is None else self._host.described()
-        return f"UpsampleGuidance({', '.join(said)}; {where if self.enabled else f'disabled, {where}'})"
+        return f"UpsampleGuidance({', '.join(said)}; {self._where()})"
 
 
 def guide_denoiser(
