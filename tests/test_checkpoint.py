@@ -205,7 +205,7 @@ def test_shards_without_their_index_are_not_taken_for_the_whole(tmp_path):
     ("name", "content", "words"),
     [
         ("model_index.json", "{}", "a diffusers pipeline; pass"),
-        ("pytorch_model.bin", "x", "only pickles .pytorch_model.bin., which can run code; .* --allow-pickle"),
+        ("pytorch_model.bin", "x", "only pickles .pytorch_model.bin., which can run code; .* allow_pickle=True"),
         ("README.md", "", "no .safetensors file and no"),
     ],
 )

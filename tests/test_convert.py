@@ -209,7 +209,7 @@ def test_a_dtype_that_is_no_float_is_refused(dtype, source, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
 def test_a_quantised_weight_is_rounded_back_where_that_was_allowed(dtype, source, tmp_path):
     path = source({"a.weight": (random(8, 4, 3, 3) * 8).to(dtype)})
-    with pytest.raises(RekernelError, match="--allow-cast"):
+    with pytest.raises(RekernelError, match="allow_cast=True"):
         convert(path, tmp_path / "out.safetensors", scale=2)
     convert(path, tmp_path / "out.safetensors", scale=2, allow_cast=True)
     out = st.load_file(tmp_path / "out.safetensors")["a.weight"]
@@ -324,7 +324,7 @@ def test_a_pickle_is_converted_where_that_was_allowed(suffix, tmp_path):
     path, target = tmp_path / f"in{suffix}", tmp_path / "out.safetensors"
     tensors = {"a.weight": random(8, 4, 3, 3), "a.bias": random(8)}
     torch.save({"state_dict": tensors, "epoch": 3} if suffix == ".ckpt" else tensors, path)
-    with pytest.raises(RekernelError, match=r"can run code.*--allow-pickle"):
+    with pytest.raises(RekernelError, match=r"can run code.*allow_pickle=True"):
         convert(path, target, scale=2)
     assert not target.exists()
     convert(path, target, scale=2, allow_pickle=True)

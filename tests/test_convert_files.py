@@ -215,7 +215,7 @@ def test_a_file_goes_to_a_file_a_folder_or_a_folder_to_be(single, tmp_path):
 def test_what_exists_stays_unless_forced(single, tmp_path):
     target = tmp_path / "out.safetensors"
     target.write_bytes(b"mine")
-    with pytest.raises(RekernelError, match="exists already; pass --force"):
+    with pytest.raises(RekernelError, match="exists already; pass force=True"):
         convert(single, target, scale=2)
     assert target.read_bytes() == b"mine"
     convert(single, target, scale=2, force=True)

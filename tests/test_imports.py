@@ -40,11 +40,11 @@ LEVELS: list[set[str]] = [
     {"settings", "transformers_config"},
     {"layer_planner", "recipe"},
     {"planner"},
-    {"outputs", "inspect", "targets", "digests", "download"},
+    {"outputs", "targets", "digests", "download"},
     {"stream"},
     {"conversion"},
     {"onnx"},
-    {"convert"},
+    {"convert", "inspect"},
     {"hub", "torch", "diffusion"},
 ]
 

@@ -296,7 +296,7 @@ def test_tokens_in_front_of_the_grid_are_told_from_the_grid(tokens, prefix, plan
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int32", "bool"])
 def test_a_selected_weight_of_another_dtype_is_refused_by_name_unless_allowed(dtype, planned):
     odd = torch.ones(8, 4, 3, 3).to(getattr(torch, dtype))
-    with pytest.raises(RekernelError, match=r"q\.weight: dtype .*--exclude q\.weight.*--allow-cast"):
+    with pytest.raises(RekernelError, match=r"q\.weight: dtype .*exclude=\['q\.weight'\].*allow_cast=True"):
         planned({"a.weight": (8, 4, 3, 3), "q.weight": odd})
     plan, _ = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, exclude=["q.weight"])
     assert {c.dtype for c in plan.changed} <= set(RESAMPLED_DTYPES)

@@ -155,7 +155,7 @@ def test_the_mode_follows_the_umask_even_over_a_stale_partial_file(tmp_path):
 def test_an_existing_file_needs_force(tmp_path):
     (tmp_path / "x").write_bytes(b"old")
     with (
-        pytest.raises(CheckpointError, match="exists already; pass --force"),
+        pytest.raises(CheckpointError, match="exists already; pass force=True"),
         StreamingWriter(tmp_path / "x", [], None),
     ):
         pass
@@ -167,7 +167,7 @@ def test_an_existing_file_needs_force(tmp_path):
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
-    with pytest.raises(CheckpointError, match="--force"), StreamingWriter(tmp_path / "x", PLAN, METADATA) as writer:
+    with pytest.raises(CheckpointError, match="force=True"), StreamingWriter(tmp_path / "x", PLAN, METADATA) as writer:
         fill(writer)
         (tmp_path / "x").write_bytes(b"another's")
     assert (tmp_path / "x").read_bytes() == b"another's"

@@ -78,8 +78,8 @@ def convert(
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
     SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. TARGET is a file if SOURCE is one, else a
-    folder. It appears whole or not at all. Tensors that do not change are copied byte for byte, and what was done is
-    kept in the metadata.
+    folder; of an ONNX model it is one again, called *.onnx. It appears whole or not at all. Tensors that do not change
+    are copied byte for byte, and what was done is kept in the metadata.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
@@ -138,7 +138,6 @@ def _rehearse(
 ) -> None:
     """Everything that can be said without writing."""
     from rekernel.convert import estimate, plan_source
-    from rekernel.escape import shown
 
     reading = {"allow_pickle": planning.reading["allow_pickle"]}
     if (ready := work.get("plan")) is not None:
@@ -161,13 +160,11 @@ def _rehearse(
             }
         )
     elif not quiet:
-        from .tables import print_estimate, print_plan
+        from .tables import print_estimate, print_plans
         from .terminal import console
 
         out = console()
-        for name, plan in plans.items():
-            print_plan(out, plan, shown(f"{source}/{name}" if name else source, 400))
-            out.print()
+        print_plans(out, plans, source)
         print_estimate(out, expected)
         click.echo("Dry run: nothing was written.")
 
@@ -220,13 +217,35 @@ def _conclude(report: Report) -> None:
         f"Wrote {where}: {in_bytes(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
         f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
     )
-    if any(change.new_geometry for plan in report.plans.values() for change in plan.changed):
-        click.echo(
+    if report.tensors_changed:
+        click.echo(_how_to_load(report, where))
+
+
+def _how_to_load(report: Report, where: str) -> str:
+    """What reads the result, by what it is."""
+    plan, file = report.plans.get(""), report.files[0]
+    if plan is None:
+        return f"It loads with rekernel: rekernel.diffusion.load_pipeline({str(report.target)!r})"
+    if file.suffix.lower() == ".onnx":
+        return f"It runs as before, on images of the new size: onnxruntime.InferenceSession({str(file)!r})"
+    if _loads_plainly(report, plan):
+        return f"It loads as before, for images of the new size: from_pretrained({str(report.target)!r})"
+    if any(change.new_geometry for change in plan.changed):
+        return (
             "It loads as before (safetensors.torch.load_file), into a model whose layers have\n"
             f"the kernels, strides and padding that `rekernel inspect {where}` lists."
         )
-    elif report.tensors_changed:
-        click.echo("It loads as before (safetensors.torch.load_file), into a model with the new shapes.")
+    return "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+
+
+def _loads_plainly(report: Report, plan: Plan) -> bool:
+    """Whether the configuration that was copied along tells transformers all that changed."""
+    from rekernel import Recipe
+    from rekernel.hub.payload import config_of
+    from rekernel.hub.snippet import loads_plainly
+
+    config = next((path for path in report.files if path.name == "config.json"), None)
+    return config is not None and loads_plainly(config_of(config), Recipe(plan, ()))
 
 
 def _document(report: Report) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from .layout import GroupedCommand
 
 if TYPE_CHECKING:
     from rekernel import Info
+    from rekernel.onnx import Value
 
 
 @click.command(cls=GroupedCommand)
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> None:
     """Show what a checkpoint holds, from its header alone.
 
-    SOURCE is a .safetensors file, an index, a folder with one of them, or a diffusers pipeline folder, here or on the
-    Hub (hf://org/name[@revision][/folder or file]). No weights are read, so that it takes no time. Shown are size,
+    SOURCE is a .safetensors file, an index, a folder with one of them, a diffusers pipeline folder, or an ONNX model,
+    here or on the Hub (hf://org/name[@revision][/folder or file]). No weights are read, so that it takes no time; of
+    an ONNX model on the Hub the file is downloaded, without the files beside it that hold tensors. Shown are size,
     dtypes, metadata, the family of architectures recognised with its presets, and how the weights were rescaled, if
     they were.
 
@@ -62,9 +64,18 @@ def _document(info: Info) -> dict[str, Any]:
         "family": info.family,
         "presets": list(info.presets),
         "dtypes": {dtype: {"tensors": count, "bytes": nbytes} for dtype, (count, nbytes) in info.dtypes.items()},
+        **{what: [_value(value) for value in values] for what, values in _ends(info) if values},
         "metadata": info.metadata,
         "recipe": json.loads(info.recipe.to_json()) if info.recipe else None,
         "tensors": [
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes} for t in info.tensors
         ],
     }
+
+
+def _ends(info: Info) -> list[tuple[str, tuple[Value, ...]]]:
+    return [("inputs", info.inputs), ("outputs", info.outputs)]
+
+
+def _value(value: Value) -> dict[str, Any]:
+    return {"name": value.name, "dtype": value.dtype, "shape": None if value.shape is None else list(value.shape)}

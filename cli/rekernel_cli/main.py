@@ -83,7 +83,7 @@ def _known(error: ValueError) -> NoReturn:
     """Raise the error's own line if it is the library's; raise the error if not."""
     errors = sys.modules.get("rekernel.errors")
     if errors is not None and isinstance(error, errors.RekernelError):
-        raise Failure(str(error)) from None
+        raise Failure(error.on_command_line()) from None
     raise error
 
 

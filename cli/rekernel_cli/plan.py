@@ -23,8 +23,9 @@ from .options import OUTPUT, Planning, option, planning_options
 def plan(source: str, planning: Planning, as_json: bool) -> None:
     """Show what would happen to every tensor of SOURCE, and why.
 
-    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Names and shapes decide; no weights are read,
-    nothing is written. What they leave unclear becomes a note that names the option to resolve it.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Names and shapes decide, of an ONNX model its
+    graph; no weights are read, nothing is written. What they leave unclear becomes a note that names the option to
+    resolve it.
 
     \b
         rekernel plan unet.safetensors --scale 2
@@ -33,7 +34,6 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
     """
     keywords = planning.keywords()
     from rekernel.convert import estimate, plan_source
-    from rekernel.escape import shown
 
     plans = plan_source(source, components=planning.components, **keywords)
     if as_json:
@@ -43,11 +43,9 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
             raise click.UsageError(f"--json prints one plan, and here are {len(plans)}; give one --component.")
         echo_json(json.loads(next(iter(plans.values())).to_json()))
         return
-    from .tables import print_estimate, print_plan
+    from .tables import print_estimate, print_plans
     from .terminal import console
 
     out = console()
-    for name, each in plans.items():
-        print_plan(out, each, shown(f"{source}/{name}" if name else source, 400))
-        out.print()
+    print_plans(out, plans, source)
     print_estimate(out, estimate(source, plans, allow_pickle=planning.reading["allow_pickle"]))

@@ -21,6 +21,7 @@ from .terminal import counted, in_bytes, inert, show
 if TYPE_CHECKING:
     from rekernel import AxisGeometry, Estimate, Info, LayerChange, Plan, Recipe
     from rekernel.header import TensorInfo
+    from rekernel.onnx import Value
 
 _NAME = 200
 _REASONS = 12
@@ -161,6 +162,13 @@ def print_plan(console: Console, plan: Plan, title: str) -> None:
     print_notes(console, plan.warnings)
 
 
+def print_plans(console: Console, plans: Mapping[str, Plan], source: str) -> None:
+    """The plan of each component of a pipeline, or the only one, under the name of what it is for."""
+    for name, plan in plans.items():
+        print_plan(console, plan, shown(f"{source.rstrip('/')}/{name}" if name else source, 400))
+        console.print()
+
+
 def print_notes(console: Console, warnings: Sequence[str], limit: int | None = None) -> None:
     """What was ambiguous, and the option that resolves it."""
     for warning in warnings[:limit]:
@@ -213,7 +221,11 @@ def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> No
     total = f"{counted(len(info.tensors), 'tensor')}, {info.parameters:,} parameters"
     _line(console, f"{title}: {kind}, {in_bytes(info.nbytes)}, {total}")
     facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_row("  family", Text(f"{inert(info.family) or 'none recognised'}; presets: {', '.join(info.presets)}"))
+    presets = f"; presets: {', '.join(info.presets)}" if info.presets else ""
+    facts.add_row("  family", Text(f"{inert(info.family) or 'none recognised'}{presets}"))
+    for title, values in (("  inputs", info.inputs), ("  outputs", info.outputs)):
+        for i, each in enumerate(values):
+            facts.add_row("" if i else title, Text(_value(each)))
     for i, (dtype, (count, nbytes)) in enumerate(info.dtypes.items()):
         facts.add_row("" if i else "  dtypes", Text(f"{dtype}: {counted(count, 'tensor')}, {in_bytes(nbytes)}"))
     for i, (key, value) in enumerate(_foreign(info.metadata)):
@@ -226,6 +238,13 @@ def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> No
     if tensors:
         console.print()
         _show_table(console, _TENSOR_COLUMNS, info.tensors, right=("bytes",))
+
+
+def _value(value: Value) -> str:
+    shape = (
+        "of any shape" if value.shape is None else "x".join(shown(str(size), 40) for size in value.shape) or "scalar"
+    )
+    return f"{shown(value.name, 80)}: {value.dtype} {shape}"
 
 
 def _foreign(metadata: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from .errors import Option
 from .escape import shown, shown_path
 from .header import CheckpointError, open_regular
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 StrPath = str | os.PathLike[str]
+
+FORCE = Option("force=True", "--force")
+"""What lets an existing file be replaced."""
 
 
 def human_size(nbytes: int) -> str:
@@ -123,7 +127,7 @@ class AtomicFile:
             raise CheckpointError(f"{where}: is the very file that is read; give the result another name.")
         if os.path.lexists(self.path):
             if not self.force:
-                raise CheckpointError(f"{where}: exists already; pass --force to replace it.")
+                raise CheckpointError(f"{where}: exists already; pass ", FORCE, " to replace it.")
             if self.path.exists() and not self.path.is_file():
                 raise CheckpointError(f"{where}: neither a file nor absent; name a regular file.")
 

@@ -18,6 +18,7 @@ from typing import Protocol, Self
 
 from .escape import shown, shown_path
 from .header import (
+    ALLOW_PICKLE,
     MAX_HEADER,
     CheckpointError,
     Header,
@@ -311,7 +312,7 @@ def find_pipeline(folder: StrPath) -> Pipeline | None:
     folder = Path(folder)
     if not os.path.lexists(folder / "model_index.json"):
         return None
-    index = _read_json(_contained(folder, "model_index.json"), "pipeline index")
+    index = _read_json(contained(folder, "model_index.json"), "pipeline index")
     components: dict[str, Component] = {}
     for name, entry in index.items():
         is_component = isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
@@ -345,7 +346,7 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
     for entry in entries:
         relative = inside / entry.name
         if entry.is_symlink():
-            target = _contained(root, relative.as_posix())
+            target = contained(root, relative.as_posix())
             if target.is_dir():
                 raise CheckpointError(
                     f"{shown_path(target)}: a link to a folder, which is not followed; put a copy there."
@@ -372,7 +373,7 @@ def _the_one(folder: Path, allow_pickle: bool) -> Path:
     if len(candidates) > 1:
         raise _ambiguous(folder, candidates)
     if candidates:
-        return _contained(folder, candidates[0].name)
+        return contained(folder, candidates[0].name)
     if (folder / "model_index.json").exists():
         raise CheckpointError(
             f"{shown_path(folder)}: a diffusers pipeline; pass the folder of one component, such as unet."
@@ -380,7 +381,9 @@ def _the_one(folder: Path, allow_pickle: bool) -> Path:
     if pickles:
         raise CheckpointError(
             f"{shown_path(folder)}: no safetensors, only pickles ({shown(pickles[0].name)}), which can run code; "
-            "convert to safetensors, or pass --allow-pickle."
+            "convert to safetensors, or pass ",
+            ALLOW_PICKLE,
+            ".",
         )
     raise CheckpointError(f"{shown_path(folder)}: no .safetensors file and no *.safetensors.index.json in this folder.")
 
@@ -392,7 +395,7 @@ def _candidates(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise CheckpointError(f"{shown_path(folder)}: {error.strerror}.") from None
     indices = [name for name in names if _INDEX.fullmatch(name)]
-    listed = {shard for name in indices for shard in _weight_map(*_read_index(_contained(folder, name))).values()}
+    listed = {shard for name in indices for shard in _weight_map(*_read_index(contained(folder, name))).values()}
     files = [name for name in names if name.lower().endswith(".safetensors") and name not in listed]
     orphan = next((name for name in files if _SHARD.fullmatch(name) and "-of-00001" not in name), None)
     if orphan is not None:
@@ -421,7 +424,8 @@ def _read_json(path: Path, what: str) -> dict[str, object]:
     if len(raw) > MAX_HEADER:
         raise CheckpointError(f"{where}: over {MAX_HEADER} bytes, too large for its kind ({what}).")
     if not raw.lstrip().startswith(b"{"):
-        raise CheckpointError(f"{where}: {foreign_format(raw[:512]) or f'no JSON object, as a {what} has to be.'}")
+        why = foreign_format(raw[:512]) or (f"no JSON object, as a {what} has to be.",)
+        raise CheckpointError(f"{where}: ", *why)
     parsed = strict_json(raw, where, what)
     assert isinstance(parsed, dict)  # it starts with a brace
     return parsed
@@ -450,7 +454,7 @@ def _open_sharded(path: Path, read_shard: Callable[[Path], Shard]) -> Checkpoint
     for name in sorted(set(weights.values())):
         if not os.path.lexists(path.parent / name):
             raise CheckpointError(f"{where}: shard {shown(name)} is missing; download it into the same folder.")
-        shard = read_shard(_contained(path.parent, name))
+        shard = read_shard(contained(path.parent, name))
         for tensor in shard.header.tensors:
             what = f"{where}: tensor {shown(tensor)}"
             if tensor in home:
@@ -472,8 +476,8 @@ def _check_plain(name: str, where: str) -> None:
         raise CheckpointError(f"{where} {shown(name)} is not a plain file name inside the folder; refused.")
 
 
-def _contained(folder: Path, name: str) -> Path:
-    """`folder / name`, whose links lead nowhere outside `folder`, except to the blobs of the same Hub cache entry."""
+def contained(folder: Path, name: str) -> Path:
+    """`folder / name` of a plain name, whose links lead nowhere outside, except to the blobs of the same Hub cache."""
     path = folder / name
     root, target = folder.resolve(), path.resolve()
     if target.is_relative_to(root):

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .atomic import check_free_space, copy_atomic, write_atomic
+from .atomic import FORCE, check_free_space, copy_atomic, write_atomic
 from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
 from .digests import Digests, digesting, resolved, stand_ins
 from .download import Fetched
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown_path
 from .header import build_header
 from .journal import Journal
@@ -165,16 +165,20 @@ class Conversion:
         existing = [path for path in [*marks, *targets, *(b for _, b in copies)] if os.path.lexists(path)]
         if existing and not (options.force or options.resume):
             raise RekernelError(
-                f"{shown_path(existing[0])}: exists already; pass --force to replace it, --resume to go on "
-                f"with an interrupted conversion, or another destination"
+                f"{shown_path(existing[0])}: exists already; pass ",
+                FORCE,
+                " to replace it, ",
+                Option("resume=True", "--resume"),
+                " to go on with an interrupted conversion, or another destination",
             )
         stale = _stale(jobs)
         if stale and not options.force:
             raise RekernelError(
-                f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed "
-                f"with; pass --force to replace it, or another destination"
+                f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed with; pass ",
+                FORCE,
+                " to replace it, or another destination",
             )
-        _refuse_inputs([*marks, *targets, *stale, *(b for _, b in copies)], [*inputs, *(a for a, _ in copies)])
+        refuse_inputs([*marks, *targets, *stale, *(b for _, b in copies)], [*inputs, *(a for a, _ in copies)])
         in_folder = bool(marks or copies or len(targets) > 1)
         root = jobs[0].folder if commit is None else commit[1].parent
         self.total = sum(job.outputs.nbytes for job in jobs) + sum(a.stat().st_size for a, _ in copies)
@@ -182,7 +186,7 @@ class Conversion:
         finished = journal.read() if options.resume else {}
         needed = sum(_missing(job, finished, root) for job in jobs) + sum(a.stat().st_size for a, _ in copies)
         check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
-        with _folders([root, *(path.parent for path in [*targets, *(b for _, b in copies)])]):
+        with making_folders([root, *(path.parent for path in [*targets, *(b for _, b in copies)])]):
             for path in stale:
                 path.unlink()
             for mark in marks:  # while files change under it, the folder must not look whole
@@ -257,7 +261,7 @@ class Conversion:
 
 
 @contextmanager
-def _folders(wanted: Sequence[Path]) -> Iterator[None]:
+def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
     """Make the folders; where what follows fails, remove those that it leaves empty."""
     made: list[Path] = []
     try:
@@ -273,7 +277,7 @@ def _folders(wanted: Sequence[Path]) -> Iterator[None]:
         raise
 
 
-def _refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
+def refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Raise where a file that is to be replaced or removed is one that is read, by whatever name or link."""
     read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
     for path in paths:

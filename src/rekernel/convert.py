@@ -19,9 +19,9 @@ from .escape import shown_path
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import plan_checkpoint
-from .remote import Place, local_path, looked_at
+from .remote import Place, looked_at
 from .stream import peak_bytes
-from .targets import parts_of
+from .targets import onnx_of, parts_of
 
 StrPath = str | os.PathLike[str]
 
@@ -48,8 +48,8 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     Parameters
     ----------
     source : path or address
-        Anything `open_checkpoint` takes, or a diffusers pipeline folder. Of an `hf://` address headers are all that is
-        fetched.
+        Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. Of an `hf://`
+        address headers are all that is fetched; of an ONNX model its file, since a graph has no header.
     components : sequence of str, optional
         Of a pipeline; by default its UNet.
     **planning
@@ -63,17 +63,14 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     >>> list(plan_source(path, scale=2))
     ['']
     """
-    if _is_onnx(source):
-        from .onnx import plan_onnx
-
-        _refuse_for_onnx(components=components)
-        return {"": plan_onnx(local_path(source), **planning)}
     with looked_at(source) as place:
+        model = onnx_of(place.path)
+        if model is not None:
+            from .onnx import plan_onnx
+
+            _refuse_for_onnx(components=components)
+            return {"": plan_onnx(place, model, **planning)}
         return _plans(place, parts_of(place.path, components), planning)
-
-
-def _is_onnx(source: StrPath) -> bool:
-    return os.fspath(source).lower().endswith(".onnx")
 
 
 def _refuse_for_onnx(**options: Any) -> None:
@@ -118,16 +115,17 @@ def estimate(
     True
     """
     plans = {"": plans} if isinstance(plans, Plan) else plans
-    if _is_onnx(source):
-        from .onnx import output_bytes
-
-        _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size)
-        nbytes = output_bytes(local_path(source), plans[""])
-        return Estimate(nbytes, _INTERPRETER + 3 * nbytes, ((Path(source).name, nbytes),))
     dtype = target_dtype(dtype) if dtype else None
     files: list[tuple[str, int]] = []
     peak = 0
     with looked_at(source) as place:
+        model = onnx_of(place.path)
+        if model is not None:
+            from .onnx import output_bytes
+
+            _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size)
+            nbytes = output_bytes(place, model, plans[""])
+            return Estimate(nbytes, _INTERPRETER + 3 * nbytes, ((model.name, nbytes),))
         for name, path in parts_of(place.path, [n for n in plans if n] or None).items():
             with place.open(path, allow_pickle=allow_pickle) as opened:
                 outputs = arrange(opened, output_tensors(opened, plans[name], dtype), path.name, max_shard_size)
@@ -159,8 +157,8 @@ def convert(
     Parameters
     ----------
     source : path or address
-        A safetensors file, an index, a folder with one of them, or a diffusers pipeline folder; or the `hf://` address
-        of one, of which what is needed is downloaded once the plan stands.
+        A safetensors file, an index, a folder with one of them, a diffusers pipeline folder, an ONNX model or a folder
+        with one; or the `hf://` address of any, of which what is needed is downloaded once the plan stands.
     target : path
         A file for a file, otherwise a folder.
     plan : Plan, optional
@@ -208,14 +206,17 @@ def convert(
     if plan is not None and planning:
         raise RekernelError(f"convert takes a plan or {sorted(planning)[0]}=..., not both: the plan has decided that")
     planning = {**planning, "allow_cast": allow_cast, "allow_pickle": allow_pickle}
-    if _is_onnx(source):
-        from .onnx import convert_onnx
-
-        _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size, components=components, resume=resume)
-        if plan is None:
-            return convert_onnx(local_path(source), Path(target), force=force, progress=progress, **planning)
-        return convert_onnx(local_path(source), Path(target), plan=plan, force=force, progress=progress)
+    into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
     with looked_at(source) as place:
+        model = onnx_of(place.path)
+        if model is not None:
+            from .onnx import convert_onnx
+
+            _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size, components=components, resume=resume)
+            asked = planning if plan is None else {}
+            return convert_onnx(
+                place, model, Path(target), into_folder=into_folder, plan=plan, force=force, progress=progress, **asked
+            )
         parts = parts_of(place.path, components)
         if plan is not None and len(parts) > 1:
             raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
@@ -227,6 +228,5 @@ def convert(
     run = Conversion(options, plans, fetched.origin)
     pipeline = fetched.pipeline()
     if pipeline is None:
-        into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
         return run.checkpoint(fetched, Path(target), into_folder=into_folder)
     return run.pipeline(pipeline, fetched, Path(target))

@@ -37,12 +37,19 @@ def data_files(source: TensorSource) -> list[Path]:
 def stand_ins(source: TensorSource, origin: Origin | None = None) -> tuple[SourceFile, ...]:
     """The files with placeholders for their digests, each as long as what will replace it."""
     return tuple(
-        SourceFile(path.stat().st_size, placeholder(i), *_known(path, origin))
+        SourceFile(path.stat().st_size, placeholder(i), *known_of(path, origin))
         for i, path in enumerate(data_files(source))
     )
 
 
-def _known(path: Path, origin: Origin | None) -> tuple[str, ...]:
+def known_of(path: Path, origin: Origin | None) -> tuple[str, ...]:
+    """Repository, commit and name of a file that came from the Hub; nothing of another.
+
+    Examples
+    --------
+    >>> known_of(Path("/cache/net.onnx"), Origin("org/net", "abc", Path("/cache")))
+    ('org/net', 'abc', 'net.onnx')
+    """
     return (origin.repo, origin.commit, path.relative_to(origin.root).as_posix()) if origin else ()
 
 

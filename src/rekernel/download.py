@@ -70,7 +70,20 @@ def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False
             with_pickles[name] = opened
     if any(not source.shards for source in with_pickles.values()):
         return _pickled(place, with_pickles[""])
-    read = {path.relative_to(place.root) for source in with_pickles.values() for path in source.files}
+    return fetch_files(place, parts, {path for source in with_pickles.values() for path in source.files})
+
+
+def fetch_files(place: Place, parts: Mapping[str, Path], files: Iterable[Path]) -> Fetched:
+    """Download these files of a place, which converting `parts` reads, and what lies beside them; of a path, nothing.
+
+    Examples
+    --------
+    >>> fetch_files(Place(Path("net.onnx")), {"": Path("net.onnx")}, []).path.name
+    'net.onnx'
+    """
+    if not isinstance(place, RemotePlace):
+        return Fetched(place.path, dict(parts))
+    read = {path.relative_to(place.root) for path in files}
     wanted, left = set(read), set[Path]()
     if place.path.is_dir():
         inside = place.path.relative_to(place.root)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NoReturn
 
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown, shown_path
 
 MAX_HEADER = 100_000_000
@@ -203,8 +203,8 @@ def header_length(prefix: bytes, size: int, where: str) -> int:
         raise CheckpointError(f"{where}: {short}, shorter than the 8 of a header length: {_AGAIN}")
     length = int.from_bytes(prefix[:8], "little")
     if length > MAX_HEADER or length > size - 8:
-        if (foreign := foreign_format(prefix)) is not None:
-            raise CheckpointError(f"{where}: {foreign}")
+        if foreign := foreign_format(prefix):
+            raise CheckpointError(f"{where}: ", *foreign)
         if length > MAX_HEADER:
             raise CheckpointError(f"{where}: header length {length}, over the format's {MAX_HEADER}: not safetensors.")
         raise CheckpointError(f"{where}: header of {length} bytes in a file of {size}, cut short: {_AGAIN}")
@@ -218,6 +218,9 @@ def is_pickle(prefix: bytes) -> bool:
     return prefix.startswith(b"PK\x03\x04") or (prefix[:1] == b"\x80" and prefix[1:2] in (b"\2", b"\3", b"\4", b"\5"))
 
 
+ALLOW_PICKLE = Option("allow_pickle=True", "--allow-pickle")
+"""What lets a pickle be read."""
+
 _AGAIN = "download or copy it again."
 _FOREIGN = {
     b"version https://git-lfs.github.com/spec": "a Git LFS pointer, not the weights: run `git lfs pull` in its folder.",
@@ -230,12 +233,13 @@ _FOREIGN = {
 }
 
 
-def foreign_format(prefix: bytes) -> str | None:
-    """What a file that is no safetensors file is instead, with the way out; None where nothing is recognised."""
+def foreign_format(prefix: bytes) -> tuple[str | Option, ...]:
+    """What a file that is no safetensors file is instead, with the way out, as parts of a message; none if unknown."""
     if is_pickle(prefix):
-        return "a torch pickle, not safetensors; convert it to safetensors, or pass --allow-pickle (tensors only)."
+        what = "a torch pickle, not safetensors; convert it to safetensors, or pass "
+        return what, ALLOW_PICKLE, " (tensors only)."
     text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((message for magic, message in _FOREIGN.items() if text.startswith(magic)), None)
+    return next(((message,) for magic, message in _FOREIGN.items() if text.startswith(magic)), ())
 
 
 def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") -> Header:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .architecture import is_weight
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
 from .geometry import conv_geometry, conv_transpose_geometry
@@ -20,7 +20,7 @@ from .layouts import PYTORCH, Layout
 from .operators import canonical_method
 from .plan import AxisGeometry, AxisOperator, LayerChange
 from .resample import flattened_grid, spatial_axes
-from .selection import layer_of
+from .selection import layer_of, without
 from .settings import Hints, Settings
 
 _MODES = ("supersample", "absorb")
@@ -52,8 +52,7 @@ class Layer:
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
             raise RekernelError(
-                f"{shown(self.name)} {list(self.shape)}: {facts.refusal}, or leave the layer out: "
-                f"--exclude {shown(self.name)}"
+                f"{shown(self.name)} {list(self.shape)}: {facts.refusal}, or leave the layer out: ", without(self.name)
             )
         if self.hints.given("output_grid", self.name):
             return self._linear("out")
@@ -171,7 +170,8 @@ class Layer:
         if any(k % 2 == 0 for k in kernel):
             if known:
                 raise RekernelError(
-                    f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; give --padding"
+                    f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; give ",
+                    Option("hints=Hints(padding=...)", "--padding"),
                 )
             raise Unclear(
                 f"even kernel {'x'.join(map(str, kernel))}, so probably strided; left as it is. "
@@ -198,7 +198,7 @@ class Layer:
             cells, new_cells, first = flattened_grid(self.shape[axis], grid, new_grid, order)
         except RekernelError as error:
             raise RekernelError(
-                f"{shown(self.name)}: {error}. Pass another, or leave it out: --exclude {layer_of(self.name)}"
+                f"{shown(self.name)}: {error}. Pass another, or leave it out: ", without(layer_of(self.name))
             ) from None
         s = self.settings
         gain = s.gain if side == "in" else "none"

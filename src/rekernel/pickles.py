@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from .checkpoint import Shard
 from .escape import shown, shown_path
-from .header import CheckpointError, TensorInfo, build_header, open_regular
+from .header import ALLOW_PICKLE, CheckpointError, TensorInfo, build_header, open_regular
 
 # torch's name -> the format's
 _DTYPES = {
@@ -52,7 +52,7 @@ class PickleCheckpoint:
     >>> PickleCheckpoint("weights.ckpt", allow_pickle=False)
     Traceback (most recent call last):
     rekernel.header.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
-    or pass --allow-pickle (tensors only).
+    or pass allow_pickle=True (tensors only).
     """
 
     kind = "pickle"
@@ -63,8 +63,9 @@ class PickleCheckpoint:
         self._where = shown_path(path)
         if not allow_pickle:
             raise CheckpointError(
-                f"{self._where}: a pickle, which can run code when loaded; convert it to safetensors, "
-                "or pass --allow-pickle (tensors only)."
+                f"{self._where}: a pickle, which can run code when loaded; convert it to safetensors, or pass ",
+                ALLOW_PICKLE,
+                " (tensors only).",
             )
         self.metadata: dict[str, str] = {}
         self.shards: tuple[Shard, ...] = ()

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from .architecture import architecture
 from .checkpoint import TensorSource
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .families import Family
 from .filters import KEYS_A
@@ -21,8 +20,8 @@ from .optimal import SMOOTHNESS
 from .plan import Plan
 from .recipe import find_recipe
 from .remote import looked_at
-from .selection import select
-from .settings import Hints, Scale, Settings
+from .selection import select, without
+from .settings import Hints, Request, Scale
 
 RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
 
@@ -86,22 +85,23 @@ def plan_checkpoint(
     >>> plan_checkpoint(path, scale=2).changes[0].new_shape
     (8, 4, 5, 5)
     """
+    asked = Request(
+        scale, method, taps, gain, a, smoothness, preset, include, exclude, overrides, hints, allow_cast, allow_pickle
+    )
     if isinstance(source, str | os.PathLike):
         with looked_at(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
-            return plan_checkpoint(
-                opened, scale, method=method, taps=taps, gain=gain, a=a, smoothness=smoothness, preset=preset,
-                include=include, exclude=exclude, overrides=overrides, hints=hints, allow_cast=allow_cast,
-            )  # fmt: skip
+            return _plan(opened, asked)
+    return _plan(source, asked)
+
+
+def _plan(source: TensorSource, asked: Request) -> Plan:
     refuse_rescaled(source)
     shapes = {name: info.shape for name, info in source.tensors.items()}
-    scale = plain_scale(scale)
-    base = Settings(scale, method, taps, gain, a, smoothness)
-    hints = hints or Hints()
-    hints.check(list(shapes))
+    hints = asked.checked_hints(list(shapes))
     found = architecture(shapes, source.metadata, hints.layout_of_all())
     family, shapes = found.family, found.shapes
-    chosen, selection = _chosen(shapes, family, preset, include, exclude)
-    each = settings_by_name(base, overrides or {}, shapes)
+    chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
+    base, each = asked.base(), asked.each(shapes)
     changes, warnings = [], list(family.notes(shapes)) if family else []
     for name, info in source.tensors.items():
         layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, found.layout)
@@ -110,10 +110,14 @@ def plan_checkpoint(
         except Unclear as unclear:
             warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
             change = layer.kept("unclear, see the notes")
-        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not allow_cast:
+        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not asked.allow_cast:
             raise RekernelError(
                 f"{shown(name)}: dtype {info.dtype} is not resampled, since rounding would change its meaning. "
-                f"Leave it out (--exclude {shown(name)}), or allow a cast (--allow-cast)."
+                "Leave it out (",
+                without(name),
+                "), or allow a cast (",
+                Option("allow_cast=True", "--allow-cast"),
+                ").",
             )
         changes.append(change)
     assumed = sum(c.kind == "conv" and hints.given("stride", c.name) is None for c in changes)
@@ -122,16 +126,8 @@ def plan_checkpoint(
             f"no family recognised: stride 1 and 'same' padding are assumed for {assumed} convolutions; "
             f"where that is wrong, say --stride NAME=2"
         )
-    options: dict[str, Any] = {k: v for k, v in asdict(base).items() if v is not None}
-    options["scale"] = list(scale) if isinstance(scale, tuple) else scale
-    options["selection"] = selection
+    options = {**asked.options(), "selection": selection}
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
-
-
-def plain_scale(scale: Any) -> Any:
-    """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON."""
-    scale = scale.tolist() if hasattr(scale, "tolist") else scale
-    return tuple(map(plain_scale, scale)) if isinstance(scale, Sequence) and not isinstance(scale, str) else scale
 
 
 def refuse_rescaled(source: TensorSource) -> None:
@@ -165,18 +161,3 @@ def _chosen(
         if include is not None:
             chosen |= select(shapes, include, "include")
     return chosen - select(shapes, exclude, "exclude"), called + (" or excluded" if exclude else "")
-
-
-def settings_by_name(
-    base: Settings, overrides: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Settings]:
-    each: dict[str, Settings] = {}
-    for pattern, values in overrides.items():
-        unknown = set(values) - set(asdict(base))
-        if unknown:
-            allowed = ", ".join(asdict(base))
-            raise RekernelError(f"override {shown(pattern)}: {shown(sorted(unknown)[0])} is not one of {allowed}")
-        values = {k: plain_scale(v) if k == "scale" else v for k, v in values.items()}
-        for name in select(shapes, [pattern], "override"):
-            each[name] = Settings(**{**asdict(each.get(name, base)), **values})
-    return each

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown
 
 _SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # the slash is Flax's and Keras's
@@ -29,6 +29,17 @@ def layer_of(name: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
+
+
+def without(name: str) -> Option:
+    """The option that leaves a tensor or layer out, for a message.
+
+    Examples
+    --------
+    >>> str(without("conv1")), without("conv1").flag
+    ("exclude=['conv1']", '--exclude conv1')
+    """
+    return Option(f"exclude=[{shown(name)!r}]", f"--exclude {shown(name)}")
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""What a caller may say about resampling: settings, and hints about what a checkpoint cannot show.
+"""What a caller may say about resampling: settings, hints about what a checkpoint cannot show, and all of it together.
 
 Knows options and patterns; no tensors and no plan.
 """
@@ -6,11 +6,12 @@ Knows options and patterns; no tensors and no plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import RekernelError
+from .escape import shown
 from .filters import KEYS_A
 from .operators import GAINS, KERNEL_METHODS, canonical_method
 from .optimal import SMOOTHNESS
@@ -99,3 +100,65 @@ class Settings:
         """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
         method = canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
         return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that planning is asked for: the keyword arguments of `plan_checkpoint`, which explains each."""
+
+    scale: Any
+    method: str = "optimal"
+    taps: int | str | None = None
+    gain: str = "dc"
+    a: float = KEYS_A
+    smoothness: float = SMOOTHNESS
+    preset: str | None = None
+    include: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    overrides: Mapping[str, Mapping[str, Any]] | None = None
+    hints: Hints | None = None
+    allow_cast: bool = False
+    allow_pickle: bool = False
+
+    def base(self) -> Settings:
+        """The settings of every tensor without an override."""
+        return Settings(plain_scale(self.scale), self.method, self.taps, self.gain, self.a, self.smoothness)
+
+    def each(self, names: Collection[str]) -> dict[str, Settings]:
+        """The settings of every tensor with one, by name; later patterns win."""
+        base = self.base()
+        each: dict[str, Settings] = {}
+        for pattern, values in (self.overrides or {}).items():
+            unknown = set(values) - set(asdict(base))
+            if unknown:
+                allowed = ", ".join(asdict(base))
+                raise RekernelError(f"override {shown(pattern)}: {shown(sorted(unknown)[0])} is not one of {allowed}")
+            values = {k: plain_scale(v) if k == "scale" else v for k, v in values.items()}
+            for name in select(names, [pattern], "override"):
+                each[name] = Settings(**{**asdict(each.get(name, base)), **values})
+        return each
+
+    def checked_hints(self, names: Sequence[str]) -> Hints:
+        """The hints, of which each pattern matches one of `names`."""
+        hints = self.hints or Hints()
+        hints.check(names)
+        return hints
+
+    def options(self) -> dict[str, Any]:
+        """What a plan says of its settings: plain values for JSON."""
+        given = {key: value for key, value in asdict(self.base()).items() if value is not None}
+        scale = given["scale"]
+        return {**given, "scale": list(scale) if isinstance(scale, tuple) else scale}
+
+
+def plain_scale(scale: Any) -> Any:
+    """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain_scale(np.array([2.0, 1.5])), plain_scale(2)
+    ((2.0, 1.5), 2)
+    """
+    scale = scale.tolist() if hasattr(scale, "tolist") else scale
+    return tuple(map(plain_scale, scale)) if isinstance(scale, Sequence) and not isinstance(scale, str) else scale

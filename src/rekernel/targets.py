@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import PICKLE_SUFFIXES, Component, TensorSource, find_pipeline, other_files
-from .errors import RekernelError
+from .checkpoint import PICKLE_SUFFIXES, Component, TensorSource, contained, find_pipeline, other_files
+from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .outputs import split_variant
 
@@ -20,7 +20,10 @@ StrPath = str | os.PathLike[str]
 DEFAULT_COMPONENTS = ("unet",)
 """What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
 
-OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+ONNX_DATA = (".onnx_data", ".onnx.data", *(f".onnx_data_{i}" for i in range(1, 100)))
+"""How the names of files usually end that hold an ONNX model's tensors, large ones in pieces; the model says which."""
+
+OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", *ONNX_DATA, ".gguf", ".index.json")
 """How the names of weights end, in any format: what is not rescaled of these would be the old weights."""
 
 
@@ -38,7 +41,8 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
     listed = f"its components with safetensors weights: {', '.join(map(shown, with_weights)) or 'none'}"
     chosen = list(components) if components else [n for n in DEFAULT_COMPONENTS if n in with_weights]
     if not chosen:
-        raise RekernelError(f"{where}: has no UNet to rescale; name one with --component. {listed}")
+        named = Option("components=[...]", "--component")
+        raise RekernelError(f"{where}: has no UNet to rescale; name one with ", named, f". {listed}")
     parts = {}
     for name in chosen:
         path = plain_candidate(pipeline.components[name]) if name in pipeline.components else None
@@ -46,6 +50,39 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
             raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
         parts[name] = path
     return parts
+
+
+def onnx_of(source: StrPath) -> Path | None:
+    """The ONNX model that `source` is, or that is all the weights of the folder `source` or of its folder `onnx`.
+
+    Raises
+    ------
+    RekernelError
+        For several models and nothing else to choose.
+
+    Examples
+    --------
+    >>> str(onnx_of("net.onnx")), onnx_of("net.safetensors")
+    ('net.onnx', None)
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return source if source.suffix.lower() == ".onnx" else None
+    if (source / "model_index.json").exists():
+        return None
+    for folder in (source, source / "onnx"):
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+        weights = [n for n in names if n.lower().endswith(OTHER_WEIGHTS) and not n.lower().endswith(ONNX_DATA)]
+        models = [n for n in weights if n.lower().endswith(".onnx")]
+        if not weights:
+            continue
+        if models != weights:
+            return None
+        if len(models) > 1:
+            listed = ", ".join(map(shown, models[:6])) + (f", ... ({len(models)})" if len(models) > 6 else "")
+            raise RekernelError(f"{shown_path(folder)}: several ONNX models here ({listed}); pass the path of one.")
+        return contained(source, (folder / models[0]).relative_to(source).as_posix())
+    return None
 
 
 def plain_candidate(component: Component) -> Path | None:

@@ -26,13 +26,16 @@ _LARGEST = 1 << 22
 _INSTEAD = "build the model of the trained size and bring it there with rekernel.torch.load"
 
 
-def rescaled_configs(copies: Sequence[tuple[Path, Path]], plan: Plan) -> tuple[dict[Path, bytes], list[str]]:
+def rescaled_configs(
+    copies: Sequence[tuple[Path, Path]], plan: Plan, instead: str = _INSTEAD
+) -> tuple[dict[Path, bytes], list[str]]:
     """New contents for the configurations among files to be copied.
 
     Parameters
     ----------
     copies : (source, target) of every file beside the weights
     plan : what happens to the weights
+    instead : what to do where the configuration cannot say it
 
     Returns
     -------
@@ -54,7 +57,7 @@ def rescaled_configs(copies: Sequence[tuple[Path, Path]], plan: Plan) -> tuple[d
     try:
         contents[target] = _json(rescaled_config(config, plan))
     except RekernelError as error:
-        notes.append(f"{CONFIG} is left as it is: {error}; {_INSTEAD}")
+        notes.append(f"{CONFIG} is left as it is: {error}; {instead}")
     if PREPROCESSOR in by_name:
         source, target = by_name[PREPROCESSOR]
         processor, note = _read(source)

@@ -60,8 +60,8 @@ FAULTS = {
     "length beyond the end": ((100).to_bytes(8, "little") + b"{}", "header of 100 bytes in a file of 10, cut short"),
     # another kind of file
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
-    "zip": (zipped(), "torch pickle, not safetensors; .* --allow-pickle"),
-    "bare pickle": (pickle.dumps({"a": list(range(9))}, 2), "torch pickle.* --allow-pickle"),
+    "zip": (zipped(), "torch pickle, not safetensors; .* allow_pickle=True"),
+    "bare pickle": (pickle.dumps({"a": list(range(9))}, 2), "torch pickle.* allow_pickle=True"),
     "HTML": (b"<!DOCTYPE html><html><body>Log in</body></html>", "HTML page saved as weights"),
     "HTML behind blanks": (b"\xef\xbb\xbf\n <HTML><head></head></html>", "HTML page saved as weights"),
     "XML": (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "XML page"),

@@ -226,11 +226,3 @@ def test_sizes_that_a_resize_has_fixed_become_the_new_ones(tmp_path):
     assert result.exit_code == 0, result.stderr
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": np.zeros((1, 3, 16, 16), np.float32)})[0].shape == (1, 4, 32, 24)
-
-
-def test_inspecting_a_graph_says_where_to_look_instead(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"\x08\x09")
-    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.onnx")])
-    assert done.exit_code == 1
-    assert "an ONNX model" in done.output
-    assert "rekernel plan" in done.output

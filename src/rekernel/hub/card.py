@@ -18,6 +18,7 @@ from ..recipe import Recipe
 from ..remote.client import hub
 from ..version import __version__
 from .payload import Payload
+from .sampling import facts_of_record, scale_of_record, what_is_recorded
 from .snippet import library_of, snippet
 from .terms import Terms
 
@@ -70,7 +71,7 @@ def model_card(load: Payload, repo: str, story: Story) -> str:
     )
     sections = [
         _head(load, repo, story),
-        f"## Load\n\n```python\n{snippet(load, repo)}```\n\nWith {_tool(load)} and huggingface_hub.",
+        f"## Load\n\n```python\n{snippet(load, repo)}```\n\nWith {_needed(load)} and huggingface_hub.",
         "## How it was made\n\n" + _made(load, story),
         _measured(story.verified),
         f"## Figure\n\n![How the rescaled model behaves]({story.figure})" if story.figure else "",
@@ -94,6 +95,9 @@ def summary(load: Payload, base: str) -> str:
         count = len(recipe.plan.changed)
         how += f"{', ' if how else ''}{count} tensor{'' if count == 1 else 's'}"
         said.append(f"{component + ' ' if component else ''}by {scale_of(recipe)} ({how})")
+    if not said:
+        said = [f"{what_is_recorded(found)}, at {scale_of_record(found)}x" for found in load.recorded.values()]
+        return shown(f"Record {'; '.join(said)}{', for ' + base if base else ''}", 200)
     return shown(f"Rescale {base + ' ' if base else ''}{'; '.join(said)}", 200)
 
 
@@ -146,6 +150,13 @@ def _head(load: Payload, repo: str, story: Story) -> str:
     families = [shown_markdown(r.plan.family, 60) for r in load.recipes.values() if r.plan.family]
     of = f"[{story.base}](https://huggingface.co/{story.base})" if story.base else "A model"
     kind = f" ({', '.join(dict.fromkeys(families))})" if families else ""
+    if not load.recipes:
+        [found, *_] = load.recorded.values()
+        return (
+            f"# {repo.rpartition('/')[2]}\n\n{of}, to be sampled at {scale_of_record(found)} times its trained size: "
+            f"its folder records {what_is_recorded(found)}. Nothing was trained, and the weights are those of the "
+            "source."
+        )
     return (
         f"# {repo.rpartition('/')[2]}\n\n{of}{kind} with its weights rescaled by {scales}, so that it runs at "
         "images that much larger than it was trained on. Nothing was trained: kernels (and weights that read a pixel "
@@ -160,8 +171,12 @@ def _made(load: Payload, story: Story) -> str:
     for component, recipe in load.recipes.items():
         of = f"{shown_markdown(component)}: " if component else ""
         rows += [(of + name, value) for name, value in _facts(recipe)]
+    for component, found in load.recorded.items():
+        rows += [(f"{shown_markdown(component)}: {name}", value) for name, value in facts_of_record(found)]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     layers = _geometries([change for recipe in load.recipes.values() for change in recipe.plan.changed])
+    if not load.recipes:
+        return f"{table}\n\nWhat is recorded is the entry `_rekernel` of the denoiser's `config.json`."
     text = "The plan of every tensor, exact to the matrix, is in the files' metadata: `rekernel inspect FILE --json`."
     return f"{table}\n\n{layers}{text}"
 
@@ -222,8 +237,16 @@ def _measured(verified: Mapping[str, Any]) -> str:
 
 
 def _limits(load: Payload, verified: bool) -> str:
+    trained = (
+        "- Not trained, and not fine-tuned: what the original cannot do at its own size this one cannot do either."
+    )
+    if not load.recipes:
+        return (
+            f"{trained}\n- diffusers alone loads it too: at the trained size, and without what is recorded.\n- Nothing "
+            "was measured on this model: compare its pictures with those of the original at its own size."
+        )
     said = [
-        "- Not trained, and not fine-tuned: what the original cannot do at its own size this one cannot do either.",
+        trained,
         "- It is made for the larger images; at the trained size use the original.",
     ]
     if library_of(load) == "rekernel":
@@ -231,16 +254,19 @@ def _limits(load: Payload, verified: bool) -> str:
             "- Kernels, strides and padding differ from the architecture's own, so that its usual loader refuses the "
             "weights; rekernel's brings both in."
         )
-    if load.pipeline:
+    if load.pipeline and not any(found.guidance is not None for found in load.recorded.values()):
         said.append(
             "- A noise predictor is trained for the noise of one size; sample with upsample guidance, or expect "
             "artefacts that no interpolation removes."
         )
-    said.append(
-        "- The numbers above hold for the input they were measured on. Measure on yours."
-        if verified
-        else "- Nothing was measured on this model: `rekernel verify` compares it with the original, layer by layer."
-    )
+    if verified:
+        said.append("- The numbers above hold for the input they were measured on. Measure on yours.")
+    elif load.onnx:
+        said.append("- Nothing was measured on this model: compare its answers with the original's, on your images.")
+    else:
+        said.append(
+            "- Nothing was measured on this model: `rekernel verify` compares it with the original, layer by layer."
+        )
     return "\n".join(said)
 
 
@@ -257,6 +283,11 @@ def _license_link(load: Payload, story: Story) -> str:
     if not link or link in load.files or link.startswith("http") or not story.base:
         return link
     return f"https://huggingface.co/{story.base}/blob/{story.commit or 'main'}/{link}"
+
+
+def _needed(load: Payload) -> str:
+    """What the lines that load it take, beside the Hub's client."""
+    return "onnxruntime" if load.onnx else _tool(load)
 
 
 def _tool(load: Payload) -> str:

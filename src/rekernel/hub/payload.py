@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Pipeline, StrPath, find_pipeline, open_checkpoint, other_files
+from ..checkpoint import Pipeline, StrPath, contained, find_pipeline, open_checkpoint, other_files
+from ..diffusion.recorded import DENOISERS, Recorded, read_record
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..header import CheckpointError
 from ..recipe import Recipe, find_recipe
-from ..targets import OTHER_WEIGHTS, plain_candidate
+from ..targets import OTHER_WEIGHTS, onnx_of, plain_candidate
 
 CARD = "README.md"
 _CACHES = re.compile(
@@ -35,6 +37,7 @@ class Payload:
     left : what stays, and why
     configs : config.json of each entry of `recipes`; empty where there is none
     pipeline : whether it is a diffusers pipeline
+    recorded : how its denoiser is sampled above the trained size, by its folder's name
     """
 
     files: dict[str, Path]
@@ -43,11 +46,17 @@ class Payload:
     left: dict[str, str]
     configs: dict[str, dict[str, Any]]
     pipeline: bool = False
+    recorded: dict[str, Recorded] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes by name."""
         return {name: path.stat().st_size for name, path in self.files.items()}
+
+    @property
+    def onnx(self) -> str:
+        """Name of the model, where it is an ONNX one; else empty."""
+        return next((name for name in self.checkpoints if name.lower().endswith(".onnx")), "")
 
 
 def payload(path: StrPath) -> Payload:
@@ -56,15 +65,22 @@ def payload(path: StrPath) -> Payload:
     Parameters
     ----------
     path : path
-        A converted file, or the folder of a conversion.
+        A converted file, or the folder of a conversion; or a pipeline folder that records guidance.
 
     Raises
     ------
     RekernelError
-        Where there is no recipe, so that nothing was converted, and for a link that leads out of the folder.
+        Where there is neither a recipe nor a record, so that nothing was converted, and for a link that leads out of
+        the folder.
     """
     root = Path(path)
     if root.is_file():
+        if onnx_of(root) is not None:
+            found, recipe = _onnx(root)
+            if recipe is None:
+                raise _no_recipe(root)
+            files = {file.relative_to(root.parent).as_posix(): file for file in found}
+            return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
         with open_checkpoint(root) as opened:
             recipe = find_recipe(opened.metadata)
             if recipe is None:
@@ -75,8 +91,9 @@ def payload(path: StrPath) -> Payload:
     if not root.is_dir():
         raise RekernelError(f"{shown_path(root)}: no such file or folder.")
     pipeline = find_pipeline(root)
-    checkpoints = _checkpoints(root, pipeline)
-    if not checkpoints:
+    recorded = _recorded(root, pipeline)
+    checkpoints = _checkpoints(root, pipeline, recorded)
+    if not checkpoints and not recorded:
         raise _no_recipe(root)
     rescaled = {file for files, _ in checkpoints.values() for file in files}
     files, left = {}, {}
@@ -91,8 +108,9 @@ def payload(path: StrPath) -> Payload:
         {name: recipe for name, (_, recipe) in checkpoints.items()},
         tuple(sorted(file.as_posix() for file in rescaled)),
         left,
-        {name: _config(root / name / "config.json") for name in checkpoints},
+        {name: config_of(root / name / "config.json") for name in checkpoints},
         pipeline is not None,
+        recorded,
     )
 
 
@@ -102,8 +120,20 @@ def _no_recipe(path: Path) -> RekernelError:
     )
 
 
-def _checkpoints(root: Path, pipeline: Pipeline | None) -> dict[str, tuple[set[Path], Recipe]]:
+def _recorded(root: Path, pipeline: Pipeline | None) -> dict[str, Recorded]:
+    """What the config of a pipeline's denoiser says about sampling."""
+    names = [name for name in DENOISERS if pipeline is not None and name in pipeline.components]
+    return {name: found for name in names if (found := read_record(root / name)) is not None}
+
+
+def _checkpoints(
+    root: Path, pipeline: Pipeline | None, recorded: Mapping[str, Recorded]
+) -> dict[str, tuple[set[Path], Recipe]]:
     """Files, relative to `root`, and recipe of every rescaled checkpoint."""
+    model = onnx_of(root)
+    if model is not None:
+        files, recipe = _onnx(model)
+        return {} if recipe is None else {"": ({file.relative_to(root) for file in files}, recipe)}
     if pipeline is None:
         try:
             places = {"": open_checkpoint(root)}
@@ -121,9 +151,21 @@ def _checkpoints(root: Path, pipeline: Pipeline | None) -> dict[str, tuple[set[P
     for name, source in places.items():
         with source:
             recipe = find_recipe(source.metadata)
+            if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
+                recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
             if recipe is not None:
                 found[name] = ({file.relative_to(root) for file in source.files}, recipe)
     return found
+
+
+def _onnx(model: Path) -> tuple[list[Path], Recipe | None]:
+    """The files of an ONNX model, and its recipe."""
+    from ..onnx import list_model
+
+    found = list_model(model)
+    for name in found.beside:
+        contained(model.parent, name.relative_to(model.parent).as_posix())
+    return [model, *found.beside], find_recipe(found.metadata)
 
 
 def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converted: set[str]) -> str:
@@ -142,7 +184,7 @@ def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converte
     return ""
 
 
-def _config(path: Path) -> dict[str, Any]:
+def config_of(path: Path) -> dict[str, Any]:
     """A model's own config.json, as far as it can be read: it only says which class loads it."""
     try:
         if path.stat().st_size > _LARGEST_CONFIG:

@@ -19,6 +19,10 @@ def library_of(load: Payload) -> str:
 
     The Hub shows that library's own lines beside the card, which must not fail.
     """
+    if load.onnx:
+        return "onnx"
+    if not load.recipes:  # weights as they were, what is recorded beside them
+        return "diffusers"
     [(component, recipe), *others] = load.recipes.items()
     plain = not component and not others and loads_plainly(load.configs[""], recipe)
     return "transformers" if plain else "rekernel"
@@ -28,6 +32,8 @@ def snippet(load: Payload, repo: str) -> str:
     """Python that loads `load` from the repository `repo`."""
     if load.pipeline:
         return f'from rekernel.diffusion import load_pipeline\n\npipe = load_pipeline("{repo}")\n'
+    if load.onnx:
+        return _session(load, repo)
     [(_, recipe)] = load.recipes.items()
     config = load.configs[""]
     called = _class_name(config)
@@ -53,6 +59,20 @@ def snippet(load: Payload, repo: str) -> str:
         '# Into the architecture they belong to, built at its trained size:\n'
         f'# model = rekernel.torch.load_pretrained("{repo}", model=model)\n'
     )  # fmt: skip
+
+
+def _session(load: Payload, repo: str) -> str:
+    """An ONNX model runs as it is: sizes, strides and paddings are in its graph."""
+    if len(load.checkpoints) == 1:
+        fetch, path = "hf_hub_download", f'hf_hub_download("{repo}", {_literal(load.onnx)})'
+    else:  # tensors in files beside it
+        fetch, path = "snapshot_download", f'snapshot_download("{repo}") + {_literal("/" + load.onnx)}'
+    return (
+        f"import onnxruntime\nfrom huggingface_hub import {fetch}\n\n"
+        f"session = onnxruntime.InferenceSession({path})\n"
+        "print([(given.name, given.shape) for given in session.get_inputs()])  # what it takes, at the new size\n"
+        "# answers = session.run(None, {session.get_inputs()[0].name: images})\n"
+    )
 
 
 def loads_plainly(config: dict[str, Any], recipe: Recipe) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import StrPath
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..remote.address import Address, is_repo
 from ..remote.client import HeadMovedError, HubError, api, explained, hub
@@ -137,7 +137,9 @@ def push(
     story, source, notes = _story(load, base_model, license, token)
     if source.forbids and not permitted:
         raise RekernelError(
-            f"{shown_path(path)}: {source.note} Nothing was uploaded; if its owner permitted it, say so: --permitted."
+            f"{shown_path(path)}: {source.note} Nothing was uploaded; if its owner permitted it, say so: ",
+            Option("permitted=True", "--permitted"),
+            ".",
         )
     story = replace(story, verified=_verified(verified))
     extra: dict[str, bytes | Path] = {}
@@ -216,7 +218,11 @@ def _create(hf: Any, repo: str, private: bool | None, exist_ok: bool) -> None:
         there = {sibling.rfilename for sibling in hf.model_info(repo).siblings or []}
         if there - {".gitattributes"}:
             raise HubError(
-                f"hf://{repo}: exists already; pass --exist-ok to add a commit to it, or --pr to propose one."
+                f"hf://{repo}: exists already; pass ",
+                Option("exist_ok=True", "--exist-ok"),
+                " to add a commit to it, or ",
+                Option("pr=True", "--pr"),
+                " to propose one.",
             ) from None
 
 

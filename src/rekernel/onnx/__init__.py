@@ -1,5 +1,6 @@
-"""ONNX models: planned, rescaled and written as ONNX models."""
+"""ONNX models: listed, planned, rescaled and written as ONNX models."""
 
-from .convert import convert_onnx, output_bytes, plan_onnx
+from .convert import FAMILY, convert_onnx, output_bytes, plan_onnx
+from .listing import Listing, Value, list_model
 
-__all__ = ["convert_onnx", "output_bytes", "plan_onnx"]
+__all__ = ["FAMILY", "Listing", "Value", "convert_onnx", "list_model", "output_bytes", "plan_onnx"]

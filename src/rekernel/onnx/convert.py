@@ -1,48 +1,52 @@
-"""ONNX models through the same door as checkpoints: a plan, an estimate, a converted file.
+"""ONNX models through the same door as checkpoints: a plan, an estimate, a converted file or folder.
 
-Knows the order of steps; the graph is `walk`'s, the file `model`'s. The recipe goes into the model's metadata.
+Knows the order of steps; the graph is `walk`'s, the file `model`'s. The recipe goes into the model's metadata. A graph
+is one message, so that of a model on the Hub the whole file is downloaded, also to plan; files beside it with its
+tensors only where values are needed: of small ones to plan, of all to convert.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import onnx
-from google.protobuf.message import DecodeError
-
-from ..atomic import AtomicFile
-from ..conversion import Report
-from ..errors import RekernelError
+from ..atomic import FORCE, copy_atomic, write_atomic
+from ..checkpoint import contained, other_files
+from ..conversion import Report, making_folders, refuse_inputs
+from ..digests import known_of
+from ..download import Fetched, fetch_files
+from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
-from ..filters import KEYS_A
-from ..optimal import SMOOTHNESS
+from ..header import tensor_nbytes
 from ..plan import Plan
-from ..planner import plain_scale, settings_by_name
 from ..recipe import KEY, Recipe, SourceFile
+from ..remote import Origin, Place
 from ..selection import select
-from ..settings import Hints, Settings
+from ..settings import Request, Settings, plain_scale
+from ..targets import folder_target, split_weights
+from ..transformers_config import rescaled_configs
 from ..version import __version__
-from .model import Model, external_files, read_model, serialised, write_model
+from .external import data_bytes, data_files, is_outside, tensors_of
+from .model import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
 from .rewrite import rewritten
 from .state import Asked, Pass
 from .walk import kept, walk
 
-StrPath = str | os.PathLike[str]
-
 FAMILY = "ONNX graph"
 
 
-def plan_onnx(source: StrPath, scale: Any, **planning: Any) -> Plan:
+def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     """Decide from the graph what to do with every weight and pooling of an ONNX model.
 
     Parameters
     ----------
-    source : path
+    place : Place
+        Where it lies, as `looked_at` gave it.
+    path : path
+        Of the model there, as `onnx_of` gave it.
     scale, **planning
         As for `plan_checkpoint`; of the hints only `mode` says what the graph does not.
 
@@ -56,13 +60,15 @@ def plan_onnx(source: StrPath, scale: Any, **planning: Any) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(source), scale, **planning)[0]
+    return _planned(_opened(place, path), Request(scale, **planning))[0]
 
 
 def convert_onnx(
-    source: StrPath,
-    target: StrPath,
+    place: Place,
+    path: Path,
+    target: Path,
     *,
+    into_folder: bool = False,
     plan: Plan | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -72,12 +78,17 @@ def convert_onnx(
 
     Parameters
     ----------
-    source, target : path
-        Both .onnx; tensors outside the source's file are read, the target is one file.
+    place, path
+        As for `plan_onnx`. Of a folder, the files beside the model are copied; tensors outside the model's file are
+        read, what is written is one file.
+    target : path
+        A file called *.onnx for a file, a folder for a folder.
+    into_folder : bool
+        The target is a folder that a file goes into.
     plan : Plan, optional
         Of this model, instead of `planning`.
     force : bool
-        Replace the target.
+        Replace what is at the destination.
     progress : callable, optional
         Called with (bytes done, bytes in all).
     **planning
@@ -87,106 +98,147 @@ def convert_onnx(
     -------
     Report
     """
-    source, target = Path(source), Path(target)
-    if target.suffix.lower() != ".onnx":
-        raise RekernelError(f"{shown_path(target)}: a converted ONNX model is called *.onnx; pass such a name")
-    inputs = _files(source)
-    AtomicFile(target, force=force, inputs=inputs).check()
-    model = _opened(source)
-    if plan is None:
-        plan, done = _planned(model, **planning)
+    folder = place.path if path != place.path else None
+    if folder is None:
+        file = _file_target(target, path.name, into_folder)
+        root = file.parent
     else:
-        done = _walked_again(model, plan)
+        root = folder_target(target, folder)
+        file = root / path.relative_to(folder)
+    _refuse_existing([file], force)
+    model = _opened(place, path)
+    plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
         hint = f" Note: {plan.warnings[0]}" if plan.warnings else ""
-        raise RekernelError(f"{shown_path(source)}: the plan changes nothing.{hint}")
-    recipe = Recipe(plan, tuple(map(_digest, inputs)), "", f"rekernel {__version__}")
-    data = serialised(rewritten(done, recipe), target)
-    write_model(data, target, force=force, inputs=inputs)
+        raise RekernelError(f"{shown_path(place.path)}: the plan changes nothing.{hint}")
+    proto = read_proto(model.path)
+    refuse_too_large(model.path.stat().st_size + _brought_in(proto, plan), file)  # before gigabytes are downloaded
+    data_beside = data_files(tensors_of(proto), path)
+    if missing := [file for file in data_beside if not file.is_file()]:  # nor in the listing of a repository
+        raise RekernelError(
+            f"{shown_path(path)}: its tensors lie in {shown(missing[0].name)}, which is missing; put it beside it"
+        )
+    fetched = fetch_files(place, {"": path}, [path, *data_beside])
+    here = model.path.parent
+    inputs = [model.path, *(contained(here, f.relative_to(path.parent).as_posix()) for f in data_beside)]
+    copies, skipped = ([], ()) if folder is None else _beside(fetched, inputs, root)
+    contents, notes = rescaled_configs(copies, plan, "the graph says its new sizes itself")
+    recipe = Recipe(plan, tuple(_digest(each, fetched.origin) for each in inputs), "", f"rekernel {__version__}")
+    data = serialised(rewritten(done, recipe), model.path, file)
+    _write(root, [*copies, (None, file)], {**contents, file: data}, inputs, force=force)
     if progress:
         progress(len(data), len(data))
     changed = len(plan.changed)
-    return Report(target, (target,), len(data), changed, len(plan.changes) - changed, {"": plan})
+    return Report(
+        file if folder is None else root, (file, *(b for _, b in copies)), len(data), changed,
+        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=tuple(notes),
+    )  # fmt: skip
 
 
-def output_bytes(source: StrPath, plan: Plan) -> int:
+def output_bytes(place: Place, path: Path, plan: Plan) -> int:
     """About the size of the converted file: the source's, and what the weights grow by."""
-    from ..header import tensor_nbytes
+    here = place.here(path)
+    return here.stat().st_size + _brought_in(read_proto(here), plan)
 
+
+def _brought_in(proto: Any, plan: Plan) -> int:
+    """Bytes of the tensors that lie outside, and what the weights grow by."""
     grown = sum(
         tensor_nbytes(c.dtype, c.new_shape, c.name) - tensor_nbytes(c.dtype, c.shape, c.name) for c in plan.changed
     )
-    return sum(path.stat().st_size for path in _files(Path(source))) + grown
+    return sum(data_bytes(tensor) for tensor in tensors_of(proto) if is_outside(tensor)) + grown
 
 
-def _opened(source: StrPath) -> Model:
-    model = read_model(Path(source))
+def _file_target(target: Path, name: str, into_folder: bool) -> Path:
+    if into_folder or target.is_dir():
+        return target / name
+    if target.suffix.lower() != ".onnx":
+        raise RekernelError(
+            f"{shown_path(target)}: a converted ONNX model is called *.onnx; pass such a name, or a folder"
+        )
+    return target
+
+
+def _opened(place: Place, path: Path) -> Model:
+    """The model, of its data what planning reads."""
+    here = place.here(path)
+    proto = read_proto(here)
+    for file in data_files(read_by_value(proto), path):
+        if file.exists():  # in the listing of a repository too
+            place.here(file)
+    model = read_model(here)
     if KEY in model.metadata():
-        raise RekernelError(f"{shown_path(source)}: was rescaled already; convert the original instead")
+        raise RekernelError(f"{shown_path(here)}: was rescaled already; convert the original instead")
     return model
 
 
-def _files(source: Path) -> list[Path]:
-    """The model's file, and those beside it that hold its tensors."""
-    if not source.is_file():
-        raise RekernelError(f"{shown_path(source)}: no such file")
-    try:
-        proto = onnx.load(str(source), load_external_data=False)
-    except (DecodeError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise RekernelError(f"{shown_path(source)}: no ONNX model: {shown(str(error), 200)}") from None
-    return [source, *(path for path in external_files(proto, source.parent) if path.is_file())]
+def _beside(fetched: Fetched, read: Iterable[Path], root: Path) -> tuple[list[tuple[Path, Path]], tuple[Path, ...]]:
+    """Files to copy along with a folder's model, and the weights to leave."""
+    taken = {path.relative_to(fetched.path) for path in read}
+    others, skipped = split_weights([*other_files(fetched.path, taken)], [Path(), *(path.parent for path in taken)])
+    return fetched.copied((fetched.path / f, root / f) for f in others), fetched.left or tuple(skipped)
 
 
-def _digest(path: Path) -> SourceFile:
-    with path.open("rb") as file:
-        return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _planned(
-    model: Model,
-    scale: Any,
+def _write(
+    root: Path,
+    wanted: list[tuple[Path | None, Path]],
+    contents: dict[Path, bytes],
+    inputs: list[Path],
     *,
-    method: str = "optimal",
-    taps: int | str | None = None,
-    gain: str = "dc",
-    a: float = KEYS_A,
-    smoothness: float = SMOOTHNESS,
-    preset: str | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    hints: Hints | None = None,
-    allow_cast: bool = False,
-    allow_pickle: bool = False,
-) -> tuple[Plan, Pass]:
-    if preset is not None:
-        raise RekernelError("an ONNX graph has no presets; choose its tensors with --include and --exclude")
-    if allow_cast or allow_pickle:
-        raise RekernelError("--allow-cast and --allow-pickle are for checkpoints, not for an ONNX model")
-    hints = hints or Hints()
+    force: bool,
+) -> None:
+    """Everything, or nothing where one of the destinations may not be written; the last is what makes it a model."""
+    targets = [target for _, target in wanted]
+    read = [*inputs, *(source for source, _ in wanted if source is not None)]
+    refuse_inputs(targets, read)
+    _refuse_existing(targets, force)
+    with making_folders([root, *(target.parent for target in targets)]):
+        for source, target in wanted:
+            if target in contents:
+                write_atomic(target, contents[target], force=force, inputs=inputs)
+            elif source is not None:
+                copy_atomic(source, target, force=force, inputs=inputs)
+
+
+def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
+    existing = next((target for target in targets if os.path.lexists(target)), None)
+    if existing is not None and not force:
+        raise RekernelError(f"{shown_path(existing)}: exists already; pass ", FORCE, " to replace it")
+
+
+def _digest(path: Path, origin: Origin | None) -> SourceFile:
+    with path.open("rb") as file:
+        return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), *known_of(path, origin))
+
+
+def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
+    if request.preset is not None:
+        raise RekernelError(
+            "an ONNX graph has no presets; choose its tensors with ", Option("include", "--include"), " and ",
+            Option("exclude", "--exclude"),
+        )  # fmt: skip
+    if request.allow_cast or request.allow_pickle:
+        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
+        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
+    shapes = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
+    hints = request.checked_hints(list(shapes))
     unused = [what for what, given in vars(hints).items() if given and what != "mode"]
     if unused:
-        raise RekernelError(f"an ONNX graph says itself what --{unused[0].replace('_', '-')} would; leave it out")
-    shapes = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
-    hints.check(list(shapes))
-    scale = plain_scale(scale)
-    base = Settings(scale, method, taps, gain, a, smoothness)
-    each = settings_by_name(base, overrides or {}, shapes)
-    chosen = set(shapes) if include is None else select(shapes, include, "include")
-    left = frozenset(set(shapes) - (chosen - select(shapes, exclude, "exclude")))
-    modes = hints
-    asked = Asked(scale, lambda name: each.get(name, base), left, lambda name: modes.given("mode", name))
+        hint = Option(f"the hint {unused[0]!r}", f"--{unused[0].replace('_', '-')}")
+        raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
+    base, each = request.base(), request.each(shapes)
+    chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
+    left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
+    asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))
     done = walk(model, asked)
-    options = {k: v for k, v in asdict(base).items() if v is not None}
-    options["scale"] = list(scale) if isinstance(scale, tuple) else scale
-    return Plan(kept(model, done.changes), FAMILY, options, tuple(done.notes), tuple(done.modules)), done
+    return Plan(kept(model, done.changes), FAMILY, request.options(), tuple(done.notes), tuple(done.modules)), done
 
 
 def _walked_again(model: Model, plan: Plan) -> Pass:
     """The same decisions from a plan that was made before."""
     if plan.family != FAMILY or "scale" not in plan.options:
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")
-    options = {k: plan.options[k] for k in asdict(Settings(1.0)) if k in plan.options}
+    options = {k: plan.options[k] for k in vars(Settings(1.0)) if k in plan.options}
     scale = plain_scale(options.pop("scale"))
     base = Settings(scale, **options)
     done = walk(model, Asked(scale, lambda name: base, ready=plan))

@@ -1,12 +1,13 @@
 """An ONNX model as a graph of nodes, constants and shapes: reading it, asking it, writing it.
 
-Knows ONNX's file and its shape inference; nothing of scales. External data is read from beside the file; what is
-written is one file.
+Knows ONNX's file and its shape inference; nothing of scales. A tensor that lies in a file beside the model's is read
+when its values are asked for; what is written is one file.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,17 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import write_atomic
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..header import open_regular
 
 try:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError, Message
     from onnx import numpy_helper, shape_inference
     from onnx.reference import ReferenceEvaluator
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
+
+from .external import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
 """Bytes of one protobuf file; larger models keep their tensors outside, which is not written."""
@@ -40,6 +43,7 @@ _DTYPES = {
 }  # fmt: skip
 _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # values of a tensor that is no weight
+_FEW = 16  # the same of one that is not of whole numbers: scales of a Resize, what a Pad fills in
 _WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
 
 
@@ -64,13 +68,7 @@ class Model:
 
     def __post_init__(self) -> None:
         graph = self.proto.graph
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            value = (
-                next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
-            )
-            if value is not None:
-                self.constants[node.output[0]] = value
+        self.constants = constants_of(graph)
         self.users = {}
         for name in (*(n for node in graph.node for n in node.input), *(out.name for out in graph.output)):
             self.users[name] = self.users.get(name, 0) + 1
@@ -87,34 +85,115 @@ class Model:
 
     def array(self, name: str) -> NDArray[Any]:
         """A constant's values."""
-        return np.asarray(numpy_helper.to_array(self.constants[name]))
+        tensor = self.constants[name]
+        if is_outside(tensor):
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(self.constants[name])
+            bring_in(tensor, self.path)
+        try:
+            return np.asarray(numpy_helper.to_array(tensor))
+        except (ValueError, TypeError) as error:
+            raise RekernelError(f"{shown(name)}: its data does not fit its shape: {_first_line(error)}") from None
 
     def dtype(self, name: str) -> str:
-        """Of a constant, as safetensors calls it; ONNX's own name where that has none."""
-        kind = self.constants[name].data_type
-        return _DTYPES.get(kind) or str(onnx.TensorProto.DataType.Name(kind))
+        """Of a constant, as `dtype_name` calls it."""
+        return dtype_name(self.constants[name].data_type)
 
     def metadata(self) -> dict[str, str]:
-        return {entry.key: entry.value for entry in self.proto.metadata_props}
+        return metadata_of(self.proto)
 
     def named(self, node: Any) -> str:
         """What to call a node: its name, or what it makes."""
         return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
-def read_model(path: Path) -> Model:
-    """The model in a file, its external data with it, its local functions written out."""
+def constants_of(graph: Any) -> dict[str, Any]:
+    """Tensors that are known beforehand, by name: initialisers and the results of Constant nodes."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+        if value is not None:
+            constants[node.output[0]] = value
+    return constants
+
+
+def metadata_of(proto: Any) -> dict[str, str]:
+    """A model's metadata.
+
+    Examples
+    --------
+    >>> metadata_of(onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="a", value="b")]))
+    {'a': 'b'}
+    """
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def dtype_name(kind: int) -> str:
+    """ONNX's data type as safetensors calls it; ONNX's own name where that has none.
+
+    Examples
+    --------
+    >>> dtype_name(onnx.TensorProto.FLOAT), dtype_name(onnx.TensorProto.STRING), dtype_name(99)
+    ('F32', 'STRING', '99')
+    """
+    kinds: Any = onnx.TensorProto.DataType
+    plain: dict[Any, str] = _DTYPES
+    return plain.get(kind) or (str(kinds.Name(kind)) if kind in kinds.values() else str(kind))
+
+
+def read_proto(path: Path) -> Any:
+    """The model in a file, its local functions written out; tensors that lie in other files stay there."""
     where = shown_path(path)
+    if not path.is_file():
+        raise RekernelError(f"{where}: no such file")
+    with os.fdopen(open_regular(path), "rb") as file:
+        raw = file.read()
     try:
-        proto = onnx.load(str(path), load_external_data=True)
-    except (DecodeError, UnicodeDecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        proto = onnx.ModelProto.FromString(raw)
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
         raise RekernelError(f"{where}: no ONNX model that can be read: {_first_line(error)}") from None
+    if not _is_text(proto):
+        raise RekernelError(f"{where}: no ONNX model that can be read: a name in it is no UTF-8 text")
     if not proto.graph.node:
         raise RekernelError(f"{where}: an ONNX model without a node")
     if proto.functions:
         from onnx.inliner import inline_local_functions
 
         proto = inline_local_functions(proto)
+    return proto
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every text of a message is one: protobuf hands on bytes where it is not."""
+    if isinstance(message, onnx.TensorProto):  # its other fields hold data, maybe gigabytes
+        told = (text for entry in message.external_data for text in (entry.key, entry.value))
+        return all(isinstance(text, str) for text in (message.name, *told))
+    for kind, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if kind.type == kind.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+        if kind.type == kind.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+    return True
+
+
+def read_by_value(proto: Any) -> list[Any]:
+    """The tensors whose values, and not shapes alone, decide what a node gives: sizes, paddings, scales."""
+    return [tensor for tensor in tensors_of(proto) if math.prod(tensor.dims) <= _most_values(tensor)]
+
+
+def _most_values(tensor: Any) -> int:
+    return _SMALL if tensor.data_type in _WHOLE else _FEW
+
+
+def read_model(path: Path) -> Model:
+    """The same, looked through: what nodes compute of constants is computed.
+
+    Of tensors that lie in other files only those are read that `read_by_value` names.
+    """
+    proto = read_proto(path)
+    for tensor in read_by_value(proto):
+        bring_in(tensor, path)
     model = Model(path, proto)
     while _fold(model):
         model = Model(path, proto)
@@ -127,7 +206,8 @@ def _fold(model: Model) -> bool:
     Returns whether any was; the shapes that depend on them can be inferred then.
     """
     graph = model.proto.graph
-    small = {name for name, tensor in model.constants.items() if math.prod(tensor.dims) <= _SMALL}
+    constants = model.constants.items()
+    small = {name for name, tensor in constants if math.prod(tensor.dims) <= _SMALL and not is_outside(tensor)}
     opsets = {o.domain: o.version for o in model.proto.opset_import}
     done = []
     for node in graph.node:
@@ -161,6 +241,18 @@ def attributes(node: Any) -> dict[str, Any]:
 def is_standard(node: Any) -> bool:
     """Whether a node's meaning is ONNX's own."""
     return node.domain in _DOMAINS
+
+
+def wrong_of(node: Any, proto: Any) -> str:
+    """What ONNX's own checker finds wrong with a node; empty where nothing."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = proto.ir_version
+    context.opset_imports = {o.domain: o.version for o in proto.opset_import}
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        return _first_line(error)
+    return ""
 
 
 def outer_names(node: Any) -> Iterator[str]:
@@ -207,26 +299,23 @@ def inferred(
     return shapes, kinds
 
 
-def serialised(proto: Any, path: Path) -> bytes:
-    """The model as one file's bytes, or an error where it is larger than one may be."""
-    size = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
+def refuse_too_large(size: int, path: Path) -> None:
+    """Raise where a model of `size` bytes does not fit the one file that is written."""
     if size > LARGEST:
         raise RekernelError(
             f"{shown_path(path)}: {size:,} bytes of weights do not fit one ONNX file (2 GiB); external data is not "
             f"written. Convert to float16 first, or convert the weights as safetensors"
         )
+
+
+def serialised(proto: Any, source: Path, target: Path) -> bytes:
+    """The model as one file's bytes, with the tensors that lay beside `source`; an error where they are too many."""
+    tensors = list(tensors_of(proto))
+    size = sum(data_bytes(tensor) if is_outside(tensor) else tensor.ByteSize() for tensor in tensors)
+    refuse_too_large(size, target)
+    for tensor in tensors:
+        bring_in(tensor, source)
     return bytes(proto.SerializeToString(deterministic=True))
-
-
-def write_model(data: bytes, path: Path, *, force: bool, inputs: list[Path]) -> None:
-    """Write it whole or not at all."""
-    write_atomic(path, data, force=force, inputs=inputs)
-
-
-def external_files(proto: Any, folder: Path) -> list[Path]:
-    """The files beside a model that hold its tensors, of a model whose data was not read."""
-    places = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
-    return [folder / place for place in sorted(places)]
 
 
 def _first_line(error: Exception) -> str:

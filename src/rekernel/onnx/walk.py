@@ -13,7 +13,7 @@ from ..escape import shown
 from ..plan import LayerChange
 from ..settings import Settings
 from .axes import grows, image, plain
-from .model import Model, attributes, is_standard, outer_names
+from .model import Model, attributes, is_standard, outer_names, wrong_of
 from .movement import MOVEMENT
 from .state import Asked, Pass, Refusal
 from .weights import WEIGHTS
@@ -47,6 +47,10 @@ def walk(model: Model, asked: Asked) -> Pass:
         except (Refusal, RekernelError) as error:
             where = f"{shown(model.named(at.node))} ({shown(at.node.op_type)})"
             raise RekernelError(f"{where}: {error}") from None
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            if said := wrong_of(at.node, model.proto):
+                raise RekernelError(f"{shown(model.named(at.node))} ({shown(at.node.op_type)}): {said}") from None
+            raise
     if given_back := at.padded.keys() & {out.name for out in model.outputs}:
         raise RekernelError(f"{shown(min(given_back))}: the model gives back padding that another size would change")
     return at

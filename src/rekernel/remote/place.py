@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Place:
         """A checkpoint in it, as `open_checkpoint` does."""
         return open_checkpoint(path, allow_pickle=allow_pickle)
 
+    def here(self, path: Path) -> Path:
+        """A file of it on the disk, whole."""
+        return path
+
     def named(self, path: Path) -> Path | str:
         """What to call a path in it."""
         return path
@@ -59,12 +63,14 @@ class RemotePlace(Place):
     """A source on the Hub: `path` is its stand-in, inside `root`, which stands for the whole repository.
 
     files : bytes by name, of everything in the repository at this commit
+    fetched : folders of the client's cache that hold what was downloaded of it
     """
 
     address: Address
     commit: str
     root: Path
     files: dict[str, int]
+    fetched: set[Path] = field(default_factory=set)
 
     def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
         """The same, with headers fetched by range requests; a pickle has no header and is downloaded."""
@@ -72,6 +78,11 @@ class RemotePlace(Place):
             name = pickle.relative_to(self.root).as_posix()
             return open_checkpoint(self.fetch([name]) / name, allow_pickle=True)
         return open_checkpoint(path, allow_pickle=allow_pickle, read_shard=self._shard)
+
+    def here(self, path: Path) -> Path:
+        """The same, downloaded."""
+        name = path.relative_to(self.root).as_posix()
+        return self.fetch([name]) / name
 
     def named(self, path: Path) -> str:
         """Its address."""
@@ -100,6 +111,7 @@ class RemotePlace(Place):
         if missing:
             why = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub does not answer"
             raise HubError(f"{self.address}: {shown(missing[0])} is not in the cache, and {why}.")
+        self.fetched.add(folder)
         return folder
 
     def _shard(self, path: Path) -> Shard:
@@ -166,13 +178,22 @@ def looked_at(source: StrPath) -> Iterator[Place]:
         return
     with tempfile.TemporaryDirectory(prefix="rekernel-") as folder:
         root = Path(folder).resolve()
+        fetched: set[Path] = set()
         try:
             place = _remote(address, root)
+            fetched = place.fetched
             yield place
         except RekernelError as error:
-            whole = Address(address.repo, address.revision)
-            text = str(error).replace(f"{root}{os.sep}", f"{whole}/").replace(str(root), str(whole))
-            raise type(error)(text) from None
+            whole = str(Address(address.repo, address.revision))
+            raise type(error)(*(_renamed(part, (root, *fetched), whole) for part in error.args)) from None
+
+
+def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
+    """A part of a message with the address in place of folders that stand for it."""
+    if isinstance(part, str):
+        for folder in folders:
+            part = part.replace(f"{folder}{os.sep}", f"{whole}/").replace(str(folder), whole)
+    return part
 
 
 def local_path(source: StrPath) -> Path:

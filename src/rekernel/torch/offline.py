@@ -6,6 +6,7 @@ contradict a stride or padding that was assumed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +29,12 @@ def traced(plan: Plan) -> bool:
     return "form" in plan.options
 
 
-def completed(plan: Plan, model: nn.Module) -> Plan:
+def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     """The plan with what only the model shows.
+
+    Parameters
+    ----------
+    files : names of the tensors in the file, by those in the model, where they may differ
 
     Raises
     ------
@@ -38,11 +43,11 @@ def completed(plan: Plan, model: nn.Module) -> Plan:
     """
     if traced(plan):
         return plan
-    changes = tuple(_fitted(change, plan, model) for change in plan.changes)
+    changes = tuple(_fitted(change, plan, model, files) for change in plan.changes)
     return replace(plan, changes=changes, modules=(*plan.modules, *_pools(plan, model)))
 
 
-def _fitted(change: LayerChange, plan: Plan, model: nn.Module) -> LayerChange:
+def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[str, str]) -> LayerChange:
     """The change with the geometry the layer has; padding that the family is known to do by hand marked so."""
     layer: Any = model.get_submodule(owner_of(change.name))
     if change.kind not in ("conv", "conv-transpose", "patch") or not isinstance(layer, nn.modules.conv._ConvNd):
@@ -55,12 +60,14 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module) -> LayerChange:
         if (assumed.stride, assumed.dilation) != (stride, dilation) or (
             any(hand) and (not plan.family or min(hand) < 0)
         ):
-            name = owner_of(change.name)
+            name = shown(owner_of(files.get(change.name, change.name)))
+            pad = own[axis][0]
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, and the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
-                f"convert again with --stride {shown(name)}={stride} --padding {shown(name)}={own[axis][0]}, "
-                f"or use rekernel.torch.rescale"
+                f"convert again with --stride {name}={stride} --padding {name}={pad} "
+                f"(hints=Hints(stride={{{name!r}: {stride}}}, padding={{{name!r}: {pad}}})), or use "
+                f"rekernel.torch.rescale"
             )
         by_hand.append(hand)
     if not any(any(hand) for hand in by_hand):

@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import TensorSource, open_checkpoint
+from ..checkpoint import open_checkpoint
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan import Plan
+from ..plan import LayerChange, Plan
 from ..recipe import KEY, Recipe, find_recipe
 from ..version import __version__
 from ..writer import StreamingWriter
 from .apply import PLAN, announce, carry_out
 from .bake import bake
-from .dtypes import TORCH_DTYPES, dtype_name
+from .dtypes import dtype_name
 from .edits import Edits
-from .names import owner_of
+from .incoming import Incoming
+from .names import aliases, owner_of
 from .offline import completed, traced
+from .transformers_names import incoming
 
 StrPath = str | os.PathLike[str]
 
@@ -104,40 +106,55 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
                     f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
                 )
             plan = recipe.plan
+        given = incoming(source, model)
+        plan = given.renamed(plan)
         with Edits(model) as edits:
             # A file of baked layers: their weight has its plain name there.
-            bake(edits, {owner_of(n) for n in set(source.tensors) - set(model.state_dict()) if n.endswith("weight")})
+            bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})
             _check_plan(edits.model, plan, where)
-            plan = completed(plan, edits.model)
+            plan = completed(plan, edits.model, given.files)
             carry_out(edits, plan, weights=False)
             _announce(edits, plan)
-            _check_tensors(edits.model, source, where)
+            _check_tensors(edits.model, given, where)
             state = _tensors_of(edits.model)
             # Of a model without memory yet, the file decides the dtype too, also where a tensor had some already.
             empty = any(tensor.device.type == "meta" for tensor in state.values())
             filled: dict[int, nn.Parameter] = {}
             for name in state:
-                _assign(edits, name, source, filled, empty)
+                if name in given.shapes:  # another name of a tied one may be there instead
+                    _assign(edits, name, given, filled, empty)
     return edits.model
 
 
 def _announce(edits: Edits, plan: Plan) -> None:
-    """Tell the new image size to modules that insist on one, those alone whose layers absorb it where it is unsaid."""
+    """Tell the new image size to modules that insist on one; where it is unsaid, those alone that show they read it.
+
+    They show it by a layer that absorbs the scale, or by position embeddings on the grid of the image.
+    """
     if traced(plan):
         size, scales = plan.options.get("size"), plan.options.get("scale")
         if isinstance(size, list | tuple) and isinstance(scales, list | tuple):
             announce(edits, tuple(map(int, size)), tuple(map(float, scales)))
         return
-    for change in plan.changed:
-        if change.kind != "patch" and not change.reason.endswith("absorbs"):
-            continue
-        scales = tuple(o.scale for o in change.operators)
+    read = [c for c in plan.changed if c.kind == "patch" or c.reason.endswith("absorbs")]
+    on_grid = [c for c in plan.changed if c.kind == "values"]
+    for change in (*read, *on_grid):
         for module in edits.model.modules():
             known = getattr(module, "image_size", getattr(module, "img_size", None))
-            size = (known,) * len(scales) if isinstance(known, int) else known
-            if isinstance(size, tuple | list) and len(size) == len(scales):
+            size = (known,) * 2 if isinstance(known, int) else known
+            if isinstance(size, tuple | list) and (scales := _scales_of(change, len(size))):
                 announce(edits, tuple(size), scales)
                 return
+
+
+def _scales_of(change: LayerChange, dims: int) -> tuple[float, ...]:
+    """New pixels per old one along each side of the image, by a tensor that depends on it; empty if unclear."""
+    by_axis = {o.axis: o.scale for o in change.operators}
+    if len(by_axis) == dims:
+        return tuple(by_axis[axis] for axis in sorted(by_axis))
+    first = change.grid_axis if change.kind == "values" else len(change.view) - dims
+    sides = range(first, first + dims)
+    return tuple(by_axis.get(axis, 1.0) for axis in sides) if by_axis.keys() <= set(sides) else ()
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -161,14 +178,14 @@ def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
             )
 
 
-def _check_tensors(model: nn.Module, source: TensorSource, where: str) -> None:
+def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
     """Raise for whatever would stop the copying half-way."""
-    state = _tensors_of(model)
-    there = {name: info.shape for name, info in source.tensors.items()}
-    missing = [shown(n) for n in sorted(set(state) - set(there))]
+    state, there = _tensors_of(model), given.shapes
+    tied = aliases(model)
+    missing = [shown(n) for n in sorted(set(state) - set(there)) if there.keys().isdisjoint(tied.get(n, ()))]
     unexpected = [shown(n) for n in sorted(set(there) - set(state))]
     misshapen = [
-        f"{shown(n)} {list(there[n])} for {list(state[n].shape)}"
+        f"{given.origin(n)} {list(there[n])} for {list(state[n].shape)}"
         for n in sorted(set(state) & set(there)) if tuple(state[n].shape) != there[n]
     ]  # fmt: skip
     found = [
@@ -178,9 +195,8 @@ def _check_tensors(model: nn.Module, source: TensorSource, where: str) -> None:
     ]
     if found:
         raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}")
-    foreign = [n for n in sorted(there) if source.tensors[n].dtype not in TORCH_DTYPES]
-    if foreign:
-        raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {source.tensors[foreign[0]].dtype}")
+    if foreign := given.foreign():
+        raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {foreign[1]}")
     nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
     if nowhere:
         raise RekernelError(
@@ -189,17 +205,14 @@ def _check_tensors(model: nn.Module, source: TensorSource, where: str) -> None:
         )
 
 
-def _assign(edits: Edits, name: str, source: TensorSource, filled: dict[int, nn.Parameter], empty: bool) -> None:
+def _assign(edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Parameter], empty: bool) -> None:
     """Copy one tensor in; on the meta device put it there, once for all names of a tied one."""
     path, _, leaf = name.rpartition(".")
     owner = edits.model.get_submodule(path)
     old = getattr(owner, leaf)
     if id(old) in filled:
         return
-    info = source.tensors[name]
-    dtype = TORCH_DTYPES[info.dtype]
-    data = source.read(name)
-    value = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(info.shape)
+    value = given.take(name)
     if not empty or (old.device.type != "meta" and not isinstance(old, nn.Parameter)):
         with torch.no_grad():
             old.copy_(value)

@@ -1,0 +1,66 @@
+"""What a card says of a pipeline that is sampled above its trained size as its folder records.
+
+Knows `Recorded`; its options come from a file, so that every one is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..diffusion.recorded import GUIDANCE_OPTIONS, KERNEL_OPTIONS, Recorded
+from ..escape import shown, shown_markdown
+
+
+def scale_of_record(found: Recorded) -> str:
+    """The scale as it is typed.
+
+    Examples
+    --------
+    >>> scale_of_record(Recorded(2.0, 64)), scale_of_record(Recorded((1.5, 2.0), 64))
+    ('2', '1.5x2')
+    """
+    return "x".join(f"{s:g}" for s in (found.scale if isinstance(found.scale, tuple) else (found.scale,)))
+
+
+def what_is_recorded(found: Recorded) -> str:
+    """For a sentence.
+
+    Examples
+    --------
+    >>> what_is_recorded(Recorded(2.0, 64, {"theta": 1.0}, {"layers": "inner"}))
+    'upsample guidance and rescaled kernels, lent to the network while it samples'
+    """
+    parts = ["upsample guidance"] if found.guidance is not None else []
+    parts += ["rescaled kernels, lent to the network while it samples"] if found.kernels is not None else []
+    return " and ".join(parts) or "the size"
+
+
+def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
+    """Rows of the card's table.
+
+    Examples
+    --------
+    >>> for row in facts_of_record(Recorded(2.0, 64, {"theta": 1.0, "eta": 0.6})):
+    ...     print(*row, sep=": ")
+    sampled at: 2 times the trained size, 64 to 128 on the denoiser's grid
+    upsample guidance: theta=1, eta=0.6
+    """
+    old, new = ("x".join(map(str, _sides(n))) for n in (found.sample_size, found.new_size))
+    facts = [("sampled at", f"{scale_of_record(found)} times the trained size, {old} to {new} on the denoiser's grid")]
+    facts += [("upsample guidance", _options(found.guidance, GUIDANCE_OPTIONS))] if found.guidance is not None else []
+    facts += [("lent kernels", _options(found.kernels, KERNEL_OPTIONS))] if found.kernels is not None else []
+    return facts
+
+
+def _options(given: Mapping[str, Any], order: Sequence[str]) -> str:
+    said = ", ".join(f"{name}={_plain(given[name])}" for name in order if name in given)
+    return shown_markdown(said, 300) if said else "as by default"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(str(value), 80)
+
+
+def _sides(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return size if isinstance(size, tuple) else (size,)

@@ -1,0 +1,78 @@
+"""What an ONNX model holds, without its weights' values: constants, metadata, inputs and outputs.
+
+Knows ONNX's messages; walks no graph, so that a model that cannot be rescaled can still be looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..header import TensorInfo
+from .external import data_bytes, data_files, tensors_of
+from .model import constants_of, dtype_name, metadata_of, read_proto
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a model takes or gives.
+
+    dtype : as safetensors calls it; ONNX's kind of value where it is no tensor
+    shape : a number per axis, or the name of a size that is open, '?' where it has none; None where the rank is open
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A model from the outside.
+
+    tensors : its constants, named as a plan names them; offsets are those of tensors laid end to end
+    metadata : of the model
+    inputs, outputs : those that are no constants
+    beside : the files that hold tensors, where they do not lie in the model's own
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    metadata: dict[str, str]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    beside: tuple[Path, ...]
+
+
+def list_model(path: Path) -> Listing:
+    """Read a model's file, and none of the files beside it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from onnx import helper, save, TensorProto
+    >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "height"]) for name in "xy")
+    >>> path = Path(tempfile.mkdtemp()) / "net.onnx"
+    >>> save(helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])), path)
+    >>> list_model(path).inputs
+    (Value(name='x', dtype='F32', shape=(1, 3, 'height')),)
+    """
+    proto = read_proto(path)
+    constants = constants_of(proto.graph)
+    tensors, start = [], 0
+    for name, tensor in constants.items():
+        end = start + data_bytes(tensor)
+        tensors.append(TensorInfo(name, dtype_name(tensor.data_type), tuple(tensor.dims), start, end))
+        start = end
+    inputs = tuple(_value(given) for given in proto.graph.input if given.name not in constants)
+    outputs = tuple(map(_value, proto.graph.output))
+    return Listing(tuple(tensors), metadata_of(proto), inputs, outputs, tuple(data_files(tensors_of(proto), path)))
+
+
+def _value(given: Any) -> Value:
+    kind = given.type.WhichOneof("value") or "unknown"
+    if kind != "tensor_type":
+        return Value(given.name, kind.removesuffix("_type"), None)
+    tensor = given.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return Value(given.name, dtype_name(tensor.elem_type), tuple(dims) if tensor.HasField("shape") else None)

@@ -1,0 +1,76 @@
+"""What the commands call what they read and wrote: titles of plans, and the closing line of a conversion."""
+
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+
+def ok(result):
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def closing(text):
+    """The lines after the one that says what was written."""
+    assert text.startswith("Wrote ")
+    return " ".join(text.splitlines()[1:])
+
+
+def test_components_of_a_pipeline_are_titled_by_their_path_however_the_folder_is_written(run, pipeline):
+    plan = ok(run("plan", f"{pipeline}/", "--scale", "2"))
+    assert plan.startswith(f"{pipeline}/unet: ")
+    assert plan == ok(run("plan", pipeline, "--scale", "2"))
+    both = ("--component", "unet", "--component", "vae")
+    dry = ok(run("convert", f"{pipeline}//", pipeline.with_name("out"), "--scale", "2", "--dry-run", *both))
+    assert re.findall(rf"^{re.escape(str(pipeline))}\S*:", dry, re.MULTILINE) == [
+        f"{pipeline}/unet:", f"{pipeline}/vae:",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_says_the_loader_and_the_layers(run, checkpoint, tmp_path):
+    said = closing(ok(run("convert", checkpoint, tmp_path / "out.safetensors", "--scale", "2")))
+    assert said.startswith("It loads as before (safetensors.torch.load_file), into a model whose layers have")
+    assert "conv1.weight" in load_file(tmp_path / "out.safetensors")
+    grid = ("--linear-grid", "fc=16,4,4", "--include", "fc.weight")
+    said = closing(ok(run("convert", checkpoint, tmp_path / "fc.safetensors", "--scale", "2", *grid)))
+    assert said == "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+    said = closing(ok(run("convert", checkpoint, tmp_path / "half.safetensors", "--scale", "1", "--dtype", "F16")))
+    assert said == ""
+
+
+def test_a_pipeline_says_the_loader_of_pipelines(run, pipeline, tmp_path):
+    said = closing(ok(run("convert", pipeline, tmp_path / "out", "--scale", "2")))
+    assert said == f"It loads with rekernel: rekernel.diffusion.load_pipeline({str(tmp_path / 'out')!r})"
+
+
+def test_a_folder_whose_configuration_tells_all_says_from_pretrained(run, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=4
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path / "in")
+    said = closing(ok(run("convert", tmp_path / "in", tmp_path / "out", "--scale", "2")))
+    assert said == f"It loads as before, for images of the new size: from_pretrained({str(tmp_path / 'out')!r})"
+    assert transformers.AutoModel.from_pretrained(tmp_path / "out").config.image_size == 32
+    said = closing(ok(run("convert", tmp_path / "in", tmp_path / "other", "--scale", "2", "--mode", "supersample")))
+    assert "safetensors.torch.load_file" in said
+
+
+def test_an_onnx_model_says_its_runtime(run, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from onnx import helper
+
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    x, y = (helper.make_tensor_value_info(name, 1, [1, channels, 8, 8]) for name, channels in (("x", 3), ("y", 4)))
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)], "g", [x], [y], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(made, tmp_path / "m.onnx")
+    text = ok(run("convert", tmp_path / "m.onnx", tmp_path / "out.onnx", "--scale", "2"))
+    assert "safetensors" not in text
+    line = closing(text).removeprefix("It runs as before, on images of the new size: ")
+    session = eval(line, {"onnxruntime": onnxruntime})
+    assert session.get_inputs()[0].shape == [1, 3, 16, 16]
+    dry = ok(run("convert", tmp_path / "m.onnx", tmp_path / "none.onnx", "--scale", "2", "--dry-run"))
+    assert dry.startswith(f"{tmp_path}/m.onnx: ONNX graph; scale 2") and "Dry run: nothing was written." in dry
