@@ -31,9 +31,10 @@ _LARGEST_PLAN = 1 << 28
     "--plan",
     "plan_file",
     group=OUTPUT,
+    rare=True,
     type=click.File("rb"),
     metavar="FILE",
-    help="Carry out a plan of `rekernel plan --json` (- is stdin); excludes all options above but Input.",
+    help="Carry out a plan of `rekernel plan --json` (- is stdin); excludes all options but Input and Output.",
 )
 @option(
     "--guidance",
@@ -42,10 +43,11 @@ _LARGEST_PLAN = 1 << 28
     metavar="K=V,...",
     help="Leave the weights; record how to sample: theta=1,eta=0.6,until=0.7, kernels=none, ...",
 )
-@option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size of TARGET; write nothing.")
+@option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
     "--dtype",
     group=OUTPUT,
+    rare=True,
     type=values.dtype,
     metavar="DTYPE",
     help="Cast float tensors to F16, BF16, F32 or F64.",
@@ -53,11 +55,12 @@ _LARGEST_PLAN = 1 << 28
 @option(
     "--max-shard-size",
     group=OUTPUT,
+    rare=True,
     type=values.byte_count,
     metavar="SIZE",
     help="Write a folder of files of at most 5GB, 800MB, 1.5GiB, ..., with an index.",
 )
-@option("--resume", group=OUTPUT, is_flag=True, help="Go on with an interrupted conversion into the same TARGET.")
+@option("--resume", group=OUTPUT, is_flag=True, help="Go on with an interrupted conversion.")
 @option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET where it exists.")
 @option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print nothing but errors (and --json).")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, with the plan in it.")

@@ -15,25 +15,40 @@ import click
 
 WIDTH = 100  # of help, at most
 _OPTION_COLUMN = 30
+_EVERYTHING = "rekernel.help-all"  # in a context's meta: rare options are listed too
 
 
 class GroupedOption(click.Option):
-    """An option that is listed under the heading `group`."""
+    """An option that is listed under the heading `group`; a `rare` one with --help-all alone."""
 
-    def __init__(self, *args: Any, group: str = "Options", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+        self.rare = rare
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under their headings, in the order of declaration."""
+    """A command whose help lists its options under their headings, in the order of declaration.
+
+    Where there are rare ones, --help leaves them out, so that it fits a screen, and names --help-all.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        if any(map(_is_rare, params)):
+            show_all = click.Option(
+                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_print_everything,
+                help="Show this, and the options that few need.",
+            )  # fmt: skip
+            params.append(show_all)
+        return params
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                # --help comes last and joins the last heading.
+            if record is not None and (_EVERYTHING in ctx.meta or not _is_rare(param)):
+                # --help and --help-all come last and join the last heading.
                 group = getattr(param, "group", list(groups)[-1] if groups else "Options")
                 groups.setdefault(group, []).append(record)
         names = [name for records in groups.values() for name, _ in records if len(name) <= _OPTION_COLUMN - 2]
@@ -41,6 +56,22 @@ class GroupedCommand(click.Command):
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), text) for name, text in records], _OPTION_COLUMN)
+
+
+def show_rare(ctx: click.Context) -> click.Context:
+    """The context, in which help lists the rare options too."""
+    ctx.meta[_EVERYTHING] = True
+    return ctx
+
+
+def _print_everything(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        click.echo(show_rare(ctx).get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _is_rare(param: click.Parameter) -> bool:
+    return isinstance(param, GroupedOption) and param.rare
 
 
 @dataclass(frozen=True)

@@ -33,57 +33,59 @@ def option(*names: str, group: str, **settings: Any) -> Callable[[Command], Comm
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 
-def _repeated(name: str, kind: Callable[[str], Any], metavar: str, text: str) -> Callable[[Command], Command]:
-    return option(name, group=UNSEEN, type=kind, multiple=True, metavar=metavar, help=text)
+def _repeated(
+    name: str, kind: Callable[[str], Any], metavar: str, text: str, *, rare: bool = False
+) -> Callable[[Command], Command]:
+    return option(name, group=UNSEEN, type=kind, multiple=True, metavar=metavar, help=text, rare=rare)
 
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--scale", group=RESAMPLING, type=values.scale, metavar="S",
            help="New pixels per old one: 2, 1.5, or per axis, height first: 2x1.5, 1x2x2."),
     option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="Instead of --scale: the trained image size, WIDTHxHEIGHT: 512x512 ..."),
+           help="Instead of --scale: trained image, as 512x512 ..."),
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="... and the size to run at: --from 512x512 --to 1024x768."),
+           help="... and the one to run at, WxH, as 1024x768."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", default="optimal", show_default=True,
            help=f"{', '.join(values.METHODS)}; on grids also {', '.join(values.PINV_METHODS)}."),
     option("--gain", group=RESAMPLING, type=click.Choice(values.GAINS), default="dc", show_default=True,
            help="dc keeps each tap's response to a constant; ratio divides by the scale; none does neither."),
     option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
            help="Per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
-    option("--cubic-a", "a", group=RESAMPLING, type=values.number, metavar="A",
+    option("--cubic-a", "a", group=RESAMPLING, rare=True, type=values.number, metavar="A",
            help="Of cubic: Keys' parameter. Default: -0.5; PyTorch has -0.75."),
-    option("--smoothness", group=RESAMPLING, type=values.number, metavar="X",
+    option("--smoothness", group=RESAMPLING, rare=True, type=values.number, metavar="X",
            help="Of optimal, 0 to 1: weight of the spectral copies. Default: 0.01."),
     option("--preset", group=SELECTION, metavar="NAME",
-           help="Layers of the family, such as inner or all; see `rekernel inspect`."),
+           help="Layers of the family: inner, all; inspect lists them."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
            help="Rescale these, or these too beside --preset."),
     option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Leave these alone."),
-    option("--set", "overrides", group=SELECTION, type=values.override, multiple=True,
+    option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,
            metavar="PATTERN:K=V,...",
            help="Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is scale, "
                 "method, taps, gain, a or smoothness."),
     _repeated("--linear-grid", values.hint(values.grid, "--linear-grid fc1=512,7,7"), "NAME=C,H,W",
-              "The fully-connected layer reads a flattened grid."),
+              "The fully-connected layer reads a flattened grid.", rare=True),
     _repeated("--output-grid", values.hint(values.grid, "--output-grid head=3,16,16"), "NAME=C,H,W",
-              "The fully-connected layer writes one; its bias is scaled with it."),
+              "The fully-connected layer writes one; its bias is scaled with it.", rare=True),
     _repeated("--order", values.hint(values.choice("channels-first", "channels-last"), "--order fc1=channels-last",
                                      bare=True), "NAME=ORDER",
-              "Its order: channels-first (the default) or channels-last."),
+              "Its order: channels-first (the default) or channels-last.", rare=True),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
-              "The convolution's stride, where the family does not tell."),
+              "The convolution's stride, where the family does not tell.", rare=True),
     _repeated("--padding", values.hint(values.padding, "--padding conv1=0,1"), "NAME=N[,N]",
-              "The convolution's padding, or left,right. Default: (k-1)/2."),
+              "The convolution's padding, or left,right. Default: (k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
-              "A weight's axes, by default OIHW; HWIO alone holds for every tensor."),
+              "A weight's axes, by default OIHW; HWIO alone holds for every tensor.", rare=True),
     _repeated("--mode", values.hint(values.choice("absorb", "supersample"), "--mode conv1=absorb", bare=True),
-              "[NAME=]MODE", "absorb: the stride grows; supersample: the feature maps grow."),
+              "[NAME=]MODE", "absorb: the stride grows; supersample: the feature maps grow.", rare=True),
     option("--component", group=INPUT, multiple=True, metavar="NAME",
-           help="Of a diffusers pipeline: what to rescale, by default unet. Repeatable."),
-    option("--allow-cast", group=INPUT, is_flag=True,
+           help="Of a pipeline: what to rescale, by default unet."),
+    option("--allow-cast", group=INPUT, is_flag=True, rare=True,
            help="Also rescale integer and float8 weights, rounding the result."),
     option("--allow-pickle", group=INPUT, is_flag=True,
-           help="Also read .bin, .pt, .pth, .ckpt, as tensors alone (weights_only)."),
+           help="Also read .bin, .pt, .pth, .ckpt (tensors alone)."),
 )  # fmt: skip
 
 _NAMES = (

@@ -33,9 +33,8 @@ def _size(text: str) -> tuple[int, int]:
     "--cfg",
     group=_SAMPLING,
     type=float,
-    default=1.0,
-    show_default=True,
-    help="Classifier-free guidance; of a model with classes, the last one is taken for none.",
+    help="Classifier-free guidance, 1 for none. Default: the pipeline's own; none for a network on pixels, whose last\n"
+    "class is taken for no class.",
 )
 @option("--prompt", group=_SAMPLING, metavar="TEXT", help="Of a text-to-image pipeline.")
 @option(
@@ -72,9 +71,9 @@ def _size(text: str) -> tuple[int, int]:
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors.")
 def sample(
-    folder: Path, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None, cfg: float,
-    prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float, out: Path,
-    force: bool, quiet: bool,
+    folder: Path, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None,
+    cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float,
+    out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in FOLDER and write a grid of pictures.
 

@@ -41,6 +41,7 @@ class Request:
     """What the command line asked for.
 
     size : (height, width) or None
+    cfg : of classifier-free guidance; None for the pipeline's own, or none
     guidance, kernels : arguments, or None for neither
     recorded : whether to attach what the folder records
     """
@@ -51,7 +52,7 @@ class Request:
     steps: int
     seed: int
     classes: str | None
-    cfg: float
+    cfg: float | None
     prompt: str | None
     guidance: dict[str, Any] | None
     kernels: dict[str, Any] | None
@@ -135,7 +136,7 @@ def _from_noise(
             x = noise[part] * scheduler.init_noise_sigma
             for t in scheduler.timesteps:
                 seen = scheduler.scale_model_input(x, t)
-                prediction = _predicted(unet, seen, t, classes, request.cfg)
+                prediction = _predicted(unet, seen, t, classes, 1.0 if request.cfg is None else request.cfg)
                 x = scheduler.step(prediction, t, x).prev_sample
                 progress.advance(task)
             made.append(x)
@@ -176,7 +177,7 @@ def _from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said:
         for part in filter(None, _parts(request, scale)):
             stack.enter_context(part.attach(pipe))
             said.append(repr(part))
-    if request.cfg != 1:
+    if request.cfg is not None:
         options["guidance_scale"] = request.cfg
     generator = torch.Generator().manual_seed(request.seed)
     images = pipe(**options, num_inference_steps=request.steps, generator=generator, output_type="np").images

@@ -36,7 +36,7 @@ class GlyphPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 20,
-        guidance_scale: float = 1.0,
+        guidance_scale: float = 2.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         latents: torch.Tensor | None = None,
@@ -50,7 +50,8 @@ class GlyphPipeline(DiffusionPipeline):
         height, width : int, optional
             Pixels, multiples of 4; the trained size, 16, where left out.
         guidance_scale : float
-            Classifier-free guidance: 1 is none and half the work, larger values follow the label more strictly.
+            Classifier-free guidance: 1 is none and half the work, larger values follow the label more strictly and
+            vary less.
         output_type : {'pil', 'np', 'pt'}
             'pil' a list of grey images, 'np' (N, H, W, 1) and 'pt' (N, 1, H, W), both in [0, 1].
         latents : (N, 1, H, W) tensor, optional

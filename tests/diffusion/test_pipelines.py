@@ -13,9 +13,11 @@ np = pytest.importorskip("numpy")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")
+from click.testing import CliRunner  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance  # noqa: E402
+from rekernel_cli.main import main  # noqa: E402
 
 VAE = {
     "sample_size": 16, "block_out_channels": (4, 4), "norm_num_groups": 2, "latent_channels": 4, "layers_per_block": 1,
@@ -297,3 +299,14 @@ def test_what_is_no_pipeline(nets):
 
     with pytest.raises(rk.RekernelError, match="Nothing is no diffusers pipeline with a unet or transformer"):
         SupersampledKernels().attach(Nothing())
+
+
+def test_the_sample_command_leaves_the_scale_of_guidance_to_the_pipeline(sd, tmp_path):
+    sd.save_pretrained(tmp_path / "sd")
+    made = []
+    for i, more in enumerate(((), ("--cfg", "7.5"), ("--cfg", "1"))):
+        arguments = ("--prompt", "a", "--count", "1", "--steps", "2", "--out", str(tmp_path / f"{i}.png"), *more)
+        done = CliRunner().invoke(main, ["sample", str(tmp_path / "sd"), *arguments])
+        assert done.exit_code == 0, done.output
+        made.append((tmp_path / f"{i}.png").read_bytes())
+    assert made[0] == made[1] != made[2]  # StableDiffusionPipeline's own is 7.5

@@ -1,6 +1,7 @@
 """The shipped diffusion model: what is in its folder, that stock diffusers loads it, and that it draws digits."""
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -58,6 +59,22 @@ def test_the_samples_are_the_digits_asked_for(drawn):
     with torch.no_grad():
         guess = classifier(drawn).argmax(1)
     assert (guess == torch.arange(40) % 10).sum() >= 36
+
+
+def test_a_classifier_of_true_glyphs_is_sure_of_its_own_samples(pipe):
+    """As it samples where nothing is said; results.json counts 1,000, this is a smaller sample of its own."""
+    defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
+    settings = f"{defaults['num_inference_steps']} steps, guidance {defaults['guidance_scale']}"
+    [row] = [row for row in RESULTS["quality"]["rows"] if row["pictures"] == settings]
+    assert row["count"] == 1000 and row["sure"] > 0.95
+    labels = torch.arange(100) % 10
+    images = pipe(labels, generator=torch.Generator().manual_seed(21), output_type="pt").images
+    classifier = import_file(examples() / "models.py").GlyphCNN.from_state_dict(
+        load_file(examples() / "cnn.safetensors")
+    )
+    with torch.no_grad():
+        asked = classifier(images).softmax(1).gather(1, labels[:, None])
+    assert (asked > 0.9).sum() >= 90  # of 95 expected
 
 
 def test_samples_of_one_digit_differ(drawn):
