@@ -23,8 +23,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@option("--size", group=_SAMPLING, type=_size, metavar="N|WxH", help="Pixels. Default: the folder's own size.")
+@click.argument("source", type=click.Path())
+@option("--size", group=_SAMPLING, type=_size, metavar="N|WxH", help="Pixels. Default: the pipeline's own size.")
 @option("--count", group=_SAMPLING, type=click.IntRange(1, 1024), default=16, show_default=True, help="Pictures.")
 @option("--steps", group=_SAMPLING, type=click.IntRange(1), default=20, show_default=True, help="Sampling steps.")
 @option("--seed", group=_SAMPLING, type=int, default=0, show_default=True, help="Of the noise.")
@@ -71,14 +71,15 @@ def _size(text: str) -> tuple[int, int]:
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors.")
 def sample(
-    folder: Path, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None,
+    source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float,
     out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Sample the diffusers pipeline in FOLDER and write a grid of pictures.
+    """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
-    At its trained size it is the model itself. Above it, upsample guidance and rescaled kernels are what rekernel adds;
-    the same seed gives the same noise with and without them.
+    SOURCE is a folder, or on the Hub: hf://org/name[@revision]. At its trained size it is the model itself. Above it,
+    upsample guidance and rescaled kernels are what rekernel adds; the same seed gives the same noise with and without
+    them.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
@@ -87,8 +88,9 @@ def sample(
         import diffusers  # noqa: F401
     except ImportError:
         raise Failure("sampling needs diffusers and torch: pip install 'rekernel[diffusion]'") from None
+    from rekernel.diffusion.pipelines import pipeline_folder
     from rekernel.errors import RekernelError
-    from rekernel.escape import shown_path
+    from rekernel.escape import shown, shown_path
 
     from .sample_run import Request, make_grid
 
@@ -105,16 +107,16 @@ def sample(
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
-    request = Request(
-        folder, size, count, steps, seed, classes, cfg, prompt,
-        guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
-    )  # fmt: skip
     try:
+        request = Request(
+            pipeline_folder(source, {}), size, count, steps, seed, classes, cfg, prompt,
+            guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
+        )  # fmt: skip
         said = make_grid(request, out, quiet=quiet)
     except ValueError as error:  # diffusers' own refusals
         if isinstance(error, RekernelError):
             raise
-        raise Failure(f"{shown_path(folder)}: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        raise Failure(f"{shown(source, 400)}: {str(error).splitlines()[0] if str(error) else error!r}") from None
     if not quiet:
         for line in said:
             click.echo(line)

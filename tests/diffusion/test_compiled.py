@@ -113,23 +113,78 @@ def test_blocks_compiled_one_by_one(nets, compiling, backend):
         part.remove()
 
 
-@pytest.mark.parametrize(("compile_it", "what"), [(wrapped, SupersampledKernels), (in_place, UpsampleGuidance)])
-def test_compiled_after_attaching_is_said(nets, compiling, compile_it, what):
+@pytest.mark.parametrize("what", [SupersampledKernels, UpsampleGuidance])
+def test_wrapped_after_attaching_is_said(nets, compiling, what):
     pipe = Pipe(nets.unconditioned(**SMALL))
     before = set(vars(pipe.unet))
     with what(2).attach(pipe) as attached:
         inner = pipe.unet
-        compile_it(pipe, "eager")
+        wrapped(pipe, "eager")
         with pytest.raises(rk.RekernelError, match=r"UNet2DModel was compiled after .* attach it to the compiled"):
             run(pipe.unet, nets, 900)
         other = UpsampleGuidance(2) if what is SupersampledKernels else SupersampledKernels(2)
         with pytest.raises(rk.RekernelError, match="was compiled after"):
             other.attach(pipe)
         attached.remove()
-        assert set(vars(inner)) - {"_compiled_call_impl", "_is_torch_compile"} == before
+        assert set(vars(inner)) - {"_is_torch_compile"} == before
         with attached.attach(pipe):
             guided = run(pipe.unet, nets, 900)
     assert not torch.allclose(guided, run(pipe.unet, nets, 900), atol=1e-3)
+
+
+@pytest.mark.parametrize(("what", "times"), [(UpsampleGuidance, 1), (SupersampledKernels, 2)])
+def test_compiled_in_place_while_attached(nets, compiling, what, times):
+    """nn.Module.compile takes what stands in forward, and overwrites the compiled call: both are the hook's places."""
+    pipe = Pipe(nets.unconditioned(**SMALL))
+    before, plain = set(vars(pipe.unet)), run(pipe.unet, nets, 900)
+    compiled = []
+
+    def backend(graph, example):
+        compiled.append(graph)
+        return graph.forward
+
+    attached = what(2).attach(pipe)
+    eager = run(pipe.unet, nets, 900)
+    for _ in range(times):  # the second time, over the compiled call
+        compiled.clear()
+        torch._dynamo.reset()
+        pipe.unet.compile(backend=backend, fullgraph=True)
+        assert torch.allclose(run(pipe.unet, nets, 900), eager, atol=1e-5)
+        assert compiled and not compiling["graph_break"]
+    attached.remove()
+    assert set(vars(pipe.unet)) - {"_compiled_call_impl"} == before
+    assert torch.allclose(run(pipe.unet, nets, 900), plain, atol=1e-5)
+    assert not torch.allclose(eager, plain, atol=1e-3)
+
+
+def test_both_stay_in_their_order_when_the_network_is_compiled_beneath_them(nets):
+    """Guidance outermost, so that its low pass runs with the original kernels. (A first call would compile.)"""
+    unet = nets.unconditioned(**SMALL)
+    with SupersampledKernels(2).attach(unet), UpsampleGuidance(2).attach(unet, scheduler=diffusers.DDIMScheduler()):
+        for _ in range(2):
+            unet.compile(backend="eager")
+            registry = unet._rekernel_hook
+            assert registry._hook_order == ["rekernel.kernels", "rekernel.guidance"]
+            assert "_diffusers_hook" not in vars(unet) and "forward" not in vars(unet)
+    assert not {"compile", "_rekernel_hook", "_diffusers_hook", "forward"} & set(vars(unet))
+
+
+def test_a_compilation_that_fails_leaves_guidance_attached(nets, compiling):
+    pipe = Pipe(nets.unconditioned(**SMALL))
+    with UpsampleGuidance(2).attach(pipe):
+        guided = run(pipe.unet, nets, 900)
+        with pytest.raises(RuntimeError):
+            pipe.unet.compile(backend="eager", mode="no such mode", options={})
+        assert torch.equal(run(pipe.unet, nets, 900), guided)
+
+
+def test_the_wrapper_of_a_compiled_network_compiled_in_place_is_said(nets, compiling):
+    pipe = Pipe(nets.unconditioned(**SMALL))
+    wrapped(pipe, "eager")
+    with UpsampleGuidance(2).attach(pipe):
+        in_place(pipe, "eager")
+        with pytest.raises(rk.RekernelError, match="UNet2DModel was compiled after"):
+            run(pipe.unet, nets, 900)
 
 
 def test_flux_is_told_by_its_class_though_it_is_compiled(nets):

@@ -126,6 +126,8 @@ def test_every_form_of_prediction_gives_the_same_guided_image(t, factor, seed):
         ("score", SigmaSchedule(), np.exp(-log_snr / 2)),
         ("sample", SigmaSchedule(), np.exp(-log_snr / 2)),
         ("edm", EDMSchedule(0.5), -log_snr / 8),
+        ("edm_v", EDMSchedule(0.5), -log_snr / 8),
+        ("edm_v", EDMSchedule(1.0), -log_snr / 8),
         ("flow", FlowSchedule(), float(FlowSchedule().time(log_snr))),
         ("flow", FlowSchedule(shift=3.0, times=1000.0), float(FlowSchedule(3.0, 1000.0).time(log_snr))),
         ("epsilon", VPSchedule(), float(VPSchedule().time(log_snr))),
@@ -176,6 +178,25 @@ def test_one_time_per_sample_is_as_each_by_itself(kind):
     times = np.array([900, 600, 100])
     alone = torch.cat([guided(x[i : i + 1], times[i]) for i in range(3)])
     torch.testing.assert_close(guided(x, times), alone)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("theta", [0.3, 1.3, -0.5])
+def test_the_change_is_proportional_to_theta(kind, theta):
+    x = np.random.default_rng(0).normal(size=(2, 1, 8, 8))
+
+    def predict(x, t, level):
+        return np.tanh(x + level)
+
+    def guided(theta):
+        options = {"schedule": SD15, "kind": kind, "window": Window(theta)}
+        return guided_prediction(predict, x, 500, [block_split((8, 8), 2)], **options)
+
+    plain = predict(x, 500, 1)
+    np.testing.assert_allclose(guided(theta) - plain, theta * (guided(1.0) - plain), atol=1e-12)
+    assert np.abs(guided(1.0) - plain).max() > 0.1
+    low = x[..., :4, :4]
+    np.testing.assert_allclose(guided_x0(x, low, theta, 2) - x, theta * (guided_x0(x, low, 1.0, 2) - x), atol=1e-12)
 
 
 def test_no_weight_and_no_split_give_the_prediction_itself():

@@ -71,6 +71,18 @@ def test_lent_layers_are_those_of_rescale(nets, method, layers):
     assert not torch.allclose(found, nets.call(nets.unet), atol=1e-3)
 
 
+@pytest.mark.parametrize(("size", "scale"), [((20, 28), 2), ((52, 76), 2), ((36, 20), 4)])
+def test_half_of_a_size_may_halve_unevenly_where_the_size_does_not(nets, size, scale):
+    """SD 1.5 at 1216x832: 52 is odd after two halvings, 104 after three. The layers are those planned at any size."""
+    net = nets.conditioned(
+        block_out_channels=(8, 8, 8), down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3
+    )
+    wanted = rkt.rescale(net, scale, example(nets, 16), method="optimal", form="factored")
+    with SupersampledKernels(scale, "all").attach(net):
+        found = nets.call(net, size=size)
+    assert torch.allclose(found, nets.call(wanted, size=size), atol=1e-5)
+
+
 def test_form_dense_at_a_broken_scale(nets):
     wanted = rkt.rescale(nets.unet, 1.5, example(nets), form="dense", include=INNER)
     with SupersampledKernels(1.5, form="dense").attach(nets.unet):

@@ -20,7 +20,8 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: E402
 from diffusers.models.unets.unet_2d import UNet2DOutput  # noqa: E402
 
 import rekernel as rk  # noqa: E402
-from rekernel.diffusion import DiscreteSchedule, FlowSchedule, UpsampleGuidance  # noqa: E402
+from rekernel.diffusion import DiscreteSchedule, FlowSchedule, UpsampleGuidance, to_x0  # noqa: E402
+from rekernel.diffusion.predictions import slopes  # noqa: E402
 from rekernel.diffusion.scheduler import schedule_of  # noqa: E402
 
 SIZE, GRAIN = 16, 0.3
@@ -51,7 +52,7 @@ class UNetExact(ModelMixin, ConfigMixin):
     def coefficients(self, t):
         if self.config.kind == "flow":
             return 1 - t / 1000, t / 1000
-        if self.config.kind == "edm":
+        if self.config.kind.startswith("edm"):
             sigma = math.exp(4 * t)
             scale = 1 / math.sqrt(sigma**2 + 0.25)
             return scale, sigma * scale
@@ -72,10 +73,10 @@ class UNetExact(ModelMixin, ConfigMixin):
         alpha, sigma = self.coefficients(t)
         x, x0 = sample.double(), self.posterior(sample, alpha, sigma)
         noise = (x - alpha * x0) / sigma
-        if self.config.kind == "edm":  # x is scaled; F from D = c_skip x + c_out F at the unscaled x
+        if self.config.kind.startswith("edm"):  # x is scaled; F from D = c_skip x + c_out F at the unscaled x
             s = sigma / alpha
             c_skip, c_out = 0.25 / (s**2 + 0.25), s * 0.5 / math.sqrt(s**2 + 0.25)
-            out = (x0 - c_skip * x / alpha) / c_out
+            out = (x0 - c_skip * x / alpha) / (c_out if self.config.kind == "edm" else -c_out)
         else:
             out = {
                 "epsilon": noise, "sample": x0, "v_prediction": alpha * noise - sigma * x0, "flow": noise - x0,
@@ -133,6 +134,8 @@ CASES = {
     "TCD": ("TCDScheduler", SD),
     "EDM Euler": ("EDMEulerScheduler", {}),
     "EDM DPM": ("EDMDPMSolverMultistepScheduler", {}),
+    "EDM Euler v": ("EDMEulerScheduler", {"prediction_type": "v_prediction"}),
+    "EDM DPM v": ("EDMDPMSolverMultistepScheduler", {"prediction_type": "v_prediction"}),
     "flow Euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "flow Euler shifted": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
     "flow Heun": ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
@@ -175,6 +178,8 @@ def test_guidance_by_an_exact_denoiser_changes_nothing(nets, case):
         ("DDIM v", {"prediction": "epsilon"}),
         ("DDIM", {"schedule": DiscreteSchedule(np.linspace(0.999, 0.001, 1000))}),
         ("EDM Euler", {"prediction": "sample"}),
+        ("EDM Euler v", {"prediction": "edm"}),
+        ("EDM Euler v", {"prediction": "v_prediction"}),
         ("flow Euler", {"schedule": FlowSchedule(shift=2.0, times=1000.0)}),
         ("flow Euler", {"prediction": "v_prediction"}),
     ],
@@ -255,7 +260,7 @@ def test_an_exchanged_scheduler_is_followed(nets):
     [
         ("SCMScheduler", {}), ("IPNDMScheduler", {}), ("CMStochasticIterativeScheduler", {}),
         ("DDPMWuerstchenScheduler", {}), ("LTXEulerAncestralRFScheduler", {}),
-        ("EDMEulerScheduler", {"prediction_type": "v_prediction"}),
+        ("EDMDPMSolverMultistepScheduler", {"prediction_type": "sample"}),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_refused_at_once_in_one_line(nets, name, config):
@@ -263,6 +268,40 @@ def test_what_is_not_known_is_refused_at_once_in_one_line(nets, name, config):
         UpsampleGuidance(2).attach(nets.unet, scheduler=getattr(diffusers, name)(**config))
     assert "\n" not in str(found.value)
     assert "forward" not in vars(nets.unet) and "_diffusers_hook" not in vars(nets.unet)
+
+
+@pytest.mark.parametrize("sigma", [80.0, 2.0, 0.5, 0.05])
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_image_that_an_edm_scheduler_reads(nets, name, prediction_type, sigma):
+    """The oracle is diffusers' own: what its scheduler makes of the network's output is what guidance takes it for."""
+    scheduler = getattr(diffusers, name)(prediction_type=prediction_type, sigma_data=0.7)
+    schedule, kind = schedule_of(scheduler)
+    noisy, output = nets.noise(1, 1, 4, 4).double() * sigma, nets.noise(1, 1, 4, 4, seed=1).double()
+    fed = scheduler.precondition_inputs(noisy, torch.tensor(sigma))
+    snr = schedule.log_snr(scheduler.precondition_noise(torch.tensor(sigma)).item())
+    found = to_x0(kind, fed, output, float(schedule.alpha(snr)), float(schedule.sigma(snr)))
+    assert torch.allclose(found, scheduler.precondition_outputs(noisy, output, sigma), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["flow_prediction", "epsilon", "sample"])
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_the_image_that_a_scheduler_of_flow_sigmas_reads(nets, name, prediction_type):
+    """Its sigmas are those of rectified flow; what the network predicts is another matter."""
+    scheduler = getattr(diffusers, name)(prediction_type=prediction_type, use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.set_timesteps(5)
+    t = scheduler.timesteps[2]
+    scheduler._init_step_index(t)
+    x, output = nets.noise(1, 1, 4, 4), nets.noise(1, 1, 4, 4, seed=1)
+    schedule, kind = schedule_of(scheduler, nets.unet)
+    snr = schedule.log_snr(float(t))
+    found = to_x0(kind, x, output, float(schedule.alpha(snr)), float(schedule.sigma(snr)))
+    assert torch.allclose(found, scheduler.convert_model_output(output, sample=x), rtol=0.01, atol=0.01)
+
+
+def test_v_of_edm_with_unit_data_is_v():
+    alpha, sigma = 0.8, 0.6
+    assert slopes("edm_v", alpha, sigma) == pytest.approx(slopes("v_prediction", alpha, sigma))
 
 
 def test_a_denoiser_alone_needs_a_scheduler(nets):
@@ -281,3 +320,6 @@ def test_flow_of_a_network_whose_times_are_not_known_is_refused(nets):
 
     with pytest.raises(rk.RekernelError, match=r"Transformer: whether it is fed times up to 1 or up to 1000"):
         UpsampleGuidance(2).attach(Transformer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
+    backwards = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)  # Mochi: time 0 is noise
+    with pytest.raises(rk.RekernelError, match=r"which end is noise, is not known; pass schedule="):
+        UpsampleGuidance(2).attach(nets.unet, scheduler=backwards)

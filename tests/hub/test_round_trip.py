@@ -238,6 +238,14 @@ pipe.set_progress_bar_config(disable=True)
 print(pipe.unet.conv_in.kernel_size, pipe(num_inference_steps=1, output_type="np").images.shape)
 """))  # fmt: skip
     assert said.endswith("(5, 5) (1, 32, 32, 3)\n")
+    options = ("--steps", "1", "--count", "1", "--out", tmp_path / "grid.png")
+    assert "1 pictures of 32x32" in ok(rekernel("sample", f"hf://{repo}@main", *options))
+    for address, why in (
+        (f"hf://{repo}/unet", "a pipeline is a whole repository; leave out"),
+        (f"hf://{repo}@nowhere", "no such branch, tag or commit"),
+        ("hf://nobody/nothing", "hf://nobody/nothing"),
+    ):
+        assert why in rekernel("sample", address, "--out", tmp_path / "none.png").line
 
 
 @pytest.mark.slow

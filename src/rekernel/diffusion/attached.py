@@ -28,8 +28,7 @@ class GuidedDenoiser:
 
     def __init__(self, spec: UpsampleGuidance, target: Any, scheduler: Any) -> None:
         self.spec, self.host = spec, Host(target, scheduler)
-        if spec.scale == "auto" and self.host.trained is None:
-            raise RekernelError(f"{self.host}: its config has no sample_size for scale='auto'; pass a number")
+        self.host.check_scale(spec.scale)
         if spec.theta != 0 and (spec.schedule is None or spec.prediction is None):
             self.host.schedule(spec.schedule, spec.prediction)  # what it refuses is refused now
         self.bank = KernelBank(self.host.denoiser)
@@ -47,7 +46,8 @@ class GuidedDenoiser:
         theta, eta, enlarge = self.host.defaults
         window = self.spec.window(theta, eta)
         said = f"theta {window.theta:g}, eta {window.eta:g}, U {self.spec.enlarge or enlarge}"
-        return f"on {self.host}, {kind}, {schedule!r}, {said}"
+        where = f"{self.host} (experimental)" if self.host.experimental else f"{self.host}"
+        return f"on {where}, {kind}, {schedule!r}, {said}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         spec = self.spec

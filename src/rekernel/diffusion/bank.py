@@ -133,7 +133,9 @@ class KernelBank:
         self, call: Call, factors: tuple[float, ...], layers: str | Sequence[str], method: str, form: str
     ) -> tuple[Substitute, ...]:
         model, patterns = self.denoiser, self.patterns(layers)
-        low = call.reduced(call.low(factors))
+        # 52 pixels are odd after two halvings, and 104 are not: a plan for 52 would pad the even maps of 104 wrongly.
+        whole = all(f == int(f) for f in factors)
+        low = call.reduced(call.low(factors, _halved(model) if whole else 1))
         with running(plain=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
@@ -181,6 +183,12 @@ class KernelBank:
         if not getattr(self.denoiser, "peft_config", ()):
             return patterns
         return exactly(name for name in tensors if plain_name(name) in chosen)
+
+
+def _halved(model: Any) -> int:
+    """By what the deepest maps of a UNet are smaller than its image."""
+    widths = getattr(getattr(model, "config", None), "block_out_channels", None)
+    return int(2 ** (len(widths) - 1)) if isinstance(widths, list | tuple) else 1
 
 
 def _check_free(path: str, layer: nn.Module) -> None:

@@ -6,6 +6,7 @@ Knows how networks are called; shapes of the image are `layouts`', other argumen
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from .layouts import ChannelsFirst, FramesFirst, Layout, packed_tokens
 from .scales import low_size
 
 _IMAGES = ("sample", "hidden_states")
-_FRAMES_FIRST = ("UNetSpatioTemporalConditionModel",)
+_FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ class Call:
         """The time, a float64 number or one per sample."""
         t = self.arguments["timestep"]
         values = t.detach().double().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t, np.float64)
+        if values.ndim > 1:  # one per token: Wan 2.2
+            if np.any(values != values[:, :1]):
+                raise RekernelError(
+                    f"timestep: of shape {values.shape} with different times within one picture (a given first frame, "
+                    f"say), which upsample guidance has no matched time for; sample without"
+                )
+            values = values[:, 0]
         if values.ndim and len(values) in (1, self.arguments[self.image].shape[0]) and np.all(values == values[0]):
             return values[0]
         return values
@@ -101,9 +109,9 @@ class Call:
         image = self.layout.tensor(torch.cat([x.to(given.dtype), given[:, self.noisy :]], dim=1))
         return self._with({self.image: image, "timestep": _time_like(self.arguments["timestep"], t, image)})
 
-    def low(self, factors: Sequence[float]) -> Split:
-        """The reduction by `factors`, to a size that the network takes."""
-        return Split(self.size, low_size(self.size, factors, self.multiple))
+    def low(self, factors: Sequence[float], multiple: int = 1) -> Split:
+        """The reduction by `factors`, to a size that the network takes and that `multiple` divides."""
+        return Split(self.size, low_size(self.size, factors, math.lcm(self.multiple, multiple)))
 
     def reduced(self, split: LowBand) -> Call:
         """The call at the low size: whatever lies on the grid reduced; image and time as yet without meaning."""
@@ -146,6 +154,12 @@ def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noi
             f"wrap it as denoise(x, sigma) and use guide_denoiser"
         )
     channels = layout.grid(arguments[image]).shape[1]
+    known = _config(module, "in_channels")
+    if arguments[image].ndim == 5 and known not in (None, channels):
+        raise RekernelError(
+            f"{type(module).__name__}: {image} of shape {tuple(arguments[image].shape)} has not the {known} channels "
+            f"of its config where rekernel looks for them; wrap it as denoise(x, sigma) and use guide_denoiser"
+        )
     out = _config(module, "out_channels")
     given = noisy or min(channels, out // layout.packed if out else channels)
     return Call(arguments, len(args), image, given, layout, _multiple(module, layout))
@@ -182,4 +196,8 @@ def _time_like(given: Any, t: Any, x: Tensor) -> Tensor:
     if not dtype.is_floating_point and np.any(values != np.rint(values)):
         dtype = torch.float32
     time = torch.as_tensor(values, dtype=dtype, device=x.device)
-    return time.expand(given.shape) if isinstance(given, Tensor) and time.ndim < given.ndim else time
+    if not isinstance(given, Tensor):
+        return time
+    if given.ndim > 1 and time.ndim == 1:
+        time = time[:, None]
+    return time.expand(given.shape) if given.ndim > 1 or time.ndim < given.ndim else time

@@ -6,6 +6,7 @@ and not rescaled in value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,8 @@ def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, 
     """The arguments that change with the grid, for its low size.
 
     Feature maps, ControlNet's and T2I-Adapter's, are reduced each from its own size; SDXL's original size, crop and
-    target size and PixArt's resolution are divided; text and image embeddings stay.
+    target size and PixArt's resolution are divided; times per token are as many as tokens; text and image embeddings
+    stay.
 
     Raises
     ------
@@ -47,6 +49,9 @@ def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, 
     changed = {name: _reduced(arguments[name], split) for name in _MAPS if arguments.get(name) is not None}
     if isinstance(arguments.get("added_cond_kwargs"), Mapping):
         changed["added_cond_kwargs"] = _sizes(arguments["added_cond_kwargs"], split)
+    times = arguments.get("timestep")
+    if isinstance(times, Tensor) and times.ndim == 2:  # one per token
+        changed["timestep"] = times[:, : times.shape[1] * math.prod(split.low) // math.prod(split.size)]
     text, frames = arguments.get("encoder_hidden_states"), split.low[0]
     if len(split.size) == 3 and frames != split.size[0] and isinstance(text, Tensor):
         changed["encoder_hidden_states"] = _by_frame(text, arguments, split)

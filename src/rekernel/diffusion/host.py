@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import RekernelError
 from .recorded import KEY
 from .registry import compiled_later, refuse_caches
+from .scales import Scale
 from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
@@ -93,6 +94,11 @@ class Host:
             return (size, size)
         return tuple(size) if isinstance(size, list | tuple) and size else None
 
+    def check_scale(self, scale: Scale) -> None:
+        """Raise for 'auto' where the trained size is not known."""
+        if scale == "auto" and self.trained is None:
+            raise RekernelError(f"{self}: its config has no sample_size for scale='auto'; pass a number")
+
     @property
     def noisy(self) -> int | None:
         """Channels that carry noise, where the network gives variances too."""
@@ -109,6 +115,11 @@ class Host:
             raise RekernelError("a denoiser without its pipeline needs scheduler=, or schedule= and prediction=")
         schedule, prediction = schedule_of(self.scheduler, self.network)
         return given or schedule, kind or prediction
+
+    @property
+    def experimental(self) -> bool:
+        """Whether the network is of a kind that was run with random weights alone: diffusers' transformers."""
+        return "Transformer" in type(self.network).__name__
 
     def __str__(self) -> str:
         inside = "" if self.pipe is None else f" of {type(self.pipe).__name__}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan import Plan
 from ..recipe import find_recipe
+from ..remote import address_of
+from ..remote.client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
 from .recorded import DENOISERS, KEY, Recorded, read_record
 from .upsample import UpsampleGuidance
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "rekernel"
 """The attribute of a loaded pipeline that holds what is attached to it."""
+
+_OF_HUB = (
+    "revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors",
+    "custom_pipeline", "trust_remote_code",
+)  # fmt: skip
 
 
 @dataclass
@@ -49,7 +57,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
 
     Parameters
     ----------
-    source : folder, or the name of a repository on the Hub
+    source : folder, or the name of a repository on the Hub (org/name, hf://org/name[@revision])
         Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
     **options
         For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a
@@ -66,7 +74,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         For a folder that is no pipeline, or records nothing.
     """
     diffusers: Any = importlib.import_module("diffusers")
-    folder = _local(source, options)
+    folder = pipeline_folder(source, options)
     pipeline = find_pipeline(folder)
     if pipeline is None:
         raise RekernelError(f"{shown_path(folder)}: is no diffusers pipeline folder; pass one with model_index.json")
@@ -87,21 +95,56 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     return pipe
 
 
-def _local(source: str | os.PathLike[str], options: dict[str, Any]) -> Path:
-    """The folder, downloaded by diffusers itself where it is a repository's name."""
+def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
+    """The folder; that of a repository downloaded by diffusers itself, which knows the files that it will read.
+
+    Parameters
+    ----------
+    source : folder, or address on the Hub
+        `org/name`, or `hf://org/name[@revision]`.
+    options : of `DiffusionPipeline.from_pretrained`
+        Of these, what says which files (revision, variant, ...), and where they go (cache_dir, ...).
+
+    Raises
+    ------
+    HubError
+        Where the Hub refuses, or is away.
+    RekernelError
+        For what is neither, an address of a part of a repository, and two revisions.
+    """
     from diffusers import DiffusionPipeline
 
     path = Path(source)
     if path.is_dir():
         return path
-    name = str(source).removeprefix("hf://")
-    if path.exists() or name.count("/") != 1:
+    address = address_of(source)
+    if address is None:
         raise RekernelError(f"{shown_path(path)}: is no folder, and no name of a repository (organisation/model)")
-    from ..remote.client import explained
+    if address.path:
+        raise RekernelError(f"{address}: a pipeline is a whole repository; leave out {shown(address.path)}")
+    chosen = {name: options[name] for name in _OF_HUB if options.get(name) is not None}
+    if address.revision and chosen.setdefault("revision", address.revision) != address.revision:
+        raise RekernelError(f"{address}: names another revision than revision={shown(chosen['revision'])}; give one")
+    if is_offline():
+        chosen["local_files_only"] = True  # diffusers would ask, and say that it could not
+    with explained(address):
+        _known_to_the_hub(address.repo, chosen)
+        try:
+            return Path(DiffusionPipeline.download(address.repo, **chosen))
+        except OSError as error:  # diffusers' own, where the cache alone was left to answer
+            reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub does not answer"
+            raise HubError(f"{address}: not all of it is in the cache, and {reason}.") from error
 
-    of_hub = ("revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors")
-    with explained(name):
-        return Path(DiffusionPipeline.download(name, **{k: options[k] for k in of_hub if k in options}))
+
+def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
+    """Raise what the Hub says of a repository that it does not give: diffusers would look into the cache instead."""
+    if is_offline() or options.get("local_files_only"):
+        return
+    try:
+        api(options.get("token")).model_info(repo, revision=options.get("revision"))
+    except Exception as error:
+        if not is_away(error):
+            raise
 
 
 def is_rescaled(component: Component) -> bool:

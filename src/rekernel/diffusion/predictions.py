@@ -47,6 +47,12 @@ def _edm(alpha: Any, sigma: Any) -> tuple[Any, Any]:
     return -data * data * alpha / c_out, 1 / c_out
 
 
+def _edm_velocity(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """x0 = c_skip y - c_out F: what diffusers' EDM schedulers take v for; where sigma_data is 1, it is v."""
+    a, b = _edm(alpha, sigma)
+    return -a, -b
+
+
 KINDS: dict[str, Slope] = {
     "epsilon": _epsilon,
     "sample": _sample,
@@ -54,6 +60,7 @@ KINDS: dict[str, Slope] = {
     "flow": _flow,
     "score": _score,
     "edm": _edm,
+    "edm_v": _edm_velocity,
 }
 """(a, b) of `p = a x + b x0` by kind, from (alpha, sigma)."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..atomic import copy_atomic, write_atomic
+from ..atomic import FORCE, copy_atomic, write_atomic
 from ..checkpoint import Pipeline, find_pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
@@ -163,7 +163,7 @@ def record(
     files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
     there = [name for name in files if (aim / name).exists()]
     if there and not force:
-        raise RekernelError(f"{shown_path(aim / there[0])}: exists already; pass --force (force=True) to replace it")
+        raise RekernelError(f"{shown_path(aim / there[0])}: exists already; pass ", FORCE, " to replace it")
     for name in files:
         (aim / name).parent.mkdir(parents=True, exist_ok=True)
         if root / name == path:

@@ -4,7 +4,9 @@ Knows diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`; not wha
 `vars(module)` is what it was.
 
 A hook stands outside of what is compiled, since it calls the network at several sizes, and inside of accelerate's
-offloading, which takes its own hooks off and puts them on again after every call of a pipeline.
+offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
+would compile a hook that stands in `forward`, and overwrite one that stands in the compiled call: while hooks are on a
+network, its `compile` is one that lifts them off and puts them on again.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ class _CompiledCall:
 
 def compiled_later(module: Any) -> RekernelError:
     """For a network that was compiled with a hook on it: the hook would be compiled too, or run uncompiled."""
+    network = getattr(module, "_orig_mod", module)
     return RekernelError(
-        f"{type(module).__name__} was compiled after something of rekernel was attached to it; remove() that, and "
+        f"{type(network).__name__} was compiled after something of rekernel was attached to it; remove() that, and "
         f"attach it to the compiled network"
     )
 
@@ -151,6 +154,8 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
     registry._fn_refs.pop(index)
     if not registry.hooks and isinstance(registry, _OwnRegistry):
         del vars(module)[key]
+    if hook_on(module, GUIDANCE) is None and hook_on(module, KERNELS) is None and _lifts(vars(module).get("compile")):
+        del vars(module)["compile"]
     return hook
 
 
@@ -162,6 +167,21 @@ def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
         hook.place, hook.bare = place, not compiled and "forward" not in vars(place)
         registry.register_hook(hook, name)
         hook.callable = place.forward
+    vars(module).setdefault("compile", functools.partial(_compile_beneath, module))
+
+
+def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """`module.compile(...)` while hooks are on it: of the network as it is without them."""
+    hooks = [(name, hook) for name in (KERNELS, GUIDANCE) if (hook := _unlink(module, name)) is not None]
+    try:
+        type(module).compile(module, *args, **kwargs)
+    finally:
+        for name, hook in hooks:
+            _register(module, name, hook)
+
+
+def _lifts(compile_: Any) -> bool:
+    return isinstance(compile_, functools.partial) and compile_.func is _compile_beneath
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The requested size over the trained one: as a user gives it, and per axis of a grid.
 
-Knows numbers; no network.
+Knows numbers; no network. What 'auto' makes of a size is our derivation.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from ..errors import RekernelError
 
 Scale = float | tuple[float, ...] | str
 """'auto', a number for height and width, or one per grid axis."""
+
+_ELONGATED = 4.0  # the longest size in the lists of SDXL, PixArt and Sana
+_AREA = 0.85, 1.05  # of the trained one; in those lists .90 to 1
+_SAME_SHAPE = 1.05
 
 
 def checked_scale(scale: Any) -> Scale:
@@ -38,12 +42,45 @@ def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None
         if trained is None:
             raise RekernelError("scale='auto' needs the trained size, and the network's config has none; pass a number")
         missing = axes - len(trained)
-        return (1.0,) * missing + tuple(max(1.0, n / m) for n, m in zip(size[missing:], trained, strict=True))
+        return (1.0,) * missing + enlargement(size[missing:], trained)
     if isinstance(scale, tuple):
         if len(scale) > axes:
             raise RekernelError(f"scale={scale} has {len(scale)} entries for a grid of {axes} axes")
         return (1.0,) * (axes - len(scale)) + scale
     return (1.0,) * max(0, axes - 2) + (scale,) * min(axes, 2)
+
+
+def enlargement(size: Sequence[int], trained: Sequence[int]) -> tuple[float, ...]:
+    """By what `size` is larger than the trained size, per axis: what scale='auto' is.
+
+    Networks like SDXL are trained at many shapes of one area (1024x1024, 1152x896, 1344x768, ... 2048x512) and their
+    configs name the square alone. With r = size / trained per axis, and area = the product of r:
+
+    1. *Another shape of the trained area* is trained size: area at most 1.05, sides at most 4 : 1. Every factor is 1.
+    2. *Such a shape k times larger*, k = 2, 3, ...: every axis is enlarged (r > 1), not all alike, and size / k is a
+       shape by rule 1 with at least 0.85 of the area. Every factor is k. Factors of r would squeeze the picture into a
+       square for the low-resolution pass, which was not trained on squeezed pictures; and a whole k makes whole blocks.
+    3. *Else* each axis by itself: max(1, r). A panorama of 1024x512 for a trained 512x512 is enlarged along one axis.
+
+    The bounds hold the sizes of SDXL, PixArt and Sana (area .90 to 1, sides up to 4 : 1) and leave room for rounding.
+
+    Examples
+    --------
+    >>> enlargement((128, 128), (64, 64)), enlargement((64, 128), (64, 64)), enlargement((96, 64), (64, 64))
+    ((2.0, 2.0), (1.0, 2.0), (1.5, 1.0))
+    >>> enlargement((1152, 896), (1024, 1024)), enlargement((2304, 1792), (1024, 1024))
+    ((1.0, 1.0), (2.0, 2.0))
+    """
+    ratios = [n / m for n, m in zip(size, trained, strict=True)]
+    area = math.prod(ratios)
+    if max(size) <= _ELONGATED * min(size):
+        if area <= _AREA[1]:
+            return (1.0,) * len(ratios)
+        whole = math.ceil((area / _AREA[1]) ** (1 / len(ratios)))
+        shaped = max(ratios) > _SAME_SHAPE * min(ratios) > _SAME_SHAPE
+        if shaped and area / whole ** len(ratios) >= _AREA[0]:
+            return (float(whole),) * len(ratios)
+    return tuple(max(1.0, r) for r in ratios)
 
 
 def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -> tuple[int, ...]:

@@ -12,8 +12,11 @@ import numpy as np
 from ..errors import RekernelError
 from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
 
-_FLOW_TIMES = {"FluxTransformer2DModel": 1.0, "SD3Transformer2DModel": 1000.0}
-"""The noisiest time that a network of rectified flow is fed; UNets are fed the scheduler's own."""
+_FED_UP_TO_1 = ("FluxTransformer2DModel",)
+_FED_AS_SCHEDULED = (
+    "SD3Transformer2DModel", "SanaTransformer2DModel", "WanTransformer3DModel", "HunyuanVideoTransformer3DModel",
+)  # fmt: skip
+_EDM_KINDS = {"epsilon": "edm", "v_prediction": "edm_v"}
 
 
 def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, str]:
@@ -40,18 +43,18 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     kind = config.get("prediction_type", "epsilon")
     if name.startswith("FlowMatch") or kind == "flow_prediction" or config.get("use_flow_sigmas"):
-        network = type(denoiser).__name__
-        times = float(config.get("num_train_timesteps", 1000)) if network.startswith("UNet") else None
-        if (times := _FLOW_TIMES.get(network, times)) is None:
+        times = _flow_times(denoiser, float(config.get("num_train_timesteps", 1000)))
+        if times is None or config.get("invert_sigmas"):
             raise RekernelError(
-                f"{network}: whether it is fed times up to 1 or up to 1000 is not known; pass "
-                f"schedule=FlowSchedule(times=...) and prediction='flow'"
+                f"{type(denoiser).__name__}: whether it is fed times up to 1 or up to 1000, and which end is noise, is "
+                f"not known; pass schedule=FlowSchedule(times=...) and prediction='flow'"
             )
-        return FlowSchedule(times=times), "flow"
+        as_said = config.get("use_flow_sigmas") and kind in ("epsilon", "sample")
+        return FlowSchedule(times=times), kind if as_said else "flow"
     if name.startswith("EDM"):
-        if kind != "epsilon":
+        if kind not in _EDM_KINDS:
             raise RekernelError(f"{name} with prediction_type={kind!r}: pass schedule= and prediction= yourself")
-        return EDMSchedule(config["sigma_data"], config["sigma_min"], config["sigma_max"]), "edm"
+        return EDMSchedule(config["sigma_data"], config["sigma_min"], config["sigma_max"]), _EDM_KINDS[kind]
     if name.startswith("ScoreSdeVe"):
         return SigmaSchedule(config["sigma_min"], config["sigma_max"]), "score"
     table = getattr(scheduler, "alphas_cumprod", None)
@@ -67,3 +70,13 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
         return EDMSchedule(1.0, float(least), float(most)), kind
     looked_up = getattr(getattr(denoiser, "config", None), "time_embedding_type", None) == "learned"
     return DiscreteSchedule(alpha_bar, snap=looked_up), kind
+
+
+def _flow_times(denoiser: Any, scheduled: float) -> float | None:
+    """The noisiest time that a network of rectified flow is fed; None where that is not known."""
+    network = type(denoiser).__name__
+    if network in _FED_UP_TO_1:
+        return 1.0
+    if network in _FED_AS_SCHEDULED or network.startswith("UNet"):
+        return scheduled * float(getattr(getattr(denoiser, "config", None), "timestep_scale", 1.0))  # Sana has one
+    return None

@@ -29,8 +29,7 @@ class SwitchedDenoiser:
 
     def __init__(self, spec: SupersampledKernels, target: Any, scheduler: Any) -> None:
         self.spec, self.host = spec, Host(target, scheduler)
-        if spec.scale == "auto" and self.host.trained is None:
-            raise RekernelError(f"{self.host}: its config has no sample_size for scale='auto'; pass a number")
+        self.host.check_scale(spec.scale)
         if spec.timed and spec.schedule is None:
             self.host.schedule(None, None)  # what it refuses is refused now
         self.bank = KernelBank(self.host.denoiser)

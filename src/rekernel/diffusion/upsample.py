@@ -33,8 +33,9 @@ class UpsampleGuidance(Attachable):
     Parameters
     ----------
     scale : number, one per grid axis, or 'auto'
-        Requested size over trained size; a number counts for height and width. 'auto' reads both at each call, and
-        does nothing at the trained size. For a video, three numbers: frames, height, width.
+        Requested size over trained size; a number counts for height and width. 'auto' reads both at each call
+        (`scales.enlargement` has the rule), and does nothing at the trained size, nor at another shape of its area. For
+        a video, three numbers: frames, height, width.
     theta : float, optional
         Weight; 1 replaces the low band, 0 does nothing. By default 1, and 1.3 for pipelines of pixels (measured:
         docs/guidance.md).
@@ -57,6 +58,11 @@ class UpsampleGuidance(Attachable):
     predictor : {'reduced', 'rescaled'}
         Who predicts the low band: the network on the reduced image, or (ours) the network with every kernel rescaled,
         on the full-size image at the matched time, which has no blocks and no levels.
+
+    Notes
+    -----
+    Transformers (Stable Diffusion 3, Flux, PixArt, Sana, Wan, HunyuanVideo, CogVideoX without rotary positions) are
+    experimental: they were run with random weights alone, and the repr says so once attached.
 
     Examples
     --------
