@@ -1,6 +1,6 @@
 """What upsample guidance and rescaled kernels do to a trained diffusion model above its trained size.
 
-    python benchmarks/accuracy/diffusion.py [--scale 2] [--samples 256] [--jobs 2]
+    python benchmarks/accuracy/diffusion.py [--scale 2] [--samples 256] [--jobs 2] [--decisive]
 
 Samples examples/glyph_diffusion (trained at 16x16) at 2 and 4 times its size in every way of `diffusion_rows`, each row
 from the same noise and for the same digits, 20 DDIM steps, and measures it as `diffusion_metrics` says. Writes
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusion_metrics import Reference
-from diffusion_rows import ROWS, Row
+from diffusion_rows import DECISIVE, ROWS, Row
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +62,7 @@ def sample(pipe: Any, row: Row, scale: int, count: int) -> Images:
             made.append(
                 pipe(
                     labels[part], height=size, width=size, num_inference_steps=STEPS, output_type="pt",
-                    latents=noise[part],
+                    latents=noise[part], guidance_scale=row.cfg,
                 ).images
             )  # fmt: skip
     images = torch.cat(made)
@@ -87,10 +87,9 @@ def measured(images: Images, labels: NDArray[np.int64], scale: int) -> dict[str,
     return row
 
 
-def run(scale: int, index: int, count: int) -> tuple[str, dict[str, Any], Images]:
+def run(scale: int, row: Row, count: int) -> tuple[str, dict[str, Any], Images]:
     """One row: in a process of its own, with a pipeline of its own."""
     torch.set_num_threads(1)
-    row = ROWS[scale][index]
     begin = time.perf_counter()
     images = sample(load(), row, scale, count)
     seconds = time.perf_counter() - begin
@@ -98,9 +97,9 @@ def run(scale: int, index: int, count: int) -> tuple[str, dict[str, Any], Images
     return row.name, {"group": row.group, **numbers, "seconds": round(seconds, 1)}, images[:SHOWN]
 
 
-def trained_size(count: int) -> dict[str, Any]:
+def trained_size(count: int, cfg: float) -> dict[str, Any]:
     """What the model itself reaches at its trained size: the ceiling of the share with one object."""
-    images = sample(load(), Row("trained size", enlarged=False), 1, count)
+    images = sample(load(), Row("trained size", cfg=cfg), 1, count)
     reference = Reference.of_size(TRAINED)
     return {k: [v.value, v.low, v.high] for k, v in reference.measure(images, asked(count)).items()}
 
@@ -111,29 +110,37 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="pictures a row; 200 at least for a claim")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="rows whose name contains this; the others keep their results")
+    parser.add_argument("--decisive", action="store_true", help="at 2x, the rows of the targets alone, kept apart")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if options.decisive:
+        rows = [row for row in ROWS[2] if row.name in DECISIVE]
+        results = sweep("2 decisive", 2, rows, options.samples, options.jobs, results)
+        Console(width=160).print(table(2, results["2 decisive"]["rows"]))
+        return
     for scale in options.scale or (2, 4):
         count = options.samples if scale < 8 else SHOWN
-        results = sweep(scale, count, options.jobs, options.only, results)
+        rows = [row for row in ROWS[scale] if options.only in row.name]
+        results = sweep(str(scale), scale, rows, count, options.jobs, results)
         if scale < 8:
             Console(width=160).print(table(scale, results[str(scale)]["rows"]))
 
 
-def sweep(scale: int, count: int, jobs: int, only: str, results: dict[str, Any]) -> dict[str, Any]:
-    """All rows of a scale, several at a time; written as they come."""
+def sweep(key: str, scale: int, rows: list[Row], count: int, jobs: int, results: dict[str, Any]) -> dict[str, Any]:
+    """Rows of a scale, several at a time; written below `key` as they come."""
     if scale < 8:
         Reference.of_size(TRAINED * scale)  # trained once, here, and not in every process
         Reference.of_size(TRAINED * 2)
-        results.setdefault("trained size", trained_size(count))
-    here = results.setdefault(str(scale), {"rows": {}})
+    for name, cfg in (("trained size", 1.0), ("trained size, cfg 2", 2.0)):
+        if name not in results:
+            results[name] = trained_size(count, cfg)
+    here = results.setdefault(key, {"rows": {}})
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
     here["setting"] = {"samples": count, "steps": STEPS, "seed": SEED, "autocast": "bfloat16", **versions}
     pictures = HERE / "results" / f"diffusion-{scale}x.npz"
     shown = dict(np.load(pictures)) if pictures.exists() else {}
-    wanted = [i for i, row in enumerate(ROWS[scale]) if only in row.name]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done in as_completed(pool.submit(run, scale, i, count) for i in wanted):
+        for done in as_completed(pool.submit(run, scale, row, count) for row in rows):
             name, numbers, images = done.result()
             here["rows"][name] = numbers
             shown[name] = np.rint(images * 255).astype(np.uint8)

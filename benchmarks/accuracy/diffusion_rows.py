@@ -26,6 +26,7 @@ class Row:
     kernels, guidance : arguments of `SupersampledKernels` and `UpsampleGuidance`; None attaches nothing
     ablation : 'no tau' or 'no P', of the guidance
     enlarged : sampled at the trained size, then enlarged bicubically
+    cfg : scale of classifier-free guidance; 1 is none
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     guidance: dict[str, Any] | None = None
     ablation: str = ""
     enlarged: bool = False
+    cfg: float = 1.0
     group: str = field(default="", compare=False)
 
     @contextmanager
@@ -104,6 +106,36 @@ def _with_guidance(name: str, **guidance: Any) -> list[Row]:
     return [Row(f"{name}{more}", choice, guidance, group="guidance") for more, choice in kernels.items()]
 
 
+def _stronger() -> list[Row]:
+    """More weight, U without blocks; kernels everywhere or while the large shapes are drawn."""
+    kernels: dict[str, dict[str, Any] | None] = {
+        "": None,
+        " + dilated inner": {"method": "dilate"},
+        " + optimal inner": {},
+        " + dilated inner, until 0.5": {"method": "dilate", "until": 0.5},
+        " + optimal inner, until 0.5": {"until": 0.5},
+    }
+    return [
+        Row(f"guidance ({theta:g}, 1), smooth U{more}", choice, {**SMOOTH, "theta": theta}, group="guidance")
+        for theta in (1.5, 1.9)
+        for more, choice in kernels.items()
+    ]
+
+
+def _classifier_free() -> list[Row]:
+    """The same with classifier-free guidance of 2, with which the model's own digits are the surest."""
+    best: dict[str, Any] = {**SMOOTH, "theta": 1.5}
+    options: dict[str, Any] = {"cfg": 2.0, "group": "classifier-free"}
+    return [
+        Row("cfg 2: trained size, enlarged bicubically", enlarged=True, **options),
+        Row("cfg 2: untouched", **options),
+        Row("cfg 2: guidance (1, 1) + optimal inner", {}, PAPER, **options),
+        Row("cfg 2: guidance (1.5, 1), smooth U", None, best, **options),
+        Row("cfg 2: guidance (1.5, 1), smooth U + optimal inner", {}, best, **options),
+        Row("cfg 2: guidance (1.5, 1), smooth U + optimal inner, until 0.5", {"until": 0.5}, best, **options),
+    ]
+
+
 TWICE: list[Row] = [
     Row("trained size, enlarged bicubically", enlarged=True, group="plain"),
     Row("untouched", group="plain"),
@@ -115,12 +147,26 @@ TWICE: list[Row] = [
     Row("guidance (1, 1), smooth U", None, SMOOTH, group="guidance"),
     Row("guidance (1, 1), smooth U + optimal inner", {}, SMOOTH, group="guidance"),
     Row("guidance (1.3, 1), smooth U + optimal inner", {}, {**SMOOTH, "theta": 1.3}, group="guidance"),
+    *_stronger(),
     Row("guidance (1, 1) + cubic inner", {"method": "cubic"}, PAPER, group="guidance"),
     Row("guidance (1, 1) without tau", None, PAPER, "no tau", group="ablations"),
     Row("guidance (1, 1) without P", None, PAPER, "no P", group="ablations"),
     Row("SNR-matched rescaled network", None, {**PAPER, "predictor": "rescaled"}, group="guidance"),
     Row("SNR-matched rescaled network + optimal inner", {}, {**PAPER, "predictor": "rescaled"}, group="guidance"),
+    *_classifier_free(),
 ]
+
+# What the targets are about: `diffusion.py --decisive` draws more of these.
+DECISIVE = (
+    "trained size, enlarged bicubically",
+    "untouched",
+    "guidance (1, 1)",
+    "guidance (1, 1) + dilated inner",
+    "guidance (1, 1) + optimal inner",
+    "guidance (1.5, 1), smooth U",
+    "guidance (1.5, 1), smooth U + dilated inner, until 0.5",
+    "guidance (1.5, 1), smooth U + optimal inner, until 0.5",
+)
 
 
 def _nested() -> list[Row]:
@@ -139,6 +185,24 @@ def _nested() -> list[Row]:
         Row("nested: optimal / optimal, smooth U", {}, SMOOTH, group="nested"),
         Row("nested (1.3, 1): optimal / optimal, smooth U", {}, {**SMOOTH, "theta": 1.3}, group="nested"),
         Row("nested (1.3, 1): dilated / optimal, smooth U", best, {**SMOOTH, "theta": 1.3}, group="nested"),
+        *_nested_stronger(),
+    ]
+
+
+def _nested_stronger() -> list[Row]:
+    """More weight at each level, U without blocks."""
+    kernels: dict[str, dict[str, Any] | None] = {
+        "untouched / untouched": None,
+        "untouched / optimal": {"method": {4: None, 2: "optimal"}},
+        "optimal / optimal": {},
+        "dilated / dilated until 0.5": {"method": "dilate", "until": 0.5},
+        "optimal / optimal until 0.5": {"until": 0.5},
+    }
+    return [
+        Row(f"nested ({theta:g}, 1): {name}, smooth U", choice, {**SMOOTH, "theta": theta}, group="nested")
+        for theta in (1.3, 1.5)
+        for name, choice in kernels.items()
+        if (theta, choice) != (1.3, {})  # is above
     ]
 
 
@@ -154,7 +218,8 @@ FOUR_TIMES: list[Row] = [
 
 EIGHT_TIMES: list[Row] = [
     Row("untouched", group="plain"),
-    Row("nested: optimal at every level", {}, {**SMOOTH, "theta": 1.3}, group="nested"),
+    Row("nested (1.5, 1): untouched, smooth U", None, {**SMOOTH, "theta": 1.5}, group="nested"),
+    Row("nested (1.5, 1): optimal until 0.5, smooth U", {"until": 0.5}, {**SMOOTH, "theta": 1.5}, group="nested"),
 ]
 
 ROWS: dict[int, list[Row]] = {2: TWICE, 4: FOUR_TIMES, 8: EIGHT_TIMES}

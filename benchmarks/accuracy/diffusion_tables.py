@@ -16,7 +16,9 @@ README_ROWS = {
     2: (
         "trained size, enlarged bicubically", "untouched", "dilated inner", "optimal inner", "guidance (1, 1)",
         "guidance (1, 1) + dilated inner", "guidance (1, 1) + optimal inner",
-        "guidance (1, 1), smooth U + optimal inner", "guidance (1.3, 1), smooth U + optimal inner",
+        "guidance (1, 1), smooth U + optimal inner", "guidance (1.5, 1), smooth U",
+        "guidance (1.5, 1), smooth U + dilated inner", "guidance (1.5, 1), smooth U + optimal inner",
+        "guidance (1.5, 1), smooth U + optimal inner, until 0.5",
     ),
     4: (
         "trained size, enlarged bicubically", "untouched", "dilated inner", "guidance (1, 1) in one step",

@@ -3,9 +3,10 @@
     python benchmarks/speed/guidance.py
 
 A UNet2DConditionModel with Stable Diffusion 1.5's layout at three tenths of its width (random weights; the ratio does
-not depend on them), called with 64x64 latents at 2 and 4 times its trained size as a sampler calls it. 'passes' is what
-the additional passes cost when they are called by themselves, 'bound' is 1.05 times what they would cost in proportion
-to their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes results/guidance.json.
+not depend on them), of a trained size of 32x32 latents, called with 64x64 and 128x128 ones as a sampler calls it.
+'passes' is what the additional passes cost when they are called by themselves, 'bound' is 1.05 times what they would
+cost in proportion to their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes
+results/guidance.json.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from rich.table import Table
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance
 
 HERE = Path(__file__).parent
-LATENT, TIMES, REPEATS = 64, (999, 800, 600, 401, 399, 200), 3
+TRAINED, TIMES, REPEATS = 32, (999, 800, 600, 401, 399, 200), 3
 
 
-def network(trained: int) -> Any:
+def network() -> Any:
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        sample_size=trained, block_out_channels=(96, 192, 384, 384), cross_attention_dim=192, attention_head_dim=4
+        sample_size=TRAINED, block_out_channels=(96, 192, 384, 384), cross_attention_dim=192, attention_head_dim=4
     ).eval()
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     setting = {
         "device": names[0] if names else platform.processor(), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "latent": LATENT, "times": TIMES, "repeats": REPEATS,
+        "torch": torch.__version__, "trained": TRAINED, "times": TIMES, "repeats": REPEATS,
     }  # fmt: skip
     (HERE / "results" / "guidance.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
     table = Table(title=f"guided over unguided steps ({setting['device']}, {setting['threads']} threads)")
@@ -86,14 +87,14 @@ def main() -> None:
 
 def measured(scheduler: Any, scale: int, name: str, guidance: Any, kernels: Any, bound: float | None) -> dict[str, Any]:
     """Plain and guided in turn, so that a busy machine is busy for both."""
-    unet = network(LATENT // scale)
+    unet, size = network(), TRAINED * scale
     plain, guided, passes = [], [], []
     below = (
         []
         if guidance is None
-        else [LATENT // scale]
+        else [TRAINED]
         if "levels" in guidance
-        else [LATENT // 2, LATENT // 4][: scale // 2]
+        else [TRAINED * level for level in (1, 2)][: scale // 2]
     )
     acting = TIMES[:4] if guidance is not None and guidance["eta"] < 1 else TIMES
     specs = [] if kernels is None else [SupersampledKernels(scale, **kernels)]
@@ -103,11 +104,11 @@ def measured(scheduler: Any, scale: int, name: str, guidance: Any, kernels: Any,
     for repeat in range(REPEATS + 1):
         for spec in specs:
             spec.disable()
-        first = seconds(unet, LATENT)
-        low = sum(seconds(unet, size, acting) for size in below)
+        first = seconds(unet, size)
+        low = sum(seconds(unet, small, acting) for small in below)
         for spec in specs:
             spec.enable()
-        second = seconds(unet, LATENT)
+        second = seconds(unet, size)
         if repeat:  # the first pass plans, and fills caches
             plain.append(first)
             guided.append(second)

@@ -41,7 +41,7 @@ def _size(text: str) -> tuple[int, int]:
     "--guidance",
     group=_ABOVE,
     metavar="upsample[,K=V...]|none",
-    help="upsample, or with settings: upsample,theta=1.3,eta=1. Default: as the folder records, else none.",
+    help="upsample, or with settings: upsample,theta=1.5,eta=1. Default: as the folder records, else none.",
 )
 @option(
     "--kernels",
@@ -100,7 +100,7 @@ def sample(
     if guidance is not None and guidance != "none":
         name, _, settings = guidance.partition(",")
         if name != "upsample":
-            raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.3 or none")
+            raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.5 or none")
         wanted = guiding.options(settings)
         if wanted.keys() & {"until", "kernels"}:
             raise click.UsageError("--guidance: until and kernels are options of their own here")

@@ -44,7 +44,8 @@ AT_TWICE = {
     "optimal inner": "optimal kernels",
     "guidance (1, 1)": "upsample guidance",
     "guidance (1, 1) + optimal inner": "guidance and optimal kernels",
-    "guidance (1.3, 1), smooth U + optimal inner": "the same, theta 1.3, smooth U",
+    "guidance (1.5, 1), smooth U": "guidance, theta 1.5, smooth U",
+    "guidance (1.5, 1), smooth U + optimal inner, until 0.5": "and optimal kernels until 0.5",
 }
 AT_FOUR = {
     "trained size, enlarged bicubically": "16x16, enlarged",
@@ -55,8 +56,12 @@ AT_FOUR = {
     "nested: optimal / optimal": "nested, optimal kernels",
     "nested (1.3, 1): optimal / optimal, smooth U": "the same, theta 1.3, smooth U",
 }
-AT_EIGHT = {"untouched": "untouched", "nested: optimal at every level": "nested guidance"}
-THETAS, ETAS = (0.0, 0.5, 1.0, 1.3, 2.0), (0.3, 0.6, 0.8, 1.0)
+AT_EIGHT = {
+    "untouched": "untouched",
+    "nested (1.5, 1): untouched, smooth U": "nested guidance, theta 1.5",
+    "nested (1.5, 1): optimal until 0.5, smooth U": "and optimal kernels until 0.5",
+}
+THETAS, ETAS = (0.0, 0.5, 1.0, 1.5, 2.5), (0.3, 0.6, 0.8, 1.0)
 
 
 def schedules() -> Figure:

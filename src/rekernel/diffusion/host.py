@@ -18,7 +18,7 @@ from .scheduler import schedule_of
 from .schedules import NoiseSchedule
 
 _LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
-PIXELS = 1.3, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
+PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
 _SECOND = ("transformer_2", "unet_2")
 

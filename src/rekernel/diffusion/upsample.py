@@ -37,7 +37,7 @@ class UpsampleGuidance(Attachable):
         (`scales.enlargement` has the rule), and does nothing at the trained size, nor at another shape of its area. For
         a video, three numbers: frames, height, width.
     theta : float, optional
-        Weight; 1 replaces the low band, 0 does nothing. By default 1, and 1.3 for pipelines of pixels (measured:
+        Weight; 1 replaces the low band, 0 does nothing. By default 1, and 1.5 for pipelines of pixels (measured:
         docs/guidance.md).
     eta : float, optional
         Share of the schedule, from the noisy end, in which it acts. By default 1, and 0.6 for pipelines with a VAE.
