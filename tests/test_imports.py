@@ -31,9 +31,13 @@ LEVELS: list[set[str]] = [
     {"hidden"},
     {"escape"},
     {"header"},
-    {"dtypes", "atomic"},
-    # A pickle opens as a checkpoint, and an address of the Hub as a path: they know each other, but only when called.
-    {"checkpoint", "pickles", "remote", "writer"},
+    {"dtypes", "folders", "shard"},
+    {"atomic", "index_files"},
+    {"candidates", "checkpoint", "pickles", "writer"},
+    # An address of the Hub opens as a path, and is looked at through paths: they know each other, but only when called.
+    {"opening", "pipeline_folder", "remote"},
+    {"changes"},
+    {"plan_json"},
     {"plan", "families", "selection", "journal", "layouts", "modelspec"},
     {"lora"},
     {"architecture"},

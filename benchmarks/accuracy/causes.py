@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import rekernel as rk
 import rekernel.torch as rkt
-from rekernel import optimal, plan
+from rekernel import changes, optimal
 
 NOISE = 0.5
 """Standard deviation of the noise on inputs of order one, per pixel of the new size; half of it is left at the old."""
@@ -61,12 +61,12 @@ def bands(end_of_pass: float, start_of_stop: float) -> Iterator[None]:
     """The least-squares design with other bands, for as long as the block runs."""
     before = optimal.PASS_BAND, optimal.STOP_BAND
     optimal.PASS_BAND, optimal.STOP_BAND = end_of_pass, start_of_stop
-    plan._matrix.cache_clear()  # its key does not hold the bands, which are constants everywhere else
+    changes._matrix.cache_clear()  # its key does not hold the bands, which are constants everywhere else
     try:
         yield
     finally:
         optimal.PASS_BAND, optimal.STOP_BAND = before
-        plan._matrix.cache_clear()
+        changes._matrix.cache_clear()
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------

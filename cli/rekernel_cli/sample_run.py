@@ -21,13 +21,13 @@ from PIL import Image
 from rich.progress import Progress
 
 from rekernel.atomic import write_atomic
-from rekernel.checkpoint import Pipeline, find_pipeline
 from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, load_pipeline
 from rekernel.diffusion.host import PIXELS
 from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
 from rekernel.diffusion.recorded import DENOISERS, read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
+from rekernel.pipeline_folder import Pipeline, find_pipeline
 
 from .terminal import console
 

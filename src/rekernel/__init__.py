@@ -1,5 +1,6 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
+from .changes import AxisGeometry, AxisOperator, LayerChange
 from .conversion import Report
 from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
@@ -8,7 +9,7 @@ from .header import CheckpointError
 from .hidden import neuron_order, resample_hidden
 from .inspect import Info, inspect
 from .operators import grid_operator, kernel_operator, kernel_taps
-from .plan import AxisGeometry, AxisOperator, LayerChange, Plan
+from .plan import Plan
 from .planner import plan_checkpoint
 from .recipe import Recipe
 from .resample import resample, resample_conv, resample_linear

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from .errors import Option
 from .escape import shown, shown_path
+from .folders import StrPath
 from .header import CheckpointError, open_regular
 
 try:
@@ -28,8 +29,6 @@ except ImportError:  # Windows: an open file cannot be removed there, which prot
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-StrPath = str | os.PathLike[str]
 
 FORCE = Option("force=True", "--force")
 """What lets an existing file be replaced."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .atomic import FORCE, check_free_space, copy_atomic, write_atomic
-from .checkpoint import Checkpoint, Pipeline, TensorSource, open_checkpoint
+from .checkpoint import Checkpoint, TensorSource
 from .digests import Digests, digesting, resolved, stand_ins
 from .download import Fetched
 from .errors import Option, RekernelError
@@ -22,7 +22,9 @@ from .escape import shown_path
 from .header import build_header
 from .journal import Journal
 from .modelspec import rescaled_metadata
+from .opening import open_checkpoint
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
+from .pipeline_folder import Pipeline
 from .plan import Plan
 from .planner import refuse_rescaled
 from .recipe import KEY, Recipe, placeholder

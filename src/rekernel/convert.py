@@ -16,14 +16,13 @@ from .download import fetch
 from .dtypes import target_dtype
 from .errors import RekernelError
 from .escape import shown_path
+from .folders import StrPath
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import plan_checkpoint
 from .remote import Place, looked_at
 from .stream import peak_bytes
 from .targets import onnx_of, parts_of
-
-StrPath = str | os.PathLike[str]
 
 _INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)
 

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checkpoint import PICKLE_SUFFIXES, Component, Pipeline, TensorSource, find_pipeline, other_files
+from .candidates import PICKLE_SUFFIXES
+from .checkpoint import TensorSource
+from .folders import other_files
 from .header import CheckpointError
 from .outputs import split_variant
+from .pipeline_folder import Component, Pipeline, find_pipeline
 from .remote import Origin, Place, RemotePlace
 from .targets import OTHER_WEIGHTS, plain_candidate
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .architecture import is_weight
+from .changes import AxisGeometry, AxisOperator, LayerChange
 from .errors import Option, RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
 from .geometry import conv_geometry, conv_transpose_geometry
 from .layouts import PYTORCH, Layout
 from .operators import canonical_method
-from .plan import AxisGeometry, AxisOperator, LayerChange
 from .resample import flattened_grid, spatial_axes
 from .selection import layer_of, without
 from .settings import Hints, Settings

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .changes import LayerChange
 from .checkpoint import Checkpoint, TensorSource
 from .dtypes import FLOATS
 from .errors import RekernelError
 from .escape import shown
 from .header import tensor_nbytes
-from .plan import LayerChange, Plan
+from .plan import Plan
 
 _INDEX_SUFFIX = re.compile(r"\.safetensors\.index((?:\.[\w-]+)?)\.json$")
 

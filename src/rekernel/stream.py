@@ -1,6 +1,6 @@
 """The engine: tensors from a source through their changes into a writer, a few pieces at a time on every core.
 
-Knows pieces of work and threads; what a change does is `plan`'s, where bytes go is `writer`'s. NumPy computes: reads,
+Knows pieces of work and threads; what a change does is `changes`', where bytes go is `writer`'s. NumPy computes: reads,
 matrix products, casts and writes all let go of the interpreter, so threads are enough.
 """
 

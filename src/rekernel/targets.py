@@ -5,17 +5,17 @@ Knows paths and names of files; writes nothing.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import PICKLE_SUFFIXES, Component, TensorSource, contained, find_pipeline, other_files
+from .candidates import PICKLE_SUFFIXES
+from .checkpoint import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
+from .folders import StrPath, contained, other_files
 from .outputs import split_variant
-
-StrPath = str | os.PathLike[str]
+from .pipeline_folder import Component, find_pipeline
 
 DEFAULT_COMPONENTS = ("unet",)
 """What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""

@@ -13,8 +13,9 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .atomic import AtomicFile, StrPath, check_free_space
+from .atomic import AtomicFile, check_free_space
 from .escape import shown, shown_path
+from .folders import StrPath
 from .header import CheckpointError, TensorInfo, build_header, parse_header, shape_text
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rekernel.checkpoint import open_checkpoint
 from rekernel.header import CheckpointError, parse_header, read_header
+from rekernel.opening import open_checkpoint
 
 
 def framed(text, data=b""):

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import Component, find_pipeline, open_checkpoint
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..opening import open_checkpoint
+from ..pipeline_folder import Component, find_pipeline
 from ..plan import Plan
 from ..recipe import find_recipe
 from ..remote import address_of

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..atomic import FORCE, copy_atomic, write_atomic
-from ..checkpoint import Pipeline, find_pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..pipeline_folder import Pipeline, find_pipeline
 from ..plan import Plan
 from ..version import __version__
 from .kernels import SupersampledKernels

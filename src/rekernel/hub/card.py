@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..changes import AxisGeometry, LayerChange
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
-from ..plan import AxisGeometry, LayerChange
 from ..recipe import Recipe
 from ..remote.client import hub
 from ..version import __version__

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Pipeline, StrPath, contained, find_pipeline, open_checkpoint, other_files
 from ..diffusion.recorded import DENOISERS, Recorded, read_record
 from ..errors import RekernelError
 from ..escape import shown_path
+from ..folders import StrPath, contained, other_files
 from ..header import CheckpointError
+from ..opening import open_checkpoint
+from ..pipeline_folder import Pipeline, find_pipeline
 from ..recipe import Recipe, find_recipe
 from ..targets import OTHER_WEIGHTS, onnx_of, plain_candidate
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..plan import LayerChange
+from ..changes import LayerChange
 from ..recipe import Recipe
 from .payload import Payload
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import FORCE, copy_atomic, write_atomic
-from ..checkpoint import contained, other_files
 from ..conversion import Report, making_folders, refuse_inputs
 from ..digests import known_of
 from ..download import Fetched, fetch_files
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
+from ..folders import contained, other_files
 from ..header import tensor_nbytes
 from ..plan import Plan
 from ..recipe import KEY, Recipe, SourceFile

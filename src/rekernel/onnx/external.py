@@ -14,9 +14,9 @@ from typing import Any
 
 from onnx import TensorProto, helper
 
-from ..checkpoint import contained
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..folders import contained
 from ..header import open_regular
 from ..remote.address import plain_parts
 

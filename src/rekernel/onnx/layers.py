@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
 from ..operators import canonical_method
-from ..plan import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..settings import Settings
 from .axes import Axes, old_shape
 

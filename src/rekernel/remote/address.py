@@ -13,8 +13,7 @@ from urllib.parse import quote, unquote
 
 from ..errors import RekernelError
 from ..escape import shown
-
-StrPath = str | os.PathLike[str]
+from ..folders import StrPath
 
 _SCHEME = re.compile(r"hf:/{1,2}")  # pathlib makes one slash of two
 _NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)

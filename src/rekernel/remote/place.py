@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import PICKLE_SUFFIXES, Shard, TensorSource, open_checkpoint, shard_of_header
+from ..candidates import PICKLE_SUFFIXES
+from ..checkpoint import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..folders import StrPath
 from ..header import MAX_HEADER, CheckpointError, header_length
+from ..opening import open_checkpoint
+from ..shard import Shard, shard_of_header
 from ..version import __version__
-from .address import Address, StrPath, address_of, plain_parts
+from .address import Address, address_of, plain_parts
 from .client import HubError, api, explained, hub, is_away, is_offline
 
 _FIRST = 100_000  # bytes: nearly every header fits, as the client found

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..changes import LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
 from ..operators import kernel_operator
-from ..plan import LayerChange, ModuleChange, Plan
+from ..plan import Plan
 from .edits import Edits
 from .enlarge import Enlarge
 from .factored import FactoredConv, FactoredConvTranspose

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..changes import AxisGeometry, AxisOperator, LayerChange
 from ..errors import RekernelError
 from ..geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from ..operators import canonical_method, kernel_taps
-from ..plan import AxisGeometry, AxisOperator, LayerChange
 from ..selection import layer_of
 from ..settings import Settings
 from .cost import pays

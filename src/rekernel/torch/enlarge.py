@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..changes import ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
 from ..operators import grid_operator
-from ..plan import ModuleChange
 
 _LARGEST = 1 << 12  # pixels along an axis that a linear layer writes; a plan may come from a stranger
 

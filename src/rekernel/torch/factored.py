@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from .layers import CroppedConvTranspose, described
-from .padding import OwnPadding, Sides, pad_sides
+from .layers import CroppedConvTranspose, PaddedConv
+from .padding import Sides, pad_sides
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -36,8 +36,18 @@ def common_step(kernel: int, stride: int, spread: int) -> int:
 class _Smoothing(nn.Module):
     """The blur of a factored layer: one filter per axis, a pixel apart in its input or in its output.
 
+    Goes before the dense layer in a list of base classes, which takes the weight and the padding.
+
     step : per axis, what the stride and the spread of the convolution have in common; 1 where nothing is blurred
     """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
+        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1, **padding: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(weight, bias, stride=stride, sides=sides, groups=groups, **padding)
+        self._set_filters(filters, weight.shape[2:], stride, spread)
+        self.dilation = tuple(dilation)  # of the original layer, like the kernel's size: code around it may ask
 
     def _set_filters(
         self, filters: Sequence[Tensor], kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int]
@@ -45,7 +55,7 @@ class _Smoothing(nn.Module):
         self.blurred = tuple(taps.tolist() != [1.0] for taps in filters)
         for axis, taps in enumerate(filters):
             self.register_buffer(f"filter_{axis}", taps, persistent=False)
-        self.stride, self.spread = tuple(stride), tuple(spread)
+        self.spread = tuple(spread)
         steps = map(common_step, kernel, stride, spread)
         self.step = tuple(step if blurred else 1 for step, blurred in zip(steps, self.blurred, strict=True))
         self._stride = tuple(t // step for t, step in zip(stride, self.step, strict=True))
@@ -67,12 +77,12 @@ class _Smoothing(nn.Module):
         out: Tensor = run(x, taps, None, step, _alone(padding, axis), groups=channels, **more)
         return out
 
-    def _blur_repr(self) -> str:
+    def extra_repr(self) -> str:
         blur = "x".join(str(len(self.taps(axis))) for axis in range(len(self.step)))
-        return f", dilation={self.spread}, blur={blur}"
+        return f"{super().extra_repr()}, dilation={self.spread}, blur={blur}"
 
 
-class FactoredConv(OwnPadding, _Smoothing):
+class FactoredConv(_Smoothing, PaddedConv):
     """A rescaled convolution as a depthwise blur and a dilated convolution with the original weights.
 
     The blur runs over the padded input and the convolution adds no padding, so the borders are those of the dense
@@ -95,27 +105,16 @@ class FactoredConv(OwnPadding, _Smoothing):
         What the model pads before, and how.
     """
 
-    def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
-        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1, padding_mode: str = "zeros",
-        by_hand: Sides = (), by_hand_mode: str = "constant",
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.weight = weight
-        self.bias: nn.Parameter | None
-        self.register_parameter("bias", bias)
-        self.groups = groups
-        self._set_filters(filters, weight.shape[2:], stride, spread)
-        self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
+    def _set_filters(
+        self, filters: Sequence[Tensor], kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int]
+    ) -> None:
+        super()._set_filters(filters, kernel, stride, spread)
         reach = [len(taps) - 1 if blurred else 0 for taps, blurred in zip(filters, self.blurred, strict=True)]
         split = [
             _split(pair, r, step) if self.padding_mode == "zeros" else (pair, 0, 0)
-            for pair, r, step in zip(sides, reach, self.step, strict=True)
+            for pair, r, step in zip(self.sides, reach, self.step, strict=True)
         ]
         self._before, self._inside, self._behind = (tuple(part) for part in zip(*split, strict=True))
-        # What code around a convolution may ask of it: the answers of the original layer.
-        self.kernel_size, self.dilation = tuple(weight.shape[2:]), tuple(dilation)
-        self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         conv = _CONV[len(self.sides) - 1]
@@ -126,9 +125,6 @@ class FactoredConv(OwnPadding, _Smoothing):
         out: Tensor = conv(x, self.weight, self.bias, self._stride, self._behind, self._spread, self.groups)
         return out
 
-    def extra_repr(self) -> str:
-        return described(self.weight, self.stride, self.sides, self.groups, self.padding_mode) + self._blur_repr()
-
 
 class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
     """A rescaled transposed convolution as one with the original weights, dilated, and a blur of its output.
@@ -138,25 +134,13 @@ class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
 
     Parameters
     ----------
-    weight, bias : nn.Parameter
-        Of the original layer, the same objects.
-    filters : list of (L,) tensors
-        The blur, one filter per spatial axis.
+    weight, bias, filters, dilation
+        As for `FactoredConv`.
     stride, spread : sequences of int
         Of the dilated transposed convolution that writes the grid to be blurred.
-    dilation : sequence of int
-        Of the original layer.
     sides : ((left, right), ...)
         How much of the full output is cropped (negative: added).
     """
-
-    def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter | None, filters: Sequence[Tensor], *, stride: Sequence[int],
-        spread: Sequence[int], dilation: Sequence[int], sides: Sides, groups: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(weight, bias, stride=stride, sides=sides, groups=groups)
-        self._set_filters(filters, weight.shape[2:], stride, spread)
-        self.dilation = tuple(dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         run = _CONV_TRANSPOSE[len(self.sides) - 1]
@@ -172,9 +156,6 @@ class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
         x = pad_sides(x, crop)
         bias: Tensor | None = self.bias
         return x if bias is None else x + bias.reshape(-1, *(1 for _ in self.sides))
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + self._blur_repr()
 
 
 def _alone(values: Sequence[int], axis: int) -> list[int]:

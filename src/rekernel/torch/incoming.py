@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..changes import LayerChange
 from ..checkpoint import TensorSource
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan import LayerChange, Plan
+from ..plan import Plan
 from .dtypes import TORCH_DTYPES
 from .offline import traced
 

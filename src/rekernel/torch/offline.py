@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
 from ..geometry import pool_geometry
-from ..plan import AxisGeometry, LayerChange, ModuleChange, Plan
+from ..plan import Plan
 from .names import owner_of
 
 _POOLS = {

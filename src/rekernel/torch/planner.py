@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..geometry import pool_geometry
-from ..plan import AxisGeometry, LayerChange, ModuleChange, Plan
+from ..plan import Plan
 from ..selection import matcher, select
 from ..settings import Settings
 from .convolutions import change_notes, conv_change

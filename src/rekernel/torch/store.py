@@ -1,20 +1,21 @@
 """Rescaled modules to files and back: the recipe in the metadata says how to change a model before its weights fit.
 
-Knows files (`checkpoint`, `writer`) and modules (`rescale`); how a layer changes is decided there.
+Knows files (`opening`, `writer`) and modules (`rescale`); how a layer changes is decided there.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import open_checkpoint
+from ..changes import LayerChange
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan import LayerChange, Plan
+from ..folders import StrPath
+from ..opening import open_checkpoint
+from ..plan import Plan
 from ..recipe import KEY, Recipe, find_recipe
 from ..version import __version__
 from ..writer import StreamingWriter
@@ -26,8 +27,6 @@ from .incoming import Incoming
 from .names import aliases, owner_of
 from .offline import completed, traced
 from .transformers_names import incoming
-
-StrPath = str | os.PathLike[str]
 
 
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:

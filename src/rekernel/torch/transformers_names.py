@@ -38,7 +38,7 @@ def incoming(source: TensorSource, model: nn.Module) -> Incoming:
     --------
     >>> import tempfile
     >>> from safetensors.torch import save_file
-    >>> from rekernel.checkpoint import open_checkpoint
+    >>> from rekernel.opening import open_checkpoint
     >>> path = tempfile.mkdtemp() + "/in.safetensors"
     >>> layer = nn.Linear(2, 3)
     >>> save_file(layer.state_dict(), path)

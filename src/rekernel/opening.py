@@ -1,0 +1,104 @@
+"""A path opened as the checkpoint that is there: a file, an index with its shards, or a folder with one of them.
+
+Knows which of these a path is; reading the tensors is the business of what it returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .candidates import PICKLE_SUFFIXES, only_candidate
+from .checkpoint import Checkpoint, TensorSource
+from .escape import shown, shown_path
+from .folders import StrPath, contained
+from .header import MAX_HEADER, CheckpointError, is_pickle, open_regular
+from .index_files import INDEX_NAME, read_index, weight_map
+from .shard import Shard, shard_of_file
+
+
+def open_checkpoint(
+    path: StrPath, *, allow_pickle: bool = False, read_shard: Callable[[Path], Shard] | None = None
+) -> TensorSource:
+    """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder with exactly one of them.
+
+    Parameters
+    ----------
+    path : path or address
+        What to open; of an `hf://` address, what is needed is downloaded first. Headers are read and checked now,
+        data when asked for.
+    allow_pickle : bool
+        Also accept .bin, .pt, .pth and .ckpt, through torch's loader for tensors alone.
+    read_shard : callable, optional
+        What reads a file's header, where it does not lie on the disk.
+
+    Returns
+    -------
+    source : Checkpoint, or PickleCheckpoint for a pickle
+
+    Examples
+    --------
+    >>> open_checkpoint("weights.ckpt")
+    Traceback (most recent call last):
+    rekernel.header.CheckpointError: weights.ckpt: no such file or folder.
+    """
+    from .remote import local_path  # what lies on the Hub is opened from the Hub's cache
+
+    path = local_path(path) if read_shard is None else Path(path)
+    read_shard = read_shard or shard_of_file
+    where = shown_path(path)
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{where}: no such file or folder.")
+    if path.is_dir():
+        path = only_candidate(path, allow_pickle)
+        where = shown_path(path)
+    if INDEX_NAME.fullmatch(path.name):
+        return _open_sharded(path, read_shard)
+    named_pickle = path.suffix.lower() in PICKLE_SUFFIXES
+    if (named_pickle and not _begins_as(path, "safetensors")) or (allow_pickle and _begins_as(path, "pickle")):
+        from .pickles import PickleCheckpoint  # torch only where it is needed
+
+        return PickleCheckpoint(path, allow_pickle=allow_pickle)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{where}: an ONNX model, no checkpoint; `rekernel plan` shows its layers and what is done."
+        )
+    if path.suffix.lower() == ".json":
+        raise CheckpointError(f"{where}: not an index; pass a .safetensors file or a *.safetensors.index.json.")
+    return Checkpoint(path, "file", (read_shard(path),))
+
+
+def _open_sharded(path: Path, read_shard: Callable[[Path], Shard]) -> Checkpoint:
+    where = shown_path(path)
+    index = read_index(path)
+    weights = weight_map(path, index)
+    shards: list[Shard] = []
+    home: dict[str, str] = {}
+    for name in sorted(set(weights.values())):
+        if not os.path.lexists(path.parent / name):
+            raise CheckpointError(f"{where}: shard {shown(name)} is missing; download it into the same folder.")
+        shard = read_shard(contained(path.parent, name))
+        for tensor in shard.header.tensors:
+            what = f"{where}: tensor {shown(tensor)}"
+            if tensor in home:
+                raise CheckpointError(f"{what} is in two shards, {shown(home[tensor])} and {shown(name)}.")
+            if tensor not in weights:
+                raise CheckpointError(f"{what} is in shard {shown(name)}, but not listed in the index.")
+            home[tensor] = name
+        shards.append(shard)
+    for tensor, name in weights.items():
+        if home.get(tensor) != name:
+            really = f"; it is in {shown(home[tensor])}" if tensor in home else ""
+            raise CheckpointError(f"{where}: tensor {shown(tensor)} is not in its shard {shown(name)}{really}.")
+    return Checkpoint(path, "sharded", tuple(shards), index)
+
+
+def _begins_as(path: Path, kind: str) -> bool:
+    """Whether the content is of this kind, whatever the name says."""
+    fd = open_regular(path)
+    with os.fdopen(fd, "rb") as file:
+        prefix = file.read(9)
+    # A header of 640 bytes also begins like a pickle; only an impossible length tells.
+    plausible = int.from_bytes(prefix[:8], "little") <= MAX_HEADER
+    return plausible and prefix[8:] == b"{" if kind == "safetensors" else not plausible and is_pickle(prefix)
