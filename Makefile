@@ -42,8 +42,10 @@ bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/architectures.py
 	$(BIN)/python benchmarks/accuracy/training.py
 	$(BIN)/python benchmarks/accuracy/diffusion.py --samples 200
+	$(BIN)/python benchmarks/accuracy/diffusion.py --decisive --samples 1000
 	$(BIN)/python benchmarks/accuracy/diffusion_tables.py
 	$(BIN)/python benchmarks/speed/resample.py
 	$(BIN)/python benchmarks/speed/inference.py
+	$(BIN)/python benchmarks/speed/smoothing.py
 	$(BIN)/python benchmarks/speed/guidance.py
 	$(BIN)/python benchmarks/speed/convert.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)

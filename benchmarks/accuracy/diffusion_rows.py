@@ -27,6 +27,7 @@ class Row:
     ablation : 'no tau' or 'no P', of the guidance
     enlarged : sampled at the trained size, then enlarged bicubically
     cfg : scale of classifier-free guidance; 1 is none
+    true : no samples but as many true glyphs: the least distance that a set of this size has
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     ablation: str = ""
     enlarged: bool = False
     cfg: float = 1.0
+    true: bool = False
     group: str = field(default="", compare=False)
 
     @contextmanager
@@ -137,6 +139,7 @@ def _classifier_free() -> list[Row]:
 
 
 TWICE: list[Row] = [
+    Row("true glyphs", true=True, group="plain"),
     Row("trained size, enlarged bicubically", enlarged=True, group="plain"),
     Row("untouched", group="plain"),
     *_kernel_rows(),
@@ -158,12 +161,15 @@ TWICE: list[Row] = [
 
 # What the targets are about: `diffusion.py --decisive` draws more of these.
 DECISIVE = (
+    "true glyphs",
     "trained size, enlarged bicubically",
     "untouched",
     "guidance (1, 1)",
     "guidance (1, 1) + dilated inner",
     "guidance (1, 1) + optimal inner",
     "guidance (1.5, 1), smooth U",
+    "guidance (1.5, 1), smooth U + dilated inner",
+    "guidance (1.5, 1), smooth U + optimal inner",
     "guidance (1.5, 1), smooth U + dilated inner, until 0.5",
     "guidance (1.5, 1), smooth U + optimal inner, until 0.5",
 )
@@ -207,6 +213,7 @@ def _nested_stronger() -> list[Row]:
 
 
 FOUR_TIMES: list[Row] = [
+    Row("true glyphs", true=True, group="plain"),
     Row("trained size, enlarged bicubically", enlarged=True, group="plain"),
     Row("untouched", group="plain"),
     Row("dilated inner", {"method": "dilate"}, group="kernels"),

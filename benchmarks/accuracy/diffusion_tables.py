@@ -14,16 +14,18 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 README_ROWS = {
     2: (
-        "trained size, enlarged bicubically", "untouched", "dilated inner", "optimal inner", "guidance (1, 1)",
-        "guidance (1, 1) + dilated inner", "guidance (1, 1) + optimal inner",
+        "true glyphs", "trained size, enlarged bicubically", "untouched", "dilated inner", "optimal inner",
+        "guidance (1, 1)", "guidance (1, 1) + dilated inner", "guidance (1, 1) + optimal inner",
         "guidance (1, 1), smooth U + optimal inner", "guidance (1.5, 1), smooth U",
         "guidance (1.5, 1), smooth U + dilated inner", "guidance (1.5, 1), smooth U + optimal inner",
         "guidance (1.5, 1), smooth U + optimal inner, until 0.5",
     ),
     4: (
-        "trained size, enlarged bicubically", "untouched", "dilated inner", "guidance (1, 1) in one step",
-        "nested: untouched / untouched", "nested: dilated / optimal", "nested: optimal / optimal",
-        "nested: optimal / optimal, smooth U", "nested (1.3, 1): optimal / optimal, smooth U",
+        "true glyphs", "trained size, enlarged bicubically", "untouched", "dilated inner",
+        "guidance (1, 1) in one step", "nested: untouched / untouched", "nested: dilated / optimal",
+        "nested: optimal / optimal",
+        "nested: optimal / optimal, smooth U", "nested (1.5, 1): untouched / untouched, smooth U",
+        "nested (1.5, 1): optimal / optimal until 0.5, smooth U",
     ),
 }  # fmt: skip
 COLUMNS = {"frechet": "Frechet distance", "one_object": "one object", "sure": "sure", "sharpness": "sharpness"}
@@ -55,6 +57,7 @@ def main() -> None:
     results = json.loads((HERE / "results" / "diffusion.json").read_text())
     texts = {f"readme-{s}x": table(s, results[str(s)]["rows"], names) for s, names in README_ROWS.items()}
     texts |= {f"diffusion-{s}x": table(s, results[str(s)]["rows"]) for s in README_ROWS}
+    texts["decisive-2x"] = table(2, results["2 decisive"]["rows"])
     for page in (ROOT / "README.md", ROOT / "docs" / "guidance.md"):
         text = page.read_text()
         for name, made in texts.items():

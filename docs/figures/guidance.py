@@ -54,7 +54,8 @@ AT_FOUR = {
     "guidance (1, 1) in one step": "guidance, one step of 4",
     "nested: untouched / untouched": "nested guidance",
     "nested: optimal / optimal": "nested, optimal kernels",
-    "nested (1.3, 1): optimal / optimal, smooth U": "the same, theta 1.3, smooth U",
+    "nested (1.5, 1): untouched / untouched, smooth U": "nested, theta 1.5, smooth U",
+    "nested (1.5, 1): optimal / optimal until 0.5, smooth U": "and optimal kernels until 0.5",
 }
 AT_EIGHT = {
     "untouched": "untouched",
