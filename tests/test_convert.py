@@ -18,6 +18,8 @@ from rekernel.header import build_header, read_header
 torch = pytest.importorskip("torch")
 import safetensors.torch as st  # noqa: E402 - needs torch
 
+from rekernel.torch import rescale  # noqa: E402
+
 SEED = 11
 
 
@@ -200,6 +202,28 @@ def test_a_value_beyond_float16_is_refused_by_name_and_nothing_is_left(source, t
     convert(infinite, tmp_path / "out.safetensors", scale=2, dtype="F16")  # was infinite before
 
 
+def test_a_cast_of_dtypes_that_are_never_cast_is_refused(source, tmp_path):
+    path = source({"a.weight": random(4, 4, 3, 3).to(torch.float8_e4m3fn), "steps": torch.arange(5)})
+    with pytest.raises(RekernelError, match=r"holds F8_E4M3, I64 alone.*leave the cast to F16 out"):
+        convert(path, tmp_path / "out.safetensors", scale=2, dtype="F16", allow_cast=True)
+
+
+@pytest.mark.parametrize("asked", [{"scale": 0.5}, {"scale": 2, "gain": "none"}])
+def test_float16_that_would_overflow_is_refused_and_what_was_infinite_stays(asked, source, tmp_path):
+    big = torch.full((4, 4, 3, 3), 6e4, dtype=torch.float16)
+    big[0, 0, 0, 0] = torch.inf
+    with pytest.raises(RekernelError, match=r"a\.weight: value .* is beyond F16's 65504; cast to BF16 or F32"):
+        convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked)
+    assert left(tmp_path) == ["in.safetensors"]
+    model = torch.nn.Conv2d(4, 4, 3, padding=1, bias=False).half()
+    model.weight.data = big
+    with pytest.raises(RekernelError, match=r"weight: value .* is beyond float16's 65504"):
+        rescale(model, asked["scale"], torch.zeros(1, 4, 8, 8, dtype=torch.float16), gain=asked.get("gain", "dc"))
+    big = big.where(big.isinf(), 1.0)
+    convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked)
+    assert not st.load_file(tmp_path / "out.safetensors")["a.weight"][0, 0].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", ["F8", "int8", "fp4", ""])
 def test_a_dtype_that_is_no_float_is_refused(dtype, source, tmp_path):
     with pytest.raises(RekernelError, match=r"is not one of F64, F32, F16, BF16|needs"):
@@ -334,3 +358,14 @@ def test_a_pickle_is_converted_where_that_was_allowed(suffix, tmp_path):
     metadata = read_header(target).metadata
     assert metadata["format"] == "pt"
     assert inspect(target).recipe.sources[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_plan_without_a_change_names_the_options_that_help_first(source, tmp_path):
+    path = source(
+        {"cls_token": random(1, 1, 8), "embed.weight": random(8, 3, 8, 8), "embed2.weight": random(8, 8, 4, 4)}
+    )
+    with pytest.raises(RekernelError, match=r"changes nothing") as caught:
+        convert(path, tmp_path / "out.safetensors", scale=2)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.index("--stride embed=N") < text.index("--stride embed2=N") < text.index("cls_token")

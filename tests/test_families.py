@@ -106,6 +106,9 @@ UNKNOWN = {
     "SegFormer": lambda: huggingface("Segformer"),
     "Wav2Vec2": lambda: huggingface("Wav2Vec2"),
     "CLIP vision": lambda: huggingface("CLIPVision"),
+    "RegNet Y": lambda: huggingface("RegNet"),
+    "RegNet X": lambda: huggingface("RegNet", layer_type="x"),
+    "DPT": lambda: transformers.DPTForDepthEstimation(transformers.DPTConfig(is_hybrid=False)),
 }
 
 
@@ -136,6 +139,12 @@ def plan_of(tmp_path, shapes, **options):
 def convolutions(model):
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_stride_of_a_familys_own_model_is_called_assumed(name, tmp_path):
+    plan, _ = plan_of(tmp_path, shapes_of(built(name)), include=["*"])
+    assert not [w for w in plan.warnings if "assumed" in w]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -341,6 +350,41 @@ def test_a_segmentation_network_on_a_resnet_trunk_keeps_stride_one_in_its_decode
     assert plan.family == "ResNet"
     assert changes["encoder.layer2.0.conv2.weight"].geometry[0].stride == 2
     assert changes["decoder.blocks.0.conv1.0.weight"].geometry[0].stride == 1
+    [note] = [w for w in plan.warnings if "--stride" in w]
+    assert "2 convolutions (decoder.blocks.0.conv1.0.weight, segmentation_head.0.weight)" in note
+
+
+HEADS = {
+    "torchvision DeepLabV3": {"classifier.0.convs.1.0.weight": (256, 2048, 3, 3)},
+    "torchvision FCN": {"classifier.0.weight": (512, 2048, 3, 3), "classifier.4.weight": (21, 512, 1, 1)},
+    "mmsegmentation PSPNet": {"decode_head.bottleneck.conv.weight": (512, 4096, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_of_a_trunk_that_may_be_dilated_no_stride_is_asserted(head, tmp_path):
+    shapes = {f"backbone.{name}": shape for name, shape in shapes_of(built("torchvision ResNet, bottleneck")).items()}
+    plan, changes = plan_of(tmp_path, shapes | HEADS[head])
+    strides = {n: changes[f"backbone.{n}.weight"].geometry[0].stride for n in ("conv1", "layer2.0.conv2")}
+    assert strides == {"conv1": 2, "layer2.0.conv2": 2}
+    assert {changes[f"backbone.layer{n}.0.conv2.weight"].geometry[0].stride for n in (3, 4)} == {1}
+    assert any("dilated" in w and "--stride" in w and "rekernel.torch.rescale" in w for w in plan.warnings)
+    [assumed] = [w for w in plan.warnings if "are assumed for" in w]
+    assert "backbone.layer3.0.conv2.weight" in assumed and "layer2" not in assumed
+
+
+def test_a_trunk_below_a_feature_pyramid_strides(tmp_path):
+    shapes = {f"backbone.{name}": shape for name, shape in shapes_of(built("torchvision ResNet, bottleneck")).items()}
+    head = {f"decode_head.{part}.0.conv.weight": (64, 64, 3, 3) for part in ("psp_modules", "fpn_convs")}
+    _, changes = plan_of(tmp_path, shapes | head)
+    assert changes["backbone.layer4.0.conv2.weight"].geometry[0].stride == 2
+
+
+def test_a_kernel_of_7_that_is_no_stem_is_not_said_to_stride(tmp_path):
+    shapes = shapes_of(built("torchvision ResNet, basic")) | {"layer4.1.attention.conv.weight": (1, 2, 7, 7)}
+    plan, changes = plan_of(tmp_path, shapes)
+    assert changes["layer4.1.attention.conv.weight"].geometry[0].stride == 1
+    assert any("layer4.1.attention.conv.weight" in w and "--stride" in w for w in plan.warnings)
 
 
 def test_the_resnet_of_clip_which_pools_where_others_stride_is_not_taken_for_one():

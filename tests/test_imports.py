@@ -33,7 +33,7 @@ LEVELS: list[set[str]] = [
     {"header"},
     {"dtypes", "folders", "shard"},
     {"atomic", "index_files"},
-    {"candidates", "checkpoint", "pickles", "writer"},
+    {"candidates", "checkpoint", "config_entry", "pickles", "writer"},
     # An address of the Hub opens as a path, and is looked at through paths: they know each other, but only when called.
     {"opening", "pipeline_folder", "remote"},
     {"changes"},

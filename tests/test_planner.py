@@ -293,16 +293,28 @@ def test_tokens_in_front_of_the_grid_are_told_from_the_grid(tokens, prefix, plan
     assert changes["pos_embed"].new_shape[1] == prefix + 4 * (tokens - prefix)
 
 
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int32", "bool"])
+@pytest.mark.parametrize(("dtype", "called"), [("complex64", "C64"), ("bool", "BOOL")])
+def test_a_cast_is_not_proposed_where_none_helps(dtype, called, planned):
+    odd = torch.ones(8, 4, 3, 3).to(getattr(torch, dtype))
+    for allow_cast in (False, True):
+        with pytest.raises(RekernelError, match=rf"q\.weight: dtype {called} is not .*exclude=\['q\.weight'\]\)\.$"):
+            planned({"q.weight": odd}, allow_cast=allow_cast)
+
+
+def test_a_file_without_tensors_is_called_so(planned):
+    with pytest.raises(RekernelError, match="holds no tensors"):
+        planned({})
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int32"])
 def test_a_selected_weight_of_another_dtype_is_refused_by_name_unless_allowed(dtype, planned):
     odd = torch.ones(8, 4, 3, 3).to(getattr(torch, dtype))
     with pytest.raises(RekernelError, match=r"q\.weight: dtype .*exclude=\['q\.weight'\].*allow_cast=True"):
         planned({"a.weight": (8, 4, 3, 3), "q.weight": odd})
     plan, _ = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, exclude=["q.weight"])
     assert {c.dtype for c in plan.changed} <= set(RESAMPLED_DTYPES)
-    if dtype != "bool":
-        _, changes = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, allow_cast=True)
-        assert changes["q.weight"].new_shape == (8, 4, 5, 5)
+    _, changes = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, allow_cast=True)
+    assert changes["q.weight"].new_shape == (8, 4, 5, 5)
 
 
 def test_dilation_spreads_the_taps_and_changes_none(planned):

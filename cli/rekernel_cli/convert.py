@@ -203,6 +203,7 @@ def _conclude(report: Report) -> None:
     """What was written, and how to use it; notes on stderr."""
     from rekernel.escape import shown, shown_path
 
+    from .closing import how_to_load
     from .tables import print_notes
     from .terminal import console, counted, in_bytes
 
@@ -221,34 +222,7 @@ def _conclude(report: Report) -> None:
         f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
     )
     if report.tensors_changed:
-        click.echo(_how_to_load(report, where))
-
-
-def _how_to_load(report: Report, where: str) -> str:
-    """What reads the result, by what it is."""
-    plan, file = report.plans.get(""), report.files[0]
-    if plan is None:
-        return f"It loads with rekernel: rekernel.diffusion.load_pipeline({str(report.target)!r})"
-    if file.suffix.lower() == ".onnx":
-        return f"It runs as before, on images of the new size: onnxruntime.InferenceSession({str(file)!r})"
-    if _loads_plainly(report, plan):
-        return f"It loads as before, for images of the new size: from_pretrained({str(report.target)!r})"
-    if any(change.new_geometry for change in plan.changed):
-        return (
-            "It loads as before (safetensors.torch.load_file), into a model whose layers have\n"
-            f"the kernels, strides and padding that `rekernel inspect {where}` lists."
-        )
-    return "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
-
-
-def _loads_plainly(report: Report, plan: Plan) -> bool:
-    """Whether the configuration that was copied along tells transformers all that changed."""
-    from rekernel import Recipe
-    from rekernel.hub.payload import config_of
-    from rekernel.hub.snippet import loads_plainly
-
-    config = next((path for path in report.files if path.name == "config.json"), None)
-    return config is not None and loads_plainly(config_of(config), Recipe(plan, ()))
+        click.echo(how_to_load(report, where))
 
 
 def _document(report: Report) -> dict[str, Any]:

@@ -5,10 +5,12 @@ Knows the text on the command line; the library checks the values.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .closing import pipeline_loader
 from .main import Failure
 from .terminal import counted, echo_json
 
@@ -75,15 +77,14 @@ def record(
         import diffusers  # noqa: F401
     except ImportError:
         raise Failure("guidance is for diffusers pipelines: pip install 'rekernel[diffusion]'") from None
-    from rekernel.diffusion import Recorded, UpsampleGuidance, record
+    from rekernel.diffusion import UpsampleGuidance, record
     from rekernel.escape import shown_path
 
     guidance = dict(given)
     kernels, scale = kernels_of(planning, guidance), planning.keywords()["scale"]
-    if dry_run:
-        made = Recorded(scale, 1, guidance, kernels)
-    else:
-        made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force)
+    if planning.raw["component"]:
+        raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; leave it out")
+    made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force, dry_run=dry_run)
     parts = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
     assert any(isinstance(part, UpsampleGuidance) for part in parts)
     if as_json:
@@ -94,4 +95,4 @@ def record(
         for part in parts:
             click.echo(f"  {part!r}")
         if not dry_run:
-            click.echo(f"Load it: rekernel.diffusion.load_pipeline({str(target)!r})")
+            click.echo(f"Load it: {pipeline_loader(Path(target))}")

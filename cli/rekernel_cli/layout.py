@@ -35,13 +35,7 @@ class GroupedCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
-        if any(map(_is_rare, params)):
-            show_all = click.Option(
-                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_print_everything,
-                help="Show this, and the options that few need.",
-            )  # fmt: skip
-            params.append(show_all)
-        return params
+        return [*params, _help_all(hidden=not any(map(_is_rare, params)))]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -62,6 +56,14 @@ def show_rare(ctx: click.Context) -> click.Context:
     """The context, in which help lists the rare options too."""
     ctx.meta[_EVERYTHING] = True
     return ctx
+
+
+def _help_all(*, hidden: bool) -> click.Option:
+    """--help-all, which every command takes; without rare options it is --help."""
+    return click.Option(
+        ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_print_everything, hidden=hidden,
+        help="Show this, and the options that few need.",
+    )  # fmt: skip
 
 
 def _print_everything(ctx: click.Context, param: click.Parameter, given: bool) -> None:
@@ -89,6 +91,9 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.entries = {name: entry for name, entry in entries.items() if find_spec(_module(entry)) is not None}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _help_all(hidden=True)]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.entries]

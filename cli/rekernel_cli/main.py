@@ -32,7 +32,7 @@ _ENTRIES = {
         "rekernel_cli.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
     ),
     "sample": Entry(
-        "rekernel_cli.sample:sample", "Try", "Sample the diffusers pipeline in FOLDER and write a grid of pictures."
+        "rekernel_cli.sample:sample", "Try", "Sample the diffusers pipeline in SOURCE and write a grid of pictures."
     ),
     "demo": Entry("rekernel_cli.demo:demo", "Try", "Convert two small classifiers and measure what they still know."),
 }

@@ -25,7 +25,7 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
 
     SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Names and shapes decide, of an ONNX model its
     graph; no weights are read, nothing is written. What they leave unclear becomes a note that names the option to
-    resolve it.
+    resolve it. Most of these, as --linear-grid, are listed by --help-all; so is --plan of `rekernel convert`.
 
     \b
         rekernel plan unet.safetensors --scale 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from . import guidance as guiding
 from . import values
@@ -22,17 +23,30 @@ def _size(text: str) -> tuple[int, int]:
     return values.size(f"{text}x{text}" if text.isdecimal() else text)
 
 
+def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path.name!r} would be a PNG; call it *.png")
+    return path
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("source", type=click.Path())
 @option("--size", group=_SAMPLING, type=_size, metavar="N|WxH", help="Pixels. Default: the pipeline's own size.")
 @option("--count", group=_SAMPLING, type=click.IntRange(1, 1024), default=16, show_default=True, help="Pictures.")
 @option("--steps", group=_SAMPLING, type=click.IntRange(1), default=20, show_default=True, help="Sampling steps.")
-@option("--seed", group=_SAMPLING, type=int, default=0, show_default=True, help="Of the noise.")
-@option("--classes", group=_SAMPLING, metavar="LIST", help="Of a class-conditional model: 0,1,2 or 0-9, in turn.")
+@option("--seed", group=_SAMPLING, type=values.seed, metavar="N", default="0", show_default=True, help="Of the noise.")
+@option(
+    "--classes",
+    group=_SAMPLING,
+    type=values.classes,
+    metavar="LIST",
+    help="Of a class-conditional model: 0,1,2 or 0-9, in turn.",
+)
 @option(
     "--cfg",
     group=_SAMPLING,
-    type=float,
+    type=values.number,
+    metavar="X",
     help="Classifier-free guidance, 1 for none. Default: the pipeline's own; none for a network on pixels, whose last\n"
     "class is taken for no class.",
 )
@@ -63,6 +77,7 @@ def _size(text: str) -> tuple[int, int]:
     "-o",
     group=OUTPUT,
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=_picture,
     metavar="FILE",
     default=Path("samples.png"),
     show_default=True,
@@ -71,7 +86,8 @@ def _size(text: str) -> tuple[int, int]:
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors.")
 def sample(
-    source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int, classes: str | None,
+    source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
+    classes: tuple[range, ...] | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float,
     out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -89,10 +105,11 @@ def sample(
     except ImportError:
         raise Failure("sampling needs diffusers and torch: pip install 'rekernel[diffusion]'") from None
     from rekernel.diffusion.pipelines import pipeline_folder
-    from rekernel.errors import RekernelError
     from rekernel.escape import shown, shown_path
 
-    from .sample_run import Request, make_grid
+    from .others_code import running
+    from .sample_request import Request
+    from .sample_run import make_grid
 
     if out.exists() and not force:
         raise Failure(f"{shown_path(out)}: exists; pass --force to replace it, or another --out")
@@ -107,16 +124,20 @@ def sample(
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
-    try:
-        request = Request(
-            pipeline_folder(source, {}), size, count, steps, seed, classes, cfg, prompt,
-            guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
-        )  # fmt: skip
-        said = make_grid(request, out, quiet=quiet)
-    except ValueError as error:  # diffusers' own refusals
-        if isinstance(error, RekernelError):
-            raise
-        raise Failure(f"{shown(source, 400)}: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    if switched is None and (unused := _typed("layers", "until")):
+        raise click.UsageError(f"{' and '.join(unused)}: of rescaled kernels, so give --kernels METHOD beside it")
+    with running(f"finding {shown(source, 400)}"):
+        folder = pipeline_folder(source, {})
+    request = Request(
+        folder, size, count, steps, seed, classes, cfg, prompt,
+        guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
+    )  # fmt: skip
+    said = make_grid(request, out, quiet=quiet)
     if not quiet:
         for line in said:
             click.echo(line)
+
+
+def _typed(*names: str) -> list[str]:
+    ctx = click.get_current_context()
+    return [f"--{name}" for name in names if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]

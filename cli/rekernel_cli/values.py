@@ -1,4 +1,4 @@
-"""Option values as text: scales, sizes, byte counts, dtypes, hints and overrides.
+"""Option values as text: scales, sizes, byte counts, dtypes, hints, overrides, seeds and classes.
 
 Each function takes what was typed and returns a value, or raises `click.BadParameter` naming it and an example.
 """
@@ -254,3 +254,27 @@ def shape(text: str) -> tuple[int, ...]:
     ):
         raise click.BadParameter(f"{text!r} is no input; write channels and pixels: 3x224x224")
     return sizes
+
+
+def seed(text: str) -> int:
+    """A whole number that every generator takes."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise click.BadParameter(f"{text!r} is no seed; give a whole number of at most 18 digits")
+    return int(text)
+
+
+def classes(text: str) -> tuple[range, ...]:
+    """'0, 3-5' -> the numbers and ranges in it; each stays a range, however long.
+
+    Examples
+    --------
+    >>> classes("0, 3-5")
+    (range(0, 1), range(3, 6))
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part, re.ASCII)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise click.BadParameter(f"{text!r} are no classes; write numbers and rising ranges: 0,3,5 or 0-9")
+        found.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(found)

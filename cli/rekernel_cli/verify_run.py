@@ -6,7 +6,9 @@ Knows torch and the library's torch adapter; prints nothing.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +23,12 @@ from torch import Tensor, nn
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
+from rekernel.opening import open_checkpoint
 from rekernel.remote import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.verify import plan_scales
 
+from .others_code import running
 from .pyfile import import_file
 from .scores import accuracy, macro_f1
 
@@ -41,7 +45,8 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
     new = tuple(round(n * s) for n, s in zip(size, plan_scales(rescaled, len(size)), strict=True))
     images, labels = _data(data, shape, new) if data else (_noise(shape, new), None)
     x = images[: 2 * _BATCH]
-    with torch.no_grad():
+    what = f"--model {shown(factory)} on an input of {'x'.join(map(str, shape))}"
+    with running(what), torch.no_grad():
         layers = layer_errors(original, rescaled, x, size)
         untouched = _untouched(original, x, size)
     result: dict[str, Any] = {
@@ -83,7 +88,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _load_original(model: nn.Module, source: str) -> None:
     try:
-        model.load_state_dict(load_file(local_path(source)))
+        with open_checkpoint(source):  # which tells what another kind of file is
+            model.load_state_dict(load_file(local_path(source)))
     except FileNotFoundError:
         raise RekernelError(f"{shown(source, 400)}: no such file") from None
     except (RuntimeError, SafetensorError) as error:
@@ -96,9 +102,22 @@ def _build(factory: str) -> nn.Module:
     if not place or not name:
         raise RekernelError(f"--model {shown(factory)}: write package.module:Class or path/to/file.py:function")
     try:
-        made = getattr(_import(place), name)()
+        with running(f"--model {shown(factory)}"):
+            maker = getattr(_import(place), name)
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise RekernelError(f"--model {shown(factory)}: {error}") from None
+    if not callable(maker):
+        raise RekernelError(f"--model {shown(factory)}: is no class and no function")
+    try:
+        with suppress(ValueError):  # a builtin without a signature; calling it will tell
+            inspect.signature(maker).bind()
+    except TypeError as error:
+        raise RekernelError(
+            f"--model {shown(factory)}: needs arguments ({shown(str(error))}); name a function without any that builds "
+            f"the model at its trained size"
+        ) from None
+    with running(f"--model {shown(factory)}"):
+        made = maker()
     if not isinstance(made, nn.Module):
         raise RekernelError(f"--model {shown(factory)}: gave {type(made).__name__}, no torch module")
     return made.eval()

@@ -157,7 +157,8 @@ def _round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
         torch.from_numpy(out).copy_(torch.from_numpy(block))
         return
     _round_subnormals(block)
-    out[...] = block
+    with np.errstate(over="ignore"):  # becomes infinite, as in torch; who writes it down refuses that
+        out[...] = block
 
 
 def _round_subnormals(x: NDArray[Any]) -> None:

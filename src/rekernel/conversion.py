@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .atomic import FORCE, check_free_space, copy_atomic, write_atomic
 from .checkpoint import Checkpoint, TensorSource
+from .config_entry import refuse_recorded
 from .digests import Digests, digesting, resolved, stand_ins
 from .download import Fetched
 from .errors import Option, RekernelError
@@ -115,6 +116,7 @@ class Conversion:
                 if to_file
                 else (folder_target(target, source), opened.path.name)
             )
+            refuse_recorded(opened.path, whole=source.is_dir())
             job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
             copies, skipped = beside(opened, source, folder) if source.is_dir() else ([], ())
             copies, skipped = fetched.copied(copies), fetched.left or skipped
@@ -132,6 +134,7 @@ class Conversion:
         try:
             for name, path in parts.items():
                 opened = open_checkpoint(path, allow_pickle=self.options.allow_pickle)
+                refuse_recorded(opened.path, whole=True)
                 jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
             others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])

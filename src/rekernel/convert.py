@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .config_entry import refuse_recorded
 from .conversion import Conversion, Options, Progress, Report
 from .download import fetch
 from .dtypes import target_dtype
-from .errors import RekernelError
+from .errors import Option, RekernelError
 from .escape import shown_path
 from .folders import StrPath
 from .outputs import arrange, output_tensors
 from .plan import Plan
-from .planner import plan_checkpoint
+from .planner import nothing_changes, plan_checkpoint
 from .remote import Place, looked_at
 from .stream import peak_bytes
 from .targets import onnx_of, parts_of
@@ -76,12 +77,14 @@ def _refuse_for_onnx(**options: Any) -> None:
     """Raise for what has a meaning for checkpoints alone."""
     for name, value in options.items():
         if value:
-            raise RekernelError(f"{name} is for checkpoints; an ONNX model is converted as one file, without it")
+            named = Option(name, f"--{name.removesuffix('s').replace('_', '-')}")  # --component is given once for each
+            raise RekernelError(named, " is for checkpoints; an ONNX model is converted as one file, without it")
 
 
 def _plans(place: Place, parts: Mapping[str, Path], planning: Mapping[str, Any]) -> dict[str, Plan]:
     plans = {}
     for name, path in parts.items():
+        refuse_recorded(path, whole=bool(name) or path.is_dir())
         with place.open(path, allow_pickle=planning.get("allow_pickle", False)) as opened:
             plans[name] = plan_checkpoint(opened, **planning)
     return plans
@@ -221,8 +224,7 @@ def convert(
             raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
         plans = _plans(place, parts, planning) if plan is None else dict.fromkeys(parts, plan)
         if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
-            hint = f" Note: {warnings[0]}" if (warnings := [w for p in plans.values() for w in p.warnings]) else ""
-            raise RekernelError(f"{shown_path(place.path)}: the plan changes nothing.{hint}")
+            raise nothing_changes(shown_path(place.path), [w for p in plans.values() for w in p.warnings])
         fetched = fetch(place, parts, allow_pickle=allow_pickle)
     run = Conversion(options, plans, fetched.origin)
     pipeline = fetched.pipeline()

@@ -5,6 +5,7 @@ Knows dtypes; no tensor names. ml_dtypes, which teaches NumPy bfloat16 and float
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,14 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
             worst = values[lost].flat[0]
             raise RekernelError(f"value {float(worst):.6g} is beyond F16's 65504; cast to BF16 or F32 instead")
     return result
+
+
+def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> None:
+    """Raise where float16 holds as infinite what `wider()`, the same values before they were rounded, has finite.
+
+    Examples
+    --------
+    >>> refuse_overflow(np.array([np.inf], np.float16), lambda: np.array([np.inf], np.float32))
+    """
+    if result.dtype == np.float16 and not np.isfinite(result).all():
+        cast(wider(), "F16")

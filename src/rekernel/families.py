@@ -52,7 +52,7 @@ class Family(Protocol):
         """Whether a checkpoint with these tensors is of the family."""
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        """What is known of tensor `name`; None is an ordinary layer."""
+        """What is known of tensor `name`; None where it is no layer of the family, so that its stride is a guess."""
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         """Patterns by preset name, only such as have a tensor to match."""
@@ -105,7 +105,7 @@ class DiffusersUNet:
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if re.search(r"\.downsamplers\.\d+\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(1, 1))
-        return None
+        return LayerFacts()
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         down, up = (_indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
@@ -130,7 +130,7 @@ class AutoencoderKL:
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         # diffusers pads by hand, right and bottom only, before a convolution without padding.
-        return LayerFacts(stride=2, padding=(0, 1)) if ".downsamplers." in name else None
+        return LayerFacts(stride=2, padding=(0, 1)) if ".downsamplers." in name else LayerFacts()
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",), "encoder": ("encoder.*",), "decoder": ("decoder.*",)}
@@ -145,6 +145,8 @@ class SingleFileDiffusion:
     name = "Stable Diffusion single file"
     default = "inner"
     _prefixes = ("model.diffusion_model.", "diffusion_model.", "")
+    _layers = re.compile(r"^((model\.)?diffusion_model\.)?(input_blocks|middle_block|output_blocks|out)\.")
+    _beside = ("first_stage_model.", "model_ema.")
 
     def recognises(self, shapes: Shapes) -> bool:
         prefix = self._prefix(shapes)  # without one, others too name their layers so: guided-diffusion, without `op`
@@ -156,7 +158,7 @@ class SingleFileDiffusion:
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
-        return None
+        return LayerFacts() if self._layers.match(name) or name.startswith(self._beside) else None
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         unet = self._prefix(shapes) or ""
@@ -190,15 +192,23 @@ class SingleFileDiffusion:
 
 
 class ViT:
-    """timm, Hugging Face and DINOv2 vision transformers."""
+    """timm, Hugging Face and DINOv2 vision transformers.
+
+    Not those that predict depth (DPT): their decoders divide the image by a patch size of their own, so that larger
+    patches do not go unnoticed.
+    """
 
     name = "vision transformer"
     default = "patch"
     _patch = re.compile(r"(^|\.)(patch_embed\.proj|patch_embeddings(\.projection)?|conv_proj)\.weight$")
     _positions = re.compile(r"(^|\.)(pos_embed|position_embeddings|pos_embedding)$")
 
+    _decoder = r"(^|\.)(reassemble_stage|fusion_stage|refinenet\d+)\."
+
     def recognises(self, shapes: Shapes) -> bool:
-        return self._patch_of(shapes) is not None and any(self._positions.search(name) for name in shapes)
+        if self._patch_of(shapes) is None or _has(shapes, self._decoder):
+            return False
+        return any(self._positions.search(name) for name in shapes)
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if self._patch.search(name):
@@ -225,47 +235,75 @@ class ViT:
 
 
 class ResNet:
-    """torchvision, timm and Hugging Face ResNets."""
+    """torchvision, timm and Hugging Face ResNets, alone or as the trunk of another network."""
 
     name = "ResNet"
     default = "all"
+    _stem = re.compile(r"^(.*\.)?conv1(\.[036])?\.weight$")  # timm's deep one has three 3x3, of which the first strides
+    _block = re.compile(r"(^|\.)layer(\d)\.(\d+)\.(conv\d|downsample\.\d)\.weight$")
+    _hf_stem = re.compile(r"(^|\.)embedder\.embedder\.convolution\.weight$")
+    _hf_block = re.compile(r"stages\.(\d+)\.layers\.(\d+)\.(layer\.\d|shortcut)\.convolution\.weight$")
+    _segments = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
 
     def recognises(self, shapes: Shapes) -> bool:
         if _has(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
             return False
-        return _has(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\.") or _has(
-            shapes, r"(^|\.)embedder\.embedder\.convolution\.weight$", r"stages\.\d+\.layers\.0\.layer\.0\."
-        )
+        if _has(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\."):
+            return True
+        stems = [shape for name, shape in shapes.items() if self._hf_stem.search(name)]
+        # RegNet has the same names, but its first stage strides too; its stem is 3x3.
+        return _has(shapes, r"stages\.\d+\.layers\.0\.layer\.0\.") and any(s[-2:] == (7, 7) for s in stems)
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         shape = shapes[name]
         if len(shape) != 4:
             return None
-        k = shape[-1]
-        if k == 7:
+        if self._hf_stem.search(name):
             return LayerFacts(stride=2, padding=(3, 3))
-        if (
-            re.search(r"(^|\.)conv1\.0\.weight$", name) and shape[1] <= 4
-        ):  # timm's deep stem: three 3x3, the first strides
-            return LayerFacts(stride=2)
-        if m := re.search(r"(^|\.)layer[2-9]\.0\.(conv([12])|downsample\.0)\.weight$", name):
+        if (m := self._stem.match(name)) and f"{m[1] or ''}layer1.0.conv1.weight" in shapes:
+            if m[2]:
+                return LayerFacts(stride=2) if shape[1] <= 4 else LayerFacts()
+            return LayerFacts(stride=2, padding=(3, 3)) if shape[-1] == 7 else None  # 3x3 ones stride or not
+        if m := self._block.search(name):
+            if int(m[2]) > 2 and self._dilated(shapes):
+                return None
             # The bottleneck strides in its 3x3 (torchvision's and timm's choice), the basic block in its first.
-            bottleneck = name[: m.start(2)] + "conv3.weight" in shapes
-            strided = m[3] is None or m[3] == ("2" if bottleneck else "1")
-            return LayerFacts(stride=2) if strided else None
-        if m := re.search(r"stages\.[1-9]\d*\.layers\.0\.(layer\.([01])|shortcut)\.convolution\.weight$", name):
-            bottleneck = name[: m.start(1)] + "layer.2.convolution.weight" in shapes
-            strided = m[2] is None or m[2] == ("1" if bottleneck else "0")
-            return LayerFacts(stride=2) if strided else None
+            bottleneck = name[: m.start(4)] + "conv3.weight" in shapes
+            first = m[3] == "0" and m[2] != "1"
+            strided = first and m[4] in ("downsample.0", "conv2" if bottleneck else "conv1")
+            return LayerFacts(stride=2) if strided else LayerFacts()
+        if m := self._hf_block.search(name):
+            bottleneck = name[: m.start(3)] + "layer.2.convolution.weight" in shapes
+            first = m[2] == "0" and m[1] != "0"
+            strided = first and m[3] in ("shortcut", "layer.1" if bottleneck else "layer.0")
+            return LayerFacts(stride=2) if strided else LayerFacts()
         return None
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}
 
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        notes = []
         if any(shape[-2:] == (7, 7) for shape in shapes.values() if len(shape) == 4):
-            return ("the 3x3 max pooling behind the first convolution has no weights: dilate it by the scale",)
-        return ()
+            notes.append("the 3x3 max pooling behind the first convolution has no weights: dilate it by the scale")
+        if self._dilated(shapes):
+            notes.append(
+                "a head for segmentation, in front of which a ResNet is usually dilated where it strode, which no name "
+                "tells: stride 1 is assumed from layer3 on. Where a layer strides, say --stride NAME=2; where it is "
+                "dilated, its new padding is the dilation times the one listed. rekernel.torch.rescale reads all this "
+                "off the model"
+            )
+        return tuple(notes)
+
+    def _dilated(self, shapes: Shapes) -> bool:
+        """Whether the last stages may be dilated: the network labels pixels (DeepLab, FCN, PSPNet).
+
+        Not where a feature pyramid puts what was strided together again (UPerNet).
+        """
+        if _has(shapes, r"(^|\.)fpn_convs\."):
+            return False
+        fully = any(len(s) == 4 and re.search(r"(^|\.)classifier\.\d+\.weight$", n) for n, s in shapes.items())
+        return fully or _has(shapes, self._segments)
 
 
 class ConvNeXt:
@@ -273,15 +311,16 @@ class ConvNeXt:
 
     name = "ConvNeXt"
     default = "all"
+    _depthwise = re.compile(r"(dwconv|conv_dw|block\.0)\.weight$")
 
     def recognises(self, shapes: Shapes) -> bool:
-        depthwise = [
-            s for n, s in shapes.items() if re.search(r"(dwconv|conv_dw|block\.0)\.weight$", n) and len(s) == 4
-        ]
+        depthwise = [s for n, s in shapes.items() if self._depthwise.search(n) and len(s) == 4]
         return bool(depthwise) and all(s[1:] == (1, 7, 7) for s in depthwise) and len(self._patchify(shapes)) > 1
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        return LayerFacts(stride=shapes[name][-1], padding=(0, 0)) if name in self._patchify(shapes) else None
+        if name in self._patchify(shapes):
+            return LayerFacts(stride=shapes[name][-1], padding=(0, 0))
+        return LayerFacts() if self._depthwise.search(name) else None
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}

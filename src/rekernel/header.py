@@ -215,7 +215,15 @@ def header_length(prefix: bytes, size: int, where: str) -> int:
 
 def is_pickle(prefix: bytes) -> bool:
     """Whether a file's first bytes are those of a torch checkpoint: a zip archive, or a bare pickle."""
+    if _is_npz(prefix):
+        return False
     return prefix.startswith(b"PK\x03\x04") or (prefix[:1] == b"\x80" and prefix[1:2] in (b"\2", b"\3", b"\4", b"\5"))
+
+
+def _is_npz(prefix: bytes) -> bool:
+    """Whether a zip archive begins with an array of NumPy's, as its first entry's name tells."""
+    name = prefix[30 : 30 + int.from_bytes(prefix[26:28], "little")]
+    return prefix.startswith(b"PK\x03\x04") and name.endswith(b".npy")
 
 
 ALLOW_PICKLE = Option("allow_pickle=True", "--allow-pickle")
@@ -238,6 +246,8 @@ def foreign_format(prefix: bytes) -> tuple[str | Option, ...]:
     if is_pickle(prefix):
         what = "a torch pickle, not safetensors; convert it to safetensors, or pass "
         return what, ALLOW_PICKLE, " (tensors only)."
+    if _is_npz(prefix):
+        return ("arrays of NumPy (.npz), not safetensors: save them with safetensors.numpy.save_file first.",)
     text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next(((message,) for magic, message in _FOREIGN.items() if text.startswith(magic)), ())
 

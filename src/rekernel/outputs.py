@@ -17,7 +17,7 @@ from .changes import LayerChange
 from .checkpoint import Checkpoint, TensorSource
 from .dtypes import FLOATS
 from .errors import RekernelError
-from .escape import shown
+from .escape import shown, shown_path
 from .header import tensor_nbytes
 from .plan import Plan
 
@@ -84,6 +84,12 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
     RekernelError
         Where the plan lists a tensor that the source lacks, or one of another shape or dtype: a plan for another model.
     """
+    held = sorted({info.dtype for info in source.tensors.values()})
+    if dtype and held and not set(held) & set(FLOATS):
+        raise RekernelError(
+            f"{shown_path(source.path)}: holds {', '.join(held)} alone, and {', '.join(FLOATS)} are all that is cast; "
+            f"leave the cast to {dtype} out"
+        )
     changes = {change.name: change for change in plan.changes}
     for name, change in changes.items():
         info = source.tensors.get(name)

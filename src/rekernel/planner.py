@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .architecture import architecture
+from .changes import LayerChange
 from .checkpoint import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
@@ -24,6 +25,8 @@ from .selection import select, without
 from .settings import Hints, Request, Scale
 
 RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
+ROUNDED_DTYPES = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
+"""Those that are computed with as floats where that is allowed; truth values, complex and packed numbers are not."""
 
 
 def plan_checkpoint(
@@ -96,6 +99,8 @@ def plan_checkpoint(
 
 def _plan(source: TensorSource, asked: Request) -> Plan:
     refuse_rescaled(source)
+    if not source.tensors:
+        raise RekernelError(f"{shown_path(source.path)}: holds no tensors, so there is nothing to plan")
     shapes = {name: info.shape for name, info in source.tensors.items()}
     hints = asked.checked_hints(list(shapes))
     found = architecture(shapes, source.metadata, hints.layout_of_all())
@@ -110,24 +115,49 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         except Unclear as unclear:
             warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
             change = layer.kept("unclear, see the notes")
-        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not asked.allow_cast:
+        castable = info.dtype in ROUNDED_DTYPES
+        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not (castable and asked.allow_cast):
+            cast = ("), or allow a cast (", Option("allow_cast=True", "--allow-cast"))
             raise RekernelError(
                 f"{shown(name)}: dtype {info.dtype} is not resampled, since rounding would change its meaning. "
                 "Leave it out (",
                 without(name),
-                "), or allow a cast (",
-                Option("allow_cast=True", "--allow-cast"),
+                *(cast if castable else ()),
                 ").",
             )
         changes.append(change)
-    assumed = sum(c.kind == "conv" and hints.given("stride", c.name) is None for c in changes)
-    if family is None and assumed:
-        warnings.append(
-            f"no family recognised: stride 1 and 'same' padding are assumed for {assumed} convolutions; "
-            f"where that is wrong, say --stride NAME=2"
-        )
+    warnings += _assumed(changes, shapes, family, hints)
     options = {**asked.options(), "selection": selection}
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
+
+
+def _assumed(
+    changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
+) -> list[str]:
+    """A note of the convolutions whose stride nothing told."""
+    guessed = [
+        c.name for c in changes
+        if c.kind == "conv" and hints.given("stride", c.name) is None
+        and not (family and family.facts(c.name, shapes))
+    ]  # fmt: skip
+    if not guessed:
+        return []
+    why, whose = "no family recognised", ""
+    if family:
+        listed = ", ".join(map(shown, guessed[:3])) + (", ..." if len(guessed) > 3 else "")
+        why, whose = f"not told by the names of a {family.name}", f" ({listed})"
+    return [
+        f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
+        f"say --stride NAME=2"
+    ]
+
+
+def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
+    """The error for a plan without a change, with up to three of its notes: those that name an option first."""
+    telling = sorted(warnings, key=lambda note: "--" not in note)
+    rest = f" ({len(telling) - 3} more notes: see the plan.)" if len(telling) > 3 else ""
+    notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
+    return RekernelError(f"{where}: the plan changes nothing.{notes}{rest}")
 
 
 def refuse_rescaled(source: TensorSource) -> None:

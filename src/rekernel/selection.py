@@ -14,6 +14,7 @@ from functools import lru_cache
 from .errors import Option, RekernelError
 from .escape import shown
 
+_FLAGS = {"override": "--set"}
 _SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # the slash is Flax's and Keras's
 
 
@@ -79,7 +80,7 @@ def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[st
     Parameters
     ----------
     what : str
-        Where the patterns come from, for the message: '--include', "preset 'inner'".
+        Where the patterns come from, for the message: an option as in Python, 'include', or "preset 'inner'".
 
     Examples
     --------
@@ -91,7 +92,8 @@ def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[st
         matches = matcher(pattern)
         found = {name for name in names if matches(name)}
         if not found:
-            raise RekernelError(f"{what}: pattern {shown(pattern)} matches no tensor{_near(pattern, names)}")
+            named = Option(what, _FLAGS.get(what, f"--{what.replace('_', '-')}")) if what.isidentifier() else what
+            raise RekernelError(named, f": pattern {shown(pattern)} matches no tensor{_near(pattern, names)}")
         chosen |= found
     return chosen
 

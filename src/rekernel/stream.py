@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import TensorSource
-from .dtypes import cast, numpy_dtype
+from .dtypes import cast, numpy_dtype, refuse_overflow
 from .errors import RekernelError
 from .escape import shown
 from .header import DTYPE_BITS
@@ -155,6 +155,8 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
             values = values.astype("float64" if change.dtype == "F64" else "float32")
         result: Any = change.apply(values, allow_cast=allow_cast)
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
+        if dtype == change.dtype and not change.kept:
+            refuse_overflow(result, lambda: change.apply(values.astype(np.float32)))
     except RekernelError as error:
         raise RekernelError(f"{shown(change.name)}: {error}") from None
     # Viewed as bytes: the buffer protocol does not know bfloat16.

@@ -5,8 +5,10 @@ Knows paths and names of files; writes nothing.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from .candidates import PICKLE_SUFFIXES
@@ -14,6 +16,7 @@ from .checkpoint import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .folders import StrPath, contained, other_files
+from .header import open_regular
 from .outputs import split_variant
 from .pipeline_folder import Component, find_pipeline
 
@@ -74,6 +77,8 @@ def onnx_of(source: StrPath) -> Path | None:
         names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
         weights = [n for n in names if n.lower().endswith(OTHER_WEIGHTS) and not n.lower().endswith(ONNX_DATA)]
         models = [n for n in weights if n.lower().endswith(".onnx")]
+        if len(models) == 1:  # whose data may have any name
+            weights = [n for n in weights if n in models or not _names(folder / models[0], n)]
         if not weights:
             continue
         if models != weights:
@@ -83,6 +88,14 @@ def onnx_of(source: StrPath) -> Path | None:
             raise RekernelError(f"{shown_path(folder)}: several ONNX models here ({listed}); pass the path of one.")
         return contained(source, (folder / models[0]).relative_to(source).as_posix())
     return None
+
+
+def _names(model: Path, file: str) -> bool:
+    """Whether an ONNX model says that tensors lie in `file`: names stand in it as they are."""
+    if not file.endswith(".bin") or model.stat().st_size == 0:  # empty: it stands for one that was not fetched
+        return False
+    with os.fdopen(open_regular(model), "rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(file.encode()) >= 0
 
 
 def plain_candidate(component: Component) -> Path | None:

@@ -1,10 +1,11 @@
 """What the commands call what they read and wrote: titles of plans, and the closing line of a conversion."""
 
+import json
 import re
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 
 def ok(result):
@@ -45,6 +46,28 @@ def test_a_pipeline_says_the_loader_of_pipelines(run, pipeline, tmp_path):
     assert said == f"It loads with rekernel: rekernel.diffusion.load_pipeline({str(tmp_path / 'out')!r})"
 
 
+def test_an_adapter_says_the_model_that_it_fits(run, tmp_path):
+    layer = "lora_unet_down_blocks_0_downsamplers_0_conv"
+    adapter = {f"{layer}.lora_down.weight": (4, 8, 3, 3), f"{layer}.lora_up.weight": (8, 4, 1, 1)}
+    save_file({name: np.ones(shape, np.float32) for name, shape in adapter.items()}, tmp_path / "lora.safetensors")
+    said = closing(ok(run("convert", tmp_path / "lora.safetensors", tmp_path / "out.safetensors", "--scale", "2")))
+    assert "into the model that is converted with the same options" in said and "layers" not in said
+
+
+@pytest.mark.parametrize("code", ["pipeline", "component"])
+def test_a_pipeline_with_code_of_its_own_says_so(run, pipeline, tmp_path, code):
+    index = json.loads((pipeline / "model_index.json").read_text())
+    if code == "pipeline":
+        index["_class_name"] = ["pipeline", "Mine"]
+    else:
+        index["vae"] = ["my_vae", "Mine"]
+        (pipeline / "vae" / "my_vae.py").write_text("class Mine: ...\n")
+    (pipeline / "model_index.json").write_text(json.dumps(index))
+    said = closing(ok(run("convert", pipeline, tmp_path / "out", "--scale", "2")))
+    assert f"load_pipeline({str(tmp_path / 'out')!r}, trust_remote_code=True)" in said
+    assert "runs the Python code" in said
+
+
 def test_a_folder_whose_configuration_tells_all_says_from_pretrained(run, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
@@ -56,6 +79,19 @@ def test_a_folder_whose_configuration_tells_all_says_from_pretrained(run, tmp_pa
     assert transformers.AutoModel.from_pretrained(tmp_path / "out").config.image_size == 32
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "other", "--scale", "2", "--mode", "supersample")))
     assert "safetensors.torch.load_file" in said
+
+
+def test_a_folder_whose_configuration_tells_its_sizes_elsewhere_does_not(run, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    vision = {**small, "image_size": 16, "patch_size": 4}
+    config = transformers.CLIPConfig(vision_config=vision, text_config={**small, "vocab_size": 9}, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "in")
+    patch = "vision_model.embeddings.patch_embedding"
+    told = ("--stride", f"{patch}=4", "--padding", f"{patch}=0", "--mode", f"{patch}=absorb")
+    only = ("--include", f"{patch}.weight")
+    said = closing(ok(run("convert", tmp_path / "in", tmp_path / "out", "--scale", "2", *told, *only)))
+    assert "safetensors.torch.load_file" in said and "from_pretrained" not in said
 
 
 def test_an_onnx_model_says_its_runtime(run, tmp_path):

@@ -48,6 +48,12 @@ def test_options_that_few_need_are_left_to_help_all(run, name, rare):
     assert "--help-all" not in run("inspect", "--help").stdout
 
 
+@pytest.mark.parametrize("words", [(), ("inspect",), ("sample",), ("demo",)])
+def test_help_all_is_help_where_no_option_is_rare(run, words):
+    whole = run(*words, "--help-all")
+    assert (whole.exit_code, whole.stdout) == (0, run(*words, "--help").stdout)
+
+
 @pytest.mark.parametrize("name", WRITTEN_HERE)
 def test_the_summary_in_the_list_is_the_first_line_of_the_help(name):
     assert command(name).help.splitlines()[0] == main.entries[name].summary

@@ -71,7 +71,9 @@ def test_missing_and_surplus_words_are_usage_errors(run, words):
 FAILURES = [
     (["inspect", "none.safetensors"], "no such file"),
     (["plan", "none.safetensors", "--scale", "2"], "no such file"),
-    (["plan", "{in}", "--scale", "2", "--exclude", "conv9"], "matches no tensor"),
+    (["plan", "{in}", "--scale", "2", "--exclude", "conv9"], "--exclude: pattern conv9 matches no tensor"),
+    (["plan", "{in}", "--scale", "2", "--set", "conv9:taps=3"], "--set: pattern conv9 matches no tensor"),
+    (["plan", "{in}", "--scale", "2", "--linear-grid", "fc9=3,2,2"], "--linear-grid: pattern fc9 matches no tensor"),
     (["plan", "{in}", "--scale", "2", "--preset", "inner"], "preset inner is unknown"),
     (["convert", "{in}", "{in}", "--scale", "2"], "{in}"),
     (["convert", "{in}", "out.bin", "--scale", "2"], "*.safetensors"),
@@ -88,6 +90,16 @@ def test_a_failure_is_one_line_and_exit_code_1(program, checkpoint, words, says)
     assert done.stderr.startswith("Error: ") and says.format(**{"in": checkpoint}) in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--dtype F16", "--max-shard-size 5GB", "--resume", "--component unet"])
+def test_what_an_onnx_model_cannot_have_is_named_as_it_was_typed(run, tmp_path, option):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph([], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    result = run("convert", tmp_path / "m.onnx", tmp_path / "out.onnx", "--scale", "2", *option.split())
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert result.stderr.startswith(f"Error: {option.split()[0]} is for checkpoints")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,28 @@ def test_overrides_are_split_at_the_last_colon():
         assert repr(text) in error.value.message
 
 
+@given(st.text(alphabet="0123456789-, x", max_size=12))
+def test_any_text_is_classes_or_a_usage_error(text):
+    with contextlib.suppress(click.BadParameter):
+        ranges = values.classes(text)
+        assert all(0 <= part.start < part.stop for part in ranges)
+        assert len(ranges) == text.count(",") + 1
+
+
+def test_classes_stay_ranges_however_long():
+    assert values.classes("0, 3 - 5,9") == (range(1), range(3, 6), range(9, 10))
+    assert values.classes("3-999999999") == (range(3, 10**9),)
+    for text in ("", "9-0", "3-99999999999", "a", "1,,2", "-1", "٣"):
+        with pytest.raises(click.BadParameter, match="0,3,5"):
+            values.classes(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "1" * 19, "٢"])
+def test_impossible_seeds_are_refused(text):
+    with pytest.raises(click.BadParameter, match="18 digits"):
+        values.seed(text)
+
+
 GOOD, BAD = ("HWIO", "oihw", "OIW", "IO"), ("O", "OIHH", "XY", "")
 
 

@@ -59,13 +59,24 @@ def test_identical_models_have_no_error(tmp_path):
         (("--model", f"{GLYPHS / 'models.py'}:Missing"), "Missing"),
         (("--model", "collections:Counter"), "no torch module"),
         (("--model", f"{GLYPHS / 'models.py'}:GlyphMLP"), "does not fit the model"),
+        (("--model", "torch.nn:Linear"), "needs arguments"),
+        (("--model", "builtins:int"), "no torch module"),
+        (("--model", "math:pi"), "no class and no function"),
+        (("--model", MODEL, "--input", "3x16x16"), "on an input of 3x16x16: RuntimeError"),
     ],
 )
 def test_a_wrong_model_is_one_line(converted, arguments, words):
-    result = run(converted, *arguments, "--input", "1x16x16")
+    result = run(converted, "--input", "1x16x16", *arguments)
     assert result.exit_code == 1
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_that_fails_to_be_built_names_its_file_and_line(converted, tmp_path):
+    (tmp_path / "mine.py").write_text("def build():\n    return [][0]\n")
+    result = run(converted, "--input", "1x16x16", "--model", f"{tmp_path / 'mine.py'}:build")
+    assert result.exit_code == 1
+    assert "mine.py:build: IndexError: list index out of range (mine.py, line 2)" in result.stderr
 
 
 def test_wrong_data_is_one_line(converted, tmp_path):
@@ -75,3 +86,10 @@ def test_wrong_data_is_one_line(converted, tmp_path):
         result = run(converted, "--model", MODEL, "--input", "1x16x16", "--data", path)
         assert result.exit_code == 1
         assert words in result.stderr
+
+
+def test_a_file_of_another_kind_is_called_what_it_is(converted, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x09" + bytes(40))
+    arguments = ["verify", str(tmp_path / "net.onnx"), converted, "--model", MODEL, "--input", "1x16x16"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "an ONNX model, no checkpoint" in result.stderr

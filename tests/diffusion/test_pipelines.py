@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -16,7 +17,7 @@ pytest.importorskip("peft")
 from click.testing import CliRunner  # noqa: E402
 
 import rekernel as rk  # noqa: E402
-from rekernel.diffusion import SupersampledKernels, UpsampleGuidance  # noqa: E402
+from rekernel.diffusion import SupersampledKernels, UpsampleGuidance, load_pipeline, record  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
 VAE = {
@@ -310,3 +311,97 @@ def test_the_sample_command_leaves_the_scale_of_guidance_to_the_pipeline(sd, tmp
         assert done.exit_code == 0, done.output
         made.append((tmp_path / f"{i}.png").read_bytes())
     assert made[0] == made[1] != made[2]  # StableDiffusionPipeline's own is 7.5
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def at_scale(folder, out, kind, scale):
+    if kind == "converted":
+        rk.convert(folder, out, scale=scale)
+    else:
+        record(folder, out, scale, guidance={"eta": 1.0}, kernels={})
+    return out
+
+
+def drawn(pipe, **more):
+    """A picture of the pipeline's default size."""
+    return picture(quiet(pipe), height=None, width=None, steps=2, **more)
+
+
+@pytest.mark.parametrize("kind", ["recorded", "converted"])
+@pytest.mark.parametrize(("which", "scale"), [("sd", 2.0), ("sd", (2.0, 1.5)), ("sdxl", 2.0)])
+def test_a_loaded_folder_draws_its_new_size_and_so_does_its_copy(request, tmp_path, which, scale, kind):
+    """Pipelines keep what they read of the denoiser's size when they are made: it has to be the new one by then."""
+    request.getfixturevalue(which).save_pretrained(tmp_path / "in")
+    loaded = load_pipeline(at_scale(tmp_path / "in", tmp_path / "out", kind, scale))
+    found = drawn(loaded)
+    assert found.shape == ((32, 32, 3) if scale == 2.0 else (32, 24, 3))
+    loaded.save_pretrained(tmp_path / "again")
+    assert np.array_equal(drawn(load_pipeline(tmp_path / "again")), found)
+
+
+@pytest.mark.parametrize("kind", ["recorded", "converted"])
+def test_a_pipeline_of_squares_keeps_its_default_and_says_so(sdxl, tmp_path, kind):
+    sdxl.save_pretrained(tmp_path / "in")
+    out = at_scale(tmp_path / "in", tmp_path / "out", kind, (2.0, 1.5))
+    with pytest.warns(UserWarning, match=r"one number for both sides.*\(16, 12\); pass height= and width="):
+        loaded = load_pipeline(out)
+    assert loaded.default_sample_size == 8
+    assert picture(quiet(loaded), steps=2, height=32, width=24).shape == (32, 24, 3)
+
+
+def test_a_video_at_twice_its_frames_and_sides(sd, tmp_path):
+    adapter = diffusers.MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2,
+        use_motion_mid_block=False,
+    )  # fmt: skip
+    made = diffusers.AnimateDiffPipeline(sd.vae, sd.text_encoder, sd.tokenizer, sd.unet, adapter, sd.scheduler)
+    made.save_pretrained(tmp_path / "in")
+    record(tmp_path / "in", tmp_path / "out", (2, 2, 2), guidance={})
+    pipe = quiet(load_pipeline(tmp_path / "out"))
+    assert "scale=2x2x2" in repr(pipe.rekernel.guidance)
+    frames = pipe("a cat", num_frames=4, num_inference_steps=2, output_type="np").frames
+    assert np.asarray(frames).shape == (1, 4, 32, 32, 3)
+
+
+def test_a_folder_of_one_variant_alone(sd, tmp_path):
+    sd.to(torch.float16).save_pretrained(tmp_path / "in", variant="fp16")
+    for kind in ("recorded", "converted"):
+        out = at_scale(tmp_path / "in", tmp_path / kind, kind, 2.0)
+        pipe = load_pipeline(out)
+        assert (pipe.unet.dtype, pipe.text_encoder.dtype) == (torch.float32, torch.float32)
+        assert drawn(pipe).shape == (32, 32, 3)
+        assert load_pipeline(out, dtype=torch.bfloat16).text_encoder.dtype == torch.bfloat16
+
+
+def test_plain_weights_and_a_variant_beside_them(sd, tmp_path):
+    sd.save_pretrained(tmp_path / "in")
+    sd.unet.mid_block.resnets[0].conv1.weight.data += 1
+    sd.save_pretrained(tmp_path / "in", variant="fp16")
+    out = at_scale(tmp_path / "in", tmp_path / "out", "recorded", 2.0)
+    plain, other = load_pipeline(out), load_pipeline(out, variant="fp16")
+    added = [p.unet.mid_block.resnets[0].conv1.weight for p in (other, plain)]
+    assert torch.allclose(added[0] - 1, added[1], atol=1e-5)
+
+
+def test_precision_by_component(sd, tmp_path):
+    sd.save_pretrained(tmp_path / "in")
+    out = at_scale(tmp_path / "in", tmp_path / "out", "converted", 2.0)
+    pipe = load_pipeline(out, dtype={"unet": torch.bfloat16, "default": torch.float16})
+    assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.float16)
+    assert load_pipeline(out, dtype={"default": torch.float16}).unet.dtype == torch.float16
+    assert load_pipeline(out, dtype={"vae": torch.float16}).unet.dtype == torch.float32
+
+
+def test_options_of_the_pipeline_itself_are_kept(sd, sdxl, tmp_path, monkeypatch):
+    """They are no components, and partly not in its config: `add_watermarker` is told to the constructor alone."""
+    for pipe, name in ((sd, "sd"), (sdxl, "sdxl")):
+        pipe.save_pretrained(tmp_path / name)
+        at_scale(tmp_path / name, tmp_path / f"{name}-2x", "recorded", 2.0)
+    assert load_pipeline(tmp_path / "sd-2x").config.requires_safety_checker is False
+    module = sys.modules[type(sdxl).__module__]
+    monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(module, "StableDiffusionXLWatermarker", dict, raising=False)
+    assert load_pipeline(tmp_path / "sdxl-2x", add_watermarker=False).watermark is None
+    assert load_pipeline(tmp_path / "sdxl-2x").watermark == {}

@@ -41,10 +41,10 @@ def two(first, second, data=8):
     return framed("{" + ",".join(entries) + "}", bytes(data))
 
 
-def zipped():
+def zipped(name="archive/data.pkl"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", b"x" * 100)
+        archive.writestr(name, b"x" * 100)
     return buffer.getvalue()
 
 
@@ -61,6 +61,7 @@ FAULTS = {
     # another kind of file
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "zip": (zipped(), "torch pickle, not safetensors; .* allow_pickle=True"),
+    "NumPy's zip": (zipped("a.npy"), r"arrays of NumPy \(.npz\), not safetensors"),
     "bare pickle": (pickle.dumps({"a": list(range(9))}, 2), "torch pickle.* allow_pickle=True"),
     "HTML": (b"<!DOCTYPE html><html><body>Log in</body></html>", "HTML page saved as weights"),
     "HTML behind blanks": (b"\xef\xbb\xbf\n <HTML><head></head></html>", "HTML page saved as weights"),

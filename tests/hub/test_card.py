@@ -12,7 +12,7 @@ import rekernel as rk
 from rekernel.errors import RekernelError
 from rekernel.hub import payload, push
 from rekernel.hub.card import checked_verification
-from rekernel.hub.snippet import snippet
+from rekernel.hub.snippet import library_of, snippet
 
 from .conftest import card, weights
 
@@ -128,6 +128,22 @@ def test_class_names_of_a_config_become_code_only_as_identifiers(converted):
         assert expected in snippet(payload(converted), "me/x")
     (converted / "config.json").write_text("{" * 100_000)
     assert "load_file" in snippet(payload(converted), "me/x")
+
+
+def test_sizes_that_a_config_tells_of_a_part_alone_are_not_taken_for_the_new_ones(tmp_path):
+    """CLIP's and BLIP's, whose own config stays for the old sizes: transformers alone cannot load the new weights."""
+    patch = "vision_model.embeddings.patch_embedding"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_file({f"{patch}.weight": np.ones((8, 3, 4, 4), np.float32)}, folder / "model.safetensors")
+    vision = {"model_type": "clip_vision_model", "patch_size": 4, "image_size": 16}
+    config = {"architectures": ["CLIPModel"], "model_type": "clip", "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(config))
+    hints = rk.Hints(stride={patch: 4}, padding={patch: 0}, mode={patch: "absorb"})
+    rk.convert(folder, tmp_path / "out", scale=2, hints=hints)
+    found = payload(tmp_path / "out")
+    assert library_of(found) == "rekernel"
+    assert "rkt.load_pretrained" in snippet(found, "me/x")
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ print(pipe.unet.conv_in.kernel_size, pipe(num_inference_steps=1, output_type="np
 """))  # fmt: skip
     assert said.endswith("(5, 5) (1, 32, 32, 3)\n")
     options = ("--steps", "1", "--count", "1", "--out", tmp_path / "grid.png")
-    assert "1 pictures of 32x32" in ok(rekernel("sample", f"hf://{repo}@main", *options))
+    assert "1 picture of 32x32" in ok(rekernel("sample", f"hf://{repo}@main", *options))
     for address, why in (
         (f"hf://{repo}/unet", "a pipeline is a whole repository; leave out"),
         (f"hf://{repo}@nowhere", "no such branch, tag or commit"),

@@ -14,6 +14,8 @@ from rekernel_cli.main import main
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+from onnx import helper, numpy_helper  # noqa: E402 - after it is known to be there
+
 pytest.importorskip("onnxscript")
 import rekernel.torch as rkt  # noqa: E402 - after torch is known to be there
 
@@ -178,6 +180,30 @@ def test_padding_before_the_convolution_grows_with_it(mode, tmp_path):
     large = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert np.allclose(said(target, large), rkt.rescale(own, 2, x)(large).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["attributes", "some axes"])
+def test_padding_is_read_wherever_a_version_keeps_it(form, tmp_path):
+    """Up to opset 10 in attributes, since opset 18 for the axes that are named; a stride needs more than was there."""
+    torch.manual_seed(0)
+    own, x = nn.Conv2d(3, 4, 4, stride=2, padding=1, bias=False), torch.zeros(1, 3, 16, 16)
+    constants = {"w": own.weight.detach().numpy()}
+    if form == "attributes":
+        opset, pad = 10, helper.make_node("Pad", ["x"], ["p"], pads=[0, 0, 1, 1, 0, 0, 1, 1])
+    else:
+        opset, pad = 18, helper.make_node("Pad", ["x", "pads", "", "axes"], ["p"])
+        constants |= {"pads": np.ones(4, np.int64), "axes": np.array([-1, 2])}
+    graph = helper.make_graph(
+        [pad, helper.make_node("Conv", ["p", "w"], ["y"], strides=[2, 2])], "g",
+        [helper.make_tensor_value_info("x", 1, [1, 3, 16, 16])], [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    large = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = rkt.rescale(own, 2, x)(large).numpy()
+    assert np.allclose(said(converted(tmp_path / "m.onnx", "--scale", "2"), large), expected, atol=1e-4)
 
 
 class Answer(nn.Module):

@@ -198,6 +198,16 @@ def test_a_folder_s_preprocessor_gets_the_new_size_and_its_config_a_note(tmp_pat
     assert "inside" in text and not (tmp_path / "in" / "inside").exists()
 
 
+def test_a_folder_whose_data_is_called_bin_is_that_of_its_model(tmp_path):
+    source = saved(tmp_path / "in" / "model.onnx", beside="weights.bin", least=1)
+    assert ok("inspect", tmp_path / "in").stdout.startswith(f"{source.parent}: ONNX model")
+    ok("convert", tmp_path / "in", tmp_path / "out", "--scale", "2")
+    assert answers(tmp_path / "out" / "model.onnx").shape == (1, 4, 8, 8)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    (tmp_path / "in" / "pytorch_model.bin").write_bytes(b"PK")  # another model's, which the graph does not name
+    assert "pickles" in refused("convert", tmp_path / "in", tmp_path / "other", "--scale", "2")
+
+
 def test_a_file_goes_into_a_folder_under_its_own_name(tmp_path):
     source = saved(tmp_path / "m.onnx")
     ok("convert", source, f"{tmp_path}/new/", "--scale", "2")

@@ -133,7 +133,7 @@ def test_a_matrix_that_reads_the_grid_cannot_be_left_out(tmp_path):
     ("options", "word"),
     [
         (("--preset", "inner"), "preset"), (("--stride", "w=2"), "--stride"), (("--dtype", "fp16"), "dtype"),
-        (("--max-shard-size", "5GB"), "max_shard_size"), (("--component", "unet"), "components"),
+        (("--max-shard-size", "5GB"), "--max-shard-size"), (("--component", "unet"), "--component"),
         (("--resume",), "resume"), (("--include", "nothing*"), "nothing*"), (("--allow-cast",), "allow-cast"),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
+from torch.nn.utils import prune  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import RekernelError  # noqa: E402
@@ -51,6 +52,11 @@ def test_functional_and_computed_convolutions_are_named() -> None:
     assert "computed weight" in notes(net)
     net = Net(lambda m, x: F.conv2d(m.c(x), m.c.weight, padding=1), c=conv())
     assert "functional convolution" in notes(net)
+    pruned = nn.Sequential(conv())
+    prune.l1_unstructured(pruned[0], "weight", 0.3)
+    assert "torch.nn.utils.prune.remove" in notes(pruned)
+    prune.remove(pruned[0], "weight")
+    assert notes(pruned) == ""
 
 
 def test_growing_attention_is_named_and_cross_attention_is_not() -> None:

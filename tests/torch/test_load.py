@@ -1,4 +1,4 @@
-"""What `load` refuses, and that a refusal leaves the model as it was."""
+"""What `load` refuses, that a refusal leaves the model as it was, and files that name a tied tensor once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from safetensors import safe_open  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file, save_model  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
-from rekernel import RekernelError  # noqa: E402
+from rekernel import RekernelError, convert  # noqa: E402
 
 
 def build() -> nn.Module:
@@ -121,3 +121,54 @@ def test_a_meta_buffer_that_no_file_holds_is_named(tmp_path: Path) -> None:
     with pytest.raises(RekernelError, match="steps: is a buffer on the meta device"):
         rkt.load(model, tmp_path / "out.safetensors")
     assert model.conv.kernel_size == (3, 3)
+
+
+def test_a_dilation_that_no_option_tells_is_not_answered_with_options(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2))
+    save_file(model.state_dict(), tmp_path / "in.safetensors")
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    with pytest.raises(RekernelError, match=r"dilation 2; a conversion is told no dilation, so use rekernel\.torch"):
+        rkt.load(model, tmp_path / "out.safetensors")
+
+
+def test_what_has_no_values_or_no_shape_yet_is_named(tmp_path: Path, file: Path) -> None:
+    with torch.device("meta"):
+        empty = build()
+    rescaled = rkt.rescale(empty, 2, torch.zeros(1, 3, 16, 16, device="meta"))
+    with pytest.raises(RekernelError, match=r"0\.weight: is on the meta device, so it has no values"):
+        rkt.save(rescaled, tmp_path / "empty.safetensors")
+    assert not (tmp_path / "empty.safetensors").exists()
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3, padding=1))
+    with pytest.raises(RekernelError, match=r"0\.weight: has no shape yet"):
+        rkt.rescale(lazy, 2, torch.zeros(1, 3, 16, 16))
+    with pytest.raises(RekernelError, match=r"0\.weight: has no shape yet"):
+        rkt.load(lazy, file)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.b(self.a(x))
+        return result
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_file_that_holds_a_tied_weight_once(tmp_path: Path, device: str) -> None:
+    """As safetensors' own save_model writes it."""
+    torch.manual_seed(0)
+    model = Tied()
+    save_model(model, tmp_path / "in.safetensors")
+    assert len(load_file(tmp_path / "in.safetensors")) == 3
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    with torch.device(device):
+        empty = Tied()
+    loaded = rkt.load(empty, tmp_path / "out.safetensors")
+    assert loaded.a.weight is loaded.b.weight
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(loaded(x), rkt.rescale(model, 2, torch.zeros(1, 3, 8, 8))(x))

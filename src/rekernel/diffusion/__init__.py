@@ -6,7 +6,8 @@ from .kernels import SupersampledKernels
 from .matching import low_band_power, match, matched_time
 from .pipelines import load_pipeline
 from .predictions import from_x0, to_x0
-from .recorded import Recorded, record
+from .recorded import Recorded
+from .recording import record
 from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
 from .upsample import UpsampleGuidance, guide_denoiser
 

@@ -35,7 +35,8 @@ class Attachable(ABC):
         Raises
         ------
         RekernelError
-            Where this is attached already, or one of its kind or a feature cache is.
+            Where this is attached already, or one of its kind or a feature cache is; and to a network whose weights are
+            rescaled already, since a call at the trained size needs the original ones.
         """
         if self._host is not None:
             raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")

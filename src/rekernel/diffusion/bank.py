@@ -160,12 +160,25 @@ class KernelBank:
             For a preset that there is not, a pattern that matches nothing, and a layer that cannot be lent.
         """
         patterns = None if layers == ALL else self._chosen(layers)
+        for path, module in self._convolutions(patterns):
+            _check_free(path, module)
+        return patterns
+
+    def check_any(self, layers: str | Sequence[str]) -> None:
+        """Raise where none of the layers slides a kernel over its input (those that cut patches do not)."""
+        found = self._convolutions(self.patterns(layers))
+        if all(module.stride == module.kernel_size for _, module in found):
+            raise RekernelError(
+                f"layers={layers!r}: no such layer of this {type(self.denoiser).__name__} slides a kernel over its "
+                f"input, so there is nothing to rescale; record guidance alone"
+            )
+
+    def _convolutions(self, patterns: Sequence[str] | None) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:
         tests = None if patterns is None else [matcher(pattern) for pattern in patterns]
         for path, module in self.denoiser.named_modules():
             slides = isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
             if slides and (tests is None or any(test(f"{path}.weight") for test in tests)):
-                _check_free(path, module)
-        return patterns
+                yield path, module
 
     def _chosen(self, layers: str | Sequence[str]) -> Sequence[str]:
         tensors = self.denoiser.state_dict()

@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from ..config_entry import KEY
 from ..errors import RekernelError
-from .recorded import KEY
+from ..plan import Plan
+from .recorded import SECOND
 from .registry import compiled_later, refuse_caches
 from .scales import Scale
 from .scheduler import schedule_of
@@ -20,7 +22,6 @@ from .schedules import NoiseSchedule
 _LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
-_SECOND = ("transformer_2", "unet_2")
 
 
 class Host:
@@ -40,13 +41,19 @@ class Host:
             raise RekernelError(
                 f"{type(target).__name__} is no diffusers pipeline with a unet or transformer, and no torch module"
             )
-        second = next((n for n in _SECOND if isinstance(getattr(self.pipe, n, None), nn.Module)), None)
+        second = next((n for n in SECOND if isinstance(getattr(self.pipe, n, None), nn.Module)), None)
         if second is not None:
             raise RekernelError(
                 f"{type(target).__name__} has two denoisers, the other one as {second}; attach to each by itself, "
                 f"with scheduler=pipe.scheduler"
             )
         self.denoiser: nn.Module = denoiser
+        plan = getattr(self.network, "rekernel_plan", None)
+        if isinstance(plan, Plan) and plan.changed:
+            raise RekernelError(
+                f"the weights of this {type(self.network).__name__} are rescaled already, and its pass at the trained "
+                f"size would need the original ones; attach to the original network, whose kernels are switched"
+            )
 
     def _current(self) -> Any:
         unet = getattr(self.pipe, "unet", None)

@@ -69,6 +69,8 @@ class SupersampledKernels(Attachable):
         super().__init__()
         if form not in FORMS:
             raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
+        if not isinstance(layers, Sequence) or not all(isinstance(pattern, str) for pattern in layers):
+            raise RekernelError(f"layers={layers!r} must be a preset's name, 'all', or a list of patterns")
         for name in method.values() if isinstance(method, Mapping) else (method,):
             if name is not None:
                 canonical_method(name)

@@ -6,12 +6,15 @@ Knows diffusers' folders and loading; what is recorded is `recorded`'s, weights 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config_entry import KEY
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..opening import open_checkpoint
@@ -21,12 +24,14 @@ from ..recipe import find_recipe
 from ..remote import address_of
 from ..remote.client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
-from .recorded import DENOISERS, KEY, Recorded, read_record
+from .recorded import DENOISERS, Recorded, read_record
 from .upsample import UpsampleGuidance
+from .variants import only_variant, weights_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+PLAN = "rekernel_plan"
 ATTRIBUTE = "rekernel"
 """The attribute of a loaded pipeline that holds what is attached to it."""
 
@@ -62,7 +67,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
     **options
         For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a
-        repository also revision, token, cache_dir, ...
+        repository also revision, token, cache_dir, ... A folder that has weights of one variant alone is loaded with
+        it, in float32 unless dtype says otherwise. A denoiser that is passed must be one that `rekernel.torch.load`
+        gave, where the folder's is rescaled.
 
     Returns
     -------
@@ -72,7 +79,13 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Raises
     ------
     RekernelError
-        For a folder that is no pipeline, or records nothing.
+        For a folder that is no pipeline, or records nothing; and where guidance is recorded for rescaled weights, since
+        everything would be applied twice.
+
+    Warns
+    -----
+    UserWarning
+        Where height and width differ and the pipeline knows one number for both: then its default is the trained size.
     """
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
@@ -80,18 +93,36 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     if pipeline is None:
         raise RekernelError(f"{shown_path(folder)}: is no diffusers pipeline folder; pass one with model_index.json")
     records = {name: found for name in DENOISERS if (found := read_record(folder / name)) is not None}
+    if options.get("variant") is None and (variant := only_variant(pipeline)) is not None:
+        options["variant"] = variant
+        if options.get("dtype", options.get("torch_dtype")) is None:  # transformers alone would keep half precision
+            options["dtype"] = importlib.import_module("torch").float32
     modules: dict[str, nn.Module] = {}
     for name, component in pipeline.components.items():
-        plan = records[name].plan if name in records else None
-        if name not in options and (plan is not None or is_rescaled(component)):
-            modules[name] = load_component(folder, component, plan, options)
+        found = records.get(name)
+        if (found is None or found.plan is None) and not is_rescaled(component, options.get("variant")):
+            continue
+        if found is not None and found.plan is None:
+            raise RekernelError(
+                f"{shown_path(folder / name)}: its weights are rescaled, and what is recorded would rescale again; "
+                f"record guidance on the original folder, or convert it without"
+            )
+        if name in options:
+            modules[name] = _passed(name, options.pop(name))
+        else:
+            modules[name] = load_component(folder, component, found.plan if found else None, options)
     if not records and not modules:
         raise RekernelError(
             f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or write it "
             f"by `rekernel convert`"
         )
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **modules, **options)
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **modules, **options)
+    except OSError as error:
+        said = shown(" ".join(str(error).split()).removeprefix("Error "), 300)
+        raise RekernelError(f"{shown_path(folder)}: diffusers does not load it: {said}") from error
     _at_new_size(pipe, modules, records)
+    _made_again(pipe, options)
     setattr(pipe, ATTRIBUTE, _attached(pipe, records))
     return pipe
 
@@ -148,11 +179,21 @@ def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
             raise
 
 
-def is_rescaled(component: Component) -> bool:
-    """Whether a component's weights have a recipe."""
-    if component.checkpoint is None:
+def _passed(name: str, module: Any) -> Any:
+    """A module given in place of rescaled weights, which has to be rescaled too."""
+    if not isinstance(getattr(module, "rekernel_plan", None), Plan):
+        raise RekernelError(
+            f"{name}=: the folder's {name} is rescaled, and this {type(module).__name__} is not; pass one that "
+            f"rekernel.torch.load gave, leave it out, or load the folder with diffusers"
+        )
+    return module
+
+
+def is_rescaled(component: Component, variant: str | None = None) -> bool:
+    """Whether a component's weights (those of the variant) have a recipe."""
+    if not component.candidates:
         return False
-    with open_checkpoint(component.checkpoint) as source:
+    with open_checkpoint(weights_of(component, variant)) as source:
         return find_recipe(source.metadata) is not None
 
 
@@ -173,8 +214,10 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
         module = made.from_config(config)
     else:
         module = made(made.config_class.from_pretrained(folder / name))
-    module = load(module, folder / name, plan=plan).eval()
+    module = load(module, weights_of(component, options.get("variant")), plan=plan).eval()
     dtype = options.get("dtype", options.get("torch_dtype"))
+    if isinstance(dtype, Mapping):  # by component
+        dtype = dtype.get(name, dtype.get("default"))
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
 
 
@@ -187,12 +230,36 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
             continue
         if name in modules:
             plan: Plan = denoiser.rekernel_plan
+            if found is None and KEY in denoiser.config:  # passed, and loaded here before
+                found = Recorded.from_entry(denoiser.config[KEY], name)
             size = found.sample_size if found else _sides(denoiser.config.sample_size)
             found = Recorded(scale_of(plan), size, plan=plan)
         assert found is not None
-        new = found.new_size
-        denoiser.register_to_config(sample_size=list(new) if isinstance(new, tuple) else new)
         denoiser.register_to_config(**{KEY: found.to_entry()})
+        new = found.new_size
+        if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
+            warnings.warn(
+                f"{type(pipe).__name__} has one number for both sides of its default size, which is not {new}; pass "
+                f"height= and width= when calling it",
+                stacklevel=3,
+            )
+            continue
+        denoiser.register_to_config(sample_size=list(new) if isinstance(new, tuple) else new)
+
+
+def _takes_sides(pipe: Any) -> bool:
+    """Whether a pipeline reads a sample size of two numbers: Stable Diffusion does, and those of pixels."""
+    return hasattr(pipe, "_is_unet_config_sample_size_int") or getattr(pipe, "vae", None) is None
+
+
+def _made_again(pipe: Any, options: Mapping[str, Any]) -> None:
+    """Let a pipeline read its denoiser's new size: many keep what they read of it when they are made.
+
+    It cannot be known before, since networks that depend on their size are built at the trained one.
+    """
+    known = {**options, **pipe.config, **pipe.components}
+    names = inspect.signature(type(pipe).__init__).parameters
+    pipe.__init__(**{name: known[name] for name in names if name in known})
 
 
 def scale_of(plan: Plan) -> float | tuple[float, ...]:

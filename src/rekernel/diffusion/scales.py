@@ -30,8 +30,8 @@ def checked_scale(scale: Any) -> Scale:
     except (TypeError, ValueError):
         numbers = 0.0
     each = numbers if isinstance(numbers, tuple) else (numbers,)
-    if not each or not all(1 <= n < math.inf for n in each):
-        raise RekernelError(f"scale={scale!r} must be a number of at least 1, one per grid axis, or 'auto'")
+    if not 1 <= len(each) <= 3 or not all(1 <= n < math.inf for n in each):
+        raise RekernelError(f"scale={scale!r} must be a number of at least 1, one per grid axis (at most 3), or 'auto'")
     return numbers
 
 
@@ -97,9 +97,15 @@ def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -
 
 
 def shown_scale(scale: Scale) -> str:
-    """The scale as a person writes it."""
+    """The scale as a person writes it; for a video all three numbers, since one alone leaves the frames.
+
+    Examples
+    --------
+    >>> shown_scale((2.0, 2.0)), shown_scale((2.0, 2.0, 2.0))
+    ('2', '2x2x2')
+    """
     if isinstance(scale, str):
         return scale
-    if isinstance(scale, tuple) and len(set(scale)) == 1:
+    if isinstance(scale, tuple) and len(scale) < 3 and len(set(scale)) == 1:
         scale = scale[0]
     return "x".join(f"{s:g}" for s in scale) if isinstance(scale, tuple) else f"{scale:g}"

@@ -96,8 +96,8 @@ class UpsampleGuidance(Attachable):
         ):  # fmt: skip
             if value is not None and value not in known:
                 raise RekernelError(f"{name}={value!r} is not one of {', '.join(known)}")
-        if levels is not None and levels < 1:
-            raise RekernelError(f"levels={levels} must be at least 1")
+        if levels is not None and not (hasattr(levels, "__index__") and levels >= 1):
+            raise RekernelError(f"levels={levels!r} must be a whole number of at least 1")
         self.theta, self.eta, self.start, self.stop, self.log_snr = theta, eta, start, stop, log_snr
         self.schedule, self.prediction = schedule, prediction
         self.reduce, self.enlarge, self.levels, self.predictor = reduce, enlarge, levels, predictor

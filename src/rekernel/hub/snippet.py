@@ -91,13 +91,20 @@ def _class_name(config: dict[str, Any]) -> str:
 
 
 def _is_of(config: dict[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
-    """Whether the config's patch and image size are those of the new weights, or of the old ones."""
+    """Whether the config's patch and image size are those of the new weights, or of the old ones.
+
+    One that does not tell them, or not at its top, was left as it was written: for the old ones.
+    """
     patch, image = _pair(config.get("patch_size")), _pair(config.get("image_size"))
     for change in changes:
         shape = change.new_shape if new else change.shape
-        if change.kind == "patch" and len(shape) == 4 and patch is not None and shape[-2:] != patch:
+        if change.kind not in ("patch", "values"):
+            continue
+        if patch is None or image is None:
+            return not new
+        if change.kind == "patch" and len(shape) == 4 and shape[-2:] != patch:
             return False
-        if change.kind == "values" and patch and image and len(shape) == 3:
+        if change.kind == "values" and len(shape) == 3:
             grid = math.prod(i // p for i, p in zip(image, patch, strict=True))
             if shape[change.grid_axis] != change.prefix + grid:
                 return False

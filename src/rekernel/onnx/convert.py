@@ -22,6 +22,7 @@ from ..escape import shown, shown_path
 from ..folders import contained, other_files
 from ..header import tensor_nbytes
 from ..plan import Plan
+from ..planner import nothing_changes
 from ..recipe import KEY, Recipe, SourceFile
 from ..remote import Origin, Place
 from ..selection import select
@@ -109,8 +110,7 @@ def convert_onnx(
     model = _opened(place, path)
     plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
-        hint = f" Note: {plan.warnings[0]}" if plan.warnings else ""
-        raise RekernelError(f"{shown_path(place.path)}: the plan changes nothing.{hint}")
+        raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
     refuse_too_large(model.path.stat().st_size + _brought_in(proto, plan), file)  # before gigabytes are downloaded
     data_beside = data_files(tensors_of(proto), path)

@@ -6,6 +6,7 @@ Knows ONNX's operators one by one; a handler reads the pass and notes the axes o
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -192,11 +193,29 @@ def _expand(at: Pass) -> None:
     at.out(out)
 
 
+def _of_all_axes(at: Pass, pads: Any, count: int) -> Any:
+    """Padding before and after each of `count` axes, of a node that may name some alone; None where it is computed."""
+    if len(at.node.input) < 4 or pads is None:
+        return pads
+    axes = at.constant(3)
+    if axes is None:
+        return None
+    spread = [0] * (2 * count)
+    for i, axis in enumerate(int(a) % count for a in axes):
+        spread[axis], spread[count + axis] = int(pads[i]), int(pads[i + len(axes)])
+    return spread
+
+
 def _pad(at: Pass) -> None:
     axes = at.of(at.node.input[0])
-    pads, value = at.constant(1), at.constant(2)
-    if pads is None or len(at.node.input) > 3:
-        raise Refusal("how much it pads is computed, or holds for some axes alone")
+    value: Any
+    if len(at.node.input) == 1:  # attributes, before opset 11
+        pads, value = at.attributes.get("pads"), np.float32(at.attributes.get("value", 0.0))
+    else:
+        pads, value = at.constant(1), at.constant(2)
+    pads = _of_all_axes(at, pads, len(axes))
+    if pads is None:
+        raise Refusal("how much it pads is computed")
     mode = at.attributes.get("mode", b"constant").decode()
     zeros = mode == "constant" and (value is None or float(value.reshape(-1)[0]) == 0)
     sides = tuple((int(pads[i]), int(pads[i + len(axes)])) for i in range(len(axes)))

@@ -7,12 +7,14 @@ the shape that the walk gave it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..dtypes import refuse_overflow
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..recipe import KEY, Recipe
@@ -47,7 +49,10 @@ def _weights(done: Pass, proto: Any) -> None:
         if change.kept:
             continue
         try:
-            new[name] = numpy_helper.from_array(change.apply(done.model.array(name)), name)
+            old = done.model.array(name)
+            values = change.apply(old)
+            refuse_overflow(values, partial(change.apply, old.astype(np.float32)))
+            new[name] = numpy_helper.from_array(values, name)
         except RekernelError as error:
             raise RekernelError(f"{shown(name)}: {error}") from None
     for tensor in proto.graph.initializer:

@@ -86,7 +86,7 @@ def _set_window(at: Pass, geometry: Sequence[Any], *, transposed: bool = False) 
     hand = at.padded.get(at.node.input[0])
     if hand is not None:
         pads = [(0, 0), (0, 0), *sides]
-        at.edits.constants[hand[0], 1] = np.array([*(a for a, _ in pads), *(b for _, b in pads)], np.int64)
+        _set_pads(at, hand[0], [*(a for a, _ in pads), *(b for _, b in pads)])
         sides = [(0, 0)] * len(sides)
     if transposed:
         extra = [max(0, -right) for _, right in sides]
@@ -98,6 +98,17 @@ def _set_window(at: Pass, geometry: Sequence[Any], *, transposed: bool = False) 
         raise Refusal(f"would need padding {sides}, less than none; choose an odd number of taps, --taps")
     new["pads"] = [*(left for left, _ in sides), *(right for _, right in sides)]
     at.edits.attributes[at.index] = new
+
+
+def _set_pads(at: Pass, index: int, pads: list[int]) -> None:
+    """The padding of a Pad node, before and after every axis, wherever its version keeps it."""
+    count = len(at.model.proto.graph.node[index].input)
+    if count == 1:
+        at.edits.attributes[index] = {"pads": pads}
+        return
+    at.edits.constants[index, 1] = np.array(pads, np.int64)
+    if count > 3:
+        at.edits.constants[index, 3] = np.arange(len(pads) // 2, dtype=np.int64)
 
 
 def _mode(at: Pass, weight: str, given: str) -> str:

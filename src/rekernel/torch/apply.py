@@ -134,9 +134,22 @@ def _known(old: nn.Module, change: ModuleChange) -> bool:
 def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) -> nn.Parameter:
     if resample and weight.device.type != "meta":
         data: Tensor = change.apply(weight.detach())
+        _refuse_overflow(data, weight, change)
     else:
         data = weight.new_empty(change.new_shape)
     return nn.Parameter(data, requires_grad=weight.requires_grad)
+
+
+def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
+    """Raise where float16 holds as infinite what was finite before it was rounded."""
+    if data.dtype == torch.float16 and not data.isfinite().all():
+        lost = change.apply(weight.detach().float())[~data.isfinite()]
+        if lost.isfinite().any():
+            value = float(lost[lost.isfinite()][0])
+            raise RekernelError(
+                f"{shown(change.name)}: value {value:.6g} is beyond float16's 65504; bring the model to bfloat16 or "
+                f"float32 first"
+            )
 
 
 def _factored(old: Any, change: LayerChange) -> nn.Module:

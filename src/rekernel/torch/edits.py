@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import RekernelError
 from ..escape import shown
@@ -52,6 +53,11 @@ class Edits:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if is_lazy(tensor):
+                raise RekernelError(
+                    f"{shown(name)}: has no shape yet, since its layer is a lazy one; run the model once first"
+                )
         self.model = model
         self._undo: list[Callable[[], None]] = []
 

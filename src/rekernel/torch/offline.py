@@ -63,11 +63,14 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
         ):
             name = shown(owner_of(files.get(change.name, change.name)))
             pad = own[axis][0]
+            again = (
+                f"convert again with --stride {name}={stride} --padding {name}={pad} "
+                f"(hints=Hints(stride={{{name!r}: {stride}}}, padding={{{name!r}: {pad}}})), or use "
+            )
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, and the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
-                f"convert again with --stride {name}={stride} --padding {name}={pad} "
-                f"(hints=Hints(stride={{{name!r}: {stride}}}, padding={{{name!r}: {pad}}})), or use "
+                f"{again if dilation == assumed.dilation else 'a conversion is told no dilation, so use '}"
                 f"rekernel.torch.rescale"
             )
         by_hand.append(hand)

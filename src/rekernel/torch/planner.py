@@ -132,9 +132,11 @@ class _Planner:
         )
         if not own:
             if any(s != 1 for s in arriving) and max(call.kernel) > 1:
+                pruned = _is_pruned(self.by_path.get(call.module))
+                way_out = " (pruned: torch.nn.utils.prune.remove makes it plain)" if pruned else ""
                 self._say(
-                    f"{call.module or 'the model itself'}: a functional convolution, or one with a computed weight; "
-                    f"left as it is, it sees finer detail"
+                    f"{call.module or 'the model itself'}: a functional convolution, or one with a computed weight"
+                    f"{way_out}; left as it is, it sees finer detail"
                 )
                 if call.weight:
                     self._conflict(call.weight, "is read by a functional convolution")
@@ -372,3 +374,8 @@ def plan_model(
 def _differ(one: LayerChange, other: LayerChange) -> bool:
     """Whether two changes of one tensor ask for different values or layers."""
     return (one.operators, one.factors, one.new_geometry) != (other.operators, other.factors, other.new_geometry)
+
+
+def _is_pruned(module: nn.Module | None) -> bool:
+    hooks = module._forward_pre_hooks.values() if module is not None else ()
+    return any(type(hook).__module__ == "torch.nn.utils.prune" for hook in hooks)

@@ -5,6 +5,7 @@ Knows files (`opening`, `writer`) and modules (`rescale`); how a layer changes i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     Raises
     ------
     RekernelError
-        For a module without a plan, or an existing file.
+        For a module without a plan or without values, or an existing file.
 
     Examples
     --------
@@ -62,6 +63,8 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
             "this module has no plan, so it was not rescaled; save what rekernel.torch.rescale returned"
         )
     state = _tensors_of(model)
+    if empty := next((name for name, value in state.items() if value.device.type == "meta"), None):
+        raise RekernelError(f"{shown(empty)}: is on the meta device, so it has no values to save; load weights first")
     recipe = Recipe(plan, (), "", f"rekernel {__version__}")
     tensors = [(name, dtype_name(value.dtype), tuple(value.shape)) for name, value in state.items()]
     with StreamingWriter(path, tensors, {"format": "pt", KEY: recipe.to_json()}, force=force) as writer:
@@ -111,6 +114,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
             # A file of baked layers: their weight has its plain name there.
             bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})
             _check_plan(edits.model, plan, where)
+            plan = _for_tied(plan, edits.model)
             plan = completed(plan, edits.model, given.files)
             carry_out(edits, plan, weights=False)
             _announce(edits, plan)
@@ -175,6 +179,13 @@ def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
                 f"{where}: was made for another architecture: {shown(change.name)} was {list(change.shape)} and is "
                 f"{list(state[change.name].shape)} in this {kind}"
             )
+
+
+def _for_tied(plan: Plan, model: nn.Module) -> Plan:
+    """The plan for every layer of a tied weight, of which a file may hold but one name (`safetensors`' save_model)."""
+    names, told = aliases(model), {change.name for change in plan.changes}
+    others = [replace(c, name=name) for c in plan.changed for name in names.get(c.name, ()) if name not in told]
+    return replace(plan, changes=(*plan.changes, *others))
 
 
 def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RekernelError
+from ..escape import shown
 from ..operators import grid_operator
 from ..resample import per_axis, resample
 from .modes import evaluating
@@ -59,6 +60,11 @@ def equivariance_error(
     float
         ||D y' - y|| / ||y||, both networks in evaluation mode.
 
+    Raises
+    ------
+    RekernelError
+        Where a network does not run at its size, or the answers cannot be compared.
+
     Examples
     --------
     >>> from rekernel.torch import rescale
@@ -72,7 +78,7 @@ def equivariance_error(
     if size is None:
         size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
     with evaluating(model, rescaled), torch.no_grad():
-        small, large = _tensor(model(reduce_grid(x, size))), _tensor(rescaled(x))
+        small, large = _answer(model, reduce_grid(x, size), "the original"), _answer(rescaled, x, "the rescaled model")
     if large.shape != small.shape:
         if large.ndim < 3 or large.ndim != small.ndim:
             raise RekernelError(f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared")
@@ -99,6 +105,17 @@ def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     """The grid a rescaled module was traced at; of a generator, the one it draws."""
     plan = getattr(rescaled, "rekernel_plan", None)
     return tuple(plan.options.get("size", ())) if plan is not None else ()
+
+
+def _answer(model: nn.Module, x: Tensor, which: str) -> Tensor:
+    try:
+        return _tensor(model(x))
+    except RuntimeError as error:  # torch's, for shapes that do not go together
+        why = shown(str(error).partition("\n")[0], 200)
+        raise RekernelError(
+            f"{which} does not run on inputs {tuple(x.shape)} ({why}); pass inputs of the new size, which are reduced "
+            f"to the trained one for the original"
+        ) from error
 
 
 def _tensor(output: Any) -> Tensor:

@@ -1,0 +1,65 @@
+"""The last line of a conversion: what reads the result, by what it is.
+
+Knows the loaders of other projects by name; calls none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rekernel import Plan, Report
+
+
+def how_to_load(report: Report, where: str) -> str:
+    """The line for what was written; `where` is the target as it is shown."""
+    plan, file = report.plans.get(""), report.files[0]
+    if plan is None:
+        return f"It loads with rekernel: {pipeline_loader(report.target)}"
+    if file.suffix.lower() == ".onnx":
+        return f"It runs as before, on images of the new size: onnxruntime.InferenceSession({str(file)!r})"
+    if plan.family == "LoRA":
+        return (
+            "It loads as before, into the model that is converted with the same options;\n"
+            "into the original one it does not fit."
+        )
+    if _loads_plainly(report, plan):
+        return f"It loads as before, for images of the new size: from_pretrained({str(report.target)!r})"
+    if any(change.new_geometry for change in plan.changed):
+        return (
+            "It loads as before (safetensors.torch.load_file), into a model whose layers have\n"
+            f"the kernels, strides and padding that `rekernel inspect {where}` lists."
+        )
+    return "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+
+
+def pipeline_loader(folder: Path) -> str:
+    """The call that loads a pipeline's folder."""
+    if not _brings_code(folder):
+        return f"rekernel.diffusion.load_pipeline({str(folder)!r})"
+    return (
+        f"rekernel.diffusion.load_pipeline({str(folder)!r}, trust_remote_code=True)\n"
+        f"That runs the Python code in the folder."
+    )
+
+
+def _brings_code(folder: Path) -> bool:
+    """Whether model_index.json names classes of the folder's own, as diffusers looks for them."""
+    from rekernel.pipeline_folder import find_pipeline
+
+    found = find_pipeline(folder)
+    if found is None:
+        return False
+    parts = (component.folder / f"{component.library}.py" for component in found.components.values())
+    return isinstance(found.index.get("_class_name"), list) or any(path.is_file() for path in parts)
+
+
+def _loads_plainly(report: Report, plan: Plan) -> bool:
+    """Whether the configuration that was copied along tells transformers all that changed."""
+    from rekernel import Recipe
+    from rekernel.hub.payload import config_of
+    from rekernel.hub.snippet import loads_plainly
+
+    config = next((path for path in report.files if path.name == "config.json"), None)
+    return config is not None and loads_plainly(config_of(config), Recipe(plan, ()))

@@ -1,0 +1,151 @@
+"""Sampling of a network on pixels and its scheduler: nothing else is needed, and no code of the folder is run.
+
+Knows diffusers and its schedulers' common interface.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
+from rekernel.diffusion.recorded import Recorded, read_record
+from rekernel.diffusion.variants import only_variant
+from rekernel.errors import RekernelError
+from rekernel.escape import shown
+from rekernel.pipeline_folder import Pipeline
+
+from .others_code import running
+from .sample_request import Request, Sizes, attachments, pair, size_of
+from .terminal import console
+
+_BATCH = 16
+_NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input", "step")
+
+
+@dataclass(frozen=True)
+class PixelPipeline:
+    """As much of a pipeline as guidance and kernels look at; without a VAE, so that they see its pixels."""
+
+    unet: Any
+    scheduler: Any
+
+
+def is_of_pixels(pipeline: Pipeline) -> bool:
+    """Whether the folder holds a network on pixels and a scheduler, and nothing else that makes the picture."""
+    unet = pipeline.components.get("unet")
+    return unet is not None and unet.class_name == "UNet2DModel" and pipeline.components.keys() == {"unet", "scheduler"}
+
+
+def from_noise(
+    request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str], *, quiet: bool
+) -> NDArray[np.uint8]:
+    """Pictures as (N, H, W, C); `said` gets a line for each part that was attached."""
+    if request.prompt is not None:
+        raise RekernelError("--prompt: a network on pixels takes no text; leave it out")
+    unet, record, rescaled = _network(request, pipeline)
+    scheduler = _scheduler(request, pipeline)
+    trained = pair(record.sample_size if record else unet.config.sample_size)
+    sizes = Sizes(trained, pair(record.new_size) if record else trained, rescaled)
+    height, width = size_of(request, sizes)
+    for part in attachments(request, record, sizes):
+        stack.enter_context(part.attach(PixelPipeline(unet, scheduler)))
+        said.append(repr(part))
+    labels = _labels(request, unet.config.num_class_embeds)
+    if request.cfg not in (None, 1) and labels is None:
+        raise RekernelError("--cfg: this model has no classes")
+    err = console(stderr=True)
+    fitting = 2 ** (len(unet.config.block_out_channels) - 1)
+    hint = f"; it takes multiples of {fitting}" if height % fitting or width % fitting else ""
+    with (
+        Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as progress,
+        torch.inference_mode(),
+        running(f"{type(unet).__name__} on {width}x{height} pixels", hint),
+    ):
+        noise = torch.randn(
+            request.count, unet.config.in_channels, height, width, generator=torch.Generator().manual_seed(request.seed)
+        )
+        made = []
+        task = progress.add_task("sampling", total=request.steps * math.ceil(request.count / _BATCH))
+        for first in range(0, request.count, _BATCH):
+            part = slice(first, first + _BATCH)
+            classes = None if labels is None else labels[part]
+            scheduler.set_timesteps(request.steps)
+            x = noise[part] * scheduler.init_noise_sigma
+            for t in scheduler.timesteps:
+                seen = scheduler.scale_model_input(x, t)
+                prediction = _predicted(unet, seen, t, classes, 1.0 if request.cfg is None else request.cfg)
+                x = scheduler.step(prediction, t, x).prev_sample
+                progress.advance(task)
+            made.append(x)
+    pixels = ((torch.cat(made) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).numpy()
+
+
+def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None, bool]:
+    """The network, what is recorded of it, and whether its weights are rescaled."""
+    diffusers: Any = import_module("diffusers")
+    component = pipeline.components["unet"]
+    record = read_record(request.folder / "unet")
+    plan = record.plan if record else None
+    options: dict[str, Any] = {"variant": only_variant(pipeline)}
+    if plan is None and not is_rescaled(component, options["variant"]):
+        with running("loading UNet2DModel"):
+            return diffusers.UNet2DModel.from_pretrained(request.folder / "unet", **options).eval(), record, False
+    with running("loading UNet2DModel"):
+        unet: Any = load_component(request.folder, component, plan, options).to(torch.float32)
+    if record is None:
+        record = Recorded(scale_of(unet.rekernel_plan), unet.config.sample_size, plan=unet.rekernel_plan)
+    return unet, record, True
+
+
+def _scheduler(request: Request, pipeline: Pipeline) -> Any:
+    diffusers: Any = import_module("diffusers")
+    name = pipeline.components["scheduler"].class_name
+    made = getattr(diffusers, name, None)
+    if made is None:
+        raise RekernelError(f"{shown(name)}: diffusers has no scheduler of that name")
+    with running(f"loading {shown(name)}"):
+        scheduler = made.from_pretrained(request.folder / "scheduler")
+    step = inspect.signature(getattr(scheduler, "step", lambda: None))
+    try:
+        step.bind(None, None, None)  # prediction, time, image
+    except TypeError:
+        fits = False
+    else:
+        fits = all(hasattr(scheduler, needed) for needed in _NEEDED)
+    if not fits:
+        raise RekernelError(
+            f"{shown(name)}: does not step as most schedulers do, so sample cannot use it; put another one into the "
+            f"folder's scheduler/, such as DDIMScheduler"
+        )
+    return scheduler
+
+
+def _predicted(unet: Any, x: torch.Tensor, t: Any, classes: torch.Tensor | None, cfg: float) -> torch.Tensor:
+    """The prediction; with classifier-free guidance from a batch of two halves, the one without a class first."""
+    if cfg == 1 or classes is None:
+        plain: torch.Tensor = unet(x, t, class_labels=classes).sample
+        return plain
+    none = torch.full_like(classes, unet.config.num_class_embeds - 1)
+    free, asked = unet(torch.cat([x, x]), t, class_labels=torch.cat([none, classes])).sample.chunk(2)
+    guided: torch.Tensor = free + cfg * (asked - free)
+    return guided
+
+
+def _labels(request: Request, known: int | None) -> torch.Tensor | None:
+    """A class per picture; by default all but the last, which is no class by custom."""
+    if known is None:
+        if request.classes is not None:
+            raise RekernelError("--classes: this model has no classes")
+        return None
+    return torch.tensor(request.class_numbers(known, known - 1))

@@ -1,0 +1,180 @@
+"""Guidance and kernels recorded in a copy of a pipeline's folder, once it is tried that its denoiser takes them.
+
+Knows folders and diffusers' configs; the entry is `recorded`'s. No weights are read: the denoiser is built without
+memory, and all that attaching refuses is refused before a file is written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..atomic import FORCE, copy_atomic, write_atomic
+from ..config_entry import KEY
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..opening import open_checkpoint
+from ..pipeline_folder import Component, Pipeline, find_pipeline
+from ..recipe import find_recipe
+from .recorded import DENOISERS, SECOND, Recorded, read_config
+
+
+def record(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    scale: float | tuple[float, ...],
+    *,
+    guidance: Mapping[str, Any] | None = None,
+    kernels: Mapping[str, Any] | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Recorded:
+    """Copy a diffusers pipeline folder and say in it how to sample at `scale`; weights are copied as they are.
+
+    Parameters
+    ----------
+    source, target : folders
+    scale : number, or one per grid axis
+    guidance, kernels : mapping, optional
+        Arguments of `UpsampleGuidance` and `SupersampledKernels`; one of them at least.
+    force : bool
+        Replace files that exist.
+    dry_run : bool
+        Check everything, write nothing.
+
+    Returns
+    -------
+    Recorded
+        What `load_pipeline` will attach.
+
+    Raises
+    ------
+    RekernelError
+        For a folder without a denoiser that has a sample size, one whose weights are rescaled or that records something
+        already, and for whatever attaching to such a denoiser refuses.
+    """
+    pipeline = find_pipeline(source)
+    if pipeline is None:
+        raise RekernelError(
+            f"{shown_path(source)}: is no diffusers pipeline folder, so there is no sampler to guide; "
+            f"pass the folder with model_index.json"
+        )
+    if guidance is None and kernels is None:
+        raise RekernelError("there is nothing to record; pass guidance=, kernels= or both ({} for their defaults)")
+    root, aim = Path(source), Path(target)
+    component, config = _denoiser(pipeline, root)
+    path, size = component.folder / "config.json", config["sample_size"]
+    made = Recorded(scale, tuple(size) if isinstance(size, list) else int(size), guidance, kernels)
+    _check_original(component, config)
+    _check_scale(made, pipeline, component)
+    _try(made, pipeline, component, config)
+    if dry_run:
+        return made
+    text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
+    files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
+    there = [name for name in files if (aim / name).exists()]
+    if there and not force:
+        raise RekernelError(f"{shown_path(aim / there[0])}: exists already; pass ", FORCE, " to replace it")
+    for name in files:
+        (aim / name).parent.mkdir(parents=True, exist_ok=True)
+        if root / name == path:
+            write_atomic(aim / name, text.encode(), force=force, inputs=[path])
+        else:
+            copy_atomic(root / name, aim / name, force=force, inputs=[root / name])
+    return made
+
+
+def _denoiser(pipeline: Pipeline, root: Path) -> tuple[Component, dict[str, Any]]:
+    second = next((name for name in SECOND if name in pipeline.components), None)
+    if second is not None:
+        raise RekernelError(f"{shown_path(root)}: has a second denoiser, {second}; attach to each by itself")
+    for name in DENOISERS:
+        path = root / name / "config.json"
+        if name in pipeline.components and path.is_file():
+            config = read_config(path)
+            size = config.get("sample_size")
+            sides = size if isinstance(size, list) else [size]
+            if not sides or not all(isinstance(n, int) and n > 0 for n in sides):
+                raise RekernelError(f"{shown_path(path)}: has no sample_size, so the trained size is not known")
+            return pipeline.components[name], config
+    raise RekernelError(f"{shown_path(root)}: has no component {' or '.join(DENOISERS)} to guide")
+
+
+def _check_original(component: Component, config: Mapping[str, Any]) -> None:
+    """Raise where the weights are rescaled (the low-resolution pass needs original ones), or something is recorded."""
+    entry = config.get(KEY)
+    rescaled = isinstance(entry, Mapping) and "plan" in entry
+    for path in component.candidates:
+        with open_checkpoint(path) as weights:
+            rescaled = rescaled or find_recipe(weights.metadata) is not None
+    if rescaled:
+        raise RekernelError(
+            f"{shown_path(component.folder)}: its weights are rescaled already, and guidance needs the original ones "
+            f"for its pass at the trained size; record it on the original folder, for kernels that are switched"
+        )
+    if entry is not None:
+        where = shown_path(component.folder / "config.json")
+        raise RekernelError(f"{where}: guidance is recorded already; record it on the original folder")
+
+
+def _check_scale(made: Recorded, pipeline: Pipeline, component: Component) -> None:
+    scales = made.scale if isinstance(made.scale, tuple) else (made.scale,)
+    if max(scales) == 1:
+        raise RekernelError(f"scale={made.scale} is the trained size, where there is nothing to do; pass a larger one")
+    flat = component.class_name.startswith("UNet2D") and "motion_adapter" not in pipeline.components
+    if flat and len(scales) > 2:
+        raise RekernelError(
+            f"scale={made.scale} has {len(scales)} entries for the two axes of a {shown(component.class_name)}; "
+            f"pass height and width"
+        )
+
+
+def _try(made: Recorded, pipeline: Pipeline, component: Component, config: Mapping[str, Any]) -> None:
+    """Attach to the denoiser as its config builds it, without memory; not where diffusers has no such class."""
+    if component.library != "diffusers" or importlib.util.find_spec("diffusers") is None:
+        return
+    denoiser = _without_memory(component, config)
+    if denoiser is None:
+        return
+    if (kernels := made.make_kernels()) is not None:
+        from .bank import KernelBank
+
+        KernelBank(denoiser).check_any(kernels.layers)
+    for part in (kernels, made.make_guidance()):
+        if part is not None:
+            with part.attach(denoiser, scheduler=_scheduler(pipeline)):
+                pass
+
+
+def _without_memory(component: Component, config: Mapping[str, Any]) -> Any:
+    import torch
+
+    kind: Any = getattr(importlib.import_module("diffusers"), component.class_name, None)
+    if kind is None:
+        return None
+    try:
+        with torch.device("meta"):
+            return kind.from_config(dict(config))
+    except RuntimeError:  # it computes with values while it is built, which the meta device has none of
+        return None
+    except (TypeError, ValueError, KeyError) as error:
+        where = shown_path(component.folder / "config.json")
+        raise RekernelError(
+            f"{where}: no {shown(component.class_name)} can be built from it ({shown(str(error), 200)})"
+        ) from None
+
+
+def _scheduler(pipeline: Pipeline) -> Any:
+    found = pipeline.components.get("scheduler")
+    kind: Any = found and getattr(importlib.import_module("diffusers"), found.class_name, None)
+    if not found or kind is None or found.library != "diffusers":
+        raise RekernelError(f"{shown_path(pipeline.path)}: has no scheduler of diffusers, so its times are not known")
+    try:
+        return kind.from_pretrained(found.folder)
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise RekernelError(f"{shown_path(found.folder)}: cannot be read ({shown(str(error), 200)})") from None
