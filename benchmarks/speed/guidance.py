@@ -1,6 +1,6 @@
 """What upsample guidance costs: steps of a UNet above its trained size, guided and not, in one run.
 
-    python benchmarks/speed/guidance.py
+    python benchmarks/speed/guidance.py [--scale 2]
 
 A UNet2DConditionModel with Stable Diffusion 1.5's layout at three tenths of its width (random weights; the ratio does
 not depend on them), of a trained size of 32x32 latents, called with 64x64 and 128x128 ones as a sampler calls it.
@@ -11,6 +11,7 @@ results/guidance.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -27,8 +28,8 @@ from rich.table import Table
 
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance
 
-HERE = Path(__file__).parent
-TRAINED, TIMES, REPEATS = 32, (999, 800, 600, 401, 399, 200), 3
+RESULTS = Path(__file__).parent / "results" / "guidance.json"
+TRAINED, TIMES, REPEATS = 32, (999, 800, 600, 401, 399, 200), {2: 5, 4: 3}
 
 
 def network() -> Any:
@@ -50,10 +51,13 @@ def seconds(unet: Any, size: int, times: Sequence[int] = TIMES) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=int, choices=(2, 4), help="these rows alone; the others keep their results")
+    only = parser.parse_args().scale
     torch.set_num_threads(os.cpu_count() or 1)
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     share = sum(t >= 0.4 * 999 for t in TIMES) / len(TIMES)
-    rows = []
+    rows = [row for row in json.loads(RESULTS.read_text())["rows"] if only not in (None, row["scale"])]
     for scale, name, guidance, kernels, bound in (
         (2, "guidance (1, 1)", {"eta": 1.0}, None, 1 + 1 / 4),
         (2, "guidance (1, 0.6)", {"eta": 0.6}, None, 1 + share / 4),
@@ -62,13 +66,15 @@ def main() -> None:
         (4, "guidance by 4 in one step", {"eta": 1.0, "levels": 1}, None, 1 + 1 / 16),
         (4, "nested guidance", {"eta": 1.0}, None, 4 / 3),
     ):
-        rows.append(measured(scheduler, scale, name, guidance, kernels, bound))
+        if only in (None, scale):
+            rows.append(measured(scheduler, scale, name, guidance, kernels, bound))
+    rows.sort(key=lambda row: row["scale"])
     names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     setting = {
         "device": names[0] if names else platform.processor(), "threads": torch.get_num_threads(),
         "torch": torch.__version__, "trained": TRAINED, "times": TIMES, "repeats": REPEATS,
     }  # fmt: skip
-    (HERE / "results" / "guidance.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+    RESULTS.write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
     table = Table(title=f"guided over unguided steps ({setting['device']}, {setting['threads']} threads)")
     for column in ("row", "unguided s", "guided s", "ratio", "passes", "bound"):
         table.add_column(column, justify="left" if column == "row" else "right")
@@ -101,7 +107,7 @@ def measured(scheduler: Any, scale: int, name: str, guidance: Any, kernels: Any,
     specs += [] if guidance is None else [UpsampleGuidance(scale, **guidance)]
     for spec in specs:
         spec.attach(unet, scheduler=scheduler)
-    for repeat in range(REPEATS + 1):
+    for repeat in range(REPEATS[scale] + 1):
         for spec in specs:
             spec.disable()
         first = seconds(unet, size)

@@ -196,3 +196,18 @@ def test_the_command_line_checks_the_same(folder, tmp_path):
         done = CliRunner().invoke(main, [str(a) for a in arguments])
         assert (done.exit_code, said in done.output) == (code, True), done.output
     assert not (tmp_path / "out").exists()
+
+
+# -- saved again ------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_transformer_keeps_the_positions_of_its_trained_size(transformer, tmp_path):
+    """Its config tells the new size then, and positions are made from what a config tells."""
+    record(transformer, tmp_path / "out", 2.0, guidance={})
+    first = load_pipeline(tmp_path / "out", vae=None)
+    first.save_pretrained(tmp_path / "again")
+    dtypes = {"transformer": torch.float64, "default": torch.float32}
+    again = load_pipeline(tmp_path / "again", vae=None, dtype=dtypes)
+    assert first.transformer.config.sample_size == again.transformer.config.sample_size == 16
+    assert torch.equal(first.transformer.pos_embed.pos_embed, again.transformer.pos_embed.pos_embed.float())
+    assert again.transformer.dtype == torch.float64

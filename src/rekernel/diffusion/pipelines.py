@@ -111,6 +111,10 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
             modules[name] = _passed(name, options.pop(name))
         else:
             modules[name] = load_component(folder, component, found.plan if found else None, options)
+    for name, found in records.items():
+        if name in pipeline.components and name not in modules and name not in options:
+            module = _at_trained_size(folder, pipeline.components[name], found, options)
+            options |= {} if module is None else {name: module}
     if not records and not modules:
         raise RekernelError(
             f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or write it "
@@ -215,10 +219,29 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     else:
         module = made(made.config_class.from_pretrained(folder / name))
     module = load(module, weights_of(component, options.get("variant")), plan=plan).eval()
-    dtype = options.get("dtype", options.get("torch_dtype"))
-    if isinstance(dtype, Mapping):  # by component
-        dtype = dtype.get(name, dtype.get("default"))
+    dtype = _dtype_of(name, options)
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
+
+
+def _at_trained_size(folder: Path, component: Component, found: Recorded, options: Mapping[str, Any]) -> Any:
+    """A denoiser whose config tells the new size, since it was saved here, built at the trained one.
+
+    Transformers make their positions from the size that their config tells. None where the config is as trained.
+    """
+    made: Any = getattr(importlib.import_module("diffusers"), component.class_name, None)
+    told = None if made is None else made.load_config(folder / component.name).get("sample_size")
+    if told is None or _sides(told) == found.sample_size:
+        return None
+    chosen = {name: options[name] for name in ("variant", "use_safetensors") if options.get(name) is not None}
+    size = list(found.sample_size) if isinstance(found.sample_size, tuple) else found.sample_size
+    dtype = _dtype_of(component.name, options)
+    return made.from_pretrained(folder / component.name, sample_size=size, dtype=dtype, **chosen)
+
+
+def _dtype_of(name: str, options: Mapping[str, Any]) -> Any:
+    """The dtype asked for, where one is: for all components, or by name."""
+    dtype = options.get("dtype", options.get("torch_dtype"))
+    return dtype.get(name, dtype.get("default")) if isinstance(dtype, Mapping) else dtype
 
 
 def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Recorded]) -> None:
