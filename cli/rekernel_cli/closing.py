@@ -36,23 +36,15 @@ def how_to_load(report: Report, where: str) -> str:
 
 def pipeline_loader(folder: Path) -> str:
     """The call that loads a pipeline's folder."""
-    if not _brings_code(folder):
+    from rekernel.pipeline_folder import find_pipeline
+
+    found = find_pipeline(folder)
+    if found is None or not found.brings_code:
         return f"rekernel.diffusion.load_pipeline({str(folder)!r})"
     return (
         f"rekernel.diffusion.load_pipeline({str(folder)!r}, trust_remote_code=True)\n"
         f"That runs the Python code in the folder."
     )
-
-
-def _brings_code(folder: Path) -> bool:
-    """Whether model_index.json names classes of the folder's own, as diffusers looks for them."""
-    from rekernel.pipeline_folder import find_pipeline
-
-    found = find_pipeline(folder)
-    if found is None:
-        return False
-    parts = (component.folder / f"{component.library}.py" for component in found.components.values())
-    return isinstance(found.index.get("_class_name"), list) or any(path.is_file() for path in parts)
 
 
 def _loads_plainly(report: Report, plan: Plan) -> bool:

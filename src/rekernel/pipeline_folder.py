@@ -48,6 +48,12 @@ class Pipeline:
     components: dict[str, Component]
     files: tuple[Path, ...]
 
+    @property
+    def brings_code(self) -> bool:
+        """Whether the index names classes of the folder's own, for which diffusers asks for trust_remote_code=True."""
+        parts = (part.folder / f"{part.library}.py" for part in self.components.values())
+        return isinstance(self.index.get("_class_name"), list) or any(path.is_file() for path in parts)
+
 
 def find_pipeline(folder: StrPath) -> Pipeline | None:
     """The pipeline in `folder`, or None where there is no model_index.json.

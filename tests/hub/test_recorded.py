@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,20 @@ print(plain(num_inference_steps=1, output_type="np").images.shape)
     larger, plain = said.strip().splitlines()[-2:]
     assert larger.startswith("UpsampleGuidance(") and larger.endswith(f"{kernels == 'none'} (1, 32, 32, 3)")
     assert plain == "(1, 16, 16, 3)"
+
+
+@pytest.mark.slow
+def test_the_card_of_a_pipeline_with_code_of_its_own_says_that_it_runs(hub, rekernel, name):
+    glyphs = Path(__file__).parents[2] / "examples" / "glyph_diffusion"
+    ok(rekernel("convert", glyphs, "out", "--scale", 2, "--guidance", "kernels=none"))
+    ok(rekernel("push", "out", f"me/{name}", "--base-model", "org/glyphs"))
+    lines = pasted(hub, f"me/{name}")
+    assert "trust_remote_code=True)  # runs the Python in the repository" in lines
+    said = ok(rekernel(python=lines + """
+pipe.set_progress_bar_config(disable=True)
+print(pipe([3], num_inference_steps=1, output_type="np").images.shape)
+"""))  # fmt: skip
+    assert said.endswith("(1, 32, 32, 1)\n")
 
 
 @pytest.mark.slow

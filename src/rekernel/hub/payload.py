@@ -40,6 +40,7 @@ class Payload:
     configs : config.json of each entry of `recipes`; empty where there is none
     pipeline : whether it is a diffusers pipeline
     recorded : how its denoiser is sampled above the trained size, by its folder's name
+    brings_code : whether loading it runs Python of its own
     """
 
     files: dict[str, Path]
@@ -49,6 +50,7 @@ class Payload:
     configs: dict[str, dict[str, Any]]
     pipeline: bool = False
     recorded: dict[str, Recorded] = field(default_factory=dict)
+    brings_code: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -113,6 +115,7 @@ def payload(path: StrPath) -> Payload:
         {name: config_of(root / name / "config.json") for name in checkpoints},
         pipeline is not None,
         recorded,
+        pipeline is not None and pipeline.brings_code,
     )
 
 

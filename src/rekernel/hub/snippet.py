@@ -31,7 +31,8 @@ def library_of(load: Payload) -> str:
 def snippet(load: Payload, repo: str) -> str:
     """Python that loads `load` from the repository `repo`."""
     if load.pipeline:
-        return f'from rekernel.diffusion import load_pipeline\n\npipe = load_pipeline("{repo}")\n'
+        code = ", trust_remote_code=True)  # runs the Python in the repository" if load.brings_code else ")"
+        return f'from rekernel.diffusion import load_pipeline\n\npipe = load_pipeline("{repo}"{code}\n'
     if load.onnx:
         return _session(load, repo)
     [(_, recipe)] = load.recipes.items()
