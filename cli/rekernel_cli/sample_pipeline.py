@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rekernel.diffusion import load_pipeline
 from rekernel.diffusion.pipelines import is_rescaled
-from rekernel.diffusion.recorded import DENOISERS, read_record
+from rekernel.diffusion.recorded import DENOISERS, read_records
 from rekernel.diffusion.variants import only_variant
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
@@ -31,7 +31,7 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
     """Pictures as (N, H, W, C); `said` gets a line for each part that was attached."""
     variant = only_variant(pipeline)
     rescaled = {name for name, component in pipeline.components.items() if is_rescaled(component, variant)}
-    records = {name: found for name in DENOISERS if (found := read_record(request.folder / name)) is not None}
+    records = read_records(pipeline)
     rescaled |= {name for name, found in records.items() if found.plan is not None}
     pipe = _loaded(request, variant, any_rescaled=bool(rescaled))
     kind = type(pipe).__name__

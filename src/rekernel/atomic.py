@@ -17,7 +17,7 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .errors import Option
+from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .folders import StrPath
 from .header import CheckpointError, open_regular
@@ -83,6 +83,18 @@ def write_atomic(path: StrPath, data: Buffer, *, force: bool = False, inputs: It
     """
     with AtomicFile(path, force=force, inputs=inputs) as file:
         file.write_at(0, PickleBuffer(data).raw())
+
+
+def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
+    """Raise for the first of several destinations that is there, before any of them is written; a link counts.
+
+    Examples
+    --------
+    >>> refuse_existing([Path("no/such/file"), Path("/")], force=True)
+    """
+    existing = None if force else next((path for path in paths if os.path.lexists(path)), None)
+    if existing is not None:
+        raise RekernelError(f"{shown_path(existing)}: exists already; pass ", FORCE, " to replace it")
 
 
 def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: Iterable[StrPath] = ()) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Protocol
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -243,7 +244,6 @@ class ResNet:
     _block = re.compile(r"(^|\.)layer(\d)\.(\d+)\.(conv\d|downsample\.\d)\.weight$")
     _hf_stem = re.compile(r"(^|\.)embedder\.embedder\.convolution\.weight$")
     _hf_block = re.compile(r"stages\.(\d+)\.layers\.(\d+)\.(layer\.\d|shortcut)\.convolution\.weight$")
-    _segments = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
 
     def recognises(self, shapes: Shapes) -> bool:
         if _has(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
@@ -265,7 +265,7 @@ class ResNet:
                 return LayerFacts(stride=2) if shape[1] <= 4 else LayerFacts()
             return LayerFacts(stride=2, padding=(3, 3)) if shape[-1] == 7 else None  # 3x3 ones stride or not
         if m := self._block.search(name):
-            if int(m[2]) > 2 and self._dilated(shapes):
+            if int(m[2]) > 2 and _labels_pixels(tuple(shapes.items())):
                 return None
             # The bottleneck strides in its 3x3 (torchvision's and timm's choice), the basic block in its first.
             bottleneck = name[: m.start(4)] + "conv3.weight" in shapes
@@ -286,7 +286,7 @@ class ResNet:
         notes = []
         if any(shape[-2:] == (7, 7) for shape in shapes.values() if len(shape) == 4):
             notes.append("the 3x3 max pooling behind the first convolution has no weights: dilate it by the scale")
-        if self._dilated(shapes):
+        if _labels_pixels(tuple(shapes.items())):
             notes.append(
                 "a head for segmentation, in front of which a ResNet is usually dilated where it strode, which no name "
                 "tells: stride 1 is assumed from layer3 on. Where a layer strides, say --stride NAME=2; where it is "
@@ -295,15 +295,21 @@ class ResNet:
             )
         return tuple(notes)
 
-    def _dilated(self, shapes: Shapes) -> bool:
-        """Whether the last stages may be dilated: the network labels pixels (DeepLab, FCN, PSPNet).
 
-        Not where a feature pyramid puts what was strided together again (UPerNet).
-        """
-        if _has(shapes, r"(^|\.)fpn_convs\."):
-            return False
-        fully = any(len(s) == 4 and re.search(r"(^|\.)classifier\.\d+\.weight$", n) for n, s in shapes.items())
-        return fully or _has(shapes, self._segments)
+_SEGMENTS = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
+
+
+@lru_cache(maxsize=8)  # asked for every layer of a trunk, and all names are looked through
+def _labels_pixels(tensors: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
+    """Whether the last stages of a trunk may be dilated: the network labels pixels (DeepLab, FCN, PSPNet).
+
+    Not where a feature pyramid puts what was strided together again (UPerNet).
+    """
+    shapes = dict(tensors)
+    if _has(shapes, r"(^|\.)fpn_convs\."):
+        return False
+    fully = any(len(s) == 4 and re.search(r"(^|\.)classifier\.\d+\.weight$", n) for n, s in shapes.items())
+    return fully or _has(shapes, _SEGMENTS)
 
 
 class ConvNeXt:

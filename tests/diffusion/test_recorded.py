@@ -131,7 +131,8 @@ def test_a_target_with_a_file_of_that_name_is_left_alone(folder, tmp_path):
         record(folder, out, 2.0, guidance={})
     assert contents(out) == {Path("unet", "config.json"): b"mine"}
     record(folder, out, 2.0, guidance={}, force=True)
-    assert load_pipeline(out).rekernel.guidance is not None
+    guidance = load_pipeline(out).rekernel.guidance
+    assert guidance is not None and guidance.scale == 2.0
 
 
 def test_sizes_per_axis_go_round():

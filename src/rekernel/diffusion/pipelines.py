@@ -24,7 +24,7 @@ from ..recipe import find_recipe
 from ..remote import address_of
 from ..remote.client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
-from .recorded import DENOISERS, Recorded, read_record
+from .recorded import DENOISERS, Recorded, listed, read_records
 from .upsample import UpsampleGuidance
 from .variants import only_variant, weights_of
 
@@ -92,7 +92,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     pipeline = find_pipeline(folder)
     if pipeline is None:
         raise RekernelError(f"{shown_path(folder)}: is no diffusers pipeline folder; pass one with model_index.json")
-    records = {name: found for name in DENOISERS if (found := read_record(folder / name)) is not None}
+    records = read_records(pipeline)
     if options.get("variant") is None and (variant := only_variant(pipeline)) is not None:
         options["variant"] = variant
         if options.get("dtype", options.get("torch_dtype")) is None:  # transformers alone would keep half precision
@@ -112,7 +112,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         else:
             modules[name] = load_component(folder, component, found.plan if found else None, options)
     for name, found in records.items():
-        if name in pipeline.components and name not in modules and name not in options:
+        if name not in modules and name not in options:
             module = _at_trained_size(folder, pipeline.components[name], found, options)
             options |= {} if module is None else {name: module}
     if not records and not modules:
@@ -233,8 +233,7 @@ def _at_trained_size(folder: Path, component: Component, found: Recorded, option
     if told is None or _sides(told) == found.sample_size:
         return None
     chosen = {name: options[name] for name in ("variant", "use_safetensors") if options.get(name) is not None}
-    size = list(found.sample_size) if isinstance(found.sample_size, tuple) else found.sample_size
-    dtype = _dtype_of(component.name, options)
+    size, dtype = listed(found.sample_size), _dtype_of(component.name, options)
     return made.from_pretrained(folder / component.name, sample_size=size, dtype=dtype, **chosen)
 
 
@@ -267,7 +266,7 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
                 stacklevel=3,
             )
             continue
-        denoiser.register_to_config(sample_size=list(new) if isinstance(new, tuple) else new)
+        denoiser.register_to_config(sample_size=listed(new))
 
 
 def _takes_sides(pipe: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from ..config_entry import KEY
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..pipeline_folder import Pipeline
 from ..plan import Plan
 from ..version import __version__
 from .kernels import SupersampledKernels
@@ -101,7 +102,7 @@ class Recorded:
         {'theta': 1.0}
         """
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
-        entry |= {"scale": _listed(self.scale), "sample_size": _listed(self.sample_size)}
+        entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
         entry |= {n: dict(v) for n, v in (("guidance", self.guidance), ("kernels", self.kernels)) if v is not None}
         if self.plan is not None:
             entry["plan"] = json.loads(self.plan.to_json(kept=False, indent=None))
@@ -138,6 +139,12 @@ def read_record(folder: Path) -> Recorded | None:
     return Recorded.from_entry(config[KEY], shown_path(path)) if KEY in config else None
 
 
+def read_records(pipeline: Pipeline) -> dict[str, Recorded]:
+    """What the configs of a pipeline's denoisers say, by the component's name."""
+    names = [name for name in DENOISERS if name in pipeline.components]
+    return {name: found for name in names if (found := read_record(pipeline.components[name].folder)) is not None}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A config.json; what is none is a RekernelError."""
     try:
@@ -159,5 +166,6 @@ def _known(what: str, given: Mapping[str, Any] | None, names: tuple[str, ...]) -
             raise RekernelError(f"{what}: {name}={value} must be a finite number")
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """A size or a scale as JSON has it: one number, or several in a list."""
     return list(value) if isinstance(value, tuple) else value

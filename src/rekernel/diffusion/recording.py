@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic import FORCE, copy_atomic, write_atomic
+from ..atomic import copy_atomic, refuse_existing, write_atomic
 from ..config_entry import KEY
 from ..errors import RekernelError
 from ..escape import shown, shown_path
@@ -77,9 +77,7 @@ def record(
         return made
     text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
     files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
-    there = [name for name in files if (aim / name).exists()]
-    if there and not force:
-        raise RekernelError(f"{shown_path(aim / there[0])}: exists already; pass ", FORCE, " to replace it")
+    refuse_existing((aim / name for name in files), force=force)
     for name in files:
         (aim / name).parent.mkdir(parents=True, exist_ok=True)
         if root / name == path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.recorded import DENOISERS, Recorded, read_record
+from ..diffusion.recorded import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..folders import StrPath, contained, other_files
@@ -95,7 +95,7 @@ def payload(path: StrPath) -> Payload:
     if not root.is_dir():
         raise RekernelError(f"{shown_path(root)}: no such file or folder.")
     pipeline = find_pipeline(root)
-    recorded = _recorded(root, pipeline)
+    recorded = {} if pipeline is None else read_records(pipeline)
     checkpoints = _checkpoints(root, pipeline, recorded)
     if not checkpoints and not recorded:
         raise _no_recipe(root)
@@ -123,12 +123,6 @@ def _no_recipe(path: Path) -> RekernelError:
     return RekernelError(
         f"{shown_path(path)}: holds no recipe, so rekernel did not convert it; push what `rekernel convert` wrote."
     )
-
-
-def _recorded(root: Path, pipeline: Pipeline | None) -> dict[str, Recorded]:
-    """What the config of a pipeline's denoiser says about sampling."""
-    names = [name for name in DENOISERS if pipeline is not None and name in pipeline.components]
-    return {name: found for name in names if (found := read_record(root / name)) is not None}
 
 
 def _checkpoints(

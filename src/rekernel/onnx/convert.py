@@ -8,12 +8,11 @@ tensors only where values are needed: of small ones to plan, of all to convert.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..atomic import FORCE, copy_atomic, write_atomic
+from ..atomic import copy_atomic, refuse_existing, write_atomic
 from ..conversion import Report, making_folders, refuse_inputs
 from ..digests import known_of
 from ..download import Fetched, fetch_files
@@ -106,7 +105,7 @@ def convert_onnx(
     else:
         root = folder_target(target, folder)
         file = root / path.relative_to(folder)
-    _refuse_existing([file], force)
+    refuse_existing([file], force=force)
     model = _opened(place, path)
     plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
@@ -191,19 +190,13 @@ def _write(
     targets = [target for _, target in wanted]
     read = [*inputs, *(source for source, _ in wanted if source is not None)]
     refuse_inputs(targets, read)
-    _refuse_existing(targets, force)
+    refuse_existing(targets, force=force)
     with making_folders([root, *(target.parent for target in targets)]):
         for source, target in wanted:
             if target in contents:
                 write_atomic(target, contents[target], force=force, inputs=inputs)
             elif source is not None:
                 copy_atomic(source, target, force=force, inputs=inputs)
-
-
-def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
-    existing = next((target for target in targets if os.path.lexists(target)), None)
-    if existing is not None and not force:
-        raise RekernelError(f"{shown_path(existing)}: exists already; pass ", FORCE, " to replace it")
 
 
 def _digest(path: Path, origin: Origin | None) -> SourceFile:
