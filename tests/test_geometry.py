@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel.geometry import conv_phase, output_size
+from rekernel.resampling.geometry import conv_phase, output_size
 
 BAND = 0.15  # cycles per sample of the small input
 LAYERS = [

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel._apply import _round_half
+from rekernel.resampling.products import _round_half
 
 RNG = np.random.default_rng(20)
 EINSUM = {1: "abi,xi->abx", 2: "abij,xi,yj->abxy", 3: "abijk,xi,yj,zk->abxyz"}

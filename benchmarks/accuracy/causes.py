@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import rekernel as rk
 import rekernel.torch as rkt
-from rekernel import changes, optimal
+from rekernel import changes
+from rekernel.resampling import least_squares as optimal
 
 NOISE = 0.5
 """Standard deviation of the noise on inputs of order one, per pixel of the new size; half of it is left at the old."""

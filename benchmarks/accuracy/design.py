@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rekernel as rk
-from rekernel import optimal
+from rekernel.resampling import least_squares as optimal
 
 HERE = Path(__file__).resolve().parent
 GLYPHS = HERE.parents[1] / "examples" / "glyphs"

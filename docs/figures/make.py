@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rekernel as rk
-from rekernel.filters import interpolation_filter
-from rekernel.optimal import PASS_BAND, STOP_BAND
+from rekernel.resampling.filters import interpolation_filter
+from rekernel.resampling.least_squares import PASS_BAND, STOP_BAND
 
 HERE = Path(__file__).resolve().parent
 # Okabe and Ito: told apart with every common colour vision.

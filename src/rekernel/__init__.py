@@ -4,15 +4,15 @@ from .changes import AxisGeometry, AxisOperator, LayerChange
 from .conversion import Report
 from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
-from .geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, pool_geometry
 from .header import CheckpointError
-from .hidden import neuron_order, resample_hidden
 from .inspect import Info, inspect
-from .operators import grid_operator, kernel_operator, kernel_taps
 from .plan import Plan
 from .planner import plan_checkpoint
 from .recipe import Recipe
-from .resample import resample, resample_conv, resample_linear
+from .resampling.arrays import resample, resample_conv, resample_linear
+from .resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, pool_geometry
+from .resampling.hidden import neuron_order, resample_hidden
+from .resampling.operators import grid_operator, kernel_operator, kernel_taps
 from .settings import Hints
 from .version import __version__
 

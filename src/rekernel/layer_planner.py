@@ -16,10 +16,10 @@ from .changes import AxisGeometry, AxisOperator, LayerChange
 from .errors import Option, RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
-from .geometry import conv_geometry, conv_transpose_geometry
 from .layouts import PYTORCH, Layout
-from .operators import canonical_method
-from .resample import flattened_grid, spatial_axes
+from .resampling.arrays import flattened_grid, spatial_axes
+from .resampling.geometry import conv_geometry, conv_transpose_geometry
+from .resampling.operators import canonical_method
 from .selection import layer_of, without
 from .settings import Hints, Settings
 

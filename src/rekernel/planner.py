@@ -15,12 +15,12 @@ from .checkpoint import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .families import Family
-from .filters import KEYS_A
 from .layer_planner import Layer, Unclear
-from .optimal import SMOOTHNESS
 from .plan import Plan
 from .recipe import find_recipe
 from .remote import looked_at
+from .resampling.filters import KEYS_A
+from .resampling.least_squares import SMOOTHNESS
 from .selection import select, without
 from .settings import Hints, Request, Scale
 

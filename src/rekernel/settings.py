@@ -12,9 +12,9 @@ from typing import Any
 
 from .errors import RekernelError
 from .escape import shown
-from .filters import KEYS_A
-from .operators import GAINS, KERNEL_METHODS, canonical_method
-from .optimal import SMOOTHNESS
+from .resampling.filters import KEYS_A
+from .resampling.least_squares import SMOOTHNESS
+from .resampling.operators import GAINS, KERNEL_METHODS, canonical_method
 from .selection import matcher, select
 
 Scale = float | Sequence[float]

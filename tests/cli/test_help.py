@@ -6,7 +6,7 @@ import sys
 import click
 import pytest
 
-from rekernel import operators
+from rekernel.resampling import operators
 from rekernel_cli import values
 from rekernel_cli.layout import WIDTH, LazyGroup
 from rekernel_cli.main import main
@@ -125,8 +125,8 @@ def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
 
 
 def test_defaults_in_the_help_are_the_library_s(run):
-    from rekernel.filters import KEYS_A
-    from rekernel.optimal import SMOOTHNESS
+    from rekernel.resampling.filters import KEYS_A
+    from rekernel.resampling.least_squares import SMOOTHNESS
 
     text = " ".join(run("convert", "--help-all", terminal_width=WIDTH).stdout.split())
     assert f"Keys' parameter. Default: {KEYS_A:g};" in text

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
-from rekernel import geometry  # noqa: E402
-from rekernel.operators import kernel_taps  # noqa: E402
+from rekernel.resampling import geometry  # noqa: E402
+from rekernel.resampling.operators import kernel_taps  # noqa: E402
 
 
 def periodic(n: int, scale: int, dims: int, cycles: int = 3) -> Any:

@@ -17,8 +17,8 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from ..operators import grid_operator
-from ..resample import resample
+from ..resampling.arrays import resample
+from ..resampling.operators import grid_operator
 
 REDUCE = ("area", "linear", "cubic", "lanczos3")
 ENLARGE = ("nearest", "linear", "cubic")

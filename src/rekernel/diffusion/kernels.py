@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RekernelError
-from ..operators import canonical_method
+from ..resampling.operators import canonical_method
 from ..selection import matcher
 from .attachable import Attachable
 from .scales import checked_scale, shown_scale

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
-from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
-from ..operators import canonical_method
+from ..resampling.geometry import conv_geometry, conv_transpose_geometry, pool_geometry
+from ..resampling.operators import canonical_method
 from ..settings import Settings
 from .axes import Axes, old_shape
 

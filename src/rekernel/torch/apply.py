@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..changes import LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
-from ..operators import kernel_operator
 from ..plan import Plan
+from ..resampling.operators import kernel_operator
 from .edits import Edits
 from .enlarge import Enlarge
 from .factored import FactoredConv, FactoredConvTranspose

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..changes import AxisGeometry, AxisOperator, LayerChange
 from ..errors import RekernelError
-from ..geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
-from ..operators import canonical_method, kernel_taps
+from ..resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
+from ..resampling.operators import canonical_method, kernel_taps
 from ..selection import layer_of
 from ..settings import Settings
 from .cost import pays

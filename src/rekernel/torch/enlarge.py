@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..changes import ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
-from ..operators import grid_operator
+from ..resampling.operators import grid_operator
 
 _LARGEST = 1 << 12  # pixels along an axis that a linear layer writes; a plan may come from a stranger
 

@@ -15,8 +15,8 @@ from torch import nn
 from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
-from ..geometry import pool_geometry
 from ..plan import Plan
+from ..resampling.geometry import pool_geometry
 from .names import owner_of
 
 _POOLS = {

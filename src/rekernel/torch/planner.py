@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
-from ..geometry import pool_geometry
 from ..plan import Plan
+from ..resampling.geometry import pool_geometry
 from ..selection import matcher, select
 from ..settings import Settings
 from .convolutions import change_notes, conv_change

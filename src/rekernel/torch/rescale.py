@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..filters import KEYS_A
-from ..optimal import SMOOTHNESS
+from ..resampling.filters import KEYS_A
+from ..resampling.least_squares import SMOOTHNESS
 from ..settings import Settings
 from .apply import PLAN, announce, carry_out
 from .bake import bake, copy_model

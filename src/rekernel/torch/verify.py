@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..operators import grid_operator
-from ..resample import per_axis, resample
+from ..resampling.arrays import per_axis, resample
+from ..resampling.operators import grid_operator
 from .modes import evaluating
 from .states import first_tensor
 

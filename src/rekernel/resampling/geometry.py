@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import RekernelError
+from ..errors import RekernelError
 from .operators import kernel_taps
 
 _CLOSE = 1e-9

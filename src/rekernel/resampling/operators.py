@@ -12,9 +12,9 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RekernelError
+from ..errors import RekernelError
 from .filters import KEYS_A, Filter, interpolation_filter
-from .optimal import SMOOTHNESS, optimal_taps
+from .least_squares import SMOOTHNESS, optimal_taps
 
 Array = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._apply import apply_matrices
-from .errors import RekernelError
+from ..errors import RekernelError
 from .filters import KEYS_A
+from .least_squares import SMOOTHNESS
 from .operators import grid_operator, kernel_operator
-from .optimal import SMOOTHNESS
+from .products import apply_matrices
 
 _SPATIAL = "DHW"
 

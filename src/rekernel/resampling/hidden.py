@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RekernelError
+from ..errors import RekernelError
+from .arrays import resample_linear
 from .operators import GRID_METHODS, canonical_method
-from .resample import resample_linear
 
 
 def resample_hidden(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RekernelError
+from ..errors import RekernelError
 
 Array = NDArray[np.float64]
 
