@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rekernel import RekernelError
-from rekernel.selection import layer_of, matcher, select
+from rekernel.patterns import layer_of, matcher, select
 
 NAMES = (
     "conv_in.weight",

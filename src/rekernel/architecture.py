@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .families import Family, LayerFacts, Shapes, exactly, recognise
 from .layouts import PYTORCH, Layout, layout_of, pytorch_name, pytorch_shape
 from .lora import Adapter
-from .selection import matcher
+from .patterns import matcher
 
 
 @dataclass(frozen=True)

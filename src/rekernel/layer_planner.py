@@ -17,10 +17,10 @@ from .errors import Option, RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
 from .layouts import PYTORCH, Layout
+from .patterns import layer_of, without
 from .resampling.arrays import flattened_grid, spatial_axes
 from .resampling.geometry import conv_geometry, conv_transpose_geometry
 from .resampling.operators import canonical_method
-from .selection import layer_of, without
 from .settings import Hints, Settings
 
 _MODES = ("supersample", "absorb")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .families import Family, LayerFacts, Shapes, exactly, recognise
-from .selection import layer_of, matcher
+from .patterns import layer_of, matcher
 
 _PART = re.compile(
     r"^(?P<layer>.+?)[._](?P<part>lora[._](?:down|up|mid)|lora_[AB]|hada_(?:w[12]_[ab]|t[12])"

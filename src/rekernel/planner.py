@@ -16,12 +16,12 @@ from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .families import Family
 from .layer_planner import Layer, Unclear
+from .patterns import select, without
 from .plan import Plan
 from .recipe import find_recipe
 from .remote import looked_at
 from .resampling.filters import KEYS_A
 from .resampling.least_squares import SMOOTHNESS
-from .selection import select, without
 from .settings import Hints, Request, Scale
 
 RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")

@@ -12,10 +12,10 @@ from typing import Any
 
 from .errors import RekernelError
 from .escape import shown
+from .patterns import matcher, select
 from .resampling.filters import KEYS_A
 from .resampling.least_squares import SMOOTHNESS
 from .resampling.operators import GAINS, KERNEL_METHODS, canonical_method
-from .selection import matcher, select
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..families import exactly, recognise
+from ..patterns import matcher, select
 from ..plan import Plan
-from ..selection import matcher, select
 from ..settings import Settings
 from ..torch.apply import carry_out
 from ..torch.edits import Edits

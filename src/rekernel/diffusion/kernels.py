@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RekernelError
+from ..patterns import matcher
 from ..resampling.operators import canonical_method
-from ..selection import matcher
 from .attachable import Attachable
 from .scales import checked_scale, shown_scale
 from .schedules import NoiseSchedule

@@ -20,11 +20,11 @@ from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..folders import contained, other_files
 from ..header import tensor_nbytes
+from ..patterns import select
 from ..plan import Plan
 from ..planner import nothing_changes
 from ..recipe import KEY, Recipe, SourceFile
 from ..remote import Origin, Place
-from ..selection import select
 from ..settings import Request, Settings, plain_scale
 from ..targets import folder_target, split_weights
 from ..transformers_config import rescaled_configs

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..changes import AxisGeometry, AxisOperator, LayerChange
 from ..errors import RekernelError
+from ..patterns import layer_of
 from ..resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from ..resampling.operators import canonical_method, kernel_taps
-from ..selection import layer_of
 from ..settings import Settings
 from .cost import pays
 from .dtypes import dtype_name

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
+from ..patterns import matcher, select
 from ..plan import Plan
 from ..resampling.geometry import pool_geometry
-from ..selection import matcher, select
 from ..settings import Settings
 from .convolutions import change_notes, conv_change
 from .dtypes import dtype_name
