@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from rekernel import plan_checkpoint
-from rekernel.families import FAMILIES, recognise
+from rekernel.architectures.registry import FAMILIES, recognise
 from rekernel.header import build_header
 
 torch = pytest.importorskip("torch")

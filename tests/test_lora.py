@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from rekernel import inspect, plan_checkpoint
-from rekernel.lora import base_layer
+from rekernel.architectures.lora import base_layer
 from rekernel_cli.main import main
 
 DIFFUSERS = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .architecture import architecture
+from .architectures.detect import architecture
 from .errors import RekernelError
 from .escape import shown_path
 from .header import TensorInfo

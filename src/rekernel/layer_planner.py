@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .architecture import is_weight
+from .architectures.axis_order import PYTORCH, Layout
+from .architectures.detect import is_weight
+from .architectures.registry import MLP, Family, LayerFacts
 from .changes import AxisGeometry, AxisOperator, LayerChange
 from .errors import Option, RekernelError
 from .escape import shown
-from .families import MLP, Family, LayerFacts
-from .layouts import PYTORCH, Layout
 from .patterns import layer_of, without
 from .resampling.arrays import flattened_grid, spatial_axes
 from .resampling.geometry import conv_geometry, conv_transpose_geometry

@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .architecture import architecture
+from .architectures.detect import architecture
+from .architectures.registry import Family
 from .changes import LayerChange
 from .checkpoint import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
-from .families import Family
 from .layer_planner import Layer, Unclear
 from .patterns import select, without
 from .plan import Plan

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..architectures.registry import exactly, recognise
 from ..errors import RekernelError
 from ..escape import shown
-from ..families import exactly, recognise
 from ..patterns import matcher, select
 from ..plan import Plan
 from ..settings import Settings

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .families import Family, LayerFacts, Shapes, exactly, recognise
-from .layouts import PYTORCH, Layout, layout_of, pytorch_name, pytorch_shape
+from ..patterns import matcher
+from .axis_order import PYTORCH, Layout, layout_of, pytorch_name, pytorch_shape
 from .lora import Adapter
-from .patterns import matcher
+from .registry import Family, LayerFacts, Shapes, exactly, recognise
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .families import Family, LayerFacts, Shapes, exactly, recognise
-from .patterns import layer_of, matcher
+from ..patterns import layer_of, matcher
+from .registry import Family, LayerFacts, Shapes, exactly, recognise
 
 _PART = re.compile(
     r"^(?P<layer>.+?)[._](?P<part>lora[._](?:down|up|mid)|lora_[AB]|hada_(?:w[12]_[ab]|t[12])"

@@ -1,0 +1,1 @@
+"""What a model is, told from the names and shapes of its tensors."""
