@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rekernel.checkpoint import Checkpoint
-from rekernel.header import CheckpointError
-from rekernel.opening import open_checkpoint
-from rekernel.pipeline_folder import find_pipeline
+from rekernel.checkpoint.header import CheckpointError
+from rekernel.checkpoint.open_local import open_checkpoint
+from rekernel.checkpoint.pipeline_folder import find_pipeline
+from rekernel.checkpoint.tensor_source import Checkpoint
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from rekernel import Hints, Plan, Recipe, RekernelError, convert, estimate, inspect, plan_checkpoint, resample_conv
-from rekernel.header import build_header, read_header
+from rekernel.checkpoint.header import build_header, read_header
 
 torch = pytest.importorskip("torch")
 import safetensors.torch as st  # noqa: E402 - needs torch

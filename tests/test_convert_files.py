@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors.numpy import load_file, save_file
 
 from rekernel import RekernelError, convert, inspect, resample_conv
-from rekernel.header import read_header
+from rekernel.checkpoint.header import read_header
 
 SEED = 5
 

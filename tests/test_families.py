@@ -11,7 +11,7 @@ import pytest
 
 from rekernel import plan_checkpoint
 from rekernel.architectures.registry import FAMILIES, recognise
-from rekernel.header import build_header
+from rekernel.checkpoint.header import build_header
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

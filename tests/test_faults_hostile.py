@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from rekernel.header import build_header
+from rekernel.checkpoint.header import build_header
 
 ROOT = Path(__file__).parents[1]
 INDEX = "model.safetensors.index.json"

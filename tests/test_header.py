@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rekernel.checkpoint.header import CheckpointError, build_header, parse_header, read_header
 from rekernel.escape import shown, shown_markdown
-from rekernel.header import CheckpointError, build_header, parse_header, read_header
 
 # torch's names of the format's dtypes.
 TORCH_NAMES = {

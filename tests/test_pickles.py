@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from rekernel.header import CheckpointError
-from rekernel.opening import open_checkpoint
+from rekernel.checkpoint.header import CheckpointError
+from rekernel.checkpoint.open_local import open_checkpoint
 
 SEED = torch.Generator().manual_seed(0)
 WEIGHT = torch.randn(4, 6, generator=SEED)
@@ -167,8 +167,8 @@ def test_without_torch_the_error_names_the_extra(tmp_path):
     (tmp_path / "broken" / "torch.py").write_text("raise ImportError('not here')")
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from rekernel.opening import open_checkpoint\n"
-        "from rekernel.header import CheckpointError\n"
+        "from rekernel.checkpoint.open_local import open_checkpoint\n"
+        "from rekernel.checkpoint.header import CheckpointError\n"
         "try: open_checkpoint(sys.argv[1], allow_pickle=True)\n"
         "except CheckpointError as error: print(error)\n"
     )

@@ -14,8 +14,8 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from rekernel import convert, inspect, plan_checkpoint, pool_geometry, resample_conv
-from rekernel.header import read_header
-from rekernel.writer import StreamingWriter
+from rekernel.checkpoint.header import read_header
+from rekernel.checkpoint.writer import StreamingWriter
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rekernel.atomic import check_free_space, copy_atomic, human_size, write_atomic
-from rekernel.header import CheckpointError, read_header
-from rekernel.writer import StreamingWriter
+from rekernel.checkpoint.atomic_file import check_free_space, copy_atomic, human_size, write_atomic
+from rekernel.checkpoint.header import CheckpointError, read_header
+from rekernel.checkpoint.writer import StreamingWriter
 
 ARRAYS = {
     "b": np.arange(5, dtype=np.uint8),
@@ -252,7 +252,7 @@ def test_what_stands_in_the_partial_files_place_is_neither_followed_nor_removed(
 
 def test_two_runs_of_one_destination_do_not_collide(tmp_path):
     code = (
-        "import sys; from rekernel.writer import StreamingWriter\n"
+        "import sys; from rekernel.checkpoint.writer import StreamingWriter\n"
         "with StreamingWriter(sys.argv[1], [('t', 'U8', (1,))], None) as writer:\n"
         "    print('open', flush=True); sys.stdin.readline(); writer.write('t', b'x')\n"
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rekernel import plan_source
-from rekernel.writer import StreamingWriter
+from rekernel.checkpoint.writer import StreamingWriter
 
 HERE = Path(__file__).parent
 SDXL = {

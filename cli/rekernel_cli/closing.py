@@ -36,7 +36,7 @@ def how_to_load(report: Report, where: str) -> str:
 
 def pipeline_loader(folder: Path) -> str:
     """The call that loads a pipeline's folder."""
-    from rekernel.pipeline_folder import find_pipeline
+    from rekernel.checkpoint.pipeline_folder import find_pipeline
 
     found = find_pipeline(folder)
     if found is None or not found.brings_code:

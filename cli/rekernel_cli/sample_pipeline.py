@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rekernel.checkpoint.pipeline_folder import Pipeline
+from rekernel.checkpoint.variants import only_variant
 from rekernel.diffusion import load_pipeline
 from rekernel.diffusion.pipelines import is_rescaled
 from rekernel.diffusion.recorded import DENOISERS, read_records
-from rekernel.diffusion.variants import only_variant
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.pipeline_folder import Pipeline
 
 from .others_code import running
 from .sample_request import Request, Size, Sizes, attachments, pair, size_of

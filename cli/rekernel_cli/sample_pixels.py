@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from rekernel.checkpoint.pipeline_folder import Pipeline
+from rekernel.checkpoint.variants import only_variant
 from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
 from rekernel.diffusion.recorded import Recorded, read_record
-from rekernel.diffusion.variants import only_variant
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.pipeline_folder import Pipeline
 
 from .others_code import running
 from .sample_request import Request, Sizes, attachments, pair, size_of

@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rekernel.atomic import write_atomic
+from rekernel.checkpoint.atomic_file import write_atomic
+from rekernel.checkpoint.pipeline_folder import find_pipeline
 from rekernel.errors import RekernelError
 from rekernel.escape import shown_path
-from rekernel.pipeline_folder import find_pipeline
 
 from .picture_grid import picture_grid
 from .sample_pipeline import from_pipeline

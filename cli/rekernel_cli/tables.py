@@ -20,7 +20,7 @@ from .terminal import counted, in_bytes, inert, show
 
 if TYPE_CHECKING:
     from rekernel import AxisGeometry, Estimate, Info, LayerChange, Plan, Recipe
-    from rekernel.header import TensorInfo
+    from rekernel.checkpoint.header import TensorInfo
     from rekernel.onnx import Value
 
 _NAME = 200

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rekernel.checkpoint.open_local import open_checkpoint
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.opening import open_checkpoint
 from rekernel.remote import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.verify import plan_scales

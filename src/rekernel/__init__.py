@@ -1,10 +1,10 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
 from .changes import AxisGeometry, AxisOperator, LayerChange
+from .checkpoint.header import CheckpointError
 from .conversion import Report
 from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
-from .header import CheckpointError
 from .inspect import Info, inspect
 from .plan import Plan
 from .planner import plan_checkpoint

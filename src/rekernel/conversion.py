@@ -13,19 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .atomic import FORCE, check_free_space, copy_atomic, write_atomic
-from .checkpoint import Checkpoint, TensorSource
-from .config_entry import refuse_recorded
+from .checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
+from .checkpoint.config_file import refuse_recorded
+from .checkpoint.header import build_header
+from .checkpoint.open_local import open_checkpoint
+from .checkpoint.pipeline_folder import Pipeline
+from .checkpoint.tensor_source import Checkpoint, TensorSource
+from .checkpoint.writer import StreamingWriter
 from .digests import Digests, digesting, resolved, stand_ins
 from .download import Fetched
 from .errors import Option, RekernelError
 from .escape import shown_path
-from .header import build_header
 from .journal import Journal
 from .modelspec import rescaled_metadata
-from .opening import open_checkpoint
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
-from .pipeline_folder import Pipeline
 from .plan import Plan
 from .planner import refuse_rescaled
 from .recipe import KEY, Recipe, placeholder
@@ -34,7 +35,6 @@ from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights
 from .transformers_config import rescaled_configs
 from .version import __version__
-from .writer import StreamingWriter
 
 Progress = Callable[[int, int], None]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config_entry import refuse_recorded
+from .checkpoint.config_file import refuse_recorded
+from .checkpoint.dtypes import target_dtype
+from .checkpoint.paths import StrPath
 from .conversion import Conversion, Options, Progress, Report
 from .download import fetch
-from .dtypes import target_dtype
 from .errors import Option, RekernelError
 from .escape import shown_path
-from .folders import StrPath
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import nothing_changes, plan_checkpoint

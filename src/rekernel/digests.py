@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint import Checkpoint, TensorSource
+from .checkpoint.tensor_source import Checkpoint, TensorSource
 from .recipe import SourceFile, placeholder
 from .remote import Origin
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .candidates import PICKLE_SUFFIXES
-from .checkpoint import TensorSource
-from .folders import other_files
-from .header import CheckpointError
+from .checkpoint.discover import PICKLE_SUFFIXES
+from .checkpoint.header import CheckpointError
+from .checkpoint.paths import other_files
+from .checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
+from .checkpoint.tensor_source import TensorSource
 from .outputs import split_variant
-from .pipeline_folder import Component, Pipeline, find_pipeline
 from .remote import Origin, Place, RemotePlace
 from .targets import OTHER_WEIGHTS, plain_candidate
 

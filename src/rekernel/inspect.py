@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .architectures.detect import architecture
+from .checkpoint.header import TensorInfo
+from .checkpoint.pipeline_folder import find_pipeline
 from .errors import RekernelError
 from .escape import shown_path
-from .header import TensorInfo
-from .pipeline_folder import find_pipeline
 from .recipe import Recipe, find_recipe
 from .remote import Place, looked_at
 from .targets import onnx_of

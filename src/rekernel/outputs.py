@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .changes import LayerChange
-from .checkpoint import Checkpoint, TensorSource
-from .dtypes import FLOATS
+from .checkpoint.dtypes import FLOATS
+from .checkpoint.header import tensor_nbytes
+from .checkpoint.tensor_source import Checkpoint, TensorSource
 from .errors import RekernelError
 from .escape import shown, shown_path
-from .header import tensor_nbytes
 from .plan import Plan
 
 _INDEX_SUFFIX = re.compile(r"\.safetensors\.index((?:\.[\w-]+)?)\.json$")

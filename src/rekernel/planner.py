@@ -12,7 +12,7 @@ from typing import Any
 from .architectures.detect import architecture
 from .architectures.registry import Family
 from .changes import LayerChange
-from .checkpoint import TensorSource
+from .checkpoint.tensor_source import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .layer_planner import Layer, Unclear

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import TensorSource
-from .dtypes import cast, numpy_dtype, refuse_overflow
+from .checkpoint.dtypes import cast, numpy_dtype, refuse_overflow
+from .checkpoint.header import DTYPE_BITS
+from .checkpoint.tensor_source import TensorSource
+from .checkpoint.writer import StreamingWriter
 from .errors import RekernelError
 from .escape import shown
-from .header import DTYPE_BITS
 from .outputs import OutputFile, OutputTensor
-from .writer import StreamingWriter
 
 _COPY = 32 << 20  # bytes a copied piece; it does not pass through this process where the kernel copies
 _TORCH_FROM = 1 << 28  # float16 values; below, the second that the import takes is not earned back

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .changes import LayerChange
+from .checkpoint.header import open_regular, strict_json
 from .errors import RekernelError
 from .escape import shown, shown_path
-from .header import open_regular, strict_json
 from .plan import Plan
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

@@ -113,7 +113,7 @@ def test_shell_completion_works(program):
 
 
 def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
-    from rekernel.dtypes import FLOATS, target_dtype
+    from rekernel.checkpoint.dtypes import FLOATS, target_dtype
 
     assert set(values.METHODS) == set(operators.KERNEL_METHODS)
     assert set(values.METHODS + values.PINV_METHODS) == {*operators.GRID_METHODS, "dilate", "optimal-filter"}

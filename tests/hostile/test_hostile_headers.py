@@ -16,8 +16,8 @@ import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rekernel.header import CheckpointError, parse_header, read_header
-from rekernel.opening import open_checkpoint
+from rekernel.checkpoint.header import CheckpointError, parse_header, read_header
+from rekernel.checkpoint.open_local import open_checkpoint
 
 
 def framed(text, data=b""):

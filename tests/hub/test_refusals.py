@@ -95,7 +95,7 @@ def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
 
 def test_opening_an_address_reads_its_weights_from_the_cache(rekernel, name, repo):
     script = (
-        "from rekernel.opening import open_checkpoint\n"
+        "from rekernel.checkpoint.open_local import open_checkpoint\n"
         f"with open_checkpoint('hf://org/{name}') as source:\n"
         "    print(len(source.read('conv1.weight')), 'snapshots' in str(source.path))\n"
     )

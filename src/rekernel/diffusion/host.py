@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config_entry import KEY
+from ..checkpoint.config_file import KEY
 from ..errors import RekernelError
 from ..plan import Plan
 from .recorded import SECOND

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config_entry import KEY
+from ..checkpoint.config_file import KEY
+from ..checkpoint.open_local import open_checkpoint
+from ..checkpoint.pipeline_folder import Component, find_pipeline
+from ..checkpoint.variants import only_variant, weights_of
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..opening import open_checkpoint
-from ..pipeline_folder import Component, find_pipeline
 from ..plan import Plan
 from ..recipe import find_recipe
 from ..remote import address_of
@@ -26,7 +27,6 @@ from ..remote.client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
 from .recorded import DENOISERS, Recorded, listed, read_records
 from .upsample import UpsampleGuidance
-from .variants import only_variant, weights_of
 
 if TYPE_CHECKING:
     from torch import nn

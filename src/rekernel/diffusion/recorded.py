@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..config_entry import KEY
+from ..checkpoint.config_file import KEY
+from ..checkpoint.pipeline_folder import Pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..pipeline_folder import Pipeline
 from ..plan import Plan
 from ..version import __version__
 from .kernels import SupersampledKernels

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic import copy_atomic, refuse_existing, write_atomic
-from ..config_entry import KEY
+from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
+from ..checkpoint.config_file import KEY
+from ..checkpoint.open_local import open_checkpoint
+from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..opening import open_checkpoint
-from ..pipeline_folder import Component, Pipeline, find_pipeline
 from ..recipe import find_recipe
 from .recorded import DENOISERS, SECOND, Recorded, read_config
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
-from ..folders import StrPath
 from ..remote.address import Address, is_repo
 from ..remote.client import HeadMovedError, HubError, api, explained, hub
 from ..targets import OTHER_WEIGHTS

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..atomic import copy_atomic, refuse_existing, write_atomic
+from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
+from ..checkpoint.header import tensor_nbytes
+from ..checkpoint.paths import contained, other_files
 from ..conversion import Report, making_folders, refuse_inputs
 from ..digests import known_of
 from ..download import Fetched, fetch_files
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
-from ..folders import contained, other_files
-from ..header import tensor_nbytes
 from ..patterns import select
 from ..plan import Plan
 from ..planner import nothing_changes

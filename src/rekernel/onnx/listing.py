@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..header import TensorInfo
+from ..checkpoint.header import TensorInfo
 from .external import data_bytes, data_files, tensors_of
 from .model import constants_of, dtype_name, metadata_of, read_proto
 

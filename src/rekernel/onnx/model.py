@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint.header import open_regular
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..header import open_regular
 
 try:
     import onnx

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..dtypes import refuse_overflow
+from ..checkpoint.dtypes import refuse_overflow
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..recipe import KEY, Recipe

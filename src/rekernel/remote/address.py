@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from ..checkpoint.paths import StrPath
 from ..errors import RekernelError
 from ..escape import shown
-from ..folders import StrPath
 
 _SCHEME = re.compile(r"hf:/{1,2}")  # pathlib makes one slash of two
 _NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..candidates import PICKLE_SUFFIXES
-from ..checkpoint import TensorSource
+from ..checkpoint.discover import PICKLE_SUFFIXES
+from ..checkpoint.header import MAX_HEADER, CheckpointError, header_length
+from ..checkpoint.open_local import open_checkpoint
+from ..checkpoint.paths import StrPath
+from ..checkpoint.shard import Shard, shard_of_header
+from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..folders import StrPath
-from ..header import MAX_HEADER, CheckpointError, header_length
-from ..opening import open_checkpoint
-from ..shard import Shard, shard_of_header
 from ..version import __version__
 from .address import Address, address_of, plain_parts
 from .client import HubError, api, explained, hub, is_away, is_offline

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..changes import LayerChange
-from ..checkpoint import TensorSource
+from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan import Plan

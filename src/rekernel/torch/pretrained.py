@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoint.paths import StrPath
 from ..errors import RekernelError
 from ..escape import shown
-from ..folders import StrPath
 from ..remote import Address, address_of, local_path
 from .store import load
 

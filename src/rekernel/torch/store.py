@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..changes import LayerChange
+from ..checkpoint.open_local import open_checkpoint
+from ..checkpoint.paths import StrPath
+from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..folders import StrPath
-from ..opening import open_checkpoint
 from ..plan import Plan
 from ..recipe import KEY, Recipe, find_recipe
 from ..version import __version__
-from ..writer import StreamingWriter
 from .apply import PLAN, announce, carry_out
 from .bake import bake
 from .dtypes import dtype_name

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import TensorSource
+from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown
 from .dtypes import TORCH_DTYPES
@@ -38,7 +38,7 @@ def incoming(source: TensorSource, model: nn.Module) -> Incoming:
     --------
     >>> import tempfile
     >>> from safetensors.torch import save_file
-    >>> from rekernel.opening import open_checkpoint
+    >>> from rekernel.checkpoint.open_local import open_checkpoint
     >>> path = tempfile.mkdtemp() + "/in.safetensors"
     >>> layer = nn.Linear(2, 3)
     >>> save_file(layer.state_dict(), path)

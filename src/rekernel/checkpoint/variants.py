@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import RekernelError
 from ..escape import shown_path
-from ..pipeline_folder import Component, Pipeline
+from .pipeline_folder import Component, Pipeline
 
 _NAME = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<file>[\w-]+?))?(?:-\d{5}-of-\d{5})?"

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .escape import shown, shown_path
-from .folders import contained
+from ..escape import shown, shown_path
 from .header import ALLOW_PICKLE, CheckpointError
-from .index_files import INDEX_NAME, read_index, weight_map
+from .paths import contained
+from .shard_index import INDEX_NAME, read_index, weight_map
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.safetensors")

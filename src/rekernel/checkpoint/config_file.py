@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import RekernelError
-from .escape import shown, shown_path
+from ..errors import RekernelError
+from ..escape import shown, shown_path
 
 KEY = "_rekernel"
 """The entry of a denoiser's config; diffusers keeps those that begin with an underscore and gives them to no model."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .escape import shown, shown_path
+from ..escape import shown, shown_path
 from .header import ALLOW_PICKLE, CheckpointError, TensorInfo, build_header, open_regular
 from .shard import Shard
 
@@ -51,7 +51,7 @@ class PickleCheckpoint:
     --------
     >>> PickleCheckpoint("weights.ckpt", allow_pickle=False)
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
+    rekernel.checkpoint.header.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
     or pass allow_pickle=True (tensors only).
     """
 

@@ -13,10 +13,10 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .atomic import AtomicFile, check_free_space
-from .escape import shown, shown_path
-from .folders import StrPath
+from ..escape import shown, shown_path
+from .atomic_file import AtomicFile, check_free_space
 from .header import CheckpointError, TensorInfo, build_header, parse_header, shape_text
+from .paths import StrPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,7 +45,7 @@ class StreamingWriter:
     Examples
     --------
     >>> import os, tempfile
-    >>> from rekernel.header import read_header
+    >>> from rekernel.checkpoint.header import read_header
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = Path(folder, "out.safetensors")
     ...     with StreamingWriter(target, [("w", "F32", (2,)), ("b", "U8", (3,))], None) as writer:

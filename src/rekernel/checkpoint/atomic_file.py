@@ -17,10 +17,10 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .errors import Option, RekernelError
-from .escape import shown, shown_path
-from .folders import StrPath
+from ..errors import Option, RekernelError
+from ..escape import shown, shown_path
 from .header import CheckpointError, open_regular
+from .paths import StrPath
 
 try:
     import fcntl
@@ -60,7 +60,7 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
     >>> check_free_space(".", 1)
     >>> check_free_space(".", 2**62)
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: .: 4.0 EiB needed, ... free: make room, or write to another disk.
+    rekernel.checkpoint.header.CheckpointError: .: 4.0 EiB needed, ... free: make room, or write to another disk.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:

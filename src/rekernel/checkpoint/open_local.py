@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .candidates import PICKLE_SUFFIXES, only_candidate
-from .checkpoint import Checkpoint, TensorSource
-from .escape import shown, shown_path
-from .folders import StrPath, contained
+from ..escape import shown, shown_path
+from .discover import PICKLE_SUFFIXES, only_candidate
 from .header import MAX_HEADER, CheckpointError, is_pickle, open_regular
-from .index_files import INDEX_NAME, read_index, weight_map
+from .paths import StrPath, contained
 from .shard import Shard, shard_of_file
+from .shard_index import INDEX_NAME, read_index, weight_map
+from .tensor_source import Checkpoint, TensorSource
 
 
 def open_checkpoint(
@@ -41,9 +41,9 @@ def open_checkpoint(
     --------
     >>> open_checkpoint("weights.ckpt")
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: weights.ckpt: no such file or folder.
+    rekernel.checkpoint.header.CheckpointError: weights.ckpt: no such file or folder.
     """
-    from .remote import local_path  # what lies on the Hub is opened from the Hub's cache
+    from ..remote import local_path  # what lies on the Hub is opened from the Hub's cache
 
     path = local_path(path) if read_shard is None else Path(path)
     read_shard = read_shard or shard_of_file

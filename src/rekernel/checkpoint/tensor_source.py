@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from .escape import shown, shown_path
+from ..escape import shown, shown_path
 from .header import CheckpointError, TensorInfo
 from .shard import Shard, read_at
 

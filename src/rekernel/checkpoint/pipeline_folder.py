@@ -9,11 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .candidates import ambiguous, candidates_in
-from .escape import shown_path
-from .folders import StrPath, check_plain, contained, other_files
+from ..escape import shown_path
+from .discover import ambiguous, candidates_in
 from .header import CheckpointError
-from .index_files import read_index
+from .paths import StrPath, check_plain, contained, other_files
+from .shard_index import read_index
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NoReturn
 
-from .errors import Option, RekernelError
-from .escape import shown, shown_path
+from ..errors import Option, RekernelError
+from ..escape import shown, shown_path
 
 MAX_HEADER = 100_000_000
 _MAX_SIZE = 2**63 - 1
@@ -162,7 +162,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     --------
     >>> read_header("no/such/file.safetensors")
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: no/such/file.safetensors: No such file or directory.
+    rekernel.checkpoint.header.CheckpointError: no/such/file.safetensors: No such file or directory.
     """
     fd = open_regular(path)
     try:
@@ -276,7 +276,7 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
     TensorInfo(name='w', dtype='F16', shape=(2, 2), start=0, end=8)
     >>> parse_header(raw + bytes(7), where="in.safetensors")
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: in.safetensors: 1 byte of data missing, cut short: download or copy it again.
+    rekernel.checkpoint.header.CheckpointError: in.safetensors: 1 byte of data missing, cut short: download or copy it again.
     """
     size = len(raw) if size is None else size
     length = header_length(raw, size, where)
@@ -302,7 +302,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
     --------
     >>> strict_json(b'{"a": 1, "a": 2}', "x.json", "index")
     Traceback (most recent call last):
-    rekernel.header.CheckpointError: x.json: key a appears twice in one object of the index.
+    rekernel.checkpoint.header.CheckpointError: x.json: key a appears twice in one object of the index.
     """
     try:
         text = raw.decode("utf-8")

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .escape import shown_path
+from ..escape import shown_path
 from .header import CheckpointError, Header, open_regular, parse_header, read_header_from
 
 

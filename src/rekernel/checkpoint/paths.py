@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .escape import shown, shown_path
+from ..escape import shown, shown_path
 from .header import CheckpointError
 
 StrPath = str | os.PathLike[str]

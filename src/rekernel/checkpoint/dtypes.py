@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RekernelError
+from ..errors import RekernelError
 from .header import DTYPE_BITS
 
 _NUMPY = {

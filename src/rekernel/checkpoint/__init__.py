@@ -1,0 +1,1 @@
+"""Checkpoint files on this disk: how they are found, read and written."""
