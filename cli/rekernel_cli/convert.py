@@ -174,7 +174,7 @@ def _rehearse(
 
 def _names(source: str, components: list[str] | None) -> list[str]:
     """The component that a ready plan is for; '' where there are none."""
-    from rekernel.remote import looked_at
+    from rekernel.sources import looked_at
     from rekernel.targets import parts_of
 
     with looked_at(source) as place:

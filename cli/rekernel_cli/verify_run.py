@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rekernel.checkpoint.open_local import open_checkpoint
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.remote import local_path
+from rekernel.sources import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.verify import plan_scales
 

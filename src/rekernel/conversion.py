@@ -30,7 +30,7 @@ from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
 from .plan import Plan
 from .planner import refuse_rescaled
 from .recipe import KEY, Recipe, placeholder
-from .remote import Origin
+from .sources import Origin
 from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights
 from .transformers_config import rescaled_configs

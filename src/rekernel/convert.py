@@ -21,7 +21,7 @@ from .escape import shown_path
 from .outputs import arrange, output_tensors
 from .plan import Plan
 from .planner import nothing_changes, plan_checkpoint
-from .remote import Place, looked_at
+from .sources import Place, looked_at
 from .stream import peak_bytes
 from .targets import onnx_of, parts_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .checkpoint.tensor_source import Checkpoint, TensorSource
 from .recipe import SourceFile, placeholder
-from .remote import Origin
+from .sources import Origin
 
 Digests = list[Future[SourceFile]]
 

@@ -17,7 +17,7 @@ from .checkpoint.paths import other_files
 from .checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from .checkpoint.tensor_source import TensorSource
 from .outputs import split_variant
-from .remote import Origin, Place, RemotePlace
+from .sources import Origin, Place, RemotePlace
 from .targets import OTHER_WEIGHTS, plain_candidate
 
 

@@ -18,7 +18,7 @@ from .checkpoint.pipeline_folder import find_pipeline
 from .errors import RekernelError
 from .escape import shown_path
 from .recipe import Recipe, find_recipe
-from .remote import Place, looked_at
+from .sources import Place, looked_at
 from .targets import onnx_of
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from .layer_planner import Layer, Unclear
 from .patterns import select, without
 from .plan import Plan
 from .recipe import find_recipe
-from .remote import looked_at
 from .resampling.filters import KEYS_A
 from .resampling.least_squares import SMOOTHNESS
 from .settings import Hints, Request, Scale
+from .sources import looked_at
 
 RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
 ROUNDED_DTYPES = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")

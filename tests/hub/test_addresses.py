@@ -3,7 +3,7 @@
 import pytest
 
 from rekernel import RekernelError
-from rekernel.remote.address import Address, address_of, is_repo, plain_parts
+from rekernel.sources.address import Address, address_of, is_repo, plain_parts
 
 
 @pytest.mark.parametrize(

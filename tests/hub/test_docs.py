@@ -24,7 +24,7 @@ def test_the_commands_of_the_page_work(hub, rekernel, tmp_path):
 
 
 def test_addresses_on_the_page_are_addresses():
-    from rekernel.remote.address import address_of
+    from rekernel.sources.address import address_of
 
     text = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")
     listed = re.findall(r"^(hf://\S+)\s{2}", text, re.MULTILINE)

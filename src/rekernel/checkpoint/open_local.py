@@ -43,7 +43,7 @@ def open_checkpoint(
     Traceback (most recent call last):
     rekernel.checkpoint.header.CheckpointError: weights.ckpt: no such file or folder.
     """
-    from ..remote import local_path  # what lies on the Hub is opened from the Hub's cache
+    from ..sources import local_path  # what lies on the Hub is opened from the Hub's cache
 
     path = local_path(path) if read_shard is None else Path(path)
     read_shard = read_shard or shard_of_file

@@ -22,8 +22,8 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan import Plan
 from ..recipe import find_recipe
-from ..remote import address_of
-from ..remote.client import HubError, api, explained, is_away, is_offline
+from ..sources import address_of
+from ..sources.hub_client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
 from .recorded import DENOISERS, Recorded, listed, read_records
 from .upsample import UpsampleGuidance

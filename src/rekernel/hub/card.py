@@ -15,7 +15,7 @@ from ..changes import AxisGeometry, LayerChange
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
 from ..recipe import Recipe
-from ..remote.client import hub
+from ..sources.hub_client import hub
 from ..version import __version__
 from .payload import Payload
 from .sampling import facts_of_record, scale_of_record, what_is_recorded

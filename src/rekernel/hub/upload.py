@@ -15,8 +15,8 @@ from typing import Any
 from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
-from ..remote.address import Address, is_repo
-from ..remote.client import HeadMovedError, HubError, api, explained, hub
+from ..sources.address import Address, is_repo
+from ..sources.hub_client import HeadMovedError, HubError, api, explained, hub
 from ..targets import OTHER_WEIGHTS
 from ..version import __version__
 from .card import Story, checked_verification, model_card, summary

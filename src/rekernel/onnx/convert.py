@@ -24,8 +24,8 @@ from ..patterns import select
 from ..plan import Plan
 from ..planner import nothing_changes
 from ..recipe import KEY, Recipe, SourceFile
-from ..remote import Origin, Place
 from ..settings import Request, Settings, plain_scale
+from ..sources import Origin, Place
 from ..targets import folder_target, split_weights
 from ..transformers_config import rescaled_configs
 from ..version import __version__

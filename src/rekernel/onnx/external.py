@@ -18,7 +18,7 @@ from ..checkpoint.header import open_regular
 from ..checkpoint.paths import contained
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..remote.address import plain_parts
+from ..sources.address import plain_parts
 
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # packed; NumPy counts whole bytes
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoint.paths import StrPath
 from ..errors import RekernelError
 from ..escape import shown
-from ..remote import Address, address_of, local_path
+from ..sources import Address, address_of, local_path
 from .store import load
 
 

@@ -4,8 +4,8 @@ Nothing here imports the Hub's client before an address is used.
 """
 
 from .address import Address, address_of
-from .client import HeadMovedError, HubError
-from .place import Origin, Place, RemotePlace, local_path, looked_at
+from .hub_client import HeadMovedError, HubError
+from .hub_place import Origin, Place, RemotePlace, local_path, looked_at
 
 __all__ = [
     "Address",

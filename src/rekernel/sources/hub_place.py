@@ -26,7 +26,7 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..version import __version__
 from .address import Address, address_of, plain_parts
-from .client import HubError, api, explained, hub, is_away, is_offline
+from .hub_client import HubError, api, explained, hub, is_away, is_offline
 
 _FIRST = 100_000  # bytes: nearly every header fits, as the client found
 _PATIENCE = 10.0  # seconds for a server's answer, the client's own default
