@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rekernel.recipe import KEY
+from rekernel.plan.recipe import KEY
 from rekernel_cli.main import main
 
 torch = pytest.importorskip("torch")

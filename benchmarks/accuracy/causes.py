@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import rekernel as rk
 import rekernel.torch as rkt
-from rekernel import changes
+from rekernel.plan import changes
 from rekernel.resampling import least_squares as optimal
 
 NOISE = 0.5

@@ -248,7 +248,7 @@ def _value(value: Value) -> str:
 
 
 def _foreign(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-    from rekernel.recipe import KEY
+    from rekernel.plan.recipe import KEY
 
     return [(key, value) for key, value in sorted(metadata.items()) if key != KEY]
 

@@ -1,14 +1,14 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
-from .changes import AxisGeometry, AxisOperator, LayerChange
 from .checkpoint.header import CheckpointError
 from .conversion import Report
 from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
 from .inspect import Info, inspect
-from .plan import Plan
+from .plan.changes import AxisGeometry, AxisOperator, LayerChange
+from .plan.plan import Plan
+from .plan.recipe import Recipe
 from .planner import plan_checkpoint
-from .recipe import Recipe
 from .resampling.arrays import resample, resample_conv, resample_linear
 from .resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, pool_geometry
 from .resampling.hidden import neuron_order, resample_hidden

@@ -27,9 +27,9 @@ from .escape import shown_path
 from .journal import Journal
 from .modelspec import rescaled_metadata
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
-from .plan import Plan
+from .plan.plan import Plan
+from .plan.recipe import KEY, Recipe, placeholder
 from .planner import refuse_rescaled
-from .recipe import KEY, Recipe, placeholder
 from .sources import Origin
 from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights

@@ -19,7 +19,7 @@ from .download import fetch
 from .errors import Option, RekernelError
 from .escape import shown_path
 from .outputs import arrange, output_tensors
-from .plan import Plan
+from .plan.plan import Plan
 from .planner import nothing_changes, plan_checkpoint
 from .sources import Place, looked_at
 from .stream import peak_bytes

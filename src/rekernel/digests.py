@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint.tensor_source import Checkpoint, TensorSource
-from .recipe import SourceFile, placeholder
+from .plan.recipe import SourceFile, placeholder
 from .sources import Origin
 
 Digests = list[Future[SourceFile]]

@@ -17,7 +17,7 @@ from .checkpoint.header import TensorInfo
 from .checkpoint.pipeline_folder import find_pipeline
 from .errors import RekernelError
 from .escape import shown_path
-from .recipe import Recipe, find_recipe
+from .plan.recipe import Recipe, find_recipe
 from .sources import Place, looked_at
 from .targets import onnx_of
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from .architectures.detect import architecture
 from .architectures.registry import Family
-from .changes import LayerChange
 from .checkpoint.tensor_source import TensorSource
 from .errors import Option, RekernelError
 from .escape import shown, shown_path
 from .layer_planner import Layer, Unclear
 from .patterns import select, without
-from .plan import Plan
-from .recipe import find_recipe
+from .plan.changes import LayerChange
+from .plan.plan import Plan
+from .plan.recipe import find_recipe
 from .resampling.filters import KEYS_A
 from .resampling.least_squares import SMOOTHNESS
 from .settings import Hints, Request, Scale

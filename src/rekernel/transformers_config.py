@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .changes import LayerChange
 from .checkpoint.header import open_regular, strict_json
 from .errors import RekernelError
 from .escape import shown, shown_path
-from .plan import Plan
+from .plan.changes import LayerChange
+from .plan.plan import Plan
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -92,7 +92,7 @@ def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from rekernel.changes import AxisGeometry, AxisOperator
+    >>> from rekernel.plan.changes import AxisGeometry, AxisOperator
     >>> grow = tuple(AxisOperator(axis, 4, 8, "grid", 2.0, "linear", "dc") for axis in (2, 3))
     >>> old, new = (AxisGeometry(4, 4, (0, 0)),) * 2, (AxisGeometry(8, 8, (0, 0)),) * 2
     >>> change = LayerChange("p.weight", "F32", (8, 3, 4, 4), (8, 3, 8, 8), "patch", "", (8, 3, 4, 4), grow,

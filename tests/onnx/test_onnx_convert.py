@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rekernel.recipe import KEY, Recipe
+from rekernel.plan.recipe import KEY, Recipe
 from rekernel_cli.main import main
 
 torch = pytest.importorskip("torch")

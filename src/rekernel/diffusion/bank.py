@@ -18,7 +18,7 @@ from ..architectures.registry import exactly, recognise
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
-from ..plan import Plan
+from ..plan.plan import Plan
 from ..settings import Settings
 from ..torch.apply import carry_out
 from ..torch.edits import Edits

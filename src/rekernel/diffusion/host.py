@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checkpoint.config_file import KEY
 from ..errors import RekernelError
-from ..plan import Plan
+from ..plan.plan import Plan
 from .recorded import SECOND
 from .registry import compiled_later, refuse_caches
 from .scales import Scale

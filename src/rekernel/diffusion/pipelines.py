@@ -20,8 +20,8 @@ from ..checkpoint.pipeline_folder import Component, find_pipeline
 from ..checkpoint.variants import only_variant, weights_of
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan import Plan
-from ..recipe import find_recipe
+from ..plan.plan import Plan
+from ..plan.recipe import find_recipe
 from ..sources import address_of
 from ..sources.hub_client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels

@@ -18,7 +18,7 @@ from ..checkpoint.config_file import KEY
 from ..checkpoint.pipeline_folder import Pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan import Plan
+from ..plan.plan import Plan
 from ..version import __version__
 from .kernels import SupersampledKernels
 from .scales import checked_scale

@@ -20,7 +20,7 @@ from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..recipe import find_recipe
+from ..plan.recipe import find_recipe
 from .recorded import DENOISERS, SECOND, Recorded, read_config
 
 

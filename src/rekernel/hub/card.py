@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..changes import AxisGeometry, LayerChange
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
-from ..recipe import Recipe
+from ..plan.changes import AxisGeometry, LayerChange
+from ..plan.recipe import Recipe
 from ..sources.hub_client import hub
 from ..version import __version__
 from .payload import Payload

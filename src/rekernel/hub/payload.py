@@ -19,7 +19,7 @@ from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
 from ..diffusion.recorded import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
-from ..recipe import Recipe, find_recipe
+from ..plan.recipe import Recipe, find_recipe
 from ..targets import OTHER_WEIGHTS, onnx_of, plain_candidate
 
 CARD = "README.md"

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..changes import LayerChange
-from ..recipe import Recipe
+from ..plan.changes import LayerChange
+from ..plan.recipe import Recipe
 from .payload import Payload
 
 

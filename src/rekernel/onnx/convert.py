@@ -21,9 +21,9 @@ from ..download import Fetched, fetch_files
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..patterns import select
-from ..plan import Plan
+from ..plan.plan import Plan
+from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planner import nothing_changes
-from ..recipe import KEY, Recipe, SourceFile
 from ..settings import Request, Settings, plain_scale
 from ..sources import Origin, Place
 from ..targets import folder_target, split_weights

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..resampling.geometry import conv_geometry, conv_transpose_geometry, pool_geometry
 from ..resampling.operators import canonical_method
 from ..settings import Settings

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..changes import AxisGeometry, ModuleChange
 from ..escape import shown
+from ..plan.changes import AxisGeometry, ModuleChange
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
 from .layers import values_change
 from .state import Pass, Refusal

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from ..checkpoint.dtypes import refuse_overflow
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..recipe import KEY, Recipe
+from ..plan.recipe import KEY, Recipe
 from .axes import grows, new_shape
 from .model import inferred, outer_names
 from .state import Pass

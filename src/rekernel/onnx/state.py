@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..changes import LayerChange, ModuleChange
 from ..escape import shown
-from ..plan import Plan
+from ..plan.changes import LayerChange, ModuleChange
+from ..plan.plan import Plan
 from ..planner import RESAMPLED_DTYPES
 from ..settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of

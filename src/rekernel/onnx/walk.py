@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..changes import LayerChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import LayerChange
 from ..settings import Settings
 from .axes import grows, image, plain
 from .model import Model, attributes, is_standard, outer_names, wrong_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..changes import LayerChange
 from ..escape import shown
+from ..plan.changes import LayerChange
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .layers import Window, conv_change, linear_change, pool_change
 from .state import Pass, Refusal

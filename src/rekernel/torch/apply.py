@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..changes import LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan import Plan
+from ..plan.changes import LayerChange, ModuleChange
+from ..plan.plan import Plan
 from ..resampling.operators import kernel_operator
 from .edits import Edits
 from .enlarge import Enlarge

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..changes import AxisGeometry, AxisOperator, LayerChange
 from ..errors import RekernelError
 from ..patterns import layer_of
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
 from ..resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from ..resampling.operators import canonical_method, kernel_taps
 from ..settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..changes import LayerChange
+from ..plan.changes import LayerChange
 from .factored import common_step
 
 BLUR = 45.0

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..settings import Settings
 from .dtypes import dtype_name
 from .offline import own_padding

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..changes import LayerChange
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan import Plan
+from ..plan.changes import LayerChange
+from ..plan.plan import Plan
 from .dtypes import TORCH_DTYPES
 from .offline import traced
 

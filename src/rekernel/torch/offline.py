@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan import Plan
+from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ..plan.plan import Plan
 from ..resampling.geometry import pool_geometry
 from .names import owner_of
 

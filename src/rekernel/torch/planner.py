@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..patterns import matcher, select
-from ..plan import Plan
+from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ..plan.plan import Plan
 from ..resampling.geometry import pool_geometry
 from ..settings import Settings
 from .convolutions import change_notes, conv_change

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..changes import LayerChange
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath
 from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan import Plan
-from ..recipe import KEY, Recipe, find_recipe
+from ..plan.changes import LayerChange
+from ..plan.plan import Plan
+from ..plan.recipe import KEY, Recipe, find_recipe
 from ..version import __version__
 from .apply import PLAN, announce, carry_out
 from .bake import bake

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..settings import Settings
 from .dtypes import dtype_name
 from .edits import Edits

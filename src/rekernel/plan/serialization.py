@@ -10,10 +10,10 @@ import math
 from dataclasses import asdict, fields
 from typing import Any
 
+from ..errors import RekernelError
+from ..escape import shown
+from ..resampling.operators import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
 from .changes import KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from .errors import RekernelError
-from .escape import shown
-from .resampling.operators import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
 
 _LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger
 _SMALL = 1 << 12  # entries of a matrix that costs nothing to try

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from .errors import RekernelError
+from ..errors import RekernelError
 from .plan import Plan
 
 KEY = "rekernel"

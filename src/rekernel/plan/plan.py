@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from ..errors import RekernelError
+from ..escape import shown
 from .changes import LayerChange, ModuleChange
-from .errors import RekernelError
-from .escape import shown
-from .plan_json import change_of, inert, module_of, sparse
+from .serialization import change_of, inert, module_of, sparse
 
 SCHEMA = "rekernel.plan"
 VERSION = 1

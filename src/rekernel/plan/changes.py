@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .resampling.arrays import resample
-from .resampling.filters import KEYS_A
-from .resampling.least_squares import SMOOTHNESS
-from .resampling.operators import grid_operator, kernel_operator
+from ..resampling.arrays import resample
+from ..resampling.filters import KEYS_A
+from ..resampling.least_squares import SMOOTHNESS
+from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
