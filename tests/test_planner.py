@@ -11,7 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from rekernel import Hints, Plan, RekernelError, conv_geometry, plan_checkpoint
-from rekernel.planner import RESAMPLED_DTYPES
+from rekernel.planning.by_name import RESAMPLED_DTYPES
 
 torch = pytest.importorskip("torch")
 SEED = 7

@@ -123,7 +123,7 @@ class Planning:
         click.UsageError
             For a scale that is missing, given twice or in halves, and for a NAME given twice.
         """
-        from rekernel.settings import Hints
+        from rekernel.planning.settings import Hints
 
         hints = {name: _unique(self.raw[name], "--" + name.replace("_", "-")) for name in _HINTS}
         keywords = {

@@ -8,12 +8,12 @@ from .inspect import Info, inspect
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange
 from .plan.plan import Plan
 from .plan.recipe import Recipe
-from .planner import plan_checkpoint
+from .planning.by_name import plan_checkpoint
+from .planning.settings import Hints
 from .resampling.arrays import resample, resample_conv, resample_linear
 from .resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, pool_geometry
 from .resampling.hidden import neuron_order, resample_hidden
 from .resampling.operators import grid_operator, kernel_operator, kernel_taps
-from .settings import Hints
 from .version import __version__
 
 __all__ = [

@@ -29,7 +29,7 @@ from .modelspec import rescaled_metadata
 from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
 from .plan.plan import Plan
 from .plan.recipe import KEY, Recipe, placeholder
-from .planner import refuse_rescaled
+from .planning.by_name import refuse_rescaled
 from .sources import Origin
 from .stream import stream
 from .targets import beside, file_target, folder_target, split_weights

@@ -20,7 +20,7 @@ from .errors import Option, RekernelError
 from .escape import shown_path
 from .outputs import arrange, output_tensors
 from .plan.plan import Plan
-from .planner import nothing_changes, plan_checkpoint
+from .planning.by_name import nothing_changes, plan_checkpoint
 from .sources import Place, looked_at
 from .stream import peak_bytes
 from .targets import onnx_of, parts_of

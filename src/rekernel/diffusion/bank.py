@@ -19,7 +19,7 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
 from ..plan.plan import Plan
-from ..settings import Settings
+from ..planning.settings import Settings
 from ..torch.apply import carry_out
 from ..torch.edits import Edits
 from ..torch.factored import FactoredConv, FactoredConvTranspose

@@ -23,8 +23,8 @@ from ..escape import shown, shown_path
 from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
-from ..planner import nothing_changes
-from ..settings import Request, Settings, plain_scale
+from ..planning.by_name import nothing_changes
+from ..planning.settings import Request, Settings, plain_scale
 from ..sources import Origin, Place
 from ..targets import folder_target, split_weights
 from ..transformers_config import rescaled_configs

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ..escape import shown
 from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
-from ..planner import RESAMPLED_DTYPES
-from ..settings import Settings
+from ..planning.by_name import RESAMPLED_DTYPES
+from ..planning.settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of
 from .model import Model
 

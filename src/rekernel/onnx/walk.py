@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
-from ..settings import Settings
+from ..planning.settings import Settings
 from .axes import grows, image, plain
 from .model import Model, attributes, is_standard, outer_names, wrong_of
 from .movement import MOVEMENT

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..errors import RekernelError
 from ..patterns import layer_of
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
+from ..planning.settings import Settings
 from ..resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from ..resampling.operators import canonical_method, kernel_taps
-from ..settings import Settings
 from .cost import pays
 from .dtypes import dtype_name
 from .grids import Scales, is_patch, patch_change

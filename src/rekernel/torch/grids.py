@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from ..settings import Settings
+from ..planning.settings import Settings
 from .dtypes import dtype_name
 from .offline import own_padding
 from .recorder import Call

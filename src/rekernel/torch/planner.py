@@ -17,8 +17,8 @@ from ..errors import RekernelError
 from ..patterns import matcher, select
 from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
 from ..plan.plan import Plan
+from ..planning.settings import Settings
 from ..resampling.geometry import pool_geometry
-from ..settings import Settings
 from .convolutions import change_notes, conv_change
 from .dtypes import dtype_name
 from .grids import grown, linear_change, positions_change, unflatten_fits, written_change

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..planning.settings import Settings
 from ..resampling.filters import KEYS_A
 from ..resampling.least_squares import SMOOTHNESS
-from ..settings import Settings
 from .apply import PLAN, announce, carry_out
 from .bake import bake, copy_model
 from .edits import Edits

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from ..settings import Settings
+from ..planning.settings import Settings
 from .dtypes import dtype_name
 from .edits import Edits
 from .grids import Scales, values_method

@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import RekernelError
-from .escape import shown
-from .patterns import matcher, select
-from .resampling.filters import KEYS_A
-from .resampling.least_squares import SMOOTHNESS
-from .resampling.operators import GAINS, KERNEL_METHODS, canonical_method
+from ..errors import RekernelError
+from ..escape import shown
+from ..patterns import matcher, select
+from ..resampling.filters import KEYS_A
+from ..resampling.least_squares import SMOOTHNESS
+from ..resampling.operators import GAINS, KERNEL_METHODS, canonical_method
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]

@@ -11,16 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .architectures.axis_order import PYTORCH, Layout
-from .architectures.detect import is_weight
-from .architectures.registry import MLP, Family, LayerFacts
-from .errors import Option, RekernelError
-from .escape import shown
-from .patterns import layer_of, without
-from .plan.changes import AxisGeometry, AxisOperator, LayerChange
-from .resampling.arrays import flattened_grid, spatial_axes
-from .resampling.geometry import conv_geometry, conv_transpose_geometry
-from .resampling.operators import canonical_method
+from ..architectures.axis_order import PYTORCH, Layout
+from ..architectures.detect import is_weight
+from ..architectures.registry import MLP, Family, LayerFacts
+from ..errors import Option, RekernelError
+from ..escape import shown
+from ..patterns import layer_of, without
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
+from ..resampling.arrays import flattened_grid, spatial_axes
+from ..resampling.geometry import conv_geometry, conv_transpose_geometry
+from ..resampling.operators import canonical_method
 from .settings import Hints, Settings
 
 _MODES = ("supersample", "absorb")

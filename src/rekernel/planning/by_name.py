@@ -9,20 +9,20 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .architectures.detect import architecture
-from .architectures.registry import Family
-from .checkpoint.tensor_source import TensorSource
-from .errors import Option, RekernelError
-from .escape import shown, shown_path
-from .layer_planner import Layer, Unclear
-from .patterns import select, without
-from .plan.changes import LayerChange
-from .plan.plan import Plan
-from .plan.recipe import find_recipe
-from .resampling.filters import KEYS_A
-from .resampling.least_squares import SMOOTHNESS
+from ..architectures.detect import architecture
+from ..architectures.registry import Family
+from ..checkpoint.tensor_source import TensorSource
+from ..errors import Option, RekernelError
+from ..escape import shown, shown_path
+from ..patterns import select, without
+from ..plan.changes import LayerChange
+from ..plan.plan import Plan
+from ..plan.recipe import find_recipe
+from ..resampling.filters import KEYS_A
+from ..resampling.least_squares import SMOOTHNESS
+from ..sources import looked_at
 from .settings import Hints, Request, Scale
-from .sources import looked_at
+from .tensor import Layer, Unclear
 
 RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
 ROUNDED_DTYPES = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
