@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rekernel.transformers_config import EXPRESSIBLE
+from rekernel.conversion.transformers_config import EXPRESSIBLE
 from rekernel_cli.main import main
 
 torch = pytest.importorskip("torch")

@@ -174,8 +174,8 @@ def _rehearse(
 
 def _names(source: str, components: list[str] | None) -> list[str]:
     """The component that a ready plan is for; '' where there are none."""
+    from rekernel.conversion.destinations import parts_of
     from rekernel.sources import looked_at
-    from rekernel.targets import parts_of
 
     with looked_at(source) as place:
         names = [*parts_of(place.path, components)]
@@ -186,7 +186,7 @@ def _names(source: str, components: list[str] | None) -> list[str]:
 
 def _perform(source: str, target: str, planning: Planning, work: dict[str, Any], *, quiet: bool) -> Report:
     import rekernel
-    from rekernel.journal import NAME
+    from rekernel.conversion.journal import NAME
 
     from .terminal import byte_progress
 

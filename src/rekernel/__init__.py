@@ -1,7 +1,7 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
 from .checkpoint.header import CheckpointError
-from .conversion import Report
+from .conversion.run import Report
 from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
 from .inspect import Info, inspect

@@ -14,16 +14,16 @@ from typing import Any
 from .checkpoint.config_file import refuse_recorded
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion import Conversion, Options, Progress, Report
-from .download import fetch
+from .conversion.destinations import onnx_of, parts_of
+from .conversion.downloads import fetch
+from .conversion.output_files import arrange, output_tensors
+from .conversion.run import Conversion, Options, Progress, Report
+from .conversion.streaming import peak_bytes
 from .errors import Option, RekernelError
 from .escape import shown_path
-from .outputs import arrange, output_tensors
 from .plan.plan import Plan
 from .planning.by_name import nothing_changes, plan_checkpoint
 from .sources import Place, looked_at
-from .stream import peak_bytes
-from .targets import onnx_of, parts_of
 
 _INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)
 

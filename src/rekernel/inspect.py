@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from .architectures.detect import architecture
 from .checkpoint.header import TensorInfo
 from .checkpoint.pipeline_folder import find_pipeline
+from .conversion.destinations import onnx_of
 from .errors import RekernelError
 from .escape import shown_path
 from .plan.recipe import Recipe, find_recipe
 from .sources import Place, looked_at
-from .targets import onnx_of
 
 if TYPE_CHECKING:
     from .onnx import Value

@@ -16,11 +16,11 @@ from ..checkpoint.header import CheckpointError
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
+from ..conversion.destinations import OTHER_WEIGHTS, onnx_of, plain_candidate
 from ..diffusion.recorded import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..plan.recipe import Recipe, find_recipe
-from ..targets import OTHER_WEIGHTS, onnx_of, plain_candidate
 
 CARD = "README.md"
 _CACHES = re.compile(

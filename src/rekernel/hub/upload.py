@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.paths import StrPath
+from ..conversion.destinations import OTHER_WEIGHTS
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..sources.address import Address, is_repo
 from ..sources.hub_client import HeadMovedError, HubError, api, explained, hub
-from ..targets import OTHER_WEIGHTS
 from ..version import __version__
 from .card import Story, checked_verification, model_card, summary
 from .payload import CARD, Payload, payload

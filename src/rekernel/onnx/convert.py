@@ -15,9 +15,11 @@ from typing import Any
 from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ..checkpoint.header import tensor_nbytes
 from ..checkpoint.paths import contained, other_files
-from ..conversion import Report, making_folders, refuse_inputs
-from ..digests import known_of
-from ..download import Fetched, fetch_files
+from ..conversion.destinations import folder_target, split_weights
+from ..conversion.digests import known_of
+from ..conversion.downloads import Fetched, fetch_files
+from ..conversion.run import Report, making_folders, refuse_inputs
+from ..conversion.transformers_config import rescaled_configs
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..patterns import select
@@ -26,8 +28,6 @@ from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.by_name import nothing_changes
 from ..planning.settings import Request, Settings, plain_scale
 from ..sources import Origin, Place
-from ..targets import folder_target, split_weights
-from ..transformers_config import rescaled_configs
 from ..version import __version__
 from .external import data_bytes, data_files, is_outside, tensors_of
 from .model import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised

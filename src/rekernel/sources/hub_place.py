@@ -1,6 +1,6 @@
 """Where a source lies: on the disk, or on the Hub with a stand-in on the disk that holds headers and no weights.
 
-Knows folders, listings and headers; what a conversion needs of them is `rekernel.download`'s. A stand-in has the
+Knows folders, listings and headers; what a conversion needs of them is `rekernel.conversion.downloads`'s. A stand-in has the
 repository's own names, so that whatever is said about a folder is said about a repository by the same code. Data that
 was not fetched is not there: reading it is an error, never zeros.
 """

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.header import open_regular, strict_json
-from .errors import RekernelError
-from .escape import shown, shown_path
-from .plan.changes import LayerChange
-from .plan.plan import Plan
+from ..checkpoint.header import open_regular, strict_json
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..plan.changes import LayerChange
+from ..plan.plan import Plan
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 

@@ -13,28 +13,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
-from .checkpoint.config_file import refuse_recorded
-from .checkpoint.header import build_header
-from .checkpoint.open_local import open_checkpoint
-from .checkpoint.pipeline_folder import Pipeline
-from .checkpoint.tensor_source import Checkpoint, TensorSource
-from .checkpoint.writer import StreamingWriter
+from ..checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
+from ..checkpoint.config_file import refuse_recorded
+from ..checkpoint.header import build_header
+from ..checkpoint.open_local import open_checkpoint
+from ..checkpoint.pipeline_folder import Pipeline
+from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..checkpoint.writer import StreamingWriter
+from ..errors import Option, RekernelError
+from ..escape import shown_path
+from ..plan.plan import Plan
+from ..plan.recipe import KEY, Recipe, placeholder
+from ..planning.by_name import refuse_rescaled
+from ..sources import Origin
+from ..version import __version__
+from .destinations import beside, file_target, folder_target, split_weights
 from .digests import Digests, digesting, resolved, stand_ins
-from .download import Fetched
-from .errors import Option, RekernelError
-from .escape import shown_path
+from .downloads import Fetched
 from .journal import Journal
 from .modelspec import rescaled_metadata
-from .outputs import OutputFile, Outputs, arrange, output_tensors, split_variant
-from .plan.plan import Plan
-from .plan.recipe import KEY, Recipe, placeholder
-from .planning.by_name import refuse_rescaled
-from .sources import Origin
-from .stream import stream
-from .targets import beside, file_target, folder_target, split_weights
+from .output_files import OutputFile, Outputs, arrange, output_tensors, split_variant
+from .streaming import stream
 from .transformers_config import rescaled_configs
-from .version import __version__
 
 Progress = Callable[[int, int], None]
 

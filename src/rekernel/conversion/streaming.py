@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint.dtypes import cast, numpy_dtype, refuse_overflow
-from .checkpoint.header import DTYPE_BITS
-from .checkpoint.tensor_source import TensorSource
-from .checkpoint.writer import StreamingWriter
-from .errors import RekernelError
-from .escape import shown
-from .outputs import OutputFile, OutputTensor
+from ..checkpoint.dtypes import cast, numpy_dtype, refuse_overflow
+from ..checkpoint.header import DTYPE_BITS
+from ..checkpoint.tensor_source import TensorSource
+from ..checkpoint.writer import StreamingWriter
+from ..errors import RekernelError
+from ..escape import shown
+from .output_files import OutputFile, OutputTensor
 
 _COPY = 32 << 20  # bytes a copied piece; it does not pass through this process where the kernel copies
 _TORCH_FROM = 1 << 28  # float16 values; below, the second that the import takes is not earned back

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoint.tensor_source import Checkpoint, TensorSource
-from .plan.recipe import SourceFile, placeholder
-from .sources import Origin
+from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..plan.recipe import SourceFile, placeholder
+from ..sources import Origin
 
 Digests = list[Future[SourceFile]]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.dtypes import FLOATS
-from .checkpoint.header import tensor_nbytes
-from .checkpoint.tensor_source import Checkpoint, TensorSource
-from .errors import RekernelError
-from .escape import shown, shown_path
-from .plan.changes import LayerChange
-from .plan.plan import Plan
+from ..checkpoint.dtypes import FLOATS
+from ..checkpoint.header import tensor_nbytes
+from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..plan.changes import LayerChange
+from ..plan.plan import Plan
 
 _INDEX_SUFFIX = re.compile(r"\.safetensors\.index((?:\.[\w-]+)?)\.json$")
 

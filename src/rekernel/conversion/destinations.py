@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from .checkpoint.discover import PICKLE_SUFFIXES
-from .checkpoint.header import open_regular
-from .checkpoint.paths import StrPath, contained, other_files
-from .checkpoint.pipeline_folder import Component, find_pipeline
-from .checkpoint.tensor_source import TensorSource
-from .errors import Option, RekernelError
-from .escape import shown, shown_path
-from .outputs import split_variant
+from ..checkpoint.discover import PICKLE_SUFFIXES
+from ..checkpoint.header import open_regular
+from ..checkpoint.paths import StrPath, contained, other_files
+from ..checkpoint.pipeline_folder import Component, find_pipeline
+from ..checkpoint.tensor_source import TensorSource
+from ..errors import Option, RekernelError
+from ..escape import shown, shown_path
+from .output_files import split_variant
 
 DEFAULT_COMPONENTS = ("unet",)
 """What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checkpoint.atomic_file import write_atomic
+from ..checkpoint.atomic_file import write_atomic
 
 NAME = ".rekernel-journal.json"
 

@@ -1,0 +1,1 @@
+"""Writing a rescaled checkpoint: destinations, output files, streaming, journal."""
