@@ -140,7 +140,7 @@ def _rehearse(
     quiet: bool,
 ) -> None:
     """Everything that can be said without writing."""
-    from rekernel.convert import estimate, plan_source
+    from rekernel.offline import estimate, plan_source
 
     reading = {"allow_pickle": planning.reading["allow_pickle"]}
     if (ready := work.get("plan")) is not None:

@@ -33,7 +33,7 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
         rekernel plan unet.safetensors --scale 2 --json > plan.json
     """
     keywords = planning.keywords()
-    from rekernel.convert import estimate, plan_source
+    from rekernel.offline import estimate, plan_source
 
     plans = plan_source(source, components=planning.components, **keywords)
     if as_json:

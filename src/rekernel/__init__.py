@@ -2,9 +2,9 @@
 
 from .checkpoint.header import CheckpointError
 from .conversion.run import Report
-from .convert import Estimate, convert, estimate, plan_source
 from .errors import RekernelError
-from .inspect import Info, inspect
+from .inspection import Info, inspect
+from .offline import Estimate, convert, estimate, plan_source
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange
 from .plan.plan import Plan
 from .plan.recipe import Recipe
