@@ -1,6 +1,6 @@
 """ONNX models: listed, planned, rescaled and written as ONNX models."""
 
-from .convert import FAMILY, convert_onnx, output_bytes, plan_onnx
 from .listing import Listing, Value, list_model
+from .run import FAMILY, convert_onnx, output_bytes, plan_onnx
 
 __all__ = ["FAMILY", "Listing", "Value", "convert_onnx", "list_model", "output_bytes", "plan_onnx"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.header import TensorInfo
-from .external import data_bytes, data_files, tensors_of
-from .model import constants_of, dtype_name, metadata_of, read_proto
+from .external_data import data_bytes, data_files, tensors_of
+from .graph import constants_of, dtype_name, metadata_of, read_proto
 
 
 @dataclass(frozen=True)

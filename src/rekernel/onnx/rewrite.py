@@ -19,8 +19,8 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.recipe import KEY, Recipe
 from .axes import grows, new_shape
-from .model import inferred, outer_names
-from .state import Pass
+from .graph import inferred, outer_names
+from .graph_pass import Pass
 
 
 def rewritten(done: Pass, recipe: Recipe) -> Any:

@@ -13,10 +13,10 @@ from ..escape import shown
 from ..plan.changes import LayerChange
 from ..planning.settings import Settings
 from .axes import grows, image, plain
-from .model import Model, attributes, is_standard, outer_names, wrong_of
-from .movement import MOVEMENT
-from .state import Asked, Pass, Refusal
-from .weights import WEIGHTS
+from .graph import Model, attributes, is_standard, outer_names, wrong_of
+from .graph_pass import Asked, Pass, Refusal
+from .shape_operators import MOVEMENT
+from .weight_operators import WEIGHTS
 
 _HANDLERS = MOVEMENT | WEIGHTS
 _WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})

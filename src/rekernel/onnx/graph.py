@@ -29,7 +29,7 @@ try:
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
 
-from .external import bring_in, data_bytes, is_outside, tensors_of
+from .external_data import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
 """Bytes of one protobuf file; larger models keep their tensors outside, which is not written."""

@@ -13,8 +13,8 @@ import numpy as np
 from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
-from .layers import values_change
-from .state import Pass, Refusal
+from .graph_pass import Pass, Refusal
+from .layer_changes import values_change
 
 _SAME = """
     Relu LeakyRelu Sigmoid Tanh Erf Gelu Elu Selu Celu HardSigmoid HardSwish Softplus Softsign Mish Swish Clip Abs Neg

@@ -29,10 +29,10 @@ from ..planning.by_name import nothing_changes
 from ..planning.settings import Request, Settings, plain_scale
 from ..sources import Origin, Place
 from ..version import __version__
-from .external import data_bytes, data_files, is_outside, tensors_of
-from .model import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
+from .external_data import data_bytes, data_files, is_outside, tensors_of
+from .graph import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
+from .graph_pass import Asked, Pass
 from .rewrite import rewritten
-from .state import Asked, Pass
 from .walk import kept, walk
 
 FAMILY = "ONNX graph"

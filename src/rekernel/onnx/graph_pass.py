@@ -18,7 +18,7 @@ from ..plan.plan import Plan
 from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of
-from .model import Model
+from .graph import Model
 
 
 class Refusal(Exception):  # noqa: N818 - becomes a RekernelError that names the node

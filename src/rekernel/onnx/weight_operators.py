@@ -15,8 +15,8 @@ import numpy as np
 from ..escape import shown
 from ..plan.changes import LayerChange
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
-from .layers import Window, conv_change, linear_change, pool_change
-from .state import Pass, Refusal
+from .graph_pass import Pass, Refusal
+from .layer_changes import Window, conv_change, linear_change, pool_change
 
 
 def _window(at: Pass, kernel: Sequence[int], axes: Axes) -> Window:
