@@ -26,7 +26,7 @@ from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.sources import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
-from rekernel.torch.verify import plan_scales
+from rekernel.torch.measure.verify import plan_scales
 
 from .others_code import running
 from .pyfile import import_file

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rekernel.torch as rkt
-from rekernel.torch.factored import FactoredConv, FactoredConvTranspose
+from rekernel.torch.layers.factored import FactoredConv, FactoredConvTranspose
 
 
 def network():

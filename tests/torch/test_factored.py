@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
-from rekernel.torch.factored import FactoredConv, FactoredConvTranspose  # noqa: E402
+from rekernel.torch.layers.factored import FactoredConv, FactoredConvTranspose  # noqa: E402
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import RekernelError  # noqa: E402
-from rekernel.torch.trace import trace  # noqa: E402
+from rekernel.torch.tracing.run import trace  # noqa: E402
 
 
 def bump(inputs: int, outputs: int) -> nn.ConvTranspose2d:

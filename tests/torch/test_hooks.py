@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
-from rekernel.torch.edits import Edits  # noqa: E402
+from rekernel.torch.editing.edits import Edits  # noqa: E402
 
 FORMS = ["dense", "factored"]
 EXAMPLE = torch.zeros(1, 2, 8, 8)

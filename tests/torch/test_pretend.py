@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import RekernelError  # noqa: E402
-from rekernel.torch.trace import trace  # noqa: E402
+from rekernel.torch.tracing.run import trace  # noqa: E402
 
 
 def classifier() -> nn.Module:

@@ -20,12 +20,12 @@ from ..escape import shown
 from ..patterns import matcher, select
 from ..plan.plan import Plan
 from ..planning.settings import Settings
-from ..torch.apply import carry_out
-from ..torch.edits import Edits
-from ..torch.factored import FactoredConv, FactoredConvTranspose
-from ..torch.names import owner_of
-from ..torch.planner import plan_model
-from ..torch.trace import trace
+from ..torch.editing.apply import carry_out
+from ..torch.editing.edits import Edits
+from ..torch.layers.factored import FactoredConv, FactoredConvTranspose
+from ..torch.layers.module_names import owner_of
+from ..torch.planning.planner import plan_model
+from ..torch.tracing.run import trace
 from .calls import Call
 from .passes import running
 

@@ -205,7 +205,7 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     """A component from its config at the trained size, then brought to its weights' geometry."""
     import torch
 
-    from ..torch.store import load
+    from ..torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
     if library not in ("diffusers", "transformers"):

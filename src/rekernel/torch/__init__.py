@@ -1,11 +1,11 @@
 """rekernel for PyTorch: rescale any module by tracing, save it, load it, measure it."""
 
-from .apply import apply_plan
-from .compare import LayerError, layer_errors
-from .pretrained import load_pretrained
-from .rescale import rescale
-from .store import load, save
-from .verify import equivariance_error, reduce_grid
+from .editing.apply import apply_plan
+from .files.pretrained import load_pretrained
+from .files.save_load import load, save
+from .measure.compare import LayerError, layer_errors
+from .measure.verify import equivariance_error, reduce_grid
+from .rescaling import rescale
 
 __all__ = [
     "LayerError",

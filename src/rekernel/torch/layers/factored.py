@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from .layers import CroppedConvTranspose, PaddedConv
+from .dense import CroppedConvTranspose, PaddedConv
 from .padding import Sides, pad_sides
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)

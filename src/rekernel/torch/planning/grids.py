@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from ..planning.settings import Settings
-from .dtypes import dtype_name
-from .offline import own_padding
-from .recorder import Call
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from ...planning.settings import Settings
+from ..dtypes import dtype_name
+from ..tracing.recorder import Call
+from .complete import own_padding
 
 Scales = tuple[float, ...]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import nn
 
-from ..checkpoint.paths import StrPath
-from ..errors import RekernelError
-from ..escape import shown
-from ..sources import Address, address_of, local_path
-from .store import load
+from ...checkpoint.paths import StrPath
+from ...errors import RekernelError
+from ...escape import shown
+from ...sources import Address, address_of, local_path
+from .save_load import load
 
 
 def load_pretrained(

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ..layers.dense import plain_layer
 from .edits import Edits
-from .layers import plain_layer
 
 
 def copy_model(model: nn.Module) -> nn.Module:

@@ -11,17 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import RekernelError
-from ..patterns import layer_of
-from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
-from ..planning.settings import Settings
-from ..resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
-from ..resampling.operators import canonical_method, kernel_taps
+from ...errors import RekernelError
+from ...patterns import layer_of
+from ...plan.changes import AxisGeometry, AxisOperator, LayerChange
+from ...planning.settings import Settings
+from ...resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
+from ...resampling.operators import canonical_method, kernel_taps
+from ..dtypes import dtype_name
+from ..tracing.recorder import Call
+from .complete import own_padding, tuple_of
 from .cost import pays
-from .dtypes import dtype_name
 from .grids import Scales, is_patch, patch_change
-from .offline import own_padding, tuple_of
-from .recorder import Call
 
 
 def conv_change(

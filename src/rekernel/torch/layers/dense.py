@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from ..plan.changes import AxisGeometry
+from ...plan.changes import AxisGeometry
 from .padding import OwnPadding, Sides, pad_sides
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)

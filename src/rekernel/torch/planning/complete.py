@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
-from ..plan.plan import Plan
-from ..resampling.geometry import pool_geometry
-from .names import owner_of
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ...plan.plan import Plan
+from ...resampling.geometry import pool_geometry
+from ..layers.module_names import owner_of
 
 _POOLS = {
     nn.MaxPool1d: "max", nn.MaxPool2d: "max", nn.MaxPool3d: "max",

@@ -17,12 +17,12 @@ from ..escape import shown
 from ..planning.settings import Settings
 from ..resampling.filters import KEYS_A
 from ..resampling.least_squares import SMOOTHNESS
-from .apply import PLAN, announce, carry_out
-from .bake import bake, copy_model
-from .edits import Edits
-from .layers import CroppedConvTranspose
-from .planner import FORMS, Planned, plan_model
-from .trace import Trace, image_of, trace
+from .editing.apply import PLAN, announce, carry_out
+from .editing.bake import bake, copy_model
+from .editing.edits import Edits
+from .layers.dense import CroppedConvTranspose
+from .planning.planner import FORMS, Planned, plan_model
+from .tracing.run import Trace, image_of, trace
 
 
 def rescale(

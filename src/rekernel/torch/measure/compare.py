@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modes import evaluating
+from ..tracing.eval_mode import evaluating
 from .verify import reduce_grid
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from .modes import evaluating
-from .pretend import on_meta, pretending, unchanged, worth_it
+from ...errors import RekernelError
+from ...escape import shown
+from .eval_mode import evaluating
 from .recorder import Call, Recorder
-from .states import first_tensor, tensors_in
+from .shape_only import on_meta, pretending, unchanged, worth_it
+from .tensor_state import first_tensor, tensors_in
 
 
 @dataclass

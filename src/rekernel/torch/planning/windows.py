@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from ..planning.settings import Settings
-from .dtypes import dtype_name
-from .edits import Edits
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from ...planning.settings import Settings
+from ..dtypes import dtype_name
+from ..editing.edits import Edits
+from ..layers.module_names import owner_of
 from .grids import Scales, values_method
-from .names import owner_of
 
 _TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
 

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.open_local import open_checkpoint
-from ..checkpoint.paths import StrPath
-from ..checkpoint.writer import StreamingWriter
-from ..errors import RekernelError
-from ..escape import shown, shown_path
-from ..plan.changes import LayerChange
-from ..plan.plan import Plan
-from ..plan.recipe import KEY, Recipe, find_recipe
-from ..version import __version__
-from .apply import PLAN, announce, carry_out
-from .bake import bake
-from .dtypes import dtype_name
-from .edits import Edits
-from .incoming import Incoming
-from .names import aliases, owner_of
-from .offline import completed, traced
+from ...checkpoint.open_local import open_checkpoint
+from ...checkpoint.paths import StrPath
+from ...checkpoint.writer import StreamingWriter
+from ...errors import RekernelError
+from ...escape import shown, shown_path
+from ...plan.changes import LayerChange
+from ...plan.plan import Plan
+from ...plan.recipe import KEY, Recipe, find_recipe
+from ...version import __version__
+from ..dtypes import dtype_name
+from ..editing.apply import PLAN, announce, carry_out
+from ..editing.bake import bake
+from ..editing.edits import Edits
+from ..layers.module_names import aliases, owner_of
+from ..planning.complete import completed, traced
+from .file_tensors import Incoming
 from .transformers_names import incoming
 
 

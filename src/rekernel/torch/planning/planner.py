@@ -13,19 +13,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..patterns import matcher, select
-from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
-from ..plan.plan import Plan
-from ..planning.settings import Settings
-from ..resampling.geometry import pool_geometry
+from ...errors import RekernelError
+from ...patterns import matcher, select
+from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ...plan.plan import Plan
+from ...planning.settings import Settings
+from ...resampling.geometry import pool_geometry
+from ..dtypes import dtype_name
+from ..layers.module_names import aliases, owner_of
+from ..tracing.recorder import Call
+from ..tracing.run import Trace
+from .complete import pool_change
 from .convolutions import change_notes, conv_change
-from .dtypes import dtype_name
 from .grids import grown, linear_change, positions_change, unflatten_fits, written_change
-from .names import aliases, owner_of
-from .offline import pool_change
-from .recorder import Call
-from .trace import Trace
 from .windows import window_changes, window_of
 
 FORMS = ("dense", "factored", "auto")

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import LayerChange, ModuleChange
-from ..plan.plan import Plan
-from ..resampling.operators import kernel_operator
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import LayerChange, ModuleChange
+from ...plan.plan import Plan
+from ...resampling.operators import kernel_operator
+from ..layers.dense import dense_conv, linear, pool
+from ..layers.enlarge import Enlarge
+from ..layers.factored import FactoredConv, FactoredConvTranspose
+from ..layers.module_names import owner_of
+from ..planning.grids import unflattened_size
+from ..planning.windows import enlarge_window
 from .edits import Edits
-from .enlarge import Enlarge
-from .factored import FactoredConv, FactoredConvTranspose
-from .grids import unflattened_size
-from .layers import dense_conv, linear, pool
-from .names import owner_of
-from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
 """The attribute of a rescaled module that holds its plan."""

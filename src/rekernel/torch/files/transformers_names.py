@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.tensor_source import TensorSource
-from ..errors import RekernelError
-from ..escape import shown
-from .dtypes import TORCH_DTYPES
-from .incoming import Converted, Incoming
+from ...checkpoint.tensor_source import TensorSource
+from ...errors import RekernelError
+from ...escape import shown
+from ..dtypes import TORCH_DTYPES
+from .file_tensors import Converted, Incoming
 
 
 def incoming(source: TensorSource, model: nn.Module) -> Incoming:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..plan.changes import LayerChange
-from .factored import common_step
+from ...plan.changes import LayerChange
+from ..layers.factored import common_step
 
 BLUR = 45.0
 """Cost of one multiplication of the depthwise blur, in multiplications of a dense convolution: it is bound by memory.

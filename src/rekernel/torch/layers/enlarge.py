@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import ModuleChange
-from ..resampling.operators import grid_operator
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import ModuleChange
+from ...resampling.operators import grid_operator
 
 _LARGEST = 1 << 12  # pixels along an axis that a linear layer writes; a plan may come from a stranger
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .offline import own_padding
-from .pretend import computing, is_fake
-from .states import (
+from ..planning.complete import own_padding
+from .shape_only import computing, is_fake
+from .tensor_state import (
     Pad,
     State,
     first_tensor,

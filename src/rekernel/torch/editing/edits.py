@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import RekernelError
-from ..escape import shown
+from ...errors import RekernelError
+from ...escape import shown
 
 _HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",

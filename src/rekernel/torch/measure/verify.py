@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RekernelError
-from ..escape import shown
-from ..resampling.arrays import per_axis, resample
-from ..resampling.operators import grid_operator
-from .modes import evaluating
-from .states import first_tensor
+from ...errors import RekernelError
+from ...escape import shown
+from ...resampling.arrays import per_axis, resample
+from ...resampling.operators import grid_operator
+from ..tracing.eval_mode import evaluating
+from ..tracing.tensor_state import first_tensor
 
 
 def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:

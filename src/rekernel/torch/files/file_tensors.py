@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..checkpoint.tensor_source import TensorSource
-from ..errors import RekernelError
-from ..escape import shown
-from ..plan.changes import LayerChange
-from ..plan.plan import Plan
-from .dtypes import TORCH_DTYPES
-from .offline import traced
+from ...checkpoint.tensor_source import TensorSource
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.changes import LayerChange
+from ...plan.plan import Plan
+from ..dtypes import TORCH_DTYPES
+from ..planning.complete import traced
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Change a model as its plan says."""

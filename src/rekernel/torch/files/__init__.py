@@ -1,0 +1,1 @@
+"""Save rescaled models and load them again."""

@@ -1,0 +1,1 @@
+"""Compare a rescaled model with its original."""

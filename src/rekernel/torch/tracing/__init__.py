@@ -1,0 +1,1 @@
+"""Run a model once and record which layers see the image."""
