@@ -12,7 +12,7 @@ import rekernel as rk
 from rekernel.errors import RekernelError
 from rekernel.hub import payload, push
 from rekernel.hub.card import checked_verification
-from rekernel.hub.snippet import library_of, snippet
+from rekernel.hub.loading_code import library_of, snippet
 
 from .conftest import card, weights
 

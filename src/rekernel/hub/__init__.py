@@ -2,7 +2,7 @@
 
 from ..sources import HeadMovedError, HubError
 from .card import model_card
-from .payload import Payload, payload
+from .contents import Payload, payload
 from .upload import Pushed, push
 
 __all__ = ["HeadMovedError", "HubError", "Payload", "Pushed", "model_card", "payload", "push"]

@@ -17,10 +17,10 @@ from ..plan.changes import AxisGeometry, LayerChange
 from ..plan.recipe import Recipe
 from ..sources.hub_client import hub
 from ..version import __version__
-from .payload import Payload
-from .sampling import facts_of_record, scale_of_record, what_is_recorded
-from .snippet import library_of, snippet
-from .terms import Terms
+from .contents import Payload
+from .licence import Terms
+from .loading_code import library_of, snippet
+from .sampling_facts import facts_of_record, scale_of_record, what_is_recorded
 
 RELATION = "merge"
 """What the base model is to this one. The Hub knows adapter, merge, quantized and finetune; of these a merge is made

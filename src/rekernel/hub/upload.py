@@ -20,8 +20,8 @@ from ..sources.address import Address, is_repo
 from ..sources.hub_client import HeadMovedError, HubError, api, explained, hub
 from ..version import __version__
 from .card import Story, checked_verification, model_card, summary
-from .payload import CARD, Payload, payload
-from .terms import Terms, terms_of
+from .contents import CARD, Payload, payload
+from .licence import Terms, terms_of
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..plan.changes import LayerChange
 from ..plan.recipe import Recipe
-from .payload import Payload
+from .contents import Payload
 
 
 def library_of(load: Payload) -> str:
