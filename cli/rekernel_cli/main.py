@@ -13,28 +13,36 @@ from typing import Any, NoReturn
 
 import click
 
-from .layout import WIDTH, Entry, LazyGroup
+from .help_layout import WIDTH, Entry, LazyGroup
 
 _ENTRIES = {
-    "inspect": Entry("rekernel_cli.inspect:inspect", "Look", "Show what a checkpoint holds, from its header alone."),
-    "plan": Entry("rekernel_cli.plan:plan", "Look", "Show what would happen to every tensor of SOURCE, and why."),
+    "inspect": Entry(
+        "rekernel_cli.commands.inspect:inspect", "Look", "Show what a checkpoint holds, from its header alone."
+    ),
+    "plan": Entry(
+        "rekernel_cli.commands.plan:plan", "Look", "Show what would happen to every tensor of SOURCE, and why."
+    ),
     "convert": Entry(
-        "rekernel_cli.convert:convert",
+        "rekernel_cli.commands.convert:convert",
         "Convert",
         "Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.",
     ),
     "push": Entry(
-        "rekernel_cli.push:push",
+        "rekernel_cli.commands.push:push",
         "Share",
         "Publish what `rekernel convert` wrote on the Hugging Face Hub, with a model card.",
     ),
     "verify": Entry(
-        "rekernel_cli.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
+        "rekernel_cli.commands.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
     ),
     "sample": Entry(
-        "rekernel_cli.sample:sample", "Try", "Sample the diffusers pipeline in SOURCE and write a grid of pictures."
+        "rekernel_cli.commands.sample:sample",
+        "Try",
+        "Sample the diffusers pipeline in SOURCE and write a grid of pictures.",
     ),
-    "demo": Entry("rekernel_cli.demo:demo", "Try", "Convert two small classifiers and measure what they still know."),
+    "demo": Entry(
+        "rekernel_cli.commands.demo:demo", "Try", "Convert two small classifiers and measure what they still know."
+    ),
 }
 
 

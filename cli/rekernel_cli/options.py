@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from . import values
-from .layout import GroupedOption
+from .help_layout import GroupedOption
 
 Command = Callable[..., Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .layout import WIDTH, show_rare
+from .help_layout import WIDTH, show_rare
 from .main import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import rekernel
-from rekernel_cli.tables import print_plan
+from rekernel_cli.tables.plan import print_plan
 from rekernel_cli.terminal import byte_progress
 
 

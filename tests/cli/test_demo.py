@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rekernel_cli.demo_run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _score, examples
+from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _score, examples
 from rekernel_cli.pyfile import import_file
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rekernel.resampling import operators
 from rekernel_cli import values
-from rekernel_cli.layout import WIDTH, LazyGroup
+from rekernel_cli.help_layout import WIDTH, LazyGroup
 from rekernel_cli.main import main
 from rekernel_cli.reference import PAGE, reference, write
 
@@ -66,7 +66,7 @@ def test_commands_are_listed_under_headings_and_unfinished_ones_not_at_all(run):
 
 
 def test_a_command_without_its_module_is_not_listed():
-    from rekernel_cli.layout import Entry
+    from rekernel_cli.help_layout import Entry
 
     group = LazyGroup("g", entries={"ghost": Entry("rekernel_cli.ghost:ghost", "Try", "None.")})
     assert group.list_commands(click.Context(group)) == []

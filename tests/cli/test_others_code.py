@@ -3,7 +3,7 @@
 import pytest
 
 from rekernel import RekernelError
-from rekernel_cli.others_code import running
+from rekernel_cli.user_code import running
 
 torch = pytest.importorskip("torch")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rekernel_cli.demo_run import convert_example, examples
+from rekernel_cli.demonstration.run import convert_example, examples
 from rekernel_cli.main import main
 
 GLYPHS = examples()

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rekernel_cli.demo_run import examples
+from rekernel_cli.demonstration.run import examples
 from rekernel_cli.pyfile import import_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "glyph_diffusion"

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import rekernel.torch as rkt
-from rekernel_cli.demo_run import _build, convert_example, examples
+from rekernel_cli.demonstration.run import _build, convert_example, examples
 from rekernel_cli.pyfile import import_file
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import rekernel.torch as rkt
 from rekernel import RekernelError
-from rekernel_cli.demo_run import _build, convert_example, examples
+from rekernel_cli.demonstration.run import _build, convert_example, examples
 from rekernel_cli.pyfile import import_file
 
 

@@ -23,8 +23,8 @@ from rekernel.diffusion.recorded import DENOISERS, read_records
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 
-from .others_code import running
-from .sample_request import Request, Size, Sizes, attachments, pair, size_of
+from ..user_code import running
+from .request import Request, Size, Sizes, attachments, pair, size_of
 
 
 def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:

@@ -16,11 +16,11 @@ from rekernel.checkpoint.pipeline_folder import find_pipeline
 from rekernel.errors import RekernelError
 from rekernel.escape import shown_path
 
+from ..terminal import counted
 from .picture_grid import picture_grid
-from .sample_pipeline import from_pipeline
-from .sample_pixels import from_noise, is_of_pixels
-from .sample_request import Request
-from .terminal import counted
+from .pipeline import from_pipeline
+from .pixels import from_noise, is_of_pixels
+from .request import Request
 
 
 def make_grid(request: Request, out: Path, *, quiet: bool) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .terminal import in_bytes, show
+from ..terminal import in_bytes, show
 
 
 def print_results(target: Console, results: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from . import guidance as guiding
-from . import values
-from .layout import GroupedCommand
-from .main import Failure, Stopped
-from .options import OUTPUT, Planning, option, planning_options
+from .. import guidance_options as guiding
+from .. import values
+from ..help_layout import GroupedCommand
+from ..main import Failure, Stopped
+from ..options import OUTPUT, Planning, option, planning_options
 
 if TYPE_CHECKING:
     from rekernel import Plan, Report
@@ -110,7 +110,7 @@ def convert(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     report = _perform(source, target, planning, {**work, **writing, "resume": resume, "force": force}, quiet=quiet)
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         echo_json(_document(report))
     elif not quiet:
@@ -150,7 +150,7 @@ def _rehearse(
         plans = plan_source(source, components=planning.components, **work)
     expected = estimate(source, plans, **writing, **reading)
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         echo_json(
             {
@@ -163,8 +163,8 @@ def _rehearse(
             }
         )
     elif not quiet:
-        from .tables import print_estimate, print_plans
-        from .terminal import console
+        from ..tables.plan import print_estimate, print_plans
+        from ..terminal import console
 
         out = console()
         print_plans(out, plans, source)
@@ -188,7 +188,7 @@ def _perform(source: str, target: str, planning: Planning, work: dict[str, Any],
     import rekernel
     from rekernel.conversion.journal import NAME
 
-    from .terminal import byte_progress
+    from ..terminal import byte_progress
 
     try:
         with byte_progress("converting", quiet=quiet) as progress:
@@ -203,9 +203,9 @@ def _conclude(report: Report) -> None:
     """What was written, and how to use it; notes on stderr."""
     from rekernel.escape import shown, shown_path
 
-    from .closing import how_to_load
-    from .tables import print_notes
-    from .terminal import console, counted, in_bytes
+    from ..load_hint import how_to_load
+    from ..tables.plan import print_notes
+    from ..terminal import console, counted, in_bytes
 
     notes = console(stderr=True)
     for plan in report.plans.values():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .layout import GroupedCommand
+from ..help_layout import GroupedCommand
 
 if TYPE_CHECKING:
     from rekernel import Info
@@ -37,14 +37,14 @@ def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> No
 
     info = rekernel.inspect(source, allow_pickle=allow_pickle)
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         echo_json(_document(info))
         return
     from rekernel.escape import shown
 
-    from .tables import print_info
-    from .terminal import console
+    from ..tables.plan import print_info
+    from ..terminal import console
 
     print_info(console(), info, shown(source, 400), tensors=tensors)
 

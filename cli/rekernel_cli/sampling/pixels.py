@@ -24,9 +24,9 @@ from rekernel.diffusion.recorded import Recorded, read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 
-from .others_code import running
-from .sample_request import Request, Sizes, attachments, pair, size_of
-from .terminal import console
+from ..terminal import console
+from ..user_code import running
+from .request import Request, Sizes, attachments, pair, size_of
 
 _BATCH = 16
 _NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input", "step")

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from .layout import GroupedCommand
-from .options import OUTPUT, Planning, option, planning_options
+from ..help_layout import GroupedCommand
+from ..options import OUTPUT, Planning, option, planning_options
 
 
 @click.command(cls=GroupedCommand)
@@ -37,14 +37,14 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
 
     plans = plan_source(source, components=planning.components, **keywords)
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         if len(plans) > 1:
             raise click.UsageError(f"--json prints one plan, and here are {len(plans)}; give one --component.")
         echo_json(json.loads(next(iter(plans.values())).to_json()))
         return
-    from .tables import print_estimate, print_plans
-    from .terminal import console
+    from ..tables.plan import print_estimate, print_plans
+    from ..terminal import console
 
     out = console()
     print_plans(out, plans, source)

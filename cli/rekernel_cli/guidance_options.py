@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .closing import pipeline_loader
+from .load_hint import pipeline_loader
 from .main import Failure
 from .terminal import counted, echo_json
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import rekernel as rk
 
-from .pyfile import import_file
+from ..pyfile import import_file
 from .scores import accuracy, macro_f1
 
 TRAINED, SCALES = 16, (2, 4)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rekernel.escape import shown
 
-from .terminal import counted, in_bytes, inert, show
+from ..terminal import counted, in_bytes, inert, show
 
 if TYPE_CHECKING:
     from rekernel.hub import Pushed

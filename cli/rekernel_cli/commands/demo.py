@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from .layout import GroupedCommand
-from .main import Failure
-from .options import OUTPUT, option
+from ..help_layout import GroupedCommand
+from ..main import Failure
+from ..options import OUTPUT, option
 
 
 @click.command(cls=GroupedCommand)
@@ -38,10 +38,10 @@ def demo(out: Path, quiet: bool) -> None:
         raise Failure("the demo runs the models it converts, with torch: pip install 'rekernel[torch]'") from None
     from rich.progress import Progress
 
-    from .demo_figure import draw
-    from .demo_run import CNN_VARIANTS, MLP_VARIANTS, SCALES, measure
-    from .demo_tables import print_results
-    from .terminal import console
+    from ..demonstration.figure import draw
+    from ..demonstration.run import CNN_VARIANTS, MLP_VARIANTS, SCALES, measure
+    from ..tables.demo import print_results
+    from ..terminal import console
 
     out.mkdir(parents=True, exist_ok=True)
     errors = console(stderr=True)

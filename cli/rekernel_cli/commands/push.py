@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .layout import GroupedCommand
-from .options import OUTPUT, option
+from ..help_layout import GroupedCommand
+from ..options import OUTPUT, option
 
 if TYPE_CHECKING:
     from rekernel.hub import Pushed
@@ -51,8 +51,8 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from rekernel.hub import push as publish
 
-    from .tables import print_notes
-    from .terminal import console
+    from ..tables.plan import print_notes
+    from ..terminal import console
 
     settings["private"] = settings["private"] or None
     rehearsed = publish(Path(source), repo, dry_run=True, **settings)
@@ -60,7 +60,7 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
     done = rehearsed if dry_run else publish(Path(source), repo, **settings)
     print_notes(console(stderr=True), [note for note in done.notes if note not in rehearsed.notes])
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         echo_json({"dry_run": dry_run, **_document(done)})
     elif not quiet:
@@ -70,8 +70,8 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
 def _conclude(done: Pushed, dry_run: bool) -> None:
     from rekernel.escape import shown
 
-    from .push_tables import print_files
-    from .terminal import console, counted, in_bytes
+    from ..tables.push import print_files
+    from ..terminal import console, counted, in_bytes
 
     if dry_run:
         print_files(console(), done)

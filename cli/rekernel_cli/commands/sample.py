@@ -8,11 +8,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from . import guidance as guiding
-from . import values
-from .layout import GroupedCommand
-from .main import Failure
-from .options import OUTPUT, option
+from .. import guidance_options as guiding
+from .. import values
+from ..help_layout import GroupedCommand
+from ..main import Failure
+from ..options import OUTPUT, option
 
 _SAMPLING = "Sampling"
 _ABOVE = "Above the trained size"
@@ -107,9 +107,9 @@ def sample(
     from rekernel.diffusion.pipelines import pipeline_folder
     from rekernel.escape import shown, shown_path
 
-    from .others_code import running
-    from .sample_request import Request
-    from .sample_run import make_grid
+    from ..sampling.request import Request
+    from ..sampling.run import make_grid
+    from ..user_code import running
 
     if out.exists() and not force:
         raise Failure(f"{shown_path(out)}: exists; pass --force to replace it, or another --out")

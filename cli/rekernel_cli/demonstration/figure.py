@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from .demo_run import convert_example, examples
+from .run import convert_example, examples
 
 _LAYER, _OUT = "conv3.weight", 0  # of its input channels, the one with the largest kernel is drawn
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (

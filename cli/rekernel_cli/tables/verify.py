@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rekernel.escape import shown
 
-from .terminal import show
+from ..terminal import show
 
 
 def print_comparison(target: Console, result: dict[str, Any]) -> None:

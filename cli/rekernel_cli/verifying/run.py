@@ -28,9 +28,9 @@ from rekernel.sources import local_path
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.measure.verify import plan_scales
 
-from .others_code import running
-from .pyfile import import_file
-from .scores import accuracy, macro_f1
+from ..demonstration.scores import accuracy, macro_f1
+from ..pyfile import import_file
+from ..user_code import running
 
 _NOISE_BATCH, _NOISE_DETAIL = 4, 4  # random inputs, and trained pixels per random value
 _BATCH = 64

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from . import values
-from .layout import GroupedCommand
-from .main import Failure
-from .options import INPUT, OUTPUT, option
+from .. import values
+from ..help_layout import GroupedCommand
+from ..main import Failure
+from ..options import INPUT, OUTPUT, option
 
 
 @click.command(cls=GroupedCommand)
@@ -63,18 +63,18 @@ def verify(
         import torch  # noqa: F401
     except ImportError:
         raise Failure("verify runs the models, with torch: pip install 'rekernel[torch]'") from None
-    from .verify_run import compare, draw
-    from .verify_tables import print_comparison
+    from ..tables.verify import print_comparison
+    from ..verifying.run import compare, draw
 
     result: dict[str, Any] = compare(source, converted, factory, shape, data)
     if figure is not None:
         draw(result, figure)
     if as_json:
-        from .terminal import echo_json
+        from ..terminal import echo_json
 
         echo_json(result)
         return
-    from .terminal import console
+    from ..terminal import console
 
     print_comparison(console(), result)
     if figure is not None:

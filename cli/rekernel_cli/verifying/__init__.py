@@ -1,0 +1,1 @@
+"""What `rekernel verify` runs."""
