@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rekernel.checkpoint.header import CheckpointError
 from rekernel.checkpoint.open_local import open_checkpoint
 from rekernel.checkpoint.pipeline_folder import find_pipeline
 from rekernel.checkpoint.tensor_source import Checkpoint
+from rekernel.errors import CheckpointError
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekernel.checkpoint.header import CheckpointError, build_header, parse_header, read_header
+from rekernel.checkpoint.header import build_header, parse_header, read_header
+from rekernel.errors import CheckpointError
 from rekernel.escape import shown, shown_markdown
 
 # torch's names of the format's dtypes.

@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from rekernel.checkpoint.header import CheckpointError
 from rekernel.checkpoint.open_local import open_checkpoint
+from rekernel.errors import CheckpointError
 
 SEED = torch.Generator().manual_seed(0)
 WEIGHT = torch.randn(4, 6, generator=SEED)

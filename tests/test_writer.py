@@ -18,8 +18,9 @@ import pytest
 import safetensors.numpy
 
 from rekernel.checkpoint.atomic_file import check_free_space, copy_atomic, human_size, write_atomic
-from rekernel.checkpoint.header import CheckpointError, read_header
+from rekernel.checkpoint.header import read_header
 from rekernel.checkpoint.writer import StreamingWriter
+from rekernel.errors import CheckpointError
 
 ARRAYS = {
     "b": np.arange(5, dtype=np.uint8),

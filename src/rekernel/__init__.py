@@ -1,8 +1,7 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
-from .checkpoint.header import CheckpointError
 from .conversion.run import Report
-from .errors import RekernelError
+from .errors import CheckpointError, RekernelError
 from .inspection import Info, inspect
 from .offline import Estimate, convert, estimate, plan_source
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange

@@ -51,3 +51,7 @@ class RekernelError(ValueError):
     def on_command_line(self) -> str:
         """The message for somebody who typed a command."""
         return "".join(part.flag if isinstance(part, Option) else str(part) for part in self.args)
+
+
+class CheckpointError(RekernelError):
+    """A checkpoint that cannot be read or written: one line naming the file, the fault and the way out."""

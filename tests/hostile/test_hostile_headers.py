@@ -16,8 +16,9 @@ import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rekernel.checkpoint.header import CheckpointError, parse_header, read_header
+from rekernel.checkpoint.header import parse_header, read_header
 from rekernel.checkpoint.open_local import open_checkpoint
+from rekernel.errors import CheckpointError
 
 
 def framed(text, data=b""):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rekernel.checkpoint.header import CheckpointError
 from rekernel.checkpoint.open_local import open_checkpoint
 from rekernel.checkpoint.pipeline_folder import find_pipeline
+from rekernel.errors import CheckpointError
 
 ONE = safetensors.numpy.save({"a": np.zeros(2, np.uint8)})
 TWO = safetensors.numpy.save({"b": np.zeros(2, np.uint8)})

@@ -17,9 +17,9 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..errors import Option, RekernelError
+from ..errors import CheckpointError, Option, RekernelError
 from ..escape import shown, shown_path
-from .header import CheckpointError, open_regular
+from .header import open_regular
 from .paths import StrPath
 
 try:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import ALLOW_PICKLE, CheckpointError
+from .header import ALLOW_PICKLE
 from .paths import contained
 from .shard_index import INDEX_NAME, read_index, weight_map
 

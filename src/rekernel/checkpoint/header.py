@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NoReturn
 
-from ..errors import Option, RekernelError
+from ..errors import CheckpointError, Option
 from ..escape import shown, shown_path
 
 MAX_HEADER = 100_000_000
@@ -30,10 +30,6 @@ DTYPE_BITS: dict[str, int] = {
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPE_BITS)}
-
-
-class CheckpointError(RekernelError):
-    """A checkpoint that cannot be read or written: one line naming the file, the fault and the way out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import CheckpointError
 
 StrPath = str | os.PathLike[str]
 _SKIPPED_FOLDERS = frozenset({".git", ".cache"})  # what git and the Hub's client keep for themselves

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import ALLOW_PICKLE, CheckpointError, TensorInfo, build_header, open_regular
+from .header import ALLOW_PICKLE, TensorInfo, build_header, open_regular
 from .shard import Shard
 
 # torch's name -> the format's

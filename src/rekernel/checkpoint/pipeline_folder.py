@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..escape import shown_path
 from .discover import ambiguous, candidates_in
-from .header import CheckpointError
 from .paths import StrPath, check_plain, contained, other_files
 from .shard_index import read_index
 

@@ -10,8 +10,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..escape import shown_path
-from .header import CheckpointError, Header, open_regular, parse_header, read_header_from
+from .header import Header, open_regular, parse_header, read_header_from
 
 
 @dataclass(frozen=True)

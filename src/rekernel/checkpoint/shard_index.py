@@ -9,8 +9,9 @@ import os
 import re
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import MAX_HEADER, CheckpointError, foreign_format, open_regular, strict_json
+from .header import MAX_HEADER, foreign_format, open_regular, strict_json
 from .paths import check_plain
 
 INDEX_NAME = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")

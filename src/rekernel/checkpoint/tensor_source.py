@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import CheckpointError, TensorInfo
+from .header import TensorInfo
 from .shard import Shard, read_at
 
 

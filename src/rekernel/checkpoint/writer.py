@@ -13,9 +13,10 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
 from .atomic_file import AtomicFile, check_free_space
-from .header import CheckpointError, TensorInfo, build_header, parse_header, shape_text
+from .header import TensorInfo, build_header, parse_header, shape_text
 from .paths import StrPath
 
 if TYPE_CHECKING:

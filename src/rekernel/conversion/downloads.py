@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint.discover import PICKLE_SUFFIXES
-from ..checkpoint.header import CheckpointError
 from ..checkpoint.paths import other_files
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..checkpoint.tensor_source import TensorSource
+from ..errors import CheckpointError
 from ..sources import Origin, Place, RemotePlace
 from .destinations import OTHER_WEIGHTS, plain_candidate
 from .output_files import split_variant

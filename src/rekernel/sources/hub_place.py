@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.discover import PICKLE_SUFFIXES
-from ..checkpoint.header import MAX_HEADER, CheckpointError, header_length
+from ..checkpoint.header import MAX_HEADER, header_length
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath
 from ..checkpoint.shard import Shard, shard_of_header
 from ..checkpoint.tensor_source import TensorSource
-from ..errors import RekernelError
+from ..errors import CheckpointError, RekernelError
 from ..escape import shown, shown_path
 from ..version import __version__
 from .address import Address, address_of, plain_parts
