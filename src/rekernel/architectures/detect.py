@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from ..patterns import matcher
 from .axis_order import PYTORCH, Layout, layout_of, pytorch_name, pytorch_shape
+from .base import Family, LayerFacts, Shapes, exactly
 from .lora import Adapter
-from .registry import Family, LayerFacts, Shapes, exactly, recognise
+from .registry import recognise
 
 
 @dataclass(frozen=True)

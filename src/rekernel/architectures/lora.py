@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..patterns import layer_of, matcher
-from .registry import Family, LayerFacts, Shapes, exactly, recognise
+from .base import Family, LayerFacts, Shapes, exactly
+from .registry import recognise
 
 _PART = re.compile(
     r"^(?P<layer>.+?)[._](?P<part>lora[._](?:down|up|mid)|lora_[AB]|hada_(?:w[12]_[ab]|t[12])"

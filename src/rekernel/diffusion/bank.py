@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..architectures.registry import exactly, recognise
+from ..architectures.base import exactly
+from ..architectures.registry import recognise
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select

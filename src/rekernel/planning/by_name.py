@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..architectures.base import Family
 from ..architectures.detect import architecture
-from ..architectures.registry import Family
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..architectures.axis_order import PYTORCH, Layout
+from ..architectures.base import Family, LayerFacts
 from ..architectures.detect import is_weight
-from ..architectures.registry import MLP, Family, LayerFacts
+from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
 from ..escape import shown
 from ..patterns import layer_of, without
