@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import CheckpointError, Option, RekernelError
 from ..escape import shown, shown_path
-from .header import open_regular
+from .file_kind import open_regular
 from .paths import StrPath
 
 try:

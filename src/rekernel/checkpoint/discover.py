@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import ALLOW_PICKLE
+from .file_kind import ALLOW_PICKLE
 from .paths import contained
 from .shard_index import INDEX_NAME, read_index, weight_map
 

@@ -7,28 +7,21 @@ tests/hostile/README.md lists each case.
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NoReturn
 
-from ..errors import CheckpointError, Option
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
+from .dtypes import DTYPE_BITS
+from .file_kind import _AGAIN, foreign_format, open_regular
+from .strict_json import _encodable, _quoted, strict_json
 
 MAX_HEADER = 100_000_000
 _MAX_SIZE = 2**63 - 1
 _FIELDS = ("dtype", "shape", "data_offsets")
 
-# Bits per element. The order is the reference's order of alignment: files are laid out from the last to the first.
-DTYPE_BITS: dict[str, int] = {
-    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
-    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
-}  # fmt: skip
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPE_BITS)}
 
 
@@ -177,21 +170,6 @@ def read_header_from(fd: int, where: str) -> Header:
     return parse_header(raw, size=size, where=where)
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
-    """A descriptor for reading `path`, which has to be a regular file: a pipe waits, a device never ends."""
-    where = shown_path(path)
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        fd = os.open(path, flags)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CheckpointError(f"{where}: {reason}.") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise CheckpointError(f"{where}: not a regular file; pass a .safetensors file.")
-    return fd
-
-
 def header_length(prefix: bytes, size: int, where: str) -> int:
     """Length of the JSON text, out of the file's first bytes (some hundred, to name what the file is instead)."""
     if size < 8 or len(prefix) < 8:
@@ -207,45 +185,6 @@ def header_length(prefix: bytes, size: int, where: str) -> int:
     if length == 0:
         raise CheckpointError(f"{where}: header length 0: not safetensors, or never finished being written.")
     return length
-
-
-def is_pickle(prefix: bytes) -> bool:
-    """Whether a file's first bytes are those of a torch checkpoint: a zip archive, or a bare pickle."""
-    if _is_npz(prefix):
-        return False
-    return prefix.startswith(b"PK\x03\x04") or (prefix[:1] == b"\x80" and prefix[1:2] in (b"\2", b"\3", b"\4", b"\5"))
-
-
-def _is_npz(prefix: bytes) -> bool:
-    """Whether a zip archive begins with an array of NumPy's, as its first entry's name tells."""
-    name = prefix[30 : 30 + int.from_bytes(prefix[26:28], "little")]
-    return prefix.startswith(b"PK\x03\x04") and name.endswith(b".npy")
-
-
-ALLOW_PICKLE = Option("allow_pickle=True", "--allow-pickle")
-"""What lets a pickle be read."""
-
-_AGAIN = "download or copy it again."
-_FOREIGN = {
-    b"version https://git-lfs.github.com/spec": "a Git LFS pointer, not the weights: run `git lfs pull` in its folder.",
-    b"gguf": "a GGUF file, not safetensors: pass the original safetensors weights.",
-    b"\x89hdf\r\n": "an HDF5 file, not safetensors: save its tensors with safetensors first.",
-    b"<!doctype html": f"an HTML page saved as weights (a login or error page?): {_AGAIN}",
-    b"<html": f"an HTML page saved as weights (a login or error page?): {_AGAIN}",
-    b"<?xml": f"an XML page saved as weights (an error answer?): {_AGAIN}",
-    b"{": "JSON text without the 8-byte length of a safetensors file: pass the weights, or a *.safetensors.index.json.",
-}
-
-
-def foreign_format(prefix: bytes) -> tuple[str | Option, ...]:
-    """What a file that is no safetensors file is instead, with the way out, as parts of a message; none if unknown."""
-    if is_pickle(prefix):
-        what = "a torch pickle, not safetensors; convert it to safetensors, or pass "
-        return what, ALLOW_PICKLE, " (tensors only)."
-    if _is_npz(prefix):
-        return ("arrays of NumPy (.npz), not safetensors: save them with safetensors.numpy.save_file first.",)
-    text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next(((message,) for magic, message in _FOREIGN.items() if text.startswith(magic)), ())
 
 
 def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") -> Header:
@@ -289,85 +228,6 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
     infos.sort(key=lambda info: (info.start, info.end))
     _check_coverage(infos, size - 8 - length, where)
     return Header({info.name: info for info in infos}, metadata, 8 + length, has_metadata)
-
-
-def strict_json(raw: bytes, where: str, what: str) -> object:
-    """JSON as the standard has it: UTF-8, no duplicate keys, no NaN, no lone surrogates, no bottomless nesting.
-
-    Examples
-    --------
-    >>> strict_json(b'{"a": 1, "a": 2}', "x.json", "index")
-    Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: x.json: key a appears twice in one object of the index.
-    """
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{where}: the {what} is not UTF-8 (byte {error.start}).") from None
-    try:
-        parsed: object = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=float
-        )
-        if "\\u" in text:  # only an escape can spell half a surrogate pair
-            _check_text(parsed)
-    except _FaultError as error:
-        raise CheckpointError(f"{where}: {error} of the {what}.") from None
-    except RecursionError:
-        raise CheckpointError(f"{where}: the {what} is nested too deep: not a checkpoint's.") from None
-    except json.JSONDecodeError as error:
-        fault = f"{shown(error.msg)} at character {error.pos}"
-        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}.") from None
-    return parsed
-
-
-class _FaultError(Exception):
-    """Found by a hook inside the JSON parser, which does not know the file's name."""
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _FaultError(f"key {shown(key)} appears twice in one object")
-            seen.add(key)
-    return found
-
-
-def _no_constant(token: str) -> NoReturn:
-    raise _FaultError(f"{token} is not JSON, yet appears as a value")
-
-
-def _integer(digits: str) -> int | float:
-    if len(digits) > 20:
-        raise _FaultError(f"a number of {len(digits)} digits overflows 64 bits, in a value")
-    return -0.0 if digits == "-0" else int(digits)  # as the reference: -0 is no size
-
-
-def _check_text(value: object) -> None:
-    if isinstance(value, str):
-        _encodable(value, _FaultError)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _encodable(key, _FaultError)
-            _check_text(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
-
-
-def _encodable(text: str, error: type[Exception] = CheckpointError) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise error(f"half of a surrogate pair in {shown(text)}, which no UTF-8 file can hold, in a text") from None
-    return text
-
-
-def _quoted(text: str) -> str:
-    # Python without ASCII escaping and serde_json agree on every character.
-    return json.dumps(_encodable(text), ensure_ascii=False)
 
 
 def _checked_metadata(value: object, where: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
 from .discover import PICKLE_SUFFIXES, only_candidate
-from .header import MAX_HEADER, is_pickle, open_regular
+from .file_kind import is_pickle, open_regular
+from .header import MAX_HEADER
 from .paths import StrPath, contained
 from .shard import Shard, shard_of_file
 from .shard_index import INDEX_NAME, read_index, weight_map

@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import ALLOW_PICKLE, TensorInfo, build_header, open_regular
+from .file_kind import ALLOW_PICKLE, open_regular
+from .header import TensorInfo, build_header
 from .shard import Shard
 
 # torch's name -> the format's

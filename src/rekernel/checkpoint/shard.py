@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown_path
-from .header import Header, open_regular, parse_header, read_header_from
+from .file_kind import open_regular
+from .header import Header, parse_header, read_header_from
 
 
 @dataclass(frozen=True)

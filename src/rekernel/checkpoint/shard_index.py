@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import MAX_HEADER, foreign_format, open_regular, strict_json
+from .file_kind import foreign_format, open_regular
+from .header import MAX_HEADER
 from .paths import check_plain
+from .strict_json import strict_json
 
 INDEX_NAME = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
 

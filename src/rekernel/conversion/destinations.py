@@ -12,7 +12,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from ..checkpoint.discover import PICKLE_SUFFIXES
-from ..checkpoint.header import open_regular
+from ..checkpoint.file_kind import open_regular
 from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Component, find_pipeline
 from ..checkpoint.tensor_source import TensorSource

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.dtypes import cast, numpy_dtype, refuse_overflow
-from ..checkpoint.header import DTYPE_BITS
+from ..checkpoint.dtypes import DTYPE_BITS, cast, numpy_dtype, refuse_overflow
 from ..checkpoint.tensor_source import TensorSource
 from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError

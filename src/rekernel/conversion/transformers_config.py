@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.header import open_regular, strict_json
+from ..checkpoint.file_kind import open_regular
+from ..checkpoint.strict_json import strict_json
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.changes import LayerChange

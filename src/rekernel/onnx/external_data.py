@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx import TensorProto, helper
 
-from ..checkpoint.header import open_regular
+from ..checkpoint.file_kind import open_regular
 from ..checkpoint.paths import contained
 from ..errors import RekernelError
 from ..escape import shown, shown_path

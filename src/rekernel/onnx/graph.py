@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.header import open_regular
+from ..checkpoint.file_kind import open_regular
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 

@@ -1,0 +1,88 @@
+"""JSON without ambiguity: duplicate keys, odd constants and broken text are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from ..errors import CheckpointError
+from ..escape import shown
+
+
+def strict_json(raw: bytes, where: str, what: str) -> object:
+    """JSON as the standard has it: UTF-8, no duplicate keys, no NaN, no lone surrogates, no bottomless nesting.
+
+    Examples
+    --------
+    >>> strict_json(b'{"a": 1, "a": 2}', "x.json", "index")
+    Traceback (most recent call last):
+    rekernel.checkpoint.header.CheckpointError: x.json: key a appears twice in one object of the index.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where}: the {what} is not UTF-8 (byte {error.start}).") from None
+    try:
+        parsed: object = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=float
+        )
+        if "\\u" in text:  # only an escape can spell half a surrogate pair
+            _check_text(parsed)
+    except _FaultError as error:
+        raise CheckpointError(f"{where}: {error} of the {what}.") from None
+    except RecursionError:
+        raise CheckpointError(f"{where}: the {what} is nested too deep: not a checkpoint's.") from None
+    except json.JSONDecodeError as error:
+        fault = f"{shown(error.msg)} at character {error.pos}"
+        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}.") from None
+    return parsed
+
+
+class _FaultError(Exception):
+    """Found by a hook inside the JSON parser, which does not know the file's name."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _FaultError(f"key {shown(key)} appears twice in one object")
+            seen.add(key)
+    return found
+
+
+def _no_constant(token: str) -> NoReturn:
+    raise _FaultError(f"{token} is not JSON, yet appears as a value")
+
+
+def _integer(digits: str) -> int | float:
+    if len(digits) > 20:
+        raise _FaultError(f"a number of {len(digits)} digits overflows 64 bits, in a value")
+    return -0.0 if digits == "-0" else int(digits)  # as the reference: -0 is no size
+
+
+def _check_text(value: object) -> None:
+    if isinstance(value, str):
+        _encodable(value, _FaultError)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _encodable(key, _FaultError)
+            _check_text(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item)
+
+
+def _encodable(text: str, error: type[Exception] = CheckpointError) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise error(f"half of a surrogate pair in {shown(text)}, which no UTF-8 file can hold, in a text") from None
+    return text
+
+
+def _quoted(text: str) -> str:
+    # Python without ASCII escaping and serde_json agree on every character.
+    return json.dumps(_encodable(text), ensure_ascii=False)
