@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .architectures.detect import architecture
+from .checkpoint.discover import onnx_of
 from .checkpoint.header import TensorInfo
 from .checkpoint.pipeline_folder import find_pipeline
-from .conversion.destinations import onnx_of
 from .errors import RekernelError
 from .escape import shown_path
 from .plan.recipe import Recipe, find_recipe

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint.config_file import refuse_recorded
+from .checkpoint.discover import onnx_of
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.destinations import onnx_of, parts_of
+from .conversion.destinations import parts_of
 from .conversion.downloads import fetch
 from .conversion.output_files import arrange, output_tensors
 from .conversion.run import Conversion, Options, Progress, Report

@@ -3,7 +3,8 @@
 import pytest
 
 from rekernel import RekernelError
-from rekernel.sources.address import Address, address_of, is_repo, plain_parts
+from rekernel.checkpoint.paths import plain_parts
+from rekernel.sources.address import Address, address_of, is_repo
 
 
 @pytest.mark.parametrize(

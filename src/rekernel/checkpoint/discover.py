@@ -5,14 +5,16 @@ Knows file names and what an index lists; no header is read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RekernelError
 from ..escape import shown, shown_path
-from .file_kind import ALLOW_PICKLE
-from .paths import contained
+from .file_kind import ALLOW_PICKLE, open_regular
+from .paths import StrPath, contained
 from .shard_index import INDEX_NAME, read_index, weight_map
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -67,3 +69,54 @@ def ambiguous(folder: Path, candidates: Iterable[Path]) -> CheckpointError:
     names = [shown(path.name) for path in candidates]
     listing = ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
     return CheckpointError(f"{shown_path(folder)}: several checkpoints here ({listing}); pass the path of one.")
+
+
+ONNX_DATA = (".onnx_data", ".onnx.data", *(f".onnx_data_{i}" for i in range(1, 100)))
+"""How the names of files usually end that hold an ONNX model's tensors, large ones in pieces; the model says which."""
+
+
+OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", *ONNX_DATA, ".gguf", ".index.json")
+"""How the names of weights end, in any format: what is not rescaled of these would be the old weights."""
+
+
+def onnx_of(source: StrPath) -> Path | None:
+    """The ONNX model that `source` is, or that is all the weights of the folder `source` or of its folder `onnx`.
+
+    Raises
+    ------
+    RekernelError
+        For several models and nothing else to choose.
+
+    Examples
+    --------
+    >>> str(onnx_of("net.onnx")), onnx_of("net.safetensors")
+    ('net.onnx', None)
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return source if source.suffix.lower() == ".onnx" else None
+    if (source / "model_index.json").exists():
+        return None
+    for folder in (source, source / "onnx"):
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+        weights = [n for n in names if n.lower().endswith(OTHER_WEIGHTS) and not n.lower().endswith(ONNX_DATA)]
+        models = [n for n in weights if n.lower().endswith(".onnx")]
+        if len(models) == 1:  # whose data may have any name
+            weights = [n for n in weights if n in models or not _names(folder / models[0], n)]
+        if not weights:
+            continue
+        if models != weights:
+            return None
+        if len(models) > 1:
+            listed = ", ".join(map(shown, models[:6])) + (f", ... ({len(models)})" if len(models) > 6 else "")
+            raise RekernelError(f"{shown_path(folder)}: several ONNX models here ({listed}); pass the path of one.")
+        return contained(source, (folder / models[0]).relative_to(source).as_posix())
+    return None
+
+
+def _names(model: Path, file: str) -> bool:
+    """Whether an ONNX model says that tensors lie in `file`: names stand in it as they are."""
+    if not file.endswith(".bin") or model.stat().st_size == 0:  # empty: it stands for one that was not fetched
+        return False
+    with os.fdopen(open_regular(model), "rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(file.encode()) >= 0

@@ -85,3 +85,17 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
                 yield from _walk(root, relative)
         elif entry.is_file():
             yield relative
+
+
+def plain_parts(name: str) -> Path | None:
+    """A file name out of a repository's listing as a relative path; None where it would leave the folder.
+
+    Examples
+    --------
+    >>> str(plain_parts("unet/config.json")), plain_parts("../x"), plain_parts("a//b")
+    ('unet/config.json', None, None)
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
+        return None
+    return Path(*parts)

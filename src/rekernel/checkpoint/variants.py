@@ -50,3 +50,24 @@ def weights_of(component: Component, variant: str | None = None) -> Path:
             f"with safe_serialization=True"
         )
     return chosen
+
+
+def plain_candidate(component: Component) -> Path | None:
+    """The component's weights; of plain ones and variants (.fp16) together the plain ones, as diffusers loads them."""
+    plain = [p for p in component.candidates if not split_variant(p.name.partition(".safetensors")[0])[1]]
+    plain = [p for p in plain if not re.search(r"\.index\.[\w-]+\.json$", p.name)]
+    if len(component.candidates) > 1 and len(plain) == 1:
+        return plain[0]
+    return component.checkpoint
+
+
+def split_variant(stem: str) -> tuple[str, str]:
+    """The name without its variant, and the variant with its dot.
+
+    Examples
+    --------
+    >>> split_variant("model.fp16"), split_variant("model.v2")
+    (('model', '.fp16'), ('model.v2', ''))
+    """
+    base, dot, variant = stem.partition(".")
+    return (base, dot + variant) if variant in ("fp16", "bf16", "fp32", "ema", "non_ema") else (stem, "")

@@ -5,29 +5,19 @@ Knows paths and names of files; writes nothing.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from ..checkpoint.discover import PICKLE_SUFFIXES
-from ..checkpoint.file_kind import open_regular
-from ..checkpoint.paths import StrPath, contained, other_files
-from ..checkpoint.pipeline_folder import Component, find_pipeline
+from ..checkpoint.discover import OTHER_WEIGHTS
+from ..checkpoint.paths import StrPath, other_files
+from ..checkpoint.pipeline_folder import find_pipeline
 from ..checkpoint.tensor_source import TensorSource
+from ..checkpoint.variants import plain_candidate
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
-from .output_files import split_variant
 
 DEFAULT_COMPONENTS = ("unet",)
 """What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
-
-ONNX_DATA = (".onnx_data", ".onnx.data", *(f".onnx_data_{i}" for i in range(1, 100)))
-"""How the names of files usually end that hold an ONNX model's tensors, large ones in pieces; the model says which."""
-
-OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", *ONNX_DATA, ".gguf", ".index.json")
-"""How the names of weights end, in any format: what is not rescaled of these would be the old weights."""
 
 
 def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
@@ -53,58 +43,6 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
             raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
         parts[name] = path
     return parts
-
-
-def onnx_of(source: StrPath) -> Path | None:
-    """The ONNX model that `source` is, or that is all the weights of the folder `source` or of its folder `onnx`.
-
-    Raises
-    ------
-    RekernelError
-        For several models and nothing else to choose.
-
-    Examples
-    --------
-    >>> str(onnx_of("net.onnx")), onnx_of("net.safetensors")
-    ('net.onnx', None)
-    """
-    source = Path(source)
-    if not source.is_dir():
-        return source if source.suffix.lower() == ".onnx" else None
-    if (source / "model_index.json").exists():
-        return None
-    for folder in (source, source / "onnx"):
-        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-        weights = [n for n in names if n.lower().endswith(OTHER_WEIGHTS) and not n.lower().endswith(ONNX_DATA)]
-        models = [n for n in weights if n.lower().endswith(".onnx")]
-        if len(models) == 1:  # whose data may have any name
-            weights = [n for n in weights if n in models or not _names(folder / models[0], n)]
-        if not weights:
-            continue
-        if models != weights:
-            return None
-        if len(models) > 1:
-            listed = ", ".join(map(shown, models[:6])) + (f", ... ({len(models)})" if len(models) > 6 else "")
-            raise RekernelError(f"{shown_path(folder)}: several ONNX models here ({listed}); pass the path of one.")
-        return contained(source, (folder / models[0]).relative_to(source).as_posix())
-    return None
-
-
-def _names(model: Path, file: str) -> bool:
-    """Whether an ONNX model says that tensors lie in `file`: names stand in it as they are."""
-    if not file.endswith(".bin") or model.stat().st_size == 0:  # empty: it stands for one that was not fetched
-        return False
-    with os.fdopen(open_regular(model), "rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-        return content.find(file.encode()) >= 0
-
-
-def plain_candidate(component: Component) -> Path | None:
-    """The component's weights; of plain ones and variants (.fp16) together the plain ones, as diffusers loads them."""
-    plain = [p for p in component.candidates if not split_variant(p.name.partition(".safetensors")[0])[1]]
-    plain = [p for p in plain if not re.search(r"\.index\.[\w-]+\.json$", p.name)]
-    if len(component.candidates) > 1 and len(plain) == 1:
-        return plain[0]
-    return component.checkpoint
 
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:

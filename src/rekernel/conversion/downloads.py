@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checkpoint.discover import PICKLE_SUFFIXES
+from ..checkpoint.discover import OTHER_WEIGHTS, PICKLE_SUFFIXES
 from ..checkpoint.paths import other_files
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..checkpoint.tensor_source import TensorSource
+from ..checkpoint.variants import plain_candidate, split_variant
 from ..errors import CheckpointError
 from ..sources import Origin, Place, RemotePlace
-from .destinations import OTHER_WEIGHTS, plain_candidate
-from .output_files import split_variant
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 from ..checkpoint.dtypes import FLOATS
 from ..checkpoint.header import tensor_nbytes
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..checkpoint.variants import split_variant
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.changes import LayerChange
@@ -158,15 +159,3 @@ def _stem(path: Path, sharded: bool) -> tuple[str, str]:
     if sharded and (m := _INDEX_SUFFIX.search(path.name)):
         return path.name[: m.start()], m[1]
     return split_variant(path.name.removesuffix(path.suffix))
-
-
-def split_variant(stem: str) -> tuple[str, str]:
-    """The name without its variant, and the variant with its dot.
-
-    Examples
-    --------
-    >>> split_variant("model.fp16"), split_variant("model.v2")
-    (('model', '.fp16'), ('model.v2', ''))
-    """
-    base, dot, variant = stem.partition(".")
-    return (base, dot + variant) if variant in ("fp16", "bf16", "fp32", "ema", "non_ema") else (stem, "")

@@ -19,6 +19,7 @@ from ..checkpoint.header import build_header
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
 from ..errors import Option, RekernelError
 from ..escape import shown_path
@@ -32,7 +33,7 @@ from .digests import Digests, digesting, resolved, stand_ins
 from .downloads import Fetched
 from .journal import Journal
 from .modelspec import rescaled_metadata
-from .output_files import OutputFile, Outputs, arrange, output_tensors, split_variant
+from .output_files import OutputFile, Outputs, arrange, output_tensors
 from .streaming import stream
 from .transformers_config import rescaled_configs
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.discover import OTHER_WEIGHTS, onnx_of
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
-from ..conversion.destinations import OTHER_WEIGHTS, onnx_of, plain_candidate
+from ..checkpoint.variants import plain_candidate
 from ..diffusion.recorded import Recorded, read_records
 from ..errors import CheckpointError, RekernelError
 from ..escape import shown_path

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath
-from ..conversion.destinations import OTHER_WEIGHTS
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..sources.address import Address, is_repo

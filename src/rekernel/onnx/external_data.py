@@ -15,10 +15,9 @@ from typing import Any
 from onnx import TensorProto, helper
 
 from ..checkpoint.file_kind import open_regular
-from ..checkpoint.paths import contained
+from ..checkpoint.paths import contained, plain_parts
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..sources.address import plain_parts
 
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # packed; NumPy counts whole bytes
 

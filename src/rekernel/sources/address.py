@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote, unquote
 
-from ..checkpoint.paths import StrPath
+from ..checkpoint.paths import StrPath, plain_parts
 from ..errors import RekernelError
 from ..escape import shown
 
@@ -84,20 +83,6 @@ def is_repo(name: str) -> bool:
     parts = name.split("/")
     plain = all(_NAME.fullmatch(part) and "--" not in part and ".." not in part for part in parts)
     return len(parts) == 2 and plain and not name.endswith(".git")
-
-
-def plain_parts(name: str) -> Path | None:
-    """A file name out of a repository's listing as a relative path; None where it would leave the folder.
-
-    Examples
-    --------
-    >>> str(plain_parts("unet/config.json")), plain_parts("../x"), plain_parts("a//b")
-    ('unet/config.json', None, None)
-    """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
-        return None
-    return Path(*parts)
 
 
 def _parsed(text: str, whole: str) -> Address:

@@ -19,13 +19,13 @@ from typing import Any
 from ..checkpoint.discover import PICKLE_SUFFIXES
 from ..checkpoint.header import MAX_HEADER, header_length
 from ..checkpoint.open_local import open_checkpoint
-from ..checkpoint.paths import StrPath
+from ..checkpoint.paths import StrPath, plain_parts
 from ..checkpoint.shard import Shard, shard_of_header
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import CheckpointError, RekernelError
 from ..escape import shown, shown_path
 from ..version import __version__
-from .address import Address, address_of, plain_parts
+from .address import Address, address_of
 from .hub_client import HubError, api, explained, hub, is_away, is_offline
 
 _FIRST = 100_000  # bytes: nearly every header fits, as the client found
