@@ -50,8 +50,8 @@ def pipeline_loader(folder: Path) -> str:
 def _loads_plainly(report: Report, plan: Plan) -> bool:
     """Whether the configuration that was copied along tells transformers all that changed."""
     from rekernel import Recipe
+    from rekernel.conversion.transformers_config import loads_plainly
     from rekernel.hub.contents import config_of
-    from rekernel.hub.loading_code import loads_plainly
 
     config = next((path for path in report.files if path.name == "config.json"), None)
     return config is not None and loads_plainly(config_of(config), Recipe(plan, ()))

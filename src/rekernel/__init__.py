@@ -1,6 +1,6 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
-from .conversion.run import Report
+from .conversion.report import Report
 from .errors import CheckpointError, RekernelError
 from .inspection import Info, inspect
 from .offline import Estimate, convert, estimate, plan_source

@@ -15,10 +15,11 @@ from .checkpoint.config_file import refuse_recorded
 from .checkpoint.discover import onnx_of
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.destinations import parts_of
 from .conversion.downloads import fetch
 from .conversion.output_files import arrange, output_tensors
-from .conversion.run import Conversion, Options, Progress, Report
+from .conversion.parts import parts_of
+from .conversion.report import Progress, Report
+from .conversion.run import Conversion, Options
 from .conversion.streaming import peak_bytes
 from .errors import Option, RekernelError
 from .escape import shown_path

@@ -174,7 +174,7 @@ def _rehearse(
 
 def _names(source: str, components: list[str] | None) -> list[str]:
     """The component that a ready plan is for; '' where there are none."""
-    from rekernel.conversion.destinations import parts_of
+    from rekernel.conversion.parts import parts_of
     from rekernel.sources import looked_at
 
     with looked_at(source) as place:

@@ -5,44 +5,15 @@ Knows paths and names of files; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoint.discover import OTHER_WEIGHTS
-from ..checkpoint.paths import StrPath, other_files
-from ..checkpoint.pipeline_folder import find_pipeline
+from ..checkpoint.paths import other_files
 from ..checkpoint.tensor_source import TensorSource
-from ..checkpoint.variants import plain_candidate
-from ..errors import Option, RekernelError
-from ..escape import shown, shown_path
-
-DEFAULT_COMPONENTS = ("unet",)
-"""What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
-
-
-def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
-    """What to convert in `source`, by component name; '' for a checkpoint that is no pipeline."""
-    pipeline = find_pipeline(source)
-    where = shown_path(source)
-    if pipeline is None:
-        if components:
-            raise RekernelError(
-                f"{where}: no pipeline folder (no model_index.json), so it has no component {components[0]}"
-            )
-        return {"": Path(source)}
-    with_weights = sorted(name for name, c in pipeline.components.items() if c.candidates)
-    listed = f"its components with safetensors weights: {', '.join(map(shown, with_weights)) or 'none'}"
-    chosen = list(components) if components else [n for n in DEFAULT_COMPONENTS if n in with_weights]
-    if not chosen:
-        named = Option("components=[...]", "--component")
-        raise RekernelError(f"{where}: has no UNet to rescale; name one with ", named, f". {listed}")
-    parts = {}
-    for name in chosen:
-        path = plain_candidate(pipeline.components[name]) if name in pipeline.components else None
-        if path is None:
-            raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
-        parts[name] = path
-    return parts
+from ..errors import RekernelError
+from ..escape import shown_path
 
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:
@@ -81,3 +52,28 @@ def split_weights(files: list[Path], folders: Sequence[Path]) -> tuple[list[Path
     """Files to copy, and those below `folders` that hold the same weights, not rescaled."""
     stale = [f for f in files if f.name.endswith(OTHER_WEIGHTS) and f.parent in folders]
     return [f for f in files if f not in stale], stale
+
+
+@contextmanager
+def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
+    """Make the folders; where what follows fails, remove those that it leaves empty."""
+    made: list[Path] = []
+    try:
+        for folder in wanted:
+            missing = [p for p in (folder, *folder.parents) if not p.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            made += reversed(missing)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):  # finished files are in it, to resume from
+                folder.rmdir()
+        raise
+
+
+def refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise where a file that is to be replaced or removed is one that is read, by whatever name or link."""
+    read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
+    for path in paths:
+        if path.exists() and ((status := path.stat()).st_dev, status.st_ino) in read:
+            raise RekernelError(f"{shown_path(path)}: is the very file that is read; give the result another name.")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,45 +23,19 @@ from ..checkpoint.writer import StreamingWriter
 from ..errors import Option, RekernelError
 from ..escape import shown_path
 from ..plan.plan import Plan
-from ..plan.recipe import KEY, Recipe, placeholder
+from ..plan.recipe import KEY, Recipe
 from ..planning.by_name import refuse_rescaled
 from ..sources import Origin
 from ..version import __version__
-from .destinations import beside, file_target, folder_target, split_weights
-from .digests import Digests, digesting, resolved, stand_ins
+from .destinations import beside, file_target, folder_target, making_folders, refuse_inputs, split_weights
+from .digests import Digests, digesting, placeholder, resolved, stand_ins
 from .downloads import Fetched
 from .journal import Journal
 from .modelspec import rescaled_metadata
 from .output_files import OutputFile, Outputs, arrange, output_tensors
+from .report import Progress, Report
 from .streaming import stream
 from .transformers_config import rescaled_configs
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a conversion did.
-
-    target : file or folder written
-    files : the files written or taken over, in order
-    bytes_written : without what was taken over
-    tensors_changed, tensors_kept : counts
-    plans : by component; '' for a checkpoint that is no pipeline
-    resumed : files that an earlier run had finished
-    skipped : weights in other formats, not copied since they would still be the old ones
-    notes : what a configuration beside the weights cannot say of them
-    """
-
-    target: Path
-    files: tuple[Path, ...]
-    bytes_written: int
-    tensors_changed: int
-    tensors_kept: int
-    plans: dict[str, Plan]
-    resumed: int = 0
-    skipped: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,31 +237,6 @@ class Conversion:
             target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped),
             tuple(self.notes),
         )  # fmt: skip
-
-
-@contextmanager
-def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
-    """Make the folders; where what follows fails, remove those that it leaves empty."""
-    made: list[Path] = []
-    try:
-        for folder in wanted:
-            missing = [p for p in (folder, *folder.parents) if not p.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            made += reversed(missing)
-        yield
-    except BaseException:
-        for folder in reversed(made):
-            with suppress(OSError):  # finished files are in it, to resume from
-                folder.rmdir()
-        raise
-
-
-def refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raise where a file that is to be replaced or removed is one that is read, by whatever name or link."""
-    read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
-    for path in paths:
-        if path.exists() and ((status := path.stat()).st_dev, status.st_ino) in read:
-            raise RekernelError(f"{shown_path(path)}: is the very file that is read; give the result another name.")
 
 
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:

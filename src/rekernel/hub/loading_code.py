@@ -5,12 +5,7 @@ Knows configs and plans. Names out of a config become code only where they are p
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any
-
-from ..plan.changes import LayerChange
-from ..plan.recipe import Recipe
+from ..conversion.transformers_config import _class_name, _is_of, loads_plainly
 from .contents import Payload
 
 
@@ -76,51 +71,7 @@ def _session(load: Payload, repo: str) -> str:
     )
 
 
-def loads_plainly(config: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether transformers builds the rescaled model from its config alone: the config tells all that changed."""
-    absorbed = all(change.kind in ("patch", "values") for change in recipe.plan.changed)
-    return bool(absorbed and "architectures" in config and _class_name(config)) and _is_of(
-        config, recipe.plan.changed, new=True
-    )
-
-
-def _class_name(config: dict[str, Any]) -> str:
-    """The class that a transformers or diffusers config is of."""
-    named = config.get("architectures") or [config.get("_class_name")]
-    first = named[0] if isinstance(named, list) and named else None
-    return first if isinstance(first, str) and first.isascii() and first.isidentifier() and first[0] != "_" else ""
-
-
-def _is_of(config: dict[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
-    """Whether the config's patch and image size are those of the new weights, or of the old ones.
-
-    One that does not tell them, or not at its top, was left as it was written: for the old ones.
-    """
-    patch, image = _pair(config.get("patch_size")), _pair(config.get("image_size"))
-    for change in changes:
-        shape = change.new_shape if new else change.shape
-        if change.kind not in ("patch", "values"):
-            continue
-        if patch is None or image is None:
-            return not new
-        if change.kind == "patch" and len(shape) == 4 and shape[-2:] != patch:
-            return False
-        if change.kind == "values" and len(shape) == 3:
-            grid = math.prod(i // p for i, p in zip(image, patch, strict=True))
-            if shape[change.grid_axis] != change.prefix + grid:
-                return False
-    return True
-
-
 def _literal(name: str) -> str:
     """A file name as Python text."""
     text = ascii(name)
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\'" not in text else text
-
-
-def _pair(value: object) -> tuple[int, int] | None:
-    if isinstance(value, int) and value > 0:
-        return value, value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value):
-        return value[0], value[1]
-    return None

@@ -15,10 +15,10 @@ from typing import Any
 from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ..checkpoint.header import tensor_nbytes
 from ..checkpoint.paths import contained, other_files
-from ..conversion.destinations import folder_target, split_weights
+from ..conversion.destinations import folder_target, making_folders, refuse_inputs, split_weights
 from ..conversion.digests import known_of
 from ..conversion.downloads import Fetched, fetch_files
-from ..conversion.run import Report, making_folders, refuse_inputs
+from ..conversion.report import Report
 from ..conversion.transformers_config import rescaled_configs
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path

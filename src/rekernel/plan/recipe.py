@@ -5,7 +5,6 @@ Knows the JSON under one metadata key and nothing of files. Format: docs/recipe.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,14 +105,3 @@ def find_recipe(metadata: Mapping[str, str]) -> Recipe | None:
     True
     """
     return Recipe.from_json(metadata[KEY]) if KEY in metadata else None
-
-
-def placeholder(index: int) -> str:
-    """Stands for the digest of source number `index` until that is known; as long as one, and as unlikely.
-
-    Examples
-    --------
-    >>> len(placeholder(0)), placeholder(0) == placeholder(1)
-    (64, False)
-    """
-    return hashlib.sha256(f"rekernel: digest of source {index} to follow".encode()).hexdigest()

@@ -1,0 +1,40 @@
+"""Which components of a pipeline folder are converted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..checkpoint.paths import StrPath
+from ..checkpoint.pipeline_folder import find_pipeline
+from ..checkpoint.variants import plain_candidate
+from ..errors import Option, RekernelError
+from ..escape import shown, shown_path
+
+DEFAULT_COMPONENTS = ("unet",)
+"""What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
+
+
+def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
+    """What to convert in `source`, by component name; '' for a checkpoint that is no pipeline."""
+    pipeline = find_pipeline(source)
+    where = shown_path(source)
+    if pipeline is None:
+        if components:
+            raise RekernelError(
+                f"{where}: no pipeline folder (no model_index.json), so it has no component {components[0]}"
+            )
+        return {"": Path(source)}
+    with_weights = sorted(name for name, c in pipeline.components.items() if c.candidates)
+    listed = f"its components with safetensors weights: {', '.join(map(shown, with_weights)) or 'none'}"
+    chosen = list(components) if components else [n for n in DEFAULT_COMPONENTS if n in with_weights]
+    if not chosen:
+        named = Option("components=[...]", "--component")
+        raise RekernelError(f"{where}: has no UNet to rescale; name one with ", named, f". {listed}")
+    parts = {}
+    for name in chosen:
+        path = plain_candidate(pipeline.components[name]) if name in pipeline.components else None
+        if path is None:
+            raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
+        parts[name] = path
+    return parts
