@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.config_file import refuse_recorded
 from .checkpoint.discover import onnx_of
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
@@ -24,7 +23,8 @@ from .conversion.streaming import peak_bytes
 from .errors import Option, RekernelError
 from .escape import shown_path
 from .plan.plan import Plan
-from .planning.by_name import nothing_changes, plan_checkpoint
+from .planning.by_name import plan_checkpoint
+from .planning.guards import nothing_changes, refuse_recorded
 from .sources import Place, looked_at
 
 _INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
-from ..checkpoint.config_file import refuse_recorded
 from ..checkpoint.header import build_header
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Pipeline
@@ -24,7 +23,7 @@ from ..errors import Option, RekernelError
 from ..escape import shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
-from ..planning.by_name import refuse_rescaled
+from ..planning.guards import refuse_recorded, refuse_rescaled
 from ..sources import Origin
 from ..version import __version__
 from .destinations import beside, file_target, folder_target, making_folders, refuse_inputs, split_weights

@@ -25,7 +25,7 @@ from ..escape import shown, shown_path
 from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
-from ..planning.by_name import nothing_changes
+from ..planning.guards import nothing_changes
 from ..planning.settings import Request, Settings, plain_scale
 from ..sources import Origin, Place
 from ..version import __version__

@@ -17,10 +17,10 @@ from ..escape import shown, shown_path
 from ..patterns import select, without
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
-from ..plan.recipe import find_recipe
 from ..resampling.filters import KEYS_A
 from ..resampling.least_squares import SMOOTHNESS
 from ..sources import looked_at
+from .guards import refuse_rescaled
 from .settings import Hints, Request, Scale
 from .tensor import Layer, Unclear
 
@@ -150,25 +150,6 @@ def _assumed(
         f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
         f"say --stride NAME=2"
     ]
-
-
-def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
-    """The error for a plan without a change, with up to three of its notes: those that name an option first."""
-    telling = sorted(warnings, key=lambda note: "--" not in note)
-    rest = f" ({len(telling) - 3} more notes: see the plan.)" if len(telling) > 3 else ""
-    notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
-    return RekernelError(f"{where}: the plan changes nothing.{notes}{rest}")
-
-
-def refuse_rescaled(source: TensorSource) -> None:
-    """Raise where a checkpoint was rescaled before: its layers no longer have the strides their names tell."""
-    recipe = find_recipe(source.metadata)
-    if recipe is not None:
-        scale = recipe.plan.options.get("scale", "?")
-        raise RekernelError(
-            f"{shown_path(source.path)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
-            f"and its layers' geometry with it; convert the original instead"
-        )
 
 
 def _chosen(

@@ -1,0 +1,68 @@
+"""Refusals that hold for every way of planning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.config_file import KEY
+from ..checkpoint.tensor_source import TensorSource
+from ..errors import RekernelError
+from ..escape import shown, shown_path
+from ..plan.recipe import find_recipe
+
+
+def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
+    """The error for a plan without a change, with up to three of its notes: those that name an option first."""
+    telling = sorted(warnings, key=lambda note: "--" not in note)
+    rest = f" ({len(telling) - 3} more notes: see the plan.)" if len(telling) > 3 else ""
+    notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
+    return RekernelError(f"{where}: the plan changes nothing.{notes}{rest}")
+
+
+def refuse_rescaled(source: TensorSource) -> None:
+    """Raise where a checkpoint was rescaled before: its layers no longer have the strides their names tell."""
+    recipe = find_recipe(source.metadata)
+    if recipe is not None:
+        scale = recipe.plan.options.get("scale", "?")
+        raise RekernelError(
+            f"{shown_path(source.path)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
+            f"and its layers' geometry with it; convert the original instead"
+        )
+
+
+def refuse_recorded(weights: Path, *, whole: bool) -> None:
+    """Raise where the config beside weights says that they are rescaled, or are sampled with rescaled kernels.
+
+    Parameters
+    ----------
+    weights : file, or the folder it is in
+    whole : bool
+        Whether the folder is converted with the config in it. Of a file alone, guidance stays behind.
+
+    Raises
+    ------
+    RekernelError
+        Before everything is applied twice.
+    """
+    path = (weights if weights.is_dir() else weights.parent) / "config.json"
+    config: Any = None
+    with suppress(OSError, ValueError, RecursionError):  # whose config it is does not matter here
+        config = json.loads(path.read_text(encoding="utf-8"))
+    entry = config.get(KEY) if isinstance(config, dict) else None
+    if not isinstance(entry, dict):
+        return
+    scale = shown(str(entry.get("scale")))
+    if "plan" in entry:
+        raise RekernelError(
+            f"{shown_path(path)}: says that these weights were rescaled already (scale {scale}); convert the original "
+            f"instead"
+        )
+    if whole:
+        raise RekernelError(
+            f"{shown_path(path)}: records guidance (scale {scale}), which would come on top of rescaled weights; "
+            f"convert the original folder, without guidance"
+        )
