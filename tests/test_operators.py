@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel.resampling.operators import GRID_METHODS
+from rekernel.resampling.methods import GRID_METHODS
 
 INTERPOLATIONS = ("nearest", "linear", "cubic", "lanczos3", "area")
 KERNEL = (*INTERPOLATIONS, "optimal")

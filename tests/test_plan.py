@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekernel import AxisGeometry, AxisOperator, LayerChange, Plan, RekernelError, plan_checkpoint
-from rekernel.resampling.filters import KEYS_A
-from rekernel.resampling.least_squares import SMOOTHNESS
-from rekernel.resampling.operators import GAINS, kernel_taps
+from rekernel.resampling.methods import GAINS, KEYS_A, SMOOTHNESS
+from rekernel.resampling.operators import kernel_taps
 
 HOSTILE = ("a\x1b[31mred\nline.weight", "b\u202eidi.weight", "[red]c[/red].weight", "\u200b\x00.weight", "\\x1b.weight")
 

@@ -125,8 +125,7 @@ def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
 
 
 def test_defaults_in_the_help_are_the_library_s(run):
-    from rekernel.resampling.filters import KEYS_A
-    from rekernel.resampling.least_squares import SMOOTHNESS
+    from rekernel.resampling.methods import KEYS_A, SMOOTHNESS
 
     text = " ".join(run("convert", "--help-all", terminal_width=WIDTH).stdout.split())
     assert f"Keys' parameter. Default: {KEYS_A:g};" in text

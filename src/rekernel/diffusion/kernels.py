@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import RekernelError
 from ..patterns import matcher
-from ..resampling.operators import canonical_method
+from ..resampling.methods import canonical_method
 from .attachable import Attachable
 from .scales import checked_scale, shown_scale
 from .schedules import NoiseSchedule

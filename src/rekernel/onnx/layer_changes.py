@@ -13,7 +13,7 @@ from ..errors import RekernelError
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..planning.settings import Settings
 from ..resampling.geometry import conv_geometry, conv_transpose_geometry, pool_geometry
-from ..resampling.operators import canonical_method
+from ..resampling.methods import canonical_method
 from .axes import Axes, old_shape
 
 Pads = tuple[tuple[int, int], ...]

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..resampling.arrays import resample
-from ..resampling.filters import KEYS_A
-from ..resampling.least_squares import SMOOTHNESS
+from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")

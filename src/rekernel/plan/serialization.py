@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..resampling.operators import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
+from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
 from .changes import KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, ModuleChange
 
 _LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger

@@ -17,8 +17,7 @@ from ..escape import shown, shown_path
 from ..patterns import select, without
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
-from ..resampling.filters import KEYS_A
-from ..resampling.least_squares import SMOOTHNESS
+from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..sources import looked_at
 from .guards import refuse_rescaled
 from .settings import Hints, Request, Scale

@@ -13,9 +13,7 @@ from typing import Any
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
-from ..resampling.filters import KEYS_A
-from ..resampling.least_squares import SMOOTHNESS
-from ..resampling.operators import GAINS, KERNEL_METHODS, canonical_method
+from ..resampling.methods import GAINS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]

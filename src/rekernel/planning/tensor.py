@@ -21,7 +21,7 @@ from ..patterns import layer_of, without
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
 from ..resampling.arrays import flattened_grid, spatial_axes
 from ..resampling.geometry import conv_geometry, conv_transpose_geometry
-from ..resampling.operators import canonical_method
+from ..resampling.methods import canonical_method
 from .settings import Hints, Settings
 
 _MODES = ("supersample", "absorb")

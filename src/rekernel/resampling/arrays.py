@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from .filters import KEYS_A
-from .least_squares import SMOOTHNESS
+from .methods import KEYS_A, SMOOTHNESS
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
 

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from .methods import KEYS_A
 
 Array = NDArray[np.float64]
 
-KEYS_A = -0.5
-"""Only a = -1/2 reproduces quadratics (Keys 1981, eq. 15); torch.nn.functional.interpolate uses -3/4."""
 
 _TIE = 1e-9  # positions are quotients: a tie between two old samples is found up to rounding
 

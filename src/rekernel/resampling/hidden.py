@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from .arrays import resample_linear
-from .operators import GRID_METHODS, canonical_method
+from .methods import GRID_METHODS, canonical_method
 
 
 def resample_hidden(

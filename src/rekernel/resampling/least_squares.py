@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .methods import SMOOTHNESS
+
 Array = NDArray[np.float64]
 
 PASS_BAND = 0.3
 """End of the band to keep, in cycles per sample of the coarser grid."""
 STOP_BAND = 0.7
 """Start of the band of spectral copies to remove, in cycles per old sample; it ends at the new grid's Nyquist."""
-SMOOTHNESS = 0.01
-"""Weight of the stop band, against 1 - SMOOTHNESS for the pass band; chosen by benchmarks/accuracy/design.py."""
 # White penalty: it decides what neither band does and bounds the taps, most of all at scales below 1.4, whose stop band
 # is empty. Relative to the smoothness, so that a smoothness of 0 is still plain dilation.
 _WHITE, _RIDGE = 5e-3, 1e-9

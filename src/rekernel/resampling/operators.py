@@ -13,25 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from .filters import KEYS_A, Filter, interpolation_filter
-from .least_squares import SMOOTHNESS, optimal_taps
+from .filters import Filter, interpolation_filter
+from .least_squares import optimal_taps
+from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, canonical_method
 
 Array = NDArray[np.float64]
 
-KERNEL_METHODS = ("dilate", "nearest", "linear", "cubic", "lanczos3", "area", "optimal", "optimal-filter")
-GRID_METHODS = (
-    "nearest",
-    "linear",
-    "cubic",
-    "lanczos3",
-    "area",
-    "optimal",
-    "pinv-nearest",
-    "pinv-linear",
-    "pinv-cubic",
-)
-GAINS = ("dc", "ratio", "none")
-_ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
 
 MOST_TAPS = 4096
 """Along one axis: more is a slip of the scale, and would only run out of memory later."""
@@ -40,20 +27,6 @@ _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to roundi
 _NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised without blowing its taps up
 _FILTER_REACH = 4  # old samples that the shift-invariant filter spans: 4 * scale + 1 taps
 _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may use, as many as Keys' cubic
-
-
-def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> str:
-    """Resolve aliases (bilinear, bicubic, ...) and check the name.
-
-    Examples
-    --------
-    >>> canonical_method("bicubic")
-    'cubic'
-    """
-    name = _ALIASES.get(method, method)
-    if name not in choices:
-        raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}")
-    return name
 
 
 def kernel_taps(

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..planning.settings import Settings
-from ..resampling.filters import KEYS_A
-from ..resampling.least_squares import SMOOTHNESS
+from ..resampling.methods import KEYS_A, SMOOTHNESS
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits

@@ -16,7 +16,8 @@ from ...patterns import layer_of
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange
 from ...planning.settings import Settings
 from ...resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
-from ...resampling.operators import canonical_method, kernel_taps
+from ...resampling.methods import canonical_method
+from ...resampling.operators import kernel_taps
 from ..dtypes import dtype_name
 from ..tracing.recorder import Call
 from .complete import own_padding, tuple_of
