@@ -5,7 +5,9 @@ Nothing here imports the Hub's client before an address is used.
 
 from .address import Address, address_of
 from .hub_client import HeadMovedError, HubError
-from .hub_place import Origin, Place, RemotePlace, local_path, looked_at
+from .hub_place import RemotePlace
+from .opening import local_path, looked_at
+from .place import Origin, Place
 
 __all__ = [
     "Address",

@@ -7,11 +7,8 @@ was not fetched is not there: reading it is an error, never zeros.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,47 +16,20 @@ from typing import Any
 from ..checkpoint.discover import PICKLE_SUFFIXES
 from ..checkpoint.header import MAX_HEADER, header_length
 from ..checkpoint.open_local import open_checkpoint
-from ..checkpoint.paths import StrPath, plain_parts
+from ..checkpoint.paths import plain_parts
 from ..checkpoint.shard import Shard, shard_of_header
 from ..checkpoint.tensor_source import TensorSource
-from ..errors import CheckpointError, RekernelError
+from ..errors import CheckpointError
 from ..escape import shown, shown_path
 from ..version import __version__
-from .address import Address, address_of
+from .address import Address
 from .hub_client import HubError, api, explained, hub, is_away, is_offline
+from .place import Place
 
 _FIRST = 100_000  # bytes: nearly every header fits, as the client found
 _PATIENCE = 10.0  # seconds for a server's answer, the client's own default
 _SMALL = re.compile(r"(^|/)(model_index\.json|[^/]+\.safetensors\.index(\.[\w-]+)?\.json)$")
 _BY_HEADER = (".safetensors", ".json")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The repository and commit that files came from; `root` is where on the disk they lie."""
-
-    repo: str
-    commit: str
-    root: Path
-
-
-@dataclass(frozen=True)
-class Place:
-    """A source on the disk."""
-
-    path: Path
-
-    def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
-        """A checkpoint in it, as `open_checkpoint` does."""
-        return open_checkpoint(path, allow_pickle=allow_pickle)
-
-    def here(self, path: Path) -> Path:
-        """A file of it on the disk, whole."""
-        return path
-
-    def named(self, path: Path) -> Path | str:
-        """What to call a path in it."""
-        return path
 
 
 @dataclass(frozen=True)
@@ -159,66 +129,6 @@ class RemotePlace(Place):
                 self.address.repo, name, revision=self.commit, library_name="rekernel", library_version=__version__
             )
             return Path(found)
-
-
-@contextmanager
-def looked_at(source: StrPath) -> Iterator[Place]:
-    """The place of a path, or of an address with headers alone behind it; messages name the address.
-
-    Raises
-    ------
-    HubError
-        For a repository, revision or file that is not there, not to be seen, or out of reach.
-
-    Examples
-    --------
-    >>> with looked_at("unet.safetensors") as place:
-    ...     place.path.name
-    'unet.safetensors'
-    """
-    address = address_of(source)
-    if address is None:
-        yield Place(Path(source))
-        return
-    with tempfile.TemporaryDirectory(prefix="rekernel-") as folder:
-        root = Path(folder).resolve()
-        fetched: set[Path] = set()
-        try:
-            place = _remote(address, root)
-            fetched = place.fetched
-            yield place
-        except RekernelError as error:
-            whole = str(Address(address.repo, address.revision))
-            raise type(error)(*(_renamed(part, (root, *fetched), whole) for part in error.args)) from None
-
-
-def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
-    """A part of a message with the address in place of folders that stand for it."""
-    if isinstance(part, str):
-        for folder in folders:
-            part = part.replace(f"{folder}{os.sep}", f"{whole}/").replace(str(folder), whole)
-    return part
-
-
-def local_path(source: StrPath) -> Path:
-    """A path for readers of files: of an address, its file or its one checkpoint, downloaded.
-
-    Examples
-    --------
-    >>> local_path("unet.safetensors").name
-    'unet.safetensors'
-    """
-    if address_of(source) is None:
-        return Path(source)
-    with looked_at(source) as place:
-        assert isinstance(place, RemotePlace)
-        inside = place.path.relative_to(place.root)
-        if inside.as_posix() in place.files and not inside.name.endswith(_BY_HEADER):
-            return place.fetch([inside.as_posix()]) / inside
-        with place.open(place.path) as opened:
-            names = [path.relative_to(place.root).as_posix() for path in opened.files]
-            chosen = opened.path.relative_to(place.root)
-        return place.fetch(names) / chosen
 
 
 def _remote(address: Address, root: Path) -> RemotePlace:

@@ -1,0 +1,76 @@
+"""Open a local path or an address of the Hub."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.paths import StrPath
+from ..errors import RekernelError
+from .address import Address, address_of
+from .hub_place import _BY_HEADER, RemotePlace, _remote
+from .place import Place
+
+
+@contextmanager
+def looked_at(source: StrPath) -> Iterator[Place]:
+    """The place of a path, or of an address with headers alone behind it; messages name the address.
+
+    Raises
+    ------
+    HubError
+        For a repository, revision or file that is not there, not to be seen, or out of reach.
+
+    Examples
+    --------
+    >>> with looked_at("unet.safetensors") as place:
+    ...     place.path.name
+    'unet.safetensors'
+    """
+    address = address_of(source)
+    if address is None:
+        yield Place(Path(source))
+        return
+    with tempfile.TemporaryDirectory(prefix="rekernel-") as folder:
+        root = Path(folder).resolve()
+        fetched: set[Path] = set()
+        try:
+            place = _remote(address, root)
+            fetched = place.fetched
+            yield place
+        except RekernelError as error:
+            whole = str(Address(address.repo, address.revision))
+            raise type(error)(*(_renamed(part, (root, *fetched), whole) for part in error.args)) from None
+
+
+def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
+    """A part of a message with the address in place of folders that stand for it."""
+    if isinstance(part, str):
+        for folder in folders:
+            part = part.replace(f"{folder}{os.sep}", f"{whole}/").replace(str(folder), whole)
+    return part
+
+
+def local_path(source: StrPath) -> Path:
+    """A path for readers of files: of an address, its file or its one checkpoint, downloaded.
+
+    Examples
+    --------
+    >>> local_path("unet.safetensors").name
+    'unet.safetensors'
+    """
+    if address_of(source) is None:
+        return Path(source)
+    with looked_at(source) as place:
+        assert isinstance(place, RemotePlace)
+        inside = place.path.relative_to(place.root)
+        if inside.as_posix() in place.files and not inside.name.endswith(_BY_HEADER):
+            return place.fetch([inside.as_posix()]) / inside
+        with place.open(place.path) as opened:
+            names = [path.relative_to(place.root).as_posix() for path in opened.files]
+            chosen = opened.path.relative_to(place.root)
+        return place.fetch(names) / chosen
