@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import RekernelError  # noqa: E402
-from rekernel.torch.planning.windows import relative_index  # noqa: E402
+from rekernel.torch.layers.relative_positions import relative_index  # noqa: E402
 
 GROWS = {"*patch_embeddings*": "supersample"}
 TABLE = "*relative_position_bias_table"

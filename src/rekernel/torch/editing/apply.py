@@ -19,9 +19,8 @@ from ..layers.dense import dense_conv, linear, pool
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
-from ..planning.grids import unflattened_size
-from ..planning.windows import enlarge_window
 from .edits import Edits
+from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
 """The attribute of a rescaled module that holds its plan."""
@@ -190,3 +189,20 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         raise RekernelError(
             f"{shown(path)}: the plan names this layer and the model has none of that name: another model"
         ) from None
+
+
+def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
+    """The sizes of an nn.Unflatten whose pixels grow.
+
+    Examples
+    --------
+    >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
+    >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
+    (16, 8)
+    """
+    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    if tuple(sizes[1:]) == old:
+        return (sizes[0], *new)
+    if tuple(sizes[:-1]) == old:
+        return (*new, sizes[-1])
+    raise RekernelError(f"{shown(change.name)}: makes {sizes} and not a grid of {old}: another model")

@@ -6,6 +6,7 @@ Knows tensors; no weight, kernel or plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -55,3 +56,24 @@ class OwnPadding:
         if self.crop:
             x = pad_sides(x, self.crop)
         return pad_sides(x, sides, self.padding_mode)
+
+
+def own_padding(layer: Any) -> tuple[tuple[int, int], ...]:
+    """(left, right) of a convolution's own padding along each axis.
+
+    Examples
+    --------
+    >>> own_padding(nn.Conv1d(1, 1, 4, padding="same"))
+    ((1, 2),)
+    """
+    if layer.padding == "valid":
+        return ((0, 0),) * len(layer.kernel_size)
+    if layer.padding == "same":
+        totals = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((p, p) for p in layer.padding)
+
+
+def tuple_of(value: Any, count: int) -> tuple[int, ...]:
+    """One entry per axis, of what may be one for all."""
+    return (value,) * count if isinstance(value, int) else tuple(value)

@@ -18,6 +18,7 @@ from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.geometry import pool_geometry
 from ..layers.module_names import owner_of
+from ..layers.padding import own_padding, tuple_of
 
 _POOLS = {
     nn.MaxPool1d: "max", nn.MaxPool2d: "max", nn.MaxPool3d: "max",
@@ -138,24 +139,3 @@ def pool_change(
         )  # fmt: skip
         after.append(AxisGeometry(g.taps, g.stride, g.padding, g.dilation))
     return ModuleChange(name, f"{kind}-pool", "pooling", tuple(before), tuple(after))
-
-
-def own_padding(layer: Any) -> tuple[tuple[int, int], ...]:
-    """(left, right) of a convolution's own padding along each axis.
-
-    Examples
-    --------
-    >>> own_padding(nn.Conv1d(1, 1, 4, padding="same"))
-    ((1, 2),)
-    """
-    if layer.padding == "valid":
-        return ((0, 0),) * len(layer.kernel_size)
-    if layer.padding == "same":
-        totals = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((p, p) for p in layer.padding)
-
-
-def tuple_of(value: Any, count: int) -> tuple[int, ...]:
-    """One entry per axis, of what may be one for all."""
-    return (value,) * count if isinstance(value, int) else tuple(value)

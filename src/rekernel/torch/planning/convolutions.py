@@ -19,8 +19,8 @@ from ...resampling.geometry import ConvGeometry, conv_geometry, conv_transpose_g
 from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_taps
 from ..dtypes import dtype_name
+from ..layers.padding import own_padding, tuple_of
 from ..tracing.recorder import Call
-from .complete import own_padding, tuple_of
 from .cost import pays
 from .grids import Scales, is_patch, patch_change
 

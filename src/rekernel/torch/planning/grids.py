@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import RekernelError
-from ...escape import shown
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ...planning.settings import Settings
 from ..dtypes import dtype_name
+from ..layers.padding import own_padding
 from ..tracing.recorder import Call
-from .complete import own_padding
 
 Scales = tuple[float, ...]
 
@@ -90,23 +89,6 @@ def unflatten_fits(call: Call, module: Any) -> bool:
     sizes = getattr(module, "unflattened_size", ())
     orders = {"channels-first": call.grid, "channels-last": (*call.grid[1:], call.grid[0])}
     return call.order in orders and tuple(sizes) == orders[call.order] and len(set(sizes)) > 1
-
-
-def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
-    """The sizes of an nn.Unflatten whose pixels grow.
-
-    Examples
-    --------
-    >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
-    >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
-    (16, 8)
-    """
-    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
-    if tuple(sizes[1:]) == old:
-        return (sizes[0], *new)
-    if tuple(sizes[:-1]) == old:
-        return (*new, sizes[-1])
-    raise RekernelError(f"{shown(change.name)}: makes {sizes} and not a grid of {old}: another model")
 
 
 def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:

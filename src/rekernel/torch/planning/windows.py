@@ -6,23 +6,17 @@ Knows modules by what they hold (`relative_position_bias_table`, `relative_posit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import RekernelError
-from ...escape import shown
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ...planning.settings import Settings
 from ..dtypes import dtype_name
-from ..editing.edits import Edits
-from ..layers.module_names import owner_of
+from ..layers.relative_positions import _INDEX, _TABLE, _around, _pair, relative_index
 from .grids import Scales, values_method
-
-_TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
 
 
 @dataclass(frozen=True)
@@ -83,19 +77,6 @@ def window_of(model: nn.Module, path: str) -> Window | None:
     return Window(owner, size, name)
 
 
-def relative_index(size: tuple[int, ...]) -> Tensor:
-    """Row of the table for each pair of tokens in a window of (h, w): (h*w, h*w), as Swin numbers them.
-
-    Examples
-    --------
-    >>> relative_index((1, 2)).tolist()
-    [[1, 0], [2, 1]]
-    """
-    h, w = size
-    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
-    return (y[:, None] - y[None, :] + h - 1) * (2 * w - 1) + (x[:, None] - x[None, :] + w - 1)
-
-
 def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -> tuple[LayerChange, ModuleChange]:
     """The table as values on its (2h-1, 2w-1) grid, as timm and transformers resize it, and the larger window."""
     new = tuple(round(n * x) for n, x in zip(window.size, scales, strict=True))
@@ -115,52 +96,3 @@ def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -
     )  # fmt: skip
     before, after = (tuple(AxisGeometry(n, n, (0, 0)) for n in size) for size in (window.size, new))
     return change, ModuleChange(window.owner, "window", f"{old_size} -> {new_size} tokens", before, after)
-
-
-def enlarge_window(edits: Edits, change: ModuleChange) -> None:
-    """Tell the table's owner, and the modules that cut and roll the windows, their new size."""
-    owner = edits.model.get_submodule(change.name)
-    index = owner._buffers.get(_INDEX)
-    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
-    if index is None or len(new) != 2 or _pair(getattr(owner, "window_size", None)) != old:
-        raise RekernelError(f"{shown(change.name)}: has no attention in windows of {old} tokens: another model")
-    table = owner._parameters.get(_TABLE)
-    if table is None or min(new) < 1 or table.shape[0] != (2 * new[0] - 1) * (2 * new[1] - 1):
-        raise RekernelError(f"{shown(change.name)}: its table does not fit windows of {new} tokens; plan again")
-    device = None if index.device.type == "meta" else index.device
-    rows = relative_index(new).to(device, index.dtype)
-    edits.set_buffer(owner, _INDEX, rows.flatten() if index.ndim == 1 else rows)
-    for _, module in _around(edits.model, change.name):
-        edits.set(module, "window_size", _like(module.window_size, new))
-        if isinstance(vars(module).get("window_area"), int):
-            edits.set(module, "window_area", new[0] * new[1])
-        if "shift_size" in vars(module):
-            shift = module.shift_size
-            pair = _pair(shift) or (0, 0)
-            grown = tuple(p * n // o for p, n, o in zip(pair, new, old, strict=True))
-            edits.set(module, "shift_size", _like(shift, grown))
-            break
-
-
-def _around(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-    """The module at `path` and those that hold it, from the inside, as far as they know a window."""
-    names = [path]
-    while names[-1]:
-        names.append(owner_of(names[-1]))
-    for name in names:
-        module = model.get_submodule(name)
-        if "window_size" in vars(module):
-            yield name, module
-
-
-def _pair(value: Any) -> tuple[int, ...] | None:
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) for n in value):
-        return tuple(value)
-    return None
-
-
-def _like(value: Any, new: tuple[int, ...]) -> Any:
-    """`new` in the form that `value` has: one number, a tuple or a list."""
-    return type(value)(new) if isinstance(value, tuple | list) else new[0]

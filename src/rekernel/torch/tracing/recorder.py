@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..planning.complete import own_padding
+from ..layers.padding import own_padding
 from .shape_only import computing, is_fake
 from .tensor_state import (
     Pad,

@@ -1,0 +1,45 @@
+"""Tables of relative positions in windows of attention, as Swin lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .module_names import owner_of
+
+_TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
+
+
+def relative_index(size: tuple[int, ...]) -> Tensor:
+    """Row of the table for each pair of tokens in a window of (h, w): (h*w, h*w), as Swin numbers them.
+
+    Examples
+    --------
+    >>> relative_index((1, 2)).tolist()
+    [[1, 0], [2, 1]]
+    """
+    h, w = size
+    y, x = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    return (y[:, None] - y[None, :] + h - 1) * (2 * w - 1) + (x[:, None] - x[None, :] + w - 1)
+
+
+def _around(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
+    """The module at `path` and those that hold it, from the inside, as far as they know a window."""
+    names = [path]
+    while names[-1]:
+        names.append(owner_of(names[-1]))
+    for name in names:
+        module = model.get_submodule(name)
+        if "window_size" in vars(module):
+            yield name, module
+
+
+def _pair(value: Any) -> tuple[int, ...] | None:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return tuple(value)
+    return None
