@@ -6,11 +6,13 @@ rekernel's is ours, and one of diffusers, of transformers or of the user's file 
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 from rekernel.errors import RekernelError
@@ -65,3 +67,13 @@ def _theirs(error: BaseException) -> str | None:
 def _module(frame: FrameType) -> str:
     name: Any = frame.f_globals.get("__name__", "")
     return name if isinstance(name, str) else ""
+
+
+def import_file(path: Path) -> ModuleType:
+    """Run a .py file as a module of its own, which no other import will find."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

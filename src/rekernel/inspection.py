@@ -19,7 +19,8 @@ from .checkpoint.pipeline_folder import find_pipeline
 from .errors import RekernelError
 from .escape import shown_path
 from .plan.recipe import Recipe, find_recipe
-from .sources import Place, looked_at
+from .sources.opening import open_location
+from .sources.place import Place
 
 if TYPE_CHECKING:
     from .onnx import Value
@@ -87,7 +88,7 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
     >>> info.kind, info.parameters, info.dtypes
     ('file', 6, {'F32': (1, 24)})
     """
-    with looked_at(path) as place:
+    with open_location(path) as place:
         return _inspect(place, allow_pickle)
 
 

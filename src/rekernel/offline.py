@@ -25,7 +25,8 @@ from .escape import shown_path
 from .plan.plan import Plan
 from .planning.by_name import plan_checkpoint
 from .planning.guards import nothing_changes, refuse_recorded
-from .sources import Place, looked_at
+from .sources.opening import open_location
+from .sources.place import Place
 
 _INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)
 
@@ -65,7 +66,7 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     >>> list(plan_source(path, scale=2))
     ['']
     """
-    with looked_at(source) as place:
+    with open_location(source) as place:
         model = onnx_of(place.path)
         if model is not None:
             from .onnx import plan_onnx
@@ -122,7 +123,7 @@ def estimate(
     dtype = target_dtype(dtype) if dtype else None
     files: list[tuple[str, int]] = []
     peak = 0
-    with looked_at(source) as place:
+    with open_location(source) as place:
         model = onnx_of(place.path)
         if model is not None:
             from .onnx import output_bytes
@@ -211,7 +212,7 @@ def convert(
         raise RekernelError(f"convert takes a plan or {sorted(planning)[0]}=..., not both: the plan has decided that")
     planning = {**planning, "allow_cast": allow_cast, "allow_pickle": allow_pickle}
     into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
-    with looked_at(source) as place:
+    with open_location(source) as place:
         model = onnx_of(place.path)
         if model is not None:
             from .onnx import convert_onnx

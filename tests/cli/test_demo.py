@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _score, examples
-from rekernel_cli.pyfile import import_file
+from rekernel_cli.user_code import import_file
 
 
 @pytest.fixture(scope="module")

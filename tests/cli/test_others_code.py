@@ -18,7 +18,7 @@ def empty(x): raise AssertionError
 
 @pytest.fixture
 def theirs(tmp_path):
-    from rekernel_cli.pyfile import import_file
+    from rekernel_cli.user_code import import_file
 
     (tmp_path / "their_model.py").write_text(THEIRS)
     return import_file(tmp_path / "their_model.py")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rekernel_cli.demonstration.run import examples
-from rekernel_cli.pyfile import import_file
+from rekernel_cli.user_code import import_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "glyph_diffusion"
 WEIGHTS = FOLDER / "unet" / "diffusion_pytorch_model.safetensors"

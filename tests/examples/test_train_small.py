@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import rekernel.torch as rkt  # noqa: E402
-from rekernel_cli.pyfile import import_file  # noqa: E402
+from rekernel_cli.user_code import import_file  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_small" / "train_small.py"

@@ -82,8 +82,8 @@ def test_a_server_that_lies_about_a_header(hub, rekernel, name):
 
 def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
     ran = rekernel(python=(
-        "from rekernel.sources import looked_at\n"
-        f"with looked_at('hf://org/{name}') as place, place.open(place.path) as source:\n"
+        "from rekernel.sources.opening import open_location\n"
+        f"with open_location('hf://org/{name}') as place, place.open(place.path) as source:\n"
         "    print(len(source.tensors))\n"
         "    source.read('conv1.weight')\n"
     ))  # fmt: skip

@@ -240,15 +240,15 @@ def test_private_repositories_open_with_the_token_and_not_without(hub, rekernel,
 
 def test_files_of_other_formats_are_downloaded_for_their_own_readers(hub, rekernel, name):
     hub.add(f"org/{name}", {"onnx/model.onnx": b"not really"})
-    code = f"from rekernel.sources import local_path\nprint(local_path('hf://org/{name}/onnx/model.onnx').read_bytes())"
+    code = f"from rekernel.sources.opening import local_path\nprint(local_path('hf://org/{name}/onnx/model.onnx').read_bytes())"
     assert rekernel(python=code).stdout == "b'not really'\n"
 
 
 def test_a_commit_made_between_planning_and_downloading_is_noticed(hub, rekernel, name):
     hub.add(f"me/{name}", {"model.safetensors": checkpoint(), "config.json": b"{}"})
     ran = rekernel(python=(
-        "from huggingface_hub import HfApi\nfrom rekernel.sources import looked_at\n"
-        f"with looked_at('hf://me/{name}') as place:\n"
+        "from huggingface_hub import HfApi\nfrom rekernel.sources.opening import open_location\n"
+        f"with open_location('hf://me/{name}') as place:\n"
         f"    HfApi().upload_file(path_or_fileobj=b'new', path_in_repo='config.json', repo_id='me/{name}')\n"
         "    place.fetch(['config.json'])\n"
     ))  # fmt: skip

@@ -24,7 +24,7 @@ from torch import nn  # noqa: E402
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel.torch.tracing.run import trace  # noqa: E402
-from rekernel_cli.pyfile import import_file  # noqa: E402
+from rekernel_cli.user_code import import_file  # noqa: E402
 
 zoo = import_file(Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy" / "zoo.py")
 

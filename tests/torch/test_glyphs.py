@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import rekernel.torch as rkt
 from rekernel_cli.demonstration.run import _build, convert_example, examples
-from rekernel_cli.pyfile import import_file
+from rekernel_cli.user_code import import_file
 
 
 @pytest.mark.parametrize("scale", [2, 4])

@@ -8,7 +8,7 @@ from torch import nn
 import rekernel.torch as rkt
 from rekernel import RekernelError
 from rekernel_cli.demonstration.run import _build, convert_example, examples
-from rekernel_cli.pyfile import import_file
+from rekernel_cli.user_code import import_file
 
 
 def test_a_file_converted_offline_tells_its_scale(tmp_path):

@@ -175,9 +175,9 @@ def _rehearse(
 def _names(source: str, components: list[str] | None) -> list[str]:
     """The component that a ready plan is for; '' where there are none."""
     from rekernel.conversion.parts import parts_of
-    from rekernel.sources import looked_at
+    from rekernel.sources.opening import open_location
 
-    with looked_at(source) as place:
+    with open_location(source) as place:
         names = [*parts_of(place.path, components)]
     if len(names) > 1:
         raise click.UsageError(f"--plan holds one plan, and here are {len(names)} components; give one --component.")

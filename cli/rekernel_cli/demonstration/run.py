@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import rekernel as rk
 
-from ..pyfile import import_file
+from ..user_code import import_file
 from .scores import accuracy, macro_f1
 
 TRAINED, SCALES = 16, (2, 4)
@@ -67,7 +67,7 @@ MLP_VARIANTS = (
 
 def examples() -> Path:
     """The folder of the classifiers: inside the package when installed, beside it in a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     return next(p for p in (here / "examples" / "glyphs", here.parents[1] / "examples" / "glyphs") if p.is_dir())
 
 

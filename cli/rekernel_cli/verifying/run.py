@@ -21,16 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rekernel.checkpoint.open_local import open_checkpoint
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.sources import local_path
+from rekernel.sources.opening import local_path, open_source
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.measure.verify import plan_scales
 
 from ..demonstration.scores import accuracy, macro_f1
-from ..pyfile import import_file
-from ..user_code import running
+from ..user_code import import_file, running
 
 _NOISE_BATCH, _NOISE_DETAIL = 4, 4  # random inputs, and trained pixels per random value
 _BATCH = 64
@@ -88,7 +86,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _load_original(model: nn.Module, source: str) -> None:
     try:
-        with open_checkpoint(source):  # which tells what another kind of file is
+        with open_source(source):  # which tells what another kind of file is
             model.load_state_dict(load_file(local_path(source)))
     except FileNotFoundError:
         raise RekernelError(f"{shown(source, 400)}: no such file") from None

@@ -68,10 +68,10 @@ def exactly(names: Iterable[str]) -> tuple[str, ...]:
     return (f"re:{joined}",) if joined else ()
 
 
-def _has(shapes: Shapes, *patterns: str) -> bool:
+def has_all(shapes: Shapes, *patterns: str) -> bool:
     return all(any(re.search(pattern, name) for name in shapes) for pattern in patterns)
 
 
-def _indices(shapes: Shapes, pattern: str) -> list[int]:
+def indices(shapes: Shapes, pattern: str) -> list[int]:
     """Sorted numbers that the pattern's group takes among the names."""
     return sorted({int(m[1]) for name in shapes if (m := re.search(pattern, name))})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from .base import LayerFacts, Shapes, _has, _indices, exactly
+from .base import LayerFacts, Shapes, exactly, has_all, indices
 
 
 class DiffusersUNet:
@@ -16,7 +16,7 @@ class DiffusersUNet:
     default = "inner"
 
     def recognises(self, shapes: Shapes) -> bool:
-        return _has(shapes, r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^up_blocks\.0\.", r"^time_embedding\.")
+        return has_all(shapes, r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^up_blocks\.0\.", r"^time_embedding\.")
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if re.search(r"\.downsamplers\.\d+\.conv\.weight$", name):
@@ -24,11 +24,11 @@ class DiffusersUNet:
         return LayerFacts()
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
-        down, up = (_indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
+        down, up = (indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
         finest = max(down[-1:] + up[-1:], default=0)  # adapters of it lack blocks
         inner = [f"down_blocks.{i}.*" for i in down if i > 0] + [f"up_blocks.{i}.*" for i in up if i < finest]
         inner += [p for p, there in (("mid_block.*", "mid_block."),) if any(n.startswith(there) for n in shapes)]
-        inner += [f"*.{part}.*" for part in ("downsamplers", "upsamplers") if _has(shapes, rf"\.{part}\.")]
+        inner += [f"*.{part}.*" for part in ("downsamplers", "upsamplers") if has_all(shapes, rf"\.{part}\.")]
         return {"inner": tuple(inner), "all": ("*",)}
 
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
@@ -42,7 +42,9 @@ class AutoencoderKL:
     default = "all"
 
     def recognises(self, shapes: Shapes) -> bool:
-        return _has(shapes, r"^encoder\.conv_in\.weight$", r"^decoder\.conv_in\.weight$", r"^encoder\.down_blocks\.0\.")
+        return has_all(
+            shapes, r"^encoder\.conv_in\.weight$", r"^decoder\.conv_in\.weight$", r"^encoder\.down_blocks\.0\."
+        )
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         # diffusers pads by hand, right and bottom only, before a convolution without padding.
@@ -66,7 +68,7 @@ class SingleFileDiffusion:
 
     def recognises(self, shapes: Shapes) -> bool:
         prefix = self._prefix(shapes)  # without one, others too name their layers so: guided-diffusion, without `op`
-        return prefix is not None and (bool(prefix) or _has(shapes, r"^input_blocks\.\d+\.0\.op\.weight$"))
+        return prefix is not None and (bool(prefix) or has_all(shapes, r"^input_blocks\.\d+\.0\.op\.weight$"))
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         # In averaged copies of the weights the names lose their dots: model_ema.diffusion_modelinput_blocks30opweight.
@@ -78,10 +80,10 @@ class SingleFileDiffusion:
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         unet = self._prefix(shapes) or ""
-        downs = _indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.0\.op\.")
-        ups = _indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.\d+\.conv\.")
-        blocks = _indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.")
-        outputs = _indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.")
+        downs = indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.0\.op\.")
+        ups = indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.\d+\.conv\.")
+        blocks = indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.")
+        outputs = indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.")
         # The first downsampler ends the finest level; the last upsampler begins it again.
         inner = [f"{unet}input_blocks.{i}.*" for i in blocks if downs and i >= downs[0]]
         inner += [f"{unet}middle_block.*"] if any(n.startswith(f"{unet}middle_block.") for n in shapes) else []
@@ -90,7 +92,7 @@ class SingleFileDiffusion:
             "inner": (*inner, *self._averaged(shapes, inner)),
             "all": (f"{unet}*", *self._averaged(shapes, [f"{unet}*"])),
         }
-        if _has(shapes, r"^first_stage_model\."):
+        if has_all(shapes, r"^first_stage_model\."):
             presets["vae"] = ("first_stage_model.*",)
         return presets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import LayerFacts, Shapes, _has
+from .base import LayerFacts, Shapes, has_all
 
 
 class ViT:
@@ -23,7 +23,7 @@ class ViT:
     _decoder = r"(^|\.)(reassemble_stage|fusion_stage|refinenet\d+)\."
 
     def recognises(self, shapes: Shapes) -> bool:
-        if self._patch_of(shapes) is None or _has(shapes, self._decoder):
+        if self._patch_of(shapes) is None or has_all(shapes, self._decoder):
             return False
         return any(self._positions.search(name) for name in shapes)
 
@@ -62,13 +62,13 @@ class ResNet:
     _hf_block = re.compile(r"stages\.(\d+)\.layers\.(\d+)\.(layer\.\d|shortcut)\.convolution\.weight$")
 
     def recognises(self, shapes: Shapes) -> bool:
-        if _has(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
+        if has_all(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
             return False
-        if _has(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\."):
+        if has_all(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\."):
             return True
         stems = [shape for name, shape in shapes.items() if self._hf_stem.search(name)]
         # RegNet has the same names, but its first stage strides too; its stem is 3x3.
-        return _has(shapes, r"stages\.\d+\.layers\.0\.layer\.0\.") and any(s[-2:] == (7, 7) for s in stems)
+        return has_all(shapes, r"stages\.\d+\.layers\.0\.layer\.0\.") and any(s[-2:] == (7, 7) for s in stems)
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         shape = shapes[name]
@@ -122,10 +122,10 @@ def _labels_pixels(tensors: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     Not where a feature pyramid puts what was strided together again (UPerNet).
     """
     shapes = dict(tensors)
-    if _has(shapes, r"(^|\.)fpn_convs\."):
+    if has_all(shapes, r"(^|\.)fpn_convs\."):
         return False
     fully = any(len(s) == 4 and re.search(r"(^|\.)classifier\.\d+\.weight$", n) for n, s in shapes.items())
-    return fully or _has(shapes, _SEGMENTS)
+    return fully or has_all(shapes, _SEGMENTS)
 
 
 class ConvNeXt:

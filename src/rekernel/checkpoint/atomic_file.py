@@ -60,7 +60,7 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
     >>> check_free_space(".", 1)
     >>> check_free_space(".", 2**62)
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: .: 4.0 EiB needed, ... free: make room, or write to another disk.
+    rekernel.errors.CheckpointError: .: 4.0 EiB needed, ... free: make room, or write to another disk.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:

@@ -151,7 +151,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     --------
     >>> read_header("no/such/file.safetensors")
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: no/such/file.safetensors: No such file or directory.
+    rekernel.errors.CheckpointError: no/such/file.safetensors: No such file or directory.
     """
     fd = open_regular(path)
     try:
@@ -211,7 +211,7 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
     TensorInfo(name='w', dtype='F16', shape=(2, 2), start=0, end=8)
     >>> parse_header(raw + bytes(7), where="in.safetensors")
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: in.safetensors: 1 byte of data missing, cut short: download or copy it again.
+    rekernel.errors.CheckpointError: in.safetensors: 1 byte of data missing, cut short: download or copy it again.
     """
     size = len(raw) if size is None else size
     length = header_length(raw, size, where)

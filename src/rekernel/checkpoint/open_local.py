@@ -27,9 +27,8 @@ def open_checkpoint(
 
     Parameters
     ----------
-    path : path or address
-        What to open; of an `hf://` address, what is needed is downloaded first. Headers are read and checked now,
-        data when asked for.
+    path : path
+        What to open. Headers are read and checked now, data when asked for.
     allow_pickle : bool
         Also accept .bin, .pt, .pth and .ckpt, through torch's loader for tensors alone.
     read_shard : callable, optional
@@ -43,11 +42,9 @@ def open_checkpoint(
     --------
     >>> open_checkpoint("weights.ckpt")
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: weights.ckpt: no such file or folder.
+    rekernel.errors.CheckpointError: weights.ckpt: no such file or folder.
     """
-    from ..sources import local_path  # what lies on the Hub is opened from the Hub's cache
-
-    path = local_path(path) if read_shard is None else Path(path)
+    path = Path(path)
     read_shard = read_shard or shard_of_file
     where = shown_path(path)
     if not os.path.lexists(path):

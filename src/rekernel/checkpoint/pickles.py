@@ -53,7 +53,7 @@ class PickleCheckpoint:
     --------
     >>> PickleCheckpoint("weights.ckpt", allow_pickle=False)
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
+    rekernel.errors.CheckpointError: weights.ckpt: a pickle, which can run code when loaded; convert it to safetensors,
     or pass allow_pickle=True (tensors only).
     """
 

@@ -16,7 +16,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
     --------
     >>> strict_json(b'{"a": 1, "a": 2}', "x.json", "index")
     Traceback (most recent call last):
-    rekernel.checkpoint.header.CheckpointError: x.json: key a appears twice in one object of the index.
+    rekernel.errors.CheckpointError: x.json: key a appears twice in one object of the index.
     """
     try:
         text = raw.decode("utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..plan.recipe import SourceFile
-from ..sources import Origin
+from ..sources.place import Origin
 
 Digests = list[Future[SourceFile]]
 

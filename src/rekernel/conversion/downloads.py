@@ -17,7 +17,8 @@ from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..checkpoint.tensor_source import TensorSource
 from ..checkpoint.variants import plain_candidate, split_variant
 from ..errors import CheckpointError
-from ..sources import Origin, Place, RemotePlace
+from ..sources.hub_place import RemotePlace
+from ..sources.place import Origin, Place
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False
     Parameters
     ----------
     place : Place
-        As `looked_at` gave it.
+        As `open_location` gave it.
     parts : {component: path}
         As `parts_of` gave it for `place.path`.
     allow_pickle : bool

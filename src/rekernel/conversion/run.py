@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ..checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
 from ..checkpoint.header import build_header
-from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
@@ -24,7 +23,8 @@ from ..escape import shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
-from ..sources import Origin
+from ..sources.opening import open_source
+from ..sources.place import Origin
 from ..version import __version__
 from .destinations import beside, file_target, folder_target, making_folders, refuse_inputs, split_weights
 from .digests import Digests, digesting, placeholder, resolved, stand_ins
@@ -82,7 +82,7 @@ class Conversion:
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """A file to a file, or several files and whatever lies beside them to a folder."""
         source = fetched.path
-        with open_checkpoint(source, allow_pickle=self.options.allow_pickle) as opened:
+        with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
             folder, name = (
                 file_target(opened, target, into_folder)
@@ -106,7 +106,7 @@ class Conversion:
         jobs = []
         try:
             for name, path in parts.items():
-                opened = open_checkpoint(path, allow_pickle=self.options.allow_pickle)
+                opened = open_source(path, allow_pickle=self.options.allow_pickle)
                 refuse_recorded(opened.path, whole=True)
                 jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]

@@ -168,11 +168,6 @@ def _scales(plan: Plan) -> tuple[float, float] | None:
     return (float(scale[-2]), float(scale[-1])) if isinstance(scale, list | tuple) and len(scale) > 1 else None
 
 
-def _pair(value: Any) -> tuple[int, int] | None:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
-    return (pair[0], pair[1]) if len(pair) == 2 and all(isinstance(n, int) for n in pair) else None
-
-
 def _alike(old: Any, new: list[int]) -> Any:
     """One number where there was one and one will do."""
     return new[0] if isinstance(old, int) and len(set(new)) == 1 else new

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.config_file import KEY
-from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Component, find_pipeline
 from ..checkpoint.variants import only_variant, weights_of
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
-from ..sources import address_of
+from ..sources.address import address_of
 from ..sources.hub_client import HubError, api, explained, is_away, is_offline
+from ..sources.opening import open_source
 from .kernels import SupersampledKernels
 from .recorded import DENOISERS, Recorded, listed, read_records
 from .upsample import UpsampleGuidance
@@ -197,7 +197,7 @@ def is_rescaled(component: Component, variant: str | None = None) -> bool:
     """Whether a component's weights (those of the variant) have a recipe."""
     if not component.candidates:
         return False
-    with open_checkpoint(weights_of(component, variant)) as source:
+    with open_source(weights_of(component, variant)) as source:
         return find_recipe(source.metadata) is not None
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ..checkpoint.config_file import KEY
-from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.recipe import find_recipe
+from ..sources.opening import open_source
 from .recorded import DENOISERS, SECOND, Recorded, read_config
 
 
@@ -108,7 +108,7 @@ def _check_original(component: Component, config: Mapping[str, Any]) -> None:
     entry = config.get(KEY)
     rescaled = isinstance(entry, Mapping) and "plan" in entry
     for path in component.candidates:
-        with open_checkpoint(path) as weights:
+        with open_source(path) as weights:
             rescaled = rescaled or find_recipe(weights.metadata) is not None
     if rescaled:
         raise RekernelError(

@@ -1,6 +1,6 @@
 """rekernel and the Hugging Face Hub: publishing a converted model with a card that loads it."""
 
-from ..sources import HeadMovedError, HubError
+from ..sources.hub_client import HeadMovedError, HubError
 from .card import model_card
 from .contents import Payload, payload
 from .upload import Pushed, push

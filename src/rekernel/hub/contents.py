@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.discover import OTHER_WEIGHTS, onnx_of
-from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
 from ..checkpoint.variants import plain_candidate
@@ -21,6 +20,7 @@ from ..diffusion.recorded import Recorded, read_records
 from ..errors import CheckpointError, RekernelError
 from ..escape import shown_path
 from ..plan.recipe import Recipe, find_recipe
+from ..sources.opening import open_source
 
 CARD = "README.md"
 _CACHES = re.compile(
@@ -85,7 +85,7 @@ def payload(path: StrPath) -> Payload:
                 raise _no_recipe(root)
             files = {file.relative_to(root.parent).as_posix(): file for file in found}
             return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
-        with open_checkpoint(root) as opened:
+        with open_source(root) as opened:
             recipe = find_recipe(opened.metadata)
             if recipe is None:
                 raise _no_recipe(root)
@@ -135,7 +135,7 @@ def _checkpoints(
         return {} if recipe is None else {"": ({file.relative_to(root) for file in files}, recipe)}
     if pipeline is None:
         try:
-            places = {"": open_checkpoint(root)}
+            places = {"": open_source(root)}
         except CheckpointError as error:
             if "several checkpoints" in str(error):
                 raise
@@ -145,7 +145,7 @@ def _checkpoints(
         for name, component in pipeline.components.items():
             chosen = plain_candidate(component)
             if chosen is not None:
-                places[name] = open_checkpoint(chosen)
+                places[name] = open_source(chosen)
     found = {}
     for name, source in places.items():
         with source:

@@ -27,7 +27,7 @@ from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
 from ..planning.settings import Request, Settings, plain_scale
-from ..sources import Origin, Place
+from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
 from .graph import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
@@ -44,7 +44,7 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     Parameters
     ----------
     place : Place
-        Where it lies, as `looked_at` gave it.
+        Where it lies, as `open_location` gave it.
     path : path
         Of the model there, as `onnx_of` gave it.
     scale, **planning

@@ -18,7 +18,7 @@ from ..patterns import select, without
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, SMOOTHNESS
-from ..sources import looked_at
+from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .settings import Hints, Request, Scale
 from .tensor import Layer, Unclear
@@ -91,7 +91,7 @@ def plan_checkpoint(
         scale, method, taps, gain, a, smoothness, preset, include, exclude, overrides, hints, allow_cast, allow_pickle
     )
     if isinstance(source, str | os.PathLike):
-        with looked_at(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
+        with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             return _plan(opened, asked)
     return _plan(source, asked)
 

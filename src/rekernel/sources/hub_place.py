@@ -1,6 +1,6 @@
 """Where a source lies: on the disk, or on the Hub with a stand-in on the disk that holds headers and no weights.
 
-Knows folders, listings and headers; what a conversion needs of them is `rekernel.conversion.downloads`'s. A stand-in has the
+Knows folders, listings and headers; what a conversion needs of them is for `conversion.downloads`. A stand-in has the
 repository's own names, so that whatever is said about a folder is said about a repository by the same code. Data that
 was not fetched is not there: reading it is an error, never zeros.
 """
@@ -29,7 +29,7 @@ from .place import Place
 _FIRST = 100_000  # bytes: nearly every header fits, as the client found
 _PATIENCE = 10.0  # seconds for a server's answer, the client's own default
 _SMALL = re.compile(r"(^|/)(model_index\.json|[^/]+\.safetensors\.index(\.[\w-]+)?\.json)$")
-_BY_HEADER = (".safetensors", ".json")
+BY_HEADER = (".safetensors", ".json")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RemotePlace(Place):
             return Path(found)
 
 
-def _remote(address: Address, root: Path) -> RemotePlace:
+def remote_place(address: Address, root: Path) -> RemotePlace:
     commit, files = _listing(address)
     names = {name: plain_parts(name) for name in files}
     is_file = address.path in files

@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath
+from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from .address import Address, address_of
-from .hub_place import _BY_HEADER, RemotePlace, _remote
+from .hub_place import BY_HEADER, RemotePlace, remote_place
 from .place import Place
 
 
 @contextmanager
-def looked_at(source: StrPath) -> Iterator[Place]:
+def open_location(source: StrPath) -> Iterator[Place]:
     """The place of a path, or of an address with headers alone behind it; messages name the address.
 
     Raises
@@ -27,7 +29,7 @@ def looked_at(source: StrPath) -> Iterator[Place]:
 
     Examples
     --------
-    >>> with looked_at("unet.safetensors") as place:
+    >>> with open_location("unet.safetensors") as place:
     ...     place.path.name
     'unet.safetensors'
     """
@@ -39,7 +41,7 @@ def looked_at(source: StrPath) -> Iterator[Place]:
         root = Path(folder).resolve()
         fetched: set[Path] = set()
         try:
-            place = _remote(address, root)
+            place = remote_place(address, root)
             fetched = place.fetched
             yield place
         except RekernelError as error:
@@ -65,12 +67,30 @@ def local_path(source: StrPath) -> Path:
     """
     if address_of(source) is None:
         return Path(source)
-    with looked_at(source) as place:
+    with open_location(source) as place:
         assert isinstance(place, RemotePlace)
         inside = place.path.relative_to(place.root)
-        if inside.as_posix() in place.files and not inside.name.endswith(_BY_HEADER):
+        if inside.as_posix() in place.files and not inside.name.endswith(BY_HEADER):
             return place.fetch([inside.as_posix()]) / inside
         with place.open(place.path) as opened:
             names = [path.relative_to(place.root).as_posix() for path in opened.files]
             chosen = opened.path.relative_to(place.root)
         return place.fetch(names) / chosen
+
+
+def open_source(source: StrPath, *, allow_pickle: bool = False) -> TensorSource:
+    """Open a local path, or an `hf://` address, of which the files that are needed are downloaded first.
+
+    Parameters
+    ----------
+    source : path or address
+    allow_pickle : bool
+        As for `open_checkpoint`.
+
+    Examples
+    --------
+    >>> open_source("weights.safetensors")
+    Traceback (most recent call last):
+    rekernel.errors.CheckpointError: weights.safetensors: no such file or folder.
+    """
+    return open_checkpoint(local_path(source), allow_pickle=allow_pickle)

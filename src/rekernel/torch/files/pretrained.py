@@ -13,7 +13,8 @@ from torch import nn
 from ...checkpoint.paths import StrPath
 from ...errors import RekernelError
 from ...escape import shown
-from ...sources import Address, address_of, local_path
+from ...sources.address import Address, address_of
+from ...sources.opening import local_path
 from .save_load import load
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint.open_local import open_checkpoint
 from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
@@ -19,6 +18,7 @@ from ...escape import shown, shown_path
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...plan.recipe import KEY, Recipe, find_recipe
+from ...sources.opening import open_source
 from ...version import __version__
 from ..dtypes import dtype_name
 from ..editing.apply import PLAN, announce, carry_out
@@ -100,7 +100,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
         misshapen tensor, each named; the model is then unchanged.
     """
     where = shown_path(path)
-    with open_checkpoint(path) as source:
+    with open_source(path) as source:
         if plan is None:
             recipe = find_recipe(source.metadata)
             if recipe is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .module_names import owner_of
 
-_TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
+TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 
 
 def relative_index(size: tuple[int, ...]) -> Tensor:
@@ -26,7 +26,7 @@ def relative_index(size: tuple[int, ...]) -> Tensor:
     return (y[:, None] - y[None, :] + h - 1) * (2 * w - 1) + (x[:, None] - x[None, :] + w - 1)
 
 
-def _around(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
+def holders_of_window(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
     """The module at `path` and those that hold it, from the inside, as far as they know a window."""
     names = [path]
     while names[-1]:
@@ -37,7 +37,7 @@ def _around(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _pair(value: Any) -> tuple[int, ...] | None:
+def pair_of(value: Any) -> tuple[int, ...] | None:
     if isinstance(value, int):
         return value, value
     if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) for n in value):

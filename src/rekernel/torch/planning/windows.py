@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ...planning.settings import Settings
 from ..dtypes import dtype_name
-from ..layers.relative_positions import _INDEX, _TABLE, _around, _pair, relative_index
+from ..layers.relative_positions import INDEX, TABLE, holders_of_window, pair_of, relative_index
 from .grids import Scales, values_method
 
 
@@ -51,12 +51,12 @@ def window_of(model: nn.Module, path: str) -> Window | None:
     True
     """
     module = model.get_submodule(path)
-    inside = [name for name, m in module.named_modules() if isinstance(m._parameters.get(_TABLE), nn.Parameter)]
-    around = list(_around(model, path))
+    inside = [name for name, m in module.named_modules() if isinstance(m._parameters.get(TABLE), nn.Parameter)]
+    around = list(holders_of_window(model, path))
     cutter = next(((name, m) for name, m in around if hasattr(m, "window_size") and hasattr(m, "shift_size")), None)
     if cutter is None:
         return None
-    size = _pair(cutter[1].window_size)
+    size = pair_of(cutter[1].window_size)
     if size is None:
         return None
     if len(inside) != 1:
@@ -64,10 +64,10 @@ def window_of(model: nn.Module, path: str) -> Window | None:
     owner = ".".join(p for p in (path, inside[0]) if p)
     found: Any = model.get_submodule(owner)
     # The cutter clamps its window to a small grid; the table's owner does not.
-    size = _pair(getattr(found, "window_size", None)) or size
-    table: Tensor = found._parameters[_TABLE]
-    name = f"{owner}.{_TABLE}".removeprefix(".")
-    index = getattr(found, _INDEX, None)
+    size = pair_of(getattr(found, "window_size", None)) or size
+    table: Tensor = found._parameters[TABLE]
+    name = f"{owner}.{TABLE}".removeprefix(".")
+    index = getattr(found, INDEX, None)
     if table.ndim != 2 or table.shape[0] != (2 * size[0] - 1) * (2 * size[1] - 1) or not isinstance(index, Tensor):
         return Window(owner, size, name, "its table of relative positions is laid out in a way of its own")
     if index.device.type != "meta" and not torch.equal(index.flatten().cpu(), relative_index(size).flatten()):
