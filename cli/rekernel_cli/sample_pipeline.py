@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from rekernel.diffusion import load_pipeline
+from rekernel.diffusion.names import DENOISERS
 from rekernel.diffusion.pipelines import is_rescaled
-from rekernel.diffusion.recorded import DENOISERS, read_records
+from rekernel.diffusion.recorded import read_records
 from rekernel.diffusion.variants import only_variant
 from rekernel.errors import RekernelError
 from rekernel.escape import shown

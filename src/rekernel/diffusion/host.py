@@ -13,7 +13,7 @@ from torch import nn
 from ..config_entry import KEY
 from ..errors import RekernelError
 from ..plan import Plan
-from .recorded import SECOND
+from .names import SECOND
 from .registry import compiled_later, refuse_caches
 from .scales import Scale
 from .scheduler import schedule_of

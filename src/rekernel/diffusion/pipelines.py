@@ -24,7 +24,8 @@ from ..recipe import find_recipe
 from ..remote import address_of
 from ..remote.client import HubError, api, explained, is_away, is_offline
 from .kernels import SupersampledKernels
-from .recorded import DENOISERS, Recorded, listed, read_records
+from .names import DENOISERS
+from .recorded import Recorded, listed, read_records
 from .upsample import UpsampleGuidance
 from .variants import only_variant, weights_of
 

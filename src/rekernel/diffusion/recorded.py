@@ -21,13 +21,11 @@ from ..pipeline_folder import Pipeline
 from ..plan import Plan
 from ..version import __version__
 from .kernels import SupersampledKernels
+from .names import DENOISERS
 from .scales import checked_scale
 from .upsample import UpsampleGuidance
 
 VERSION = 1
-DENOISERS = ("unet", "transformer")
-SECOND = ("transformer_2", "unet_2")
-"""Where a pipeline keeps the other one of two denoisers."""
 GUIDANCE_OPTIONS = ("theta", "eta", "start", "stop", "levels", "reduce", "enlarge", "predictor")
 KERNEL_OPTIONS = ("layers", "method", "until", "progressive", "noise_damped", "form")
 

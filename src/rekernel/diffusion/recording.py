@@ -21,7 +21,8 @@ from ..escape import shown, shown_path
 from ..opening import open_checkpoint
 from ..pipeline_folder import Component, Pipeline, find_pipeline
 from ..recipe import find_recipe
-from .recorded import DENOISERS, SECOND, Recorded, read_config
+from .names import DENOISERS, SECOND
+from .recorded import Recorded, read_config
 
 
 def record(
