@@ -23,6 +23,7 @@ from rekernel.diffusion.variants import only_variant
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.pipeline_folder import Pipeline
+from rekernel.torch.apply import PLAN
 
 from .others_code import running
 from .sample_request import Request, Sizes, attachments, pair, size_of
@@ -104,7 +105,8 @@ def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None
     with running("loading UNet2DModel"):
         unet: Any = load_component(request.folder, component, plan, options).to(torch.float32)
     if record is None:
-        record = Recorded(scale_of(unet.rekernel_plan), unet.config.sample_size, plan=unet.rekernel_plan)
+        plan = getattr(unet, PLAN)
+        record = Recorded(scale_of(plan), unet.config.sample_size, plan=plan)
     return unet, record, True
 
 

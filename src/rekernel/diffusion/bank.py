@@ -29,7 +29,6 @@ from ..torch.trace import trace
 from .calls import Call
 from .passes import running
 
-INNER = "inner"
 ALL = "all"
 _LORA = re.compile(r"\.(base_layer|lora_[AB]\.[^.]+)(?=\.|$)")
 _FACTORED = (FactoredConv, FactoredConvTranspose)

@@ -13,6 +13,7 @@ from torch import nn
 from ..config_entry import KEY
 from ..errors import RekernelError
 from ..plan import Plan
+from ..torch.apply import PLAN
 from .names import SECOND
 from .registry import compiled_later, refuse_caches
 from .scales import Scale
@@ -48,7 +49,7 @@ class Host:
                 f"with scheduler=pipe.scheduler"
             )
         self.denoiser: nn.Module = denoiser
-        plan = getattr(self.network, "rekernel_plan", None)
+        plan = getattr(self.network, PLAN, None)
         if isinstance(plan, Plan) and plan.changed:
             raise RekernelError(
                 f"the weights of this {type(self.network).__name__} are rescaled already, and its pass at the trained "
