@@ -135,7 +135,7 @@ class KernelBank:
         # 52 pixels are odd after two halvings, and 104 are not: a plan for 52 would pad the even maps of 104 wrongly.
         whole = all(f == int(f) for f in factors)
         low = call.reduced(call.low(factors, _halved(model) if whole else 1))
-        with running(plain=True), _uncompiled(model):
+        with running(bypass=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
         planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=patterns)

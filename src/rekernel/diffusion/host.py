@@ -25,7 +25,7 @@ PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
 
 
-class Host:
+class Target:
     """A denoiser and, where there is one, the pipeline around it.
 
     Parameters
@@ -61,7 +61,7 @@ class Host:
         return getattr(self.pipe, "transformer", None) if unet is None else unet
 
     def check(self) -> None:
-        """Raise where a call would not be what attaching to the denoiser was for."""
+        """Raise if the pipeline was changed since attaching, so that the hook no longer applies."""
         now = None if self.pipe is None else self._current()
         if now is not self.denoiser and getattr(now, "_orig_mod", None) is self.denoiser:
             raise compiled_later(self.denoiser)

@@ -81,7 +81,7 @@ class SupersampledKernels(Attachable):
         self.until, self.progressive, self.noise_damped = until, progressive, noise_damped
         self.schedule = schedule
 
-    def _hosted(self, target: Any, scheduler: Any) -> Any:
+    def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .switched import SwitchedDenoiser
 
         return SwitchedDenoiser(self, target, scheduler)

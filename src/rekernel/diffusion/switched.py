@@ -1,6 +1,6 @@
 """Rescaled kernels on one diffusers denoiser: a hook that lends layers to each call.
 
-Knows hosts, calls and passes; which layers and when is `kernels`'.
+Knows targets, calls and passes; which layers and when is `kernels`'.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from ..errors import RekernelError
 from .bank import KernelBank, Substitute, lent, plain_name
 from .calls import Call, read_call
-from .host import Host
+from .host import Target
 from .passes import current_pass
 from .registry import KERNELS, ForwardHook, put_on, take_off
 from .scales import factors_for
@@ -28,26 +28,26 @@ class SwitchedDenoiser:
     """The hook, from attaching to taking off."""
 
     def __init__(self, spec: SupersampledKernels, target: Any, scheduler: Any) -> None:
-        self.spec, self.host = spec, Host(target, scheduler)
-        self.host.check_scale(spec.scale)
+        self.spec, self.target = spec, Target(target, scheduler)
+        self.target.check_scale(spec.scale)
         if spec.timed and spec.schedule is None:
-            self.host.schedule(None, None)  # what it refuses is refused now
-        self.bank = KernelBank(self.host.denoiser)
+            self.target.schedule(None, None)  # what it refuses is refused now
+        self.bank = KernelBank(self.target.denoiser)
         self.bank.patterns(spec.layers)
-        put_on(self.host.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(spec)))
+        put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(spec)))
 
     def take_off(self) -> None:
-        take_off(self.host.denoiser, KERNELS)
+        take_off(self.target.denoiser, KERNELS)
 
     def described(self) -> str:
         """Where it is."""
-        return f"on {self.host}"
+        return f"on {self.target}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.spec.enabled or current_pass().plain:
+        if not self.spec.enabled or current_pass().bypass:
             return forward(*args, **kwargs)
-        self.host.check()
-        call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
+        self.target.check()
+        call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         substitutes = self._substitutes(call)
         damped = self.spec.noise_damped and bool(substitutes)
         if damped and len(call.x) % 2:
@@ -63,7 +63,7 @@ class SwitchedDenoiser:
         factors = self._factors(call)
         fraction = 1.0
         if spec.timed:
-            schedule = spec.schedule or self.host.schedule(None, None)[0]
+            schedule = spec.schedule or self.target.schedule(None, None)[0]
             fraction = float(schedule.fraction(call.t).max())
             if not isinstance(spec.until, Mapping) and not _acts(fraction, spec.until):
                 return ()
@@ -76,7 +76,7 @@ class SwitchedDenoiser:
 
     def _factors(self, call: Call) -> tuple[float, ...]:
         """How many times its trained size the network is called at, per axis; whole where it is about that."""
-        found = factors_for(self.spec.scale, call.size, self.host.trained)
+        found = factors_for(self.spec.scale, call.size, self.target.trained)
         reduced = current_pass().reduced
         if reduced and self.spec.scale != "auto":
             found = tuple(f / r for f, r in zip(found, reduced, strict=True))

@@ -151,7 +151,7 @@ class UpsampleGuidance(Attachable):
 
     # -- on a diffusers pipeline ----------------------------------------------------------------------------------
 
-    def _hosted(self, target: Any, scheduler: Any) -> Any:
+    def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .attached import GuidedDenoiser
 
         return GuidedDenoiser(self, target, scheduler)
