@@ -57,6 +57,9 @@ class Attachable(ABC):
         """Stay attached and do nothing."""
         self.enabled = False
 
+    def _is_enabled(self) -> bool:
+        return self.enabled
+
     @abstractmethod
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         """The hook on the denoiser, with `take_off()` and `described()`."""
