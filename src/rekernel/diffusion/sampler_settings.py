@@ -7,7 +7,7 @@ means (see `guidance_settings` and `kernel_settings`). Imports neither torch nor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
@@ -24,7 +24,7 @@ class SamplerSettings:
     _not_options : fields that a record does not keep among the options
     """
 
-    scale: Scale = "auto"
+    scale: float | Sequence[float] | str = "auto"
 
     _what: ClassVar[str] = "settings"
     _not_options: ClassVar[tuple[str, ...]] = ("scale",)
