@@ -17,9 +17,6 @@ from .terminal import counted, echo_json
 if TYPE_CHECKING:
     from .options import Planning
 
-_NUMBERS = ("theta", "eta", "start", "stop", "until")
-_WHOLE = ("levels",)
-_WORDS = ("reduce", "enlarge", "predictor", "kernels")
 _ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
 
 
@@ -31,19 +28,30 @@ def options(text: str) -> dict[str, Any]:
     >>> options("theta=1.3,levels=2")
     {'theta': 1.3, 'levels': 2}
     """
-    found: dict[str, Any] = {}
+    types, found = _types(), dict[str, Any]()
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in (*_NUMBERS, *_WHOLE, *_WORDS):
-            known = ", ".join((*_NUMBERS, *_WHOLE, *_WORDS))
+        if not equals or name not in types:
+            known = ", ".join(types)
             raise click.BadParameter(f"{part!r} is no NAME=VALUE with a name of {known}; write theta=1,eta=0.6")
         if name in found:
             raise click.BadParameter(f"{name!r} is given twice")
         try:
-            found[name] = value if name in _WORDS else int(value) if name in _WHOLE else float(value)
+            found[name] = types[name](value)
         except ValueError:
-            raise click.BadParameter(f"{part!r}: {value!r} is no {'whole ' if name in _WHOLE else ''}number") from None
+            raise click.BadParameter(
+                f"{part!r}: {value!r} is no {'whole ' if types[name] is int else ''}number"
+            ) from None
     return found
+
+
+def _types() -> dict[str, type]:
+    """What each option is: numbers first, then whole numbers, then words."""
+    from rekernel.diffusion.guidance_settings import GuidanceSettings
+    from rekernel.diffusion.kernel_settings import KernelSettings
+
+    types = {**GuidanceSettings.option_types(), "until": KernelSettings.option_types()["until"], "kernels": str}
+    return dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
 
 
 def parsed(value: Any) -> dict[str, Any]:

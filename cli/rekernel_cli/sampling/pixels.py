@@ -23,6 +23,7 @@ from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
 from rekernel.diffusion.recorded import Recorded, read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
+from rekernel.torch.editing.apply import PLAN
 
 from ..terminal import console
 from ..user_code import running
@@ -104,7 +105,8 @@ def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None
     with running("loading UNet2DModel"):
         unet: Any = load_component(request.folder, component, plan, options).to(torch.float32)
     if record is None:
-        record = Recorded(scale_of(unet.rekernel_plan), unet.config.sample_size, plan=unet.rekernel_plan)
+        plan = getattr(unet, PLAN)
+        record = Recorded(scale_of(plan), unet.config.sample_size, plan=plan)
     return unet, record, True
 
 

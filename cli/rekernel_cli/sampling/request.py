@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rekernel.diffusion import Recorded
+from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
@@ -90,11 +90,13 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
             )
         return []
     if typed:
-        made = Recorded(scale, 1, request.guidance, request.kernels)
+        kernels = None if request.kernels is None else SupersampledKernels.from_options(scale, request.kernels)
+        guidance = None if request.guidance is None else UpsampleGuidance.from_options(scale, request.guidance)
     else:
         assert record is not None
         made = record if request.size is None else replace(record, scale=scale)
-    return [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
+        kernels, guidance = made.make_kernels(), made.make_guidance()
+    return [part for part in (kernels, guidance) if part is not None]
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

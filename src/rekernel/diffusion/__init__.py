@@ -9,7 +9,8 @@ from .predictions import from_x0, to_x0
 from .recorded import Recorded
 from .recording import record
 from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
-from .upsample import UpsampleGuidance, guide_denoiser
+from .upsample import UpsampleGuidance
+from .wrapper import guide_denoiser
 
 __all__ = [
     "DiscreteSchedule",

@@ -1,6 +1,6 @@
 """What can be attached to a denoiser and taken off again: the life of guidance and of switched kernels.
 
-Knows that a host is made when attaching and taken off when removing; not what it does.
+Scope: a hook is made when attaching and taken off when removing. Not here: what the hook does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Attachable(ABC):
 
     def __init__(self) -> None:
         self.enabled = True
-        self._host: Any = None
+        self._hook: Any = None
 
     def attach(self, target: Any, *, scheduler: Any = None) -> Self:
         """Act in every call of a pipeline's denoiser from now on, until `remove()`.
@@ -38,16 +38,16 @@ class Attachable(ABC):
             Where this is attached already, or one of its kind or a feature cache is; and to a network whose weights are
             rescaled already, since a call at the trained size needs the original ones.
         """
-        if self._host is not None:
+        if self._hook is not None:
             raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")
-        self._host = self._hosted(target, scheduler)
+        self._hook = self._make_hook(target, scheduler)
         return self
 
     def remove(self) -> None:
         """Take it off: the denoiser is as it was. Nothing happens where it is not attached."""
-        host, self._host = self._host, None
-        if host is not None:
-            host.take_off()
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            hook.take_off()
 
     def enable(self) -> None:
         """Act again after `disable()`."""
@@ -57,13 +57,16 @@ class Attachable(ABC):
         """Stay attached and do nothing."""
         self.enabled = False
 
+    def _is_enabled(self) -> bool:
+        return self.enabled
+
     @abstractmethod
-    def _hosted(self, target: Any, scheduler: Any) -> Any:
+    def _make_hook(self, target: Any, scheduler: Any) -> Any:
         """The hook on the denoiser, with `take_off()` and `described()`."""
 
     def _where(self) -> str:
         """The end of the repr: attached to what, and whether it acts."""
-        where = "not attached" if self._host is None else self._host.described()
+        where = "not attached" if self._hook is None else self._hook.described()
         return where if self.enabled else f"disabled, {where}"
 
     def __enter__(self) -> Self:

@@ -1,65 +1,72 @@
 """Upsample guidance on one diffusers denoiser: a hook that calls the original forward once or twice.
 
-Knows pipelines, denoisers and their configs; the formulas are `guided`'s.
+Scope: pipelines, denoisers and their configs. Not here: the formulas (see `guided`), and who attaches the hook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import RekernelError
 from .bank import ALL, KernelBank, lent
 from .calls import Call, read_call
+from .guidance_settings import GuidanceSettings
 from .guided import guided_prediction
-from .host import Host
+from .host import Target
 from .passes import current_pass, running
 from .registry import GUIDANCE, ForwardHook, put_on, take_off
 from .scales import factors_for
 
-if TYPE_CHECKING:
-    from .upsample import UpsampleGuidance
-
 
 class GuidedDenoiser:
-    """The hook, from attaching to taking off."""
+    """The hook, from attaching to taking off.
 
-    def __init__(self, spec: UpsampleGuidance, target: Any, scheduler: Any) -> None:
-        self.spec, self.host = spec, Host(target, scheduler)
-        self.host.check_scale(spec.scale)
-        if spec.theta != 0 and (spec.schedule is None or spec.prediction is None):
-            self.host.schedule(spec.schedule, spec.prediction)  # what it refuses is refused now
-        self.bank = KernelBank(self.host.denoiser)
-        put_on(self.host.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(spec)))
+    Parameters
+    ----------
+    settings : GuidanceSettings
+        Read at every call, so that a changed attribute counts from the next call on.
+    target, scheduler : as for `Target`
+    enabled : callable () -> bool
+        Whether guidance acts now.
+    """
+
+    def __init__(self, settings: GuidanceSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
+        self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
+        self.target.check_scale(settings.scale)
+        if settings.theta != 0 and (settings.schedule is None or settings.prediction is None):
+            self.target.schedule(settings.schedule, settings.prediction)  # refuse now what a call would refuse
+        self.bank = KernelBank(self.target.denoiser)
+        put_on(self.target.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(settings)))
 
     def take_off(self) -> None:
-        take_off(self.host.denoiser, GUIDANCE)
+        take_off(self.target.denoiser, GUIDANCE)
 
     def described(self) -> str:
-        """What it will do, in the host's terms."""
+        """What it will do, on this target."""
         try:
-            schedule, kind = self.host.schedule(self.spec.schedule, self.spec.prediction)
+            schedule, kind = self.target.schedule(self.settings.schedule, self.settings.prediction)
         except RekernelError as error:  # the pipeline's scheduler was exchanged
-            return f"on {self.host}; it cannot act: {error}"
-        theta, eta, enlarge = self.host.defaults
-        window = self.spec.window(theta, eta)
-        said = f"theta {window.theta:g}, eta {window.eta:g}, U {self.spec.enlarge or enlarge}"
-        where = f"{self.host} (experimental)" if self.host.experimental else f"{self.host}"
+            return f"on {self.target}; it cannot act: {error}"
+        theta, eta, enlarge = self.target.defaults
+        window = self.settings.window(theta, eta)
+        said = f"theta {window.theta:g}, eta {window.eta:g}, U {self.settings.enlarge or enlarge}"
+        where = f"{self.target} (experimental)" if self.target.experimental else f"{self.target}"
         return f"on {where}, {kind}, {schedule!r}, {said}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        spec = self.spec
-        if not spec.enabled or spec.theta == 0 or current_pass().plain:
+        settings = self.settings
+        if not self._enabled() or settings.theta == 0 or current_pass().bypass:
             return forward(*args, **kwargs)
-        call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
-        theta, eta, enlarge = self.host.defaults
-        splits = spec.splits(call.size, self.host.trained, call.multiple, enlarge)
+        call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
+        theta, eta, enlarge = self.target.defaults
+        splits = settings.splits(call.size, self.target.trained, call.multiple, enlarge)
         if not splits:
             return forward(*args, **kwargs)
-        self.host.check()
-        schedule, kind = self.host.schedule(spec.schedule, spec.prediction)
+        self.target.check()
+        schedule, kind = self.target.schedule(settings.schedule, settings.prediction)
         calls: list[Call] = [call]
         for split in reversed(splits):
             calls.append(calls[-1].reduced(split))
@@ -72,19 +79,19 @@ class GuidedDenoiser:
                 output = forward(*args, **kwargs)
                 return call.prediction(output)
             below = calls[level].at(x, t)
-            if spec.predictor == "rescaled":
+            if settings.predictor == "rescaled":
                 return below.prediction(self._rescaled(forward, below))
             with running(tuple(n / m for n, m in zip(call.size, below.size, strict=True))):
                 return below.prediction(below.run(forward))
 
-        window = spec.window(theta, eta)
+        window = settings.window(theta, eta)
         before = call.x
         guided = guided_prediction(predict, before, call.t, splits, schedule=schedule, kind=kind, window=window)
         return output if not window.weight(schedule, call.t).any() else call.with_prediction(output, guided)
 
     def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
         """The network with every kernel rescaled, on the full grid."""
-        factors = factors_for(self.spec.scale, call.size, self.host.trained)
+        factors = factors_for(self.settings.scale, call.size, self.target.trained)
         made = self.bank.substitutes(call, factors, ALL, "optimal", "factored")
-        with running(plain=True), lent(made):
+        with running(bypass=True), lent(made):
             return call.run(forward)

@@ -30,7 +30,6 @@ from ..torch.tracing.run import trace
 from .calls import Call
 from .passes import running
 
-INNER = "inner"
 ALL = "all"
 _LORA = re.compile(r"\.(base_layer|lora_[AB]\.[^.]+)(?=\.|$)")
 _FACTORED = (FactoredConv, FactoredConvTranspose)
@@ -137,7 +136,7 @@ class KernelBank:
         # 52 pixels are odd after two halvings, and 104 are not: a plan for 52 would pad the even maps of 104 wrongly.
         whole = all(f == int(f) for f in factors)
         low = call.reduced(call.low(factors, _halved(model) if whole else 1))
-        with running(plain=True), _uncompiled(model):
+        with running(bypass=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
         planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=patterns)

@@ -13,7 +13,8 @@ from torch import nn
 from ..checkpoint.config_file import KEY
 from ..errors import RekernelError
 from ..plan.plan import Plan
-from .recorded import SECOND
+from ..torch.editing.apply import PLAN
+from .names import SECOND
 from .registry import compiled_later, refuse_caches
 from .scales import Scale
 from .scheduler import schedule_of
@@ -24,7 +25,7 @@ PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _LEARNED = ("learned", "learned_range")
 
 
-class Host:
+class Target:
     """A denoiser and, where there is one, the pipeline around it.
 
     Parameters
@@ -48,7 +49,7 @@ class Host:
                 f"with scheduler=pipe.scheduler"
             )
         self.denoiser: nn.Module = denoiser
-        plan = getattr(self.network, "rekernel_plan", None)
+        plan = getattr(self.network, PLAN, None)
         if isinstance(plan, Plan) and plan.changed:
             raise RekernelError(
                 f"the weights of this {type(self.network).__name__} are rescaled already, and its pass at the trained "
@@ -60,7 +61,7 @@ class Host:
         return getattr(self.pipe, "transformer", None) if unet is None else unet
 
     def check(self) -> None:
-        """Raise where a call would not be what attaching to the denoiser was for."""
+        """Raise if the pipeline was changed since attaching, so that the hook no longer applies."""
         now = None if self.pipe is None else self._current()
         if now is not self.denoiser and getattr(now, "_orig_mod", None) is self.denoiser:
             raise compiled_later(self.denoiser)

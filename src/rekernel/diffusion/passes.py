@@ -12,30 +12,30 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassContext:
     """One call of the denoiser within a guided step.
 
     reduced : by what the grid is reduced, per axis; empty for not at all
-    plain : whether hooks are to let the call through as it is (a pass that only looks, or has its kernels already)
+    bypass : whether hooks call the original forward (for a planning pass, and for a call with its kernels lent already)
     """
 
     reduced: tuple[float, ...] = ()
-    plain: bool = False
+    bypass: bool = False
 
 
-_ORDINARY = Pass()
-_PASS: ContextVar[Pass] = ContextVar("rekernel_pass", default=_ORDINARY)
+_ORDINARY = PassContext()
+_PASS: ContextVar[PassContext] = ContextVar("rekernel_pass", default=_ORDINARY)
 
 
-def current_pass() -> Pass:
+def current_pass() -> PassContext:
     """The pass that is running; an ordinary one outside guidance."""
     return _PASS.get()
 
 
 @contextmanager
-def running(reduced: tuple[float, ...] = (), *, plain: bool = False) -> Iterator[None]:
+def running(reduced: tuple[float, ...] = (), *, bypass: bool = False) -> Iterator[None]:
     """Say what the calls inside are."""
-    token = _PASS.set(Pass(reduced, plain))
+    token = _PASS.set(PassContext(reduced, bypass))
     try:
         yield
     finally:

@@ -25,13 +25,13 @@ from ..sources.address import address_of
 from ..sources.hub_client import HubError, api, explained, is_away, is_offline
 from ..sources.opening import open_source
 from .kernels import SupersampledKernels
-from .recorded import DENOISERS, Recorded, listed, read_records
+from .names import DENOISERS
+from .recorded import Recorded, listed, read_records
 from .upsample import UpsampleGuidance
 
 if TYPE_CHECKING:
     from torch import nn
 
-PLAN = "rekernel_plan"
 ATTRIBUTE = "rekernel"
 """The attribute of a loaded pipeline that holds what is attached to it."""
 
@@ -185,7 +185,9 @@ def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
 
 def _passed(name: str, module: Any) -> Any:
     """A module given in place of rescaled weights, which has to be rescaled too."""
-    if not isinstance(getattr(module, "rekernel_plan", None), Plan):
+    from ..torch.editing.apply import PLAN
+
+    if not isinstance(getattr(module, PLAN, None), Plan):
         raise RekernelError(
             f"{name}=: the folder's {name} is rescaled, and this {type(module).__name__} is not; pass one that "
             f"rekernel.torch.load gave, leave it out, or load the folder with diffusers"
@@ -245,13 +247,15 @@ def _dtype_of(name: str, options: Mapping[str, Any]) -> Any:
 
 def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Recorded]) -> None:
     """Configs say the new size, and what to do when they are loaded after `save_pretrained`."""
+    from ..torch.editing.apply import PLAN
+
     for name in DENOISERS:
         denoiser: Any = getattr(pipe, name, None)
         found = records.get(name)
         if denoiser is None or (found is None and name not in modules):
             continue
         if name in modules:
-            plan: Plan = denoiser.rekernel_plan
+            plan: Plan = getattr(denoiser, PLAN)
             if found is None and KEY in denoiser.config:  # passed, and loaded here before
                 found = Recorded.from_entry(denoiser.config[KEY], name)
             size = found.sample_size if found else _sides(denoiser.config.sample_size)

@@ -8,7 +8,6 @@ Knows one entry of a `config.json`; no torch and no sampling. Writing it is `rec
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,14 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.plan import Plan
 from ..version import __version__
+from .guidance_settings import GuidanceSettings
+from .kernel_settings import KernelSettings
 from .kernels import SupersampledKernels
+from .names import DENOISERS
 from .scales import checked_scale
 from .upsample import UpsampleGuidance
 
 VERSION = 1
-DENOISERS = ("unet", "transformer")
-SECOND = ("transformer_2", "unet_2")
-"""Where a pipeline keeps the other one of two denoisers."""
-GUIDANCE_OPTIONS = ("theta", "eta", "start", "stop", "levels", "reduce", "enlarge", "predictor")
-KERNEL_OPTIONS = ("layers", "method", "until", "progressive", "noise_damped", "form")
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,18 @@ class Recorded:
             object.__setattr__(self, "scale", scale)
         elif self.guidance is not None or self.kernels is not None:
             raise RekernelError("guidance and kernels are for the original weights, and these are rescaled themselves")
-        _known("guidance", self.guidance, GUIDANCE_OPTIONS)
-        _known("kernels", self.kernels, KERNEL_OPTIONS)
-        self.make_guidance()  # what they refuse is refused now
-        self.make_kernels()
+        if self.guidance is not None:  # refuse now what the settings refuse
+            GuidanceSettings.from_options(self.scale, self.guidance)
+        if self.kernels is not None:
+            KernelSettings.from_options(self.scale, self.kernels)
 
     def make_guidance(self) -> UpsampleGuidance | None:
         """The guidance, not attached."""
-        return None if self.guidance is None else UpsampleGuidance(self.scale, **self.guidance)
+        return None if self.guidance is None else UpsampleGuidance.from_options(self.scale, self.guidance)
 
     def make_kernels(self) -> SupersampledKernels | None:
         """The kernels, not attached."""
-        if self.kernels is None:
-            return None
-        options = dict(self.kernels)
-        if isinstance(method := options.get("method"), Mapping):  # JSON has no numbers for keys
-            options["method"] = {float(scale): name for scale, name in method.items()}
-        return SupersampledKernels(self.scale, **options)
+        return None if self.kernels is None else SupersampledKernels.from_options(self.scale, self.kernels)
 
     @property
     def new_size(self) -> int | tuple[int, ...]:
@@ -154,16 +146,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RekernelError(f"{shown_path(path)}: holds no JSON object")
     return found
-
-
-def _known(what: str, given: Mapping[str, Any] | None, names: tuple[str, ...]) -> None:
-    if given is not None and not isinstance(given, Mapping):
-        raise RekernelError(f"{what}: {shown(repr(given), 80)} are no options by name; write {{{names[0]!r}: ...}}")
-    if unknown := sorted(set(given or ()) - set(names)):
-        raise RekernelError(f"{what}: no option {', '.join(map(shown, unknown))}; there are {', '.join(names)}")
-    for name, value in (given or {}).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RekernelError(f"{what}: {name}={value} must be a finite number")
 
 
 def listed(value: Any) -> Any:

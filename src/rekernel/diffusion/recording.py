@@ -21,7 +21,8 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.recipe import find_recipe
 from ..sources.opening import open_source
-from .recorded import DENOISERS, SECOND, Recorded, read_config
+from .names import DENOISERS, SECOND
+from .recorded import Recorded, read_config
 
 
 def record(

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import RekernelError
 
-Scale = float | tuple[float, ...] | str
-"""'auto', a number for height and width, or one per grid axis."""
+Scale = float | Sequence[float] | str
+"""'auto', a number for height and width, or one per grid axis (a tuple, once `checked_scale` has seen it)."""
 
 _ELONGATED = 4.0  # the longest size in the lists of SDXL, PixArt and Sana
 _AREA = 0.85, 1.05  # of the trained one; in those lists .90 to 1
@@ -43,10 +43,10 @@ def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None
             raise RekernelError("scale='auto' needs the trained size, and the network's config has none; pass a number")
         missing = axes - len(trained)
         return (1.0,) * missing + enlargement(size[missing:], trained)
-    if isinstance(scale, tuple):
+    if isinstance(scale, Sequence):
         if len(scale) > axes:
             raise RekernelError(f"scale={scale} has {len(scale)} entries for a grid of {axes} axes")
-        return (1.0,) * (axes - len(scale)) + scale
+        return (1.0,) * (axes - len(scale)) + tuple(map(float, scale))
     return (1.0,) * max(0, axes - 2) + (scale,) * min(axes, 2)
 
 
@@ -106,6 +106,6 @@ def shown_scale(scale: Scale) -> str:
     """
     if isinstance(scale, str):
         return scale
-    if isinstance(scale, tuple) and len(scale) < 3 and len(set(scale)) == 1:
+    if isinstance(scale, Sequence) and len(scale) < 3 and len(set(scale)) == 1:
         scale = scale[0]
-    return "x".join(f"{s:g}" for s in scale) if isinstance(scale, tuple) else f"{scale:g}"
+    return "x".join(f"{s:g}" for s in scale) if isinstance(scale, Sequence) else f"{scale:g}"

@@ -1,55 +1,62 @@
 """Rescaled kernels on one diffusers denoiser: a hook that lends layers to each call.
 
-Knows hosts, calls and passes; which layers and when is `kernels`'.
+Scope: targets, calls and passes. Not here: which layers and when (see `kernel_settings`), and who attaches the hook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import RekernelError
 from .bank import KernelBank, Substitute, lent, plain_name
 from .calls import Call, read_call
-from .host import Host
+from .host import Target
+from .kernel_settings import KernelSettings
 from .passes import current_pass
 from .registry import KERNELS, ForwardHook, put_on, take_off
 from .scales import factors_for
-
-if TYPE_CHECKING:
-    from .kernels import SupersampledKernels
 
 _WHOLE = 0.05  # a reduced size is rounded to pixels: 2.02 times the trained size is meant to be twice
 
 
 class SwitchedDenoiser:
-    """The hook, from attaching to taking off."""
+    """The hook, from attaching to taking off.
 
-    def __init__(self, spec: SupersampledKernels, target: Any, scheduler: Any) -> None:
-        self.spec, self.host = spec, Host(target, scheduler)
-        self.host.check_scale(spec.scale)
-        if spec.timed and spec.schedule is None:
-            self.host.schedule(None, None)  # what it refuses is refused now
-        self.bank = KernelBank(self.host.denoiser)
-        self.bank.patterns(spec.layers)
-        put_on(self.host.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(spec)))
+    Parameters
+    ----------
+    settings : KernelSettings
+        Read at every call, so that a changed attribute counts from the next call on.
+    target, scheduler : as for `Target`
+    enabled : callable () -> bool
+        Whether kernels are switched now.
+    """
+
+    def __init__(self, settings: KernelSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
+        self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
+        self.target.check_scale(settings.scale)
+        if settings.timed and settings.schedule is None:
+            self.target.schedule(None, None)  # refuse now what a call would refuse
+        self.bank = KernelBank(self.target.denoiser)
+        self.bank.patterns(settings.layers)
+        put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(settings)))
 
     def take_off(self) -> None:
-        take_off(self.host.denoiser, KERNELS)
+        take_off(self.target.denoiser, KERNELS)
 
     def described(self) -> str:
         """Where it is."""
-        return f"on {self.host}"
+        return f"on {self.target}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.spec.enabled or current_pass().plain:
+        if not self._enabled() or current_pass().bypass:
             return forward(*args, **kwargs)
-        self.host.check()
-        call = read_call(self.host.denoiser, args, kwargs, self.host.noisy)
+        self.target.check()
+        call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         substitutes = self._substitutes(call)
-        damped = self.spec.noise_damped and bool(substitutes)
+        damped = self.settings.noise_damped and bool(substitutes)
         if damped and len(call.x) % 2:
             raise RekernelError(
                 f"noise_damped needs a batch of negative and positive halves; this one has {len(call.x)} samples"
@@ -59,26 +66,26 @@ class SwitchedDenoiser:
         return self._damped(forward, call, output) if damped else output
 
     def _substitutes(self, call: Call) -> tuple[Substitute, ...]:
-        spec = self.spec
+        settings = self.settings
         factors = self._factors(call)
         fraction = 1.0
-        if spec.timed:
-            schedule = spec.schedule or self.host.schedule(None, None)[0]
+        if settings.timed:
+            schedule = settings.schedule or self.target.schedule(None, None)[0]
             fraction = float(schedule.fraction(call.t).max())
-            if not isinstance(spec.until, Mapping) and not _acts(fraction, spec.until):
+            if not isinstance(settings.until, Mapping) and not _acts(fraction, settings.until):
                 return ()
-            factors = spec.factors_at(factors, fraction)
-        method = spec.method_at(factors)
+            factors = settings.factors_at(factors, fraction)
+        method = settings.method_at(factors)
         if method is None or all(f == 1 for f in factors):
             return ()
-        made = self.bank.substitutes(call, factors, spec.layers, method, spec.form)
-        return tuple(s for s in made if _acts(fraction, spec.share(plain_name(f"{s.path}.weight"))))
+        made = self.bank.substitutes(call, factors, settings.layers, method, settings.form)
+        return tuple(s for s in made if _acts(fraction, settings.share(plain_name(f"{s.path}.weight"))))
 
     def _factors(self, call: Call) -> tuple[float, ...]:
         """How many times its trained size the network is called at, per axis; whole where it is about that."""
-        found = factors_for(self.spec.scale, call.size, self.host.trained)
+        found = factors_for(self.settings.scale, call.size, self.target.trained)
         reduced = current_pass().reduced
-        if reduced and self.spec.scale != "auto":
+        if reduced and self.settings.scale != "auto":
             found = tuple(f / r for f, r in zip(found, reduced, strict=True))
         return tuple(float(round(f)) if abs(f - round(f)) < _WHOLE else max(1.0, f) for f in found)
 

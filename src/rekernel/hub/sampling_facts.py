@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..diffusion.recorded import GUIDANCE_OPTIONS, KERNEL_OPTIONS, Recorded
+from ..diffusion.guidance_settings import GuidanceSettings
+from ..diffusion.kernel_settings import KernelSettings
+from ..diffusion.recorded import Recorded
 from ..escape import shown, shown_markdown
 
 
@@ -48,8 +50,10 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
     """
     old, new = ("x".join(map(str, _sides(n))) for n in (found.sample_size, found.new_size))
     facts = [("sampled at", f"{scale_of_record(found)} times the trained size, {old} to {new} on the denoiser's grid")]
-    facts += [("upsample guidance", _options(found.guidance, GUIDANCE_OPTIONS))] if found.guidance is not None else []
-    facts += [("lent kernels", _options(found.kernels, KERNEL_OPTIONS))] if found.kernels is not None else []
+    if found.guidance is not None:
+        facts.append(("upsample guidance", _options(found.guidance, GuidanceSettings.option_names())))
+    if found.kernels is not None:
+        facts.append(("lent kernels", _options(found.kernels, KernelSettings.option_names())))
     return facts
 
 

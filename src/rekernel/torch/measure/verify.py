@@ -14,6 +14,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
+from ..editing.apply import PLAN
 from ..tracing.eval_mode import evaluating
 from ..tracing.tensor_state import first_tensor
 
@@ -94,7 +95,7 @@ def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
     RekernelError
         For a module without a plan.
     """
-    plan = getattr(rescaled, "rekernel_plan", None)
+    plan = getattr(rescaled, PLAN, None)
     if plan is None:
         raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
     scale = plan.options["scale"]  # tracing notes one an axis, offline conversion what was asked for
@@ -103,7 +104,7 @@ def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
 
 def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     """The grid a rescaled module was traced at; of a generator, the one it draws."""
-    plan = getattr(rescaled, "rekernel_plan", None)
+    plan = getattr(rescaled, PLAN, None)
     return tuple(plan.options.get("size", ())) if plan is not None else ()
 
 

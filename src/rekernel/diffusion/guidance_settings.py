@@ -1,0 +1,119 @@
+"""Settings of upsample guidance: their checks, when guidance acts, and the levels that it reduces to.
+
+Scope: numbers and names. Not here: attaching to a pipeline (see `upsample`), calling a network (see `attached`).
+Imports neither torch nor a pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from ..errors import RekernelError
+from .bands import ENLARGE, REDUCE, Split
+from .filters import FilterSplit
+from .guided import LowBand, Window, octaves
+from .predictions import KINDS
+from .sampler_settings import SamplerSettings
+from .scales import factors_for, low_size
+from .schedules import NoiseSchedule
+
+PREDICTORS = ("reduced", "rescaled")
+
+
+@dataclass(eq=False, repr=False)
+class GuidanceSettings(SamplerSettings):
+    """The settings of `UpsampleGuidance`, which explains each of them.
+
+    Examples
+    --------
+    >>> GuidanceSettings(2, theta=1.0, eta=0.6)
+    GuidanceSettings(scale=2, theta=1, eta=0.6)
+    >>> GuidanceSettings(2, reduce="area", levels=1).given()
+    {'scale': 2.0, 'levels': 1}
+    """
+
+    theta: float | None = None
+    eta: float | None = None
+    _: KW_ONLY
+    start: float | None = None
+    stop: float | None = None
+    log_snr: tuple[float, float] | None = None
+    schedule: NoiseSchedule | None = None
+    prediction: str | None = None
+    levels: int | None = None
+    reduce: str = "area"
+    enlarge: str | None = None
+    predictor: str = "reduced"
+
+    _what: ClassVar[str] = "guidance"
+    _not_options: ClassVar[tuple[str, ...]] = ("scale", "log_snr", "schedule", "prediction")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta is not None and (self.start is not None or self.stop is not None):
+            raise RekernelError("eta= says when guidance acts, and so do start= and stop=; give one of them")
+        for name, value, known in (
+            ("prediction", self.prediction, KINDS), ("reduce", self.reduce, REDUCE),
+            ("enlarge", self.enlarge, ENLARGE), ("predictor", self.predictor, PREDICTORS),
+        ):  # fmt: skip
+            if value is not None and value not in known:
+                raise RekernelError(f"{name}={value!r} is not one of {', '.join(known)}")
+        if self.levels is not None and not (hasattr(self.levels, "__index__") and self.levels >= 1):
+            raise RekernelError(f"levels={self.levels!r} must be a whole number of at least 1")
+        self.window()  # checks the numbers that a window is made of
+
+    def window(self, theta: float = 1.0, eta: float = 1.0) -> Window:
+        """When guidance acts and how strongly; `theta` and `eta` hold where none was given."""
+        if self.eta is not None:
+            eta = self.eta
+        elif self.start is not None or self.stop is not None or self.log_snr is not None:
+            eta = 1.0
+        return Window(
+            theta if self.theta is None else self.theta,
+            eta,
+            math.inf if self.start is None else self.start,
+            -math.inf if self.stop is None else self.stop,
+            (-math.inf, math.inf) if self.log_snr is None else self.log_snr,
+        )
+
+    def splits(
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest"
+    ) -> tuple[LowBand, ...]:
+        """The reductions from level to level, the trained size's first; empty where nothing is to be reduced.
+
+        Parameters
+        ----------
+        size : pixels of the requested image, per grid axis
+        trained : the same of the trained one; needed for scale='auto'
+        multiple : what the network's height and width must be multiples of
+
+        Examples
+        --------
+        >>> [s.low for s in GuidanceSettings(4).splits((64, 64))]
+        [(16, 16), (32, 32)]
+        """
+        factors = factors_for(self.scale, size, trained)
+        if self.predictor == "rescaled":
+            return (FilterSplit(tuple(size), factors),) if any(f > 1 for f in factors) else ()
+        found: list[LowBand] = []
+        above = tuple(size)
+        remaining = factors
+        for step in reversed(octaves(factors, self.levels)):
+            remaining = tuple(r / f for r, f in zip(remaining, step, strict=True))
+            # From the full size each time, so that rounding does not add up and the last is the trained size.
+            low = low_size(size, [f / r for f, r in zip(factors, remaining, strict=True)], multiple)
+            found.append(Split(above, low, self.reduce, self.enlarge or enlarge))
+            above = low
+        return tuple(reversed(found))
+
+    def _described(self) -> str:
+        said = [super()._described(), *([] if self.theta is None else [f"theta={self.theta:g}"])]
+        # The pipeline has schedule and prediction too: the text of what is attached names them.
+        apart = ("scale", "theta", "schedule", "prediction")
+        return ", ".join([*said, *(f"{name}={value!r}" for name, value in self.given().items() if name not in apart)])
+
+
+__all__ = ["PREDICTORS", "GuidanceSettings"]

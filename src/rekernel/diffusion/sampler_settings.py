@@ -1,0 +1,80 @@
+"""What the settings of guidance and of kernels share: the scale, and their options by name.
+
+Scope: names, types and checks of options, as a record, a card and the command line have them. Not here: what an option
+means (see `guidance_settings` and `kernel_settings`). Imports neither torch nor a pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, get_args, get_type_hints
+
+from ..errors import RekernelError
+from ..escape import shown
+from .scales import Scale, checked_scale, shown_scale
+
+
+@dataclass(eq=False, repr=False)
+class SamplerSettings:
+    """The scale of a sampler; a subclass adds the fields that say what happens at this scale.
+
+    _what : names the settings in messages about an option
+    _not_options : fields that a record does not keep among the options
+    """
+
+    scale: float | Sequence[float] | str = "auto"
+
+    _what: ClassVar[str] = "settings"
+    _not_options: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def __post_init__(self) -> None:
+        self.scale = checked_scale(self.scale)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """The options that a record and the command line can name, in the order of the fields."""
+        return tuple(field.name for field in fields(cls) if field.name not in cls._not_options)
+
+    @classmethod
+    def option_types(cls) -> dict[str, type]:
+        """The type of each option where one is given; of several types, the first that is written."""
+        hints = get_type_hints(cls)
+        return {name: (get_args(hints[name]) or (hints[name],))[0] for name in cls.option_names()}
+
+    @classmethod
+    def from_options(cls, scale: Scale, options: Mapping[str, Any]) -> Self:
+        """The settings that options describe.
+
+        Raises
+        ------
+        RekernelError
+            For an option that does not exist, and for a value that the settings refuse.
+        """
+        cls._check_options(options)
+        return cls(scale, **options)
+
+    @classmethod
+    def _check_options(cls, options: Mapping[str, Any]) -> None:
+        what, names = cls._what, cls.option_names()
+        if not isinstance(options, Mapping):
+            text = shown(repr(options), 80)
+            raise RekernelError(f"{what}: {text} are no options by name; write {{{names[0]!r}: ...}}")
+        if unknown := sorted(set(options) - set(names)):
+            raise RekernelError(f"{what}: no option {', '.join(map(shown, unknown))}; there are {', '.join(names)}")
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RekernelError(f"{what}: {name}={value} must be a finite number")
+
+    def _described(self) -> str:
+        """The arguments that make these settings, for a repr."""
+        return f"scale={shown_scale(self.scale)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._described()})"
