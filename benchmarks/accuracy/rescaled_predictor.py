@@ -19,9 +19,9 @@ sys.path.insert(0, str(HERE.parents[1] / "examples" / "glyphs"))
 from render import area_reduce, render_glyphs  # noqa: E402 - beside the classifiers
 
 from rekernel.diffusion import DiscreteSchedule, match  # noqa: E402
-from rekernel.diffusion.bank import ALL, KernelBank, lent  # noqa: E402
-from rekernel.diffusion.calls import read_call  # noqa: E402
-from rekernel.diffusion.filters import FilterSplit  # noqa: E402
+from rekernel.diffusion.denoiser.call import read_call  # noqa: E402
+from rekernel.diffusion.denoiser.substitutes import ALL, KernelBank, lent  # noqa: E402
+from rekernel.diffusion.formulas.blur_band import FilterSplit  # noqa: E402
 
 TIMES, METHODS = (900, 600, 300, 100), ("optimal", "dilate", "cubic")
 

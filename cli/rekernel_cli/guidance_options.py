@@ -47,8 +47,8 @@ def options(text: str) -> dict[str, Any]:
 
 def _types() -> dict[str, type]:
     """What each option is: numbers first, then whole numbers, then words."""
-    from rekernel.diffusion.guidance_settings import GuidanceSettings
-    from rekernel.diffusion.kernel_settings import KernelSettings
+    from rekernel.diffusion.guidance.settings import GuidanceSettings
+    from rekernel.diffusion.kernels.settings import KernelSettings
 
     types = {**GuidanceSettings.option_types(), "until": KernelSettings.option_types()["until"], "kernels": str}
     return dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))

@@ -25,7 +25,7 @@ from rekernel.diffusion import (
     octaves,
     to_x0,
 )
-from rekernel.diffusion.filters import FilterSplit
+from rekernel.diffusion.formulas.blur_band import FilterSplit
 
 SD15 = DiscreteSchedule(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
 ALWAYS = Window(1.0)

@@ -10,7 +10,7 @@ accelerate_hooks = pytest.importorskip("accelerate.hooks")
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance  # noqa: E402
-from rekernel.diffusion.registry import ForwardHook  # noqa: E402
+from rekernel.diffusion.denoiser.hooks import ForwardHook  # noqa: E402
 
 
 def state(module):

@@ -287,7 +287,7 @@ def test_the_rescaled_network_as_predictor(nets):
     with torch.no_grad():
         eps_low = wanted(below["sample"], below["timestep"]).sample
         eps = net(full["sample"], torch.tensor(700)).sample
-    from rekernel.diffusion.filters import FilterSplit
+    from rekernel.diffusion.formulas.blur_band import FilterSplit
 
     split = FilterSplit((16, 16), (2.0, 2.0))
     assert torch.allclose(found, eps + split.gain * eps_low - split.reduce_grid(eps), atol=1e-5)

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance  # noqa: E402
-from rekernel.diffusion.scales import enlargement  # noqa: E402
+from rekernel.diffusion.formulas.sizes import enlargement  # noqa: E402
 
 # As published for SDXL (arXiv 2307.01952, appendix I): height x width, every one a trained size.
 SDXL = (

@@ -21,8 +21,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import DiscreteSchedule, FlowSchedule, UpsampleGuidance, to_x0  # noqa: E402
-from rekernel.diffusion.predictions import slopes  # noqa: E402
-from rekernel.diffusion.scheduler import schedule_of  # noqa: E402
+from rekernel.diffusion.denoiser.scheduler_config import schedule_of  # noqa: E402
+from rekernel.diffusion.formulas.predictions import slopes  # noqa: E402
 
 SIZE, GRAIN = 16, 0.3
 

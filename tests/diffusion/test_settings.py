@@ -10,8 +10,8 @@ from dataclasses import fields
 import pytest
 
 from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance
-from rekernel.diffusion.guidance_settings import GuidanceSettings
-from rekernel.diffusion.kernel_settings import KernelSettings
+from rekernel.diffusion.guidance.settings import GuidanceSettings
+from rekernel.diffusion.kernels.settings import KernelSettings
 from rekernel.errors import RekernelError
 from rekernel_cli import guidance_options as typed
 
@@ -70,7 +70,7 @@ def test_methods_by_scale_may_come_from_json():
 
 def test_settings_need_no_torch():
     code = (
-        "import sys, rekernel.diffusion.guidance_settings, rekernel.diffusion.kernel_settings\n"
+        "import sys, rekernel.diffusion.guidance.settings, rekernel.diffusion.kernels.settings\n"
         "assert not {'torch', 'diffusers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -104,7 +104,7 @@ def sample(
         import diffusers  # noqa: F401
     except ImportError:
         raise Failure("sampling needs diffusers and torch: pip install 'rekernel[diffusion]'") from None
-    from rekernel.diffusion.pipelines import pipeline_folder
+    from rekernel.diffusion.pipelines.load import pipeline_folder
     from rekernel.escape import shown, shown_path
 
     from ..sampling.request import Request

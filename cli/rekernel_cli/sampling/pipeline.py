@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
 from rekernel.diffusion import load_pipeline
-from rekernel.diffusion.names import DENOISERS
-from rekernel.diffusion.pipelines import is_rescaled
-from rekernel.diffusion.recorded import read_records
+from rekernel.diffusion.denoiser.names import DENOISERS
+from rekernel.diffusion.pipelines.load import is_rescaled
+from rekernel.diffusion.pipelines.record import read_records
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 

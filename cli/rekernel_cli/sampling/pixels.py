@@ -19,8 +19,8 @@ from rich.progress import Progress
 
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
-from rekernel.diffusion.pipelines import is_rescaled, load_component, scale_of
-from rekernel.diffusion.recorded import Recorded, read_record
+from rekernel.diffusion.pipelines.load import is_rescaled, load_component, scale_of
+from rekernel.diffusion.pipelines.record import Recorded, read_record
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.torch.editing.apply import PLAN

@@ -1,16 +1,16 @@
 """Upsample guidance and rescaled kernels for diffusion samplers."""
 
-from .bands import Split, block_split
-from .guided import Window, guided_prediction, guided_x0, octaves
-from .kernels import SupersampledKernels
-from .matching import low_band_power, match, matched_time
-from .pipelines import load_pipeline
-from .predictions import from_x0, to_x0
-from .recorded import Recorded
-from .recording import record
-from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
-from .upsample import UpsampleGuidance
-from .wrapper import guide_denoiser
+from .formulas.guided import Window, guided_prediction, guided_x0, octaves
+from .formulas.low_band import Split, block_split
+from .formulas.matching import low_band_power, match, matched_time
+from .formulas.predictions import from_x0, to_x0
+from .formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule, VPSchedule
+from .guidance.upsample import UpsampleGuidance
+from .guidance.wrapper import guide_denoiser
+from .kernels.supersampled import SupersampledKernels
+from .pipelines.load import load_pipeline
+from .pipelines.record import Recorded
+from .pipelines.write_record import record
 
 __all__ = [
     "DiscreteSchedule",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..errors import RekernelError
 from ..escape import shown
-from .scales import Scale, checked_scale, shown_scale
+from .formulas.sizes import Scale, checked_scale, shown_scale
 
 
 @dataclass(eq=False, repr=False)

@@ -16,7 +16,7 @@ from ..checkpoint.discover import OTHER_WEIGHTS, onnx_of
 from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
 from ..checkpoint.variants import plain_candidate
-from ..diffusion.recorded import Recorded, read_records
+from ..diffusion.pipelines.record import Recorded, read_records
 from ..errors import CheckpointError, RekernelError
 from ..escape import shown_path
 from ..plan.recipe import Recipe, find_recipe

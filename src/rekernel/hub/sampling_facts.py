@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..diffusion.guidance_settings import GuidanceSettings
-from ..diffusion.kernel_settings import KernelSettings
-from ..diffusion.recorded import Recorded
+from ..diffusion.guidance.settings import GuidanceSettings
+from ..diffusion.kernels.settings import KernelSettings
+from ..diffusion.pipelines.record import Recorded
 from ..escape import shown, shown_markdown
 
 

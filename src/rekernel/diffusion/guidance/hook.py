@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import RekernelError
-from .bank import ALL, KernelBank, lent
-from .calls import Call, read_call
-from .guidance_settings import GuidanceSettings
-from .guided import guided_prediction
-from .host import Target
-from .passes import current_pass, running
-from .registry import GUIDANCE, ForwardHook, put_on, take_off
-from .scales import factors_for
+from ...errors import RekernelError
+from ..denoiser.call import Call, read_call
+from ..denoiser.hooks import GUIDANCE, ForwardHook, put_on, take_off
+from ..denoiser.pass_context import current_pass, running
+from ..denoiser.substitutes import ALL, KernelBank, lent
+from ..denoiser.target import Target
+from ..formulas.guided import guided_prediction
+from ..formulas.sizes import factors_for
+from .settings import GuidanceSettings
 
 
 class GuidedDenoiser:

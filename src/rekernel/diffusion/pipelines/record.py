@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..checkpoint.config_file import KEY
-from ..checkpoint.pipeline_folder import Pipeline
-from ..errors import RekernelError
-from ..escape import shown, shown_path
-from ..plan.plan import Plan
-from ..version import __version__
-from .guidance_settings import GuidanceSettings
-from .kernel_settings import KernelSettings
-from .kernels import SupersampledKernels
-from .names import DENOISERS
-from .scales import checked_scale
-from .upsample import UpsampleGuidance
+from ...checkpoint.config_file import KEY
+from ...checkpoint.pipeline_folder import Pipeline
+from ...errors import RekernelError
+from ...escape import shown, shown_path
+from ...plan.plan import Plan
+from ...version import __version__
+from ..denoiser.names import DENOISERS
+from ..formulas.sizes import checked_scale
+from ..guidance.settings import GuidanceSettings
+from ..guidance.upsample import UpsampleGuidance
+from ..kernels.settings import KernelSettings
+from ..kernels.supersampled import SupersampledKernels
 
 VERSION = 1
 

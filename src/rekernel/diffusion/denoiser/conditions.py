@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import RekernelError
-from .bands import Split
+from ...errors import RekernelError
+from ..formulas.low_band import Split
 
 _MAPS = (
     "down_block_additional_residuals",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .attachable import Attachable
-from .guidance_settings import GuidanceSettings
+from ..denoiser.attachable import Attachable
+from .settings import GuidanceSettings
 
 
 class UpsampleGuidance(GuidanceSettings, Attachable):
@@ -64,7 +64,7 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
         Attachable.__init__(self)
 
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
-        from .attached import GuidedDenoiser
+        from .hook import GuidedDenoiser
 
         return GuidedDenoiser(self, target, scheduler, self._is_enabled)
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from ..errors import RekernelError
-from .bands import ENLARGE, REDUCE, Split
-from .filters import FilterSplit
-from .guided import LowBand, Window, octaves
-from .predictions import KINDS
-from .sampler_settings import SamplerSettings
-from .scales import factors_for, low_size
-from .schedules import NoiseSchedule
+from ...errors import RekernelError
+from ..formulas.blur_band import FilterSplit
+from ..formulas.guided import LowBand, Window, octaves
+from ..formulas.low_band import ENLARGE, REDUCE, Split
+from ..formulas.predictions import KINDS
+from ..formulas.schedules import NoiseSchedule
+from ..formulas.sizes import factors_for, low_size
+from ..sampler_settings import SamplerSettings
 
 PREDICTORS = ("reduced", "rescaled")
 

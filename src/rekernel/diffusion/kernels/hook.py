@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ..errors import RekernelError
-from .bank import KernelBank, Substitute, lent, plain_name
-from .calls import Call, read_call
-from .host import Target
-from .kernel_settings import KernelSettings
-from .passes import current_pass
-from .registry import KERNELS, ForwardHook, put_on, take_off
-from .scales import factors_for
+from ...errors import RekernelError
+from ..denoiser.call import Call, read_call
+from ..denoiser.hooks import KERNELS, ForwardHook, put_on, take_off
+from ..denoiser.pass_context import current_pass
+from ..denoiser.substitutes import KernelBank, Substitute, lent, plain_name
+from ..denoiser.target import Target
+from ..formulas.sizes import factors_for
+from .settings import KernelSettings
 
 _WHOLE = 0.05  # a reduced size is rounded to pixels: 2.02 times the trained size is meant to be twice
 

@@ -16,9 +16,9 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from ..errors import RekernelError
-from ..resampling.arrays import resample
-from ..resampling.operators import grid_operator
+from ...errors import RekernelError
+from ...resampling.arrays import resample
+from ...resampling.operators import grid_operator
 
 REDUCE = ("area", "linear", "cubic", "lanczos3")
 ENLARGE = ("nearest", "linear", "cubic")

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
-from ..errors import RekernelError
-from ..patterns import matcher
-from ..resampling.methods import canonical_method
-from .sampler_settings import SamplerSettings
-from .scales import Scale
-from .schedules import NoiseSchedule
+from ...errors import RekernelError
+from ...patterns import matcher
+from ...resampling.methods import canonical_method
+from ..formulas.schedules import NoiseSchedule
+from ..formulas.sizes import Scale
+from ..sampler_settings import SamplerSettings
 
 FORMS = ("factored", "dense", "auto")
 

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.config_file import KEY
-from ..checkpoint.pipeline_folder import Component, find_pipeline
-from ..checkpoint.variants import only_variant, weights_of
-from ..errors import RekernelError
-from ..escape import shown, shown_path
-from ..plan.plan import Plan
-from ..plan.recipe import find_recipe
-from ..sources.address import address_of
-from ..sources.hub_client import HubError, api, explained, is_away, is_offline
-from ..sources.opening import open_source
-from .kernels import SupersampledKernels
-from .names import DENOISERS
-from .recorded import Recorded, listed, read_records
-from .upsample import UpsampleGuidance
+from ...checkpoint.config_file import KEY
+from ...checkpoint.pipeline_folder import Component, find_pipeline
+from ...checkpoint.variants import only_variant, weights_of
+from ...errors import RekernelError
+from ...escape import shown, shown_path
+from ...plan.plan import Plan
+from ...plan.recipe import find_recipe
+from ...sources.address import address_of
+from ...sources.hub_client import HubError, api, explained, is_away, is_offline
+from ...sources.opening import open_source
+from ..denoiser.names import DENOISERS
+from ..guidance.upsample import UpsampleGuidance
+from ..kernels.supersampled import SupersampledKernels
+from .record import Recorded, listed, read_records
 
 if TYPE_CHECKING:
     from torch import nn
@@ -185,7 +185,7 @@ def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
 
 def _passed(name: str, module: Any) -> Any:
     """A module given in place of rescaled weights, which has to be rescaled too."""
-    from ..torch.editing.apply import PLAN
+    from ...torch.editing.apply import PLAN
 
     if not isinstance(getattr(module, PLAN, None), Plan):
         raise RekernelError(
@@ -207,7 +207,7 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     """A component from its config at the trained size, then brought to its weights' geometry."""
     import torch
 
-    from ..torch.files.save_load import load
+    from ...torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
     if library not in ("diffusers", "transformers"):
@@ -247,7 +247,7 @@ def _dtype_of(name: str, options: Mapping[str, Any]) -> Any:
 
 def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Recorded]) -> None:
     """Configs say the new size, and what to do when they are loaded after `save_pretrained`."""
-    from ..torch.editing.apply import PLAN
+    from ...torch.editing.apply import PLAN
 
     for name in DENOISERS:
         denoiser: Any = getattr(pipe, name, None)

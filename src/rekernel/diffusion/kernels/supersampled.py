@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .attachable import Attachable
-from .kernel_settings import KernelSettings
+from ..denoiser.attachable import Attachable
+from .settings import KernelSettings
 
 
 class SupersampledKernels(KernelSettings, Attachable):
@@ -52,7 +52,7 @@ class SupersampledKernels(KernelSettings, Attachable):
         Attachable.__init__(self)
 
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
-        from .switched import SwitchedDenoiser
+        from .hook import SwitchedDenoiser
 
         return SwitchedDenoiser(self, target, scheduler, self._is_enabled)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 Floats = NDArray[np.float64]
 _LEAST, _MOST = 1e-12, 1 - 1e-12  # of an alpha-bar: a log-SNR has to be finite to be interpolated

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import RekernelError
-from .bands import grid_factors
+from ...errors import RekernelError
+from .low_band import grid_factors
 from .schedules import NoiseSchedule
 
 

@@ -14,21 +14,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..architectures.base import exactly
-from ..architectures.registry import recognise
-from ..errors import RekernelError
-from ..escape import shown
-from ..patterns import matcher, select
-from ..plan.plan import Plan
-from ..planning.settings import Settings
-from ..torch.editing.apply import carry_out
-from ..torch.editing.edits import Edits
-from ..torch.layers.factored import FactoredConv, FactoredConvTranspose
-from ..torch.layers.module_names import owner_of
-from ..torch.planning.planner import plan_model
-from ..torch.tracing.run import trace
-from .calls import Call
-from .passes import running
+from ...architectures.base import exactly
+from ...architectures.registry import recognise
+from ...errors import RekernelError
+from ...escape import shown
+from ...patterns import matcher, select
+from ...plan.plan import Plan
+from ...planning.settings import Settings
+from ...torch.editing.apply import carry_out
+from ...torch.editing.edits import Edits
+from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
+from ...torch.layers.module_names import owner_of
+from ...torch.planning.planner import plan_model
+from ...torch.tracing.run import trace
+from .call import Call
+from .pass_context import running
 
 ALL = "all"
 _LORA = re.compile(r"\.(base_layer|lora_[AB]\.[^.]+)(?=\.|$)")

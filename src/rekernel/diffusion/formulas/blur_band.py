@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..resampling.arrays import resample
-from ..resampling.operators import kernel_operator
+from ...resampling.arrays import resample
+from ...resampling.operators import kernel_operator
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from ..errors import RekernelError
-from .bands import Split, block_split, grid_factors
+from ...errors import RekernelError
+from .low_band import Split, block_split, grid_factors
 from .matching import Match, match
 from .predictions import slopes
 from .schedules import NoiseSchedule

@@ -9,11 +9,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import RekernelError
-from .guidance_settings import GuidanceSettings
-from .guided import guided_prediction
-from .passes import running
-from .schedules import SigmaSchedule
+from ...errors import RekernelError
+from ..denoiser.pass_context import running
+from ..formulas.guided import guided_prediction
+from ..formulas.schedules import SigmaSchedule
+from .settings import GuidanceSettings
 
 
 def guide_denoiser(

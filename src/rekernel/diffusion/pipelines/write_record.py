@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
-from ..checkpoint.config_file import KEY
-from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
-from ..errors import RekernelError
-from ..escape import shown, shown_path
-from ..plan.recipe import find_recipe
-from ..sources.opening import open_source
-from .names import DENOISERS, SECOND
-from .recorded import Recorded, read_config
+from ...checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
+from ...checkpoint.config_file import KEY
+from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
+from ...errors import RekernelError
+from ...escape import shown, shown_path
+from ...plan.recipe import find_recipe
+from ...sources.opening import open_source
+from ..denoiser.names import DENOISERS, SECOND
+from .record import Recorded, read_config
 
 
 def record(
@@ -141,7 +141,7 @@ def _try(made: Recorded, pipeline: Pipeline, component: Component, config: Mappi
     if denoiser is None:
         return
     if (kernels := made.make_kernels()) is not None:
-        from .bank import KernelBank
+        from ..denoiser.substitutes import KernelBank
 
         KernelBank(denoiser).check_any(kernels.layers)
     for part in (kernels, made.make_guidance()):

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RekernelError
-from .bands import Split
+from ...errors import RekernelError
+from ..formulas.guided import LowBand
+from ..formulas.low_band import Split
+from ..formulas.sizes import low_size
 from .conditions import reduced_conditions
-from .guided import LowBand
-from .layouts import ChannelsFirst, FramesFirst, Layout, packed_tokens
-from .scales import low_size
+from .image_layout import ChannelsFirst, FramesFirst, Layout, packed_tokens
 
 _IMAGES = ("sample", "hidden_states")
 _FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RekernelError
-from .schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
+from ...errors import RekernelError
+from ..formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
 
 _FED_UP_TO_1 = ("FluxTransformer2DModel",)
 _FED_AS_SCHEDULED = (

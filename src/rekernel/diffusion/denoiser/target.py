@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint.config_file import KEY
-from ..errors import RekernelError
-from ..plan.plan import Plan
-from ..torch.editing.apply import PLAN
+from ...checkpoint.config_file import KEY
+from ...errors import RekernelError
+from ...plan.plan import Plan
+from ...torch.editing.apply import PLAN
+from ..formulas.schedules import NoiseSchedule
+from ..formulas.sizes import Scale
+from .hooks import compiled_later, refuse_caches
 from .names import SECOND
-from .registry import compiled_later, refuse_caches
-from .scales import Scale
-from .scheduler import schedule_of
-from .schedules import NoiseSchedule
+from .scheduler_config import schedule_of
 
 _LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 Slope = Callable[[Any, Any], tuple[Any, Any]]
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 
 class Attachable(ABC):

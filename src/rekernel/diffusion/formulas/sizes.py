@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 Scale = float | Sequence[float] | str
 """'auto', a number for height and width, or one per grid axis (a tuple, once `checked_scale` has seen it)."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 
 class Layout(Protocol):

@@ -20,7 +20,7 @@ import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
-from ..errors import RekernelError
+from ...errors import RekernelError
 
 GUIDANCE, KERNELS = "rekernel.guidance", "rekernel.kernels"
 _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"

@@ -1,0 +1,1 @@
+"""What a denoiser of diffusers is and how it is called."""

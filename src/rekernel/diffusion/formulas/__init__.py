@@ -1,0 +1,1 @@
+"""The formulas of upsample guidance: pure functions on arrays and numbers."""

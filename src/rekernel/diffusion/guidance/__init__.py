@@ -1,0 +1,1 @@
+"""Upsample guidance: its settings and the hook that adds it to a denoiser."""

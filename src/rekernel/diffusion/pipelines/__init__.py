@@ -1,0 +1,1 @@
+"""Guidance recorded in pipeline folders: written, read, attached on loading."""
