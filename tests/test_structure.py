@@ -70,7 +70,7 @@ def graph(source: Path = SOURCE) -> dict[str, set[str]]:
         edges[module] = set()
         for name in imported(path, source):
             # `from .plan import Plan` names an attribute of the module `plan`; `from . import plan` names the module.
-            owner = name if name in modules and not _is_function(owner, source) else name.rpartition(".")[0]
+            owner = name if name in modules and not _is_function(name, source) else name.rpartition(".")[0]
             if owner in modules and owner != module:
                 edges[module].add(owner)
     return edges

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from rekernel.checkpoint.header import build_header
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INDEX = "model.safetensors.index.json"
 
 

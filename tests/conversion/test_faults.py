@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from rekernel import RekernelError, convert
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEED = 20240517
 KILLS = 50
 INDEX = "model.safetensors.index.json"
