@@ -16,7 +16,7 @@ from .changes import AxisGeometry, AxisOperator, LayerChange
 from .errors import Option, RekernelError
 from .escape import shown
 from .families import MLP, Family, LayerFacts
-from .geometry import conv_geometry, conv_transpose_geometry
+from .geometry import conv_geometry, conv_transpose_geometry, new_size
 from .layouts import PYTORCH, Layout
 from .operators import canonical_method
 from .resample import flattened_grid, spatial_axes
@@ -149,7 +149,7 @@ class Layer:
         return operator, geometry
 
     def _patch_axis(self, axis: int, k: int, scale: float) -> tuple[AxisOperator | None, AxisGeometry]:
-        new = _whole(k * scale, f"a patch of {k} pixels at scale {scale:g}")
+        new = new_size(k, scale, exact=True, what=f"a patch of {k} pixels")
         s = self.settings
         operator = AxisOperator(
             axis, k, new, "grid", new / k, self.settings.grid_method(), s.gain, a=s.a, smoothness=s.smoothness
@@ -190,7 +190,10 @@ class Layer:
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
         new_grid = (
             grid[0],
-            *(_whole(n * s, f"{shown(self.name)}: a grid of {n}") for n, s in zip(grid[1:], scales, strict=True)),
+            *(
+                new_size(n, s, exact=True, what=f"{shown(self.name)}: a grid of {n}")
+                for n, s in zip(grid[1:], scales, strict=True)
+            ),
         )
         axes = self._linear_axes()
         axis = axes.index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
@@ -266,7 +269,7 @@ class Layer:
         scales = self.settings.scales(2)
         if side * side != tokens or scales is None:
             raise Unclear(f"{tokens} tokens are no square grid, or the scale is not one for images; left as it is")
-        new = [_whole(side * s, f"{shown(self.name)}: a token grid of {side}") for s in scales]
+        new = [new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}") for s in scales]
         s = self.settings
         operators = tuple(
             AxisOperator(
@@ -343,9 +346,3 @@ class Layer:
 def _replaced(shape: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
     new = {o.axis: o.new for o in operators}
     return tuple(new.get(i, n) for i, n in enumerate(shape))
-
-
-def _whole(value: float, what: str) -> int:
-    if abs(value - round(value)) > 1e-6 or round(value) < 1:
-        raise RekernelError(f"{what} would become {value:g}, no whole number; choose another scale")
-    return round(value)

@@ -17,6 +17,7 @@ from typing import Any, Self
 from ..config_entry import KEY
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..geometry import new_size
 from ..pipeline_folder import Pipeline
 from ..plan import Plan
 from ..version import __version__
@@ -90,7 +91,7 @@ class Recorded:
         trained = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,) * 2
         factors = self.scale if isinstance(self.scale, tuple) else (self.scale,) * 2
         factors = ((1.0,) * len(trained) + factors)[-len(trained) :]
-        sides = tuple(round(n * s) for n, s in zip(trained, factors, strict=True))
+        sides = tuple(new_size(n, s) for n, s in zip(trained, factors, strict=True))
         return sides[0] if isinstance(self.sample_size, int) and len(set(sides)) == 1 else sides
 
     def to_entry(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..changes import LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..geometry import new_size
 from ..operators import kernel_operator
 from ..plan import Plan
 from .edits import Edits
@@ -92,7 +93,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
 
 def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
     """Tell modules that insist on an image size the new one."""
-    new = tuple(round(n * s) for n, s in zip(size, scales, strict=True))
+    new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
     for module in edits.model.modules():
         for name in _SIZES:
             known = vars(module).get(name)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..geometry import new_size
 from ..settings import Settings
 from .dtypes import dtype_name
 from .offline import own_padding
@@ -31,11 +32,10 @@ def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> Lay
     """A patch embedding that absorbs: each patch is an image of its own, a grid and not a sliding filter."""
     shape = tuple(weight.shape)
     kernel = shape[2:]
-    new = tuple(round(k * x) for k, x in zip(kernel, scales, strict=True))
-    if any(abs(k * x - n) > 1e-6 for k, x, n in zip(kernel, scales, new, strict=True)):
-        raise RekernelError(
-            f"{call.weight}: a patch of {kernel} pixels times {scales} is not whole; choose another scale"
-        )
+    new = tuple(
+        new_size(k, x, exact=True, what=f"{call.weight}: a patch of {k} pixels")
+        for k, x in zip(kernel, scales, strict=True)
+    )
     operators = tuple(
         AxisOperator(axis + 2, k, n, "grid", n / k, s.grid_method(), s.gain, a=s.a, smoothness=s.smoothness)
         for axis, (k, n) in enumerate(zip(kernel, new, strict=True))
@@ -51,7 +51,7 @@ def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> Lay
 
 def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """A linear layer behind a flatten: it absorbs."""
-    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.grid[1:], scales, strict=True))
     first = 2 if call.order == "channels-first" else 1
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
@@ -69,7 +69,7 @@ def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> La
 
 def written_change(call: Call, name: str, tensor: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """A linear layer that writes a grid: its rows, and its bias, are values there, without a coefficient."""
-    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.grid[1:], scales, strict=True))
     first = 1 if call.order == "channels-first" else 0
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
@@ -112,7 +112,7 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
 def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:
     """A grid whose size a module holds, or meets first, `scales` times larger."""
     before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.size)
-    after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.size, scales, strict=True))
+    after = tuple(AxisGeometry(new_size(n, s), 1, (0, 0)) for n, s in zip(call.size, scales, strict=True))
     return ModuleChange(name, kind, f"pixels that {call.weight} writes", before, after)
 
 
@@ -124,7 +124,7 @@ def values_method(s: Settings) -> str:
 def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
     shape, axis = tuple(weight.shape), weight.ndim - 2
-    new = tuple(round(n * x) for n, x in zip(call.size, scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.size, scales, strict=True))
     operators = tuple(
         AxisOperator(axis + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.size, new, strict=True))

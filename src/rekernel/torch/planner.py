@@ -6,7 +6,6 @@ flatten. Builds the same `Plan` as the checkpoint planner; changes no module.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..changes import AxisGeometry, LayerChange, ModuleChange
 from ..errors import RekernelError
-from ..geometry import pool_geometry
+from ..geometry import new_size, pool_geometry
 from ..plan import Plan
 from ..selection import matcher, select
 from ..settings import Settings
@@ -100,7 +99,7 @@ class _Planner:
             self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(
-                    math.floor(n * s + 0.5 + 1e-9) for n, s in zip(call.out_size, leaving, strict=True)
+                    new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True)
                 )
 
     def _arriving(self, call: Call) -> tuple[float, ...]:
@@ -221,7 +220,7 @@ class _Planner:
         module = self.by_path.get(call.module)
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
             before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.out_size)
-            after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
+            after = tuple(AxisGeometry(new_size(n, s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
             self.modules[call.module] = ModuleChange(call.module, "upsample", "fixed size", before, after)
 
     def _linear(self, call: Call, arriving: tuple[float, ...]) -> None:

@@ -5,7 +5,6 @@ Knows the order of these steps; what to change is `planner`'s, how it is done `a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..filters import KEYS_A
+from ..geometry import new_size
 from ..optimal import SMOOTHNESS
 from ..settings import Settings
 from .apply import PLAN, announce, carry_out
@@ -183,5 +183,5 @@ def _enlarged(value: Any, size: tuple[int, ...], scales: tuple[float, ...]) -> A
     first = value.ndim - len(size)
     if first not in (1, 2) or tuple(value.shape[first:]) != size:
         return value
-    new = [math.floor(n * s + 0.5) for n, s in zip(size, scales, strict=True)]
+    new = [new_size(n, s) for n, s in zip(size, scales, strict=True)]
     return value.new_zeros((*value.shape[:first], *new))

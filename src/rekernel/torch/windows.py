@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..errors import RekernelError
 from ..escape import shown
+from ..geometry import new_size
 from ..settings import Settings
 from .dtypes import dtype_name
 from .edits import Edits
@@ -98,7 +99,7 @@ def relative_index(size: tuple[int, ...]) -> Tensor:
 
 def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -> tuple[LayerChange, ModuleChange]:
     """The table as values on its (2h-1, 2w-1) grid, as timm and transformers resize it, and the larger window."""
-    new = tuple(round(n * x) for n, x in zip(window.size, scales, strict=True))
+    new = tuple(new_size(n, x, exact=True) for n, x in zip(window.size, scales, strict=True))
     cells = tuple(2 * n - 1 for n in window.size)
     operators = tuple(
         AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), values_method(s), "none",
