@@ -205,7 +205,7 @@ class Layer:
             ) from None
         s = self.settings
         gain = s.gain if side == "in" else "none"
-        method = self.settings.grid_method() if side == "in" else self._values_method()
+        method = self.settings.grid_method() if side == "in" else self.settings.values_method()
         operators = tuple(
             AxisOperator(axis + first + i, n, m, "grid", m / n, method, gain, a=s.a, smoothness=s.smoothness)
             for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
@@ -273,7 +273,7 @@ class Layer:
         s = self.settings
         operators = tuple(
             AxisOperator(
-                axis + i, side, n, "grid", n / side, self._values_method(), "none", a=s.a, smoothness=s.smoothness
+                axis + i, side, n, "grid", n / side, self.settings.values_method(), "none", a=s.a, smoothness=s.smoothness
             )
             for i, n in enumerate(new)
             if n != side
@@ -292,11 +292,6 @@ class Layer:
             prefix=facts.prefix,
             grid_axis=axis,
         )
-
-    def _values_method(self) -> str:
-        """The method for values; 'optimal' and the pseudo-inverse are designed for weights."""
-        method = self.settings.grid_method().removeprefix("pinv-")
-        return "cubic" if method == "optimal" or self.settings.method == "dilate" else method
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""

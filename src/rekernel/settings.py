@@ -13,12 +13,13 @@ from typing import Any
 from .errors import RekernelError
 from .escape import shown
 from .filters import KEYS_A
-from .operators import GAINS, KERNEL_METHODS, canonical_method
+from .operators import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
 from .optimal import SMOOTHNESS
 from .selection import matcher, select
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]
+_METHODS = (*KERNEL_METHODS, *(method for method in GRID_METHODS if method not in KERNEL_METHODS))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ class Settings:
     """How a tensor is resampled; overrides replace single fields.
 
     scale : number, or tuple with one per spatial axis
-    method, taps, gain, a, smoothness : as for `kernel_operator`
+    method, taps, gain, a, smoothness : as for `kernel_operator`; a method keeps its canonical name
+
+    Examples
+    --------
+    >>> Settings(2, "bicubic").method
+    'cubic'
     """
 
     scale: Any
@@ -78,7 +84,7 @@ class Settings:
     smoothness: float = SMOOTHNESS
 
     def __post_init__(self) -> None:
-        canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
+        object.__setattr__(self, "method", canonical_method(self.method, _METHODS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
@@ -98,8 +104,20 @@ class Settings:
 
     def grid_method(self) -> str:
         """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
-        method = canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
-        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(self.method, self.method)
+
+    def values_method(self) -> str:
+        """The method for values on a grid, such as position embeddings.
+
+        'optimal' and the pseudo-inverse are designed for weights that read a grid, dilation has no meaning there.
+
+        Examples
+        --------
+        >>> [Settings(2, method).values_method() for method in ("optimal", "dilate", "pinv-linear", "area")]
+        ['cubic', 'cubic', 'linear', 'area']
+        """
+        designed = self.method in ("optimal", "optimal-filter", "dilate")
+        return "cubic" if designed else self.method.removeprefix("pinv-")
 
 
 @dataclass(frozen=True)

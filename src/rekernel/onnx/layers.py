@@ -140,8 +140,7 @@ def values_change(name: str, dtype: str, axes: Axes, settings: Settings) -> Laye
     view = tuple(part.size for axis in axes for part in axis)
     scales = [part.scale for axis in axes for part in axis]
     news = [part.new for axis in axes for part in axis]
-    method = settings.grid_method().removeprefix("pinv-")
-    method = "cubic" if method == "optimal" or settings.method == "dilate" else method
+    method = settings.values_method()
     operators = tuple(
         AxisOperator(i, n, m, "grid", m / n, method, "none", a=settings.a, smoothness=settings.smoothness)
         for i, (n, m, scale) in enumerate(zip(view, news, scales, strict=True))

@@ -73,7 +73,7 @@ def written_change(call: Call, name: str, tensor: Tensor, scales: Scales, s: Set
     first = 1 if call.order == "channels-first" else 0
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
-        AxisOperator(first + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
+        AxisOperator(first + i, n, m, "grid", m / n, s.values_method(), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
         if n != m
     )
@@ -116,17 +116,12 @@ def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:
     return ModuleChange(name, kind, f"pixels that {call.weight} writes", before, after)
 
 
-def values_method(s: Settings) -> str:
-    """The method for values: 'optimal' and the pseudo-inverse are designed for weights that read."""
-    return "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method.removeprefix("pinv-")
-
-
 def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
     shape, axis = tuple(weight.shape), weight.ndim - 2
     new = tuple(new_size(n, x) for n, x in zip(call.size, scales, strict=True))
     operators = tuple(
-        AxisOperator(axis + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
+        AxisOperator(axis + i, n, m, "grid", m / n, s.values_method(), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.size, new, strict=True))
         if n != m
     )

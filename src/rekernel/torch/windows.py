@@ -20,7 +20,7 @@ from ..geometry import new_size
 from ..settings import Settings
 from .dtypes import dtype_name
 from .edits import Edits
-from .grids import Scales, values_method
+from .grids import Scales
 from .names import owner_of
 
 _TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
@@ -102,7 +102,7 @@ def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -
     new = tuple(new_size(n, x, exact=True) for n, x in zip(window.size, scales, strict=True))
     cells = tuple(2 * n - 1 for n in window.size)
     operators = tuple(
-        AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), values_method(s), "none",
+        AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), s.values_method(), "none",
                      a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(window.size, new, strict=True))
         if n != m
