@@ -88,16 +88,17 @@ class Layer:
             raise Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
         if all(k == 1 for k in kernel) and stride == 1:
             return self.kept("1x1 convolution: pointwise")
-        padding = self._padding(kernel, facts, stride)
-        patch = mode == "absorb" and padding == (0, 0) and all(k == stride for k in kernel)
+        dilation = self.hints.given("dilation", self.name) or 1
+        padding = self._padding(kernel, facts, stride, dilation)
+        patch = mode == "absorb" and padding == (0, 0) and dilation == 1 and all(k == stride for k in kernel)
         operators, before, after = [], [], []
         for axis, k, scale in zip(axes, kernel, scales, strict=True):
-            before.append(AxisGeometry(k, stride, padding))
+            before.append(old := AxisGeometry(k, stride, padding, dilation))
             try:
                 operator, geometry = (
                     self._patch_axis(axis, k, scale)
                     if patch
-                    else self._kernel_axis(axis, k, scale, stride, padding, facts.role, mode)
+                    else self._kernel_axis(axis, old, scale, facts.role, mode)
                 )
             except RekernelError as error:
                 raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
@@ -122,10 +123,11 @@ class Layer:
         )
 
     def _kernel_axis(
-        self, axis: int, k: int, scale: float, stride: int, padding: tuple[int, int], role: str, mode: str
+        self, axis: int, old: AxisGeometry, scale: float, role: str, mode: str
     ) -> tuple[AxisOperator | None, AxisGeometry]:
-        if scale == 1 or (k == 1 and stride == 1):
-            return None, AxisGeometry(k, stride, padding)
+        k, dilation = old.kernel, old.dilation
+        if scale == 1 or (k == 1 and old.stride == 1):
+            return None, old
         s = self.settings
         method = canonical_method(s.method)
         scale_out = 1.0 if mode == "absorb" else scale
@@ -133,16 +135,18 @@ class Layer:
             raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
         if role == "conv-transpose":
             place = conv_transpose_geometry(
-                k, method=method, taps=s.taps, stride=stride, padding=padding[0], scale_in=scale, scale_out=scale_out
-            )
+                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding[0], dilation=dilation,
+                scale_in=scale, scale_out=scale_out,
+            )  # fmt: skip
         else:
             place = conv_geometry(
-                k, method=method, taps=s.taps, stride=stride, padding=padding, scale_in=scale, scale_out=scale_out
-            )
+                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding, dilation=dilation,
+                scale_in=scale, scale_out=scale_out,
+            )  # fmt: skip
         # Dilation has no taps between pixels: what is left of the phase stays, as in every dilated network.
         phase = 0.0 if method == "dilate" else place.phase
         operator = AxisOperator(
-            axis, k, place.taps, "kernel", scale, method, s.gain, phase, a=s.a, smoothness=s.smoothness
+            axis, k, place.taps, "kernel", scale, method, s.gain, phase, dilation, s.a, s.smoothness
         )
         operator.matrix()
         geometry = AxisGeometry(place.taps, place.stride, place.padding)
@@ -157,7 +161,7 @@ class Layer:
         operator.matrix()
         return (operator if new != k else None), AxisGeometry(new, new, (0, 0))
 
-    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int) -> tuple[int, int]:
+    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int) -> tuple[int, int]:
         given = self.hints.given("padding", self.name)
         if isinstance(given, int):
             return given, given
@@ -177,7 +181,8 @@ class Layer:
                 f"even kernel {'x'.join(map(str, kernel))}, so probably strided; left as it is. "
                 f"Say --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
             )
-        return (kernel[-1] - 1) // 2, (kernel[-1] - 1) // 2
+        side = dilation * (kernel[-1] - 1) // 2
+        return side, side
 
     def _linear(self, side: str) -> LayerChange:
         what = "linear_grid" if side == "in" else "output_grid"

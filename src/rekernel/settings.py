@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .errors import RekernelError
@@ -29,6 +29,7 @@ class Hints:
     linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
     order : 'channels-first' or 'channels-last', how such a grid was flattened
     stride, padding : of a convolution; padding may be (left, right)
+    dilation : of a convolution: spacing of its taps
     layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way, and 'IO' turns a matrix. For '*' it says
         which framework wrote the file: HWIO holds for its 1-D and 3-D convolutions, and its matrices, too
     mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
@@ -41,6 +42,7 @@ class Hints:
     padding: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     mode: Mapping[str, str] = field(default_factory=dict)
+    dilation: Mapping[str, int] = field(default_factory=dict)
 
     def given(self, what: str, name: str) -> Any:
         """The value for a tensor, or None."""
@@ -58,9 +60,12 @@ class Hints:
         return self.layout.get("*")
 
     def check(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that matches nothing."""
-        for what in ("linear_grid", "output_grid", "order", "stride", "padding", "layout", "mode"):
-            select(names, getattr(self, what), what)
+        """Refuse a pattern that matches nothing, and a dilation below 1."""
+        for field_ in fields(self):
+            select(names, getattr(self, field_.name), field_.name)
+        for pattern, dilation in self.dilation.items():
+            if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
+                raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is no whole number of 1 or more")
 
 
 @dataclass(frozen=True)
