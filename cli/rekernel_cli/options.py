@@ -24,7 +24,7 @@ INPUT = "Input"
 UNSEEN = "What shapes cannot tell (NAME is a tensor, a layer or a PATTERN; repeatable)"
 OUTPUT = "Output"
 
-_HINTS = ("linear_grid", "output_grid", "order", "stride", "padding", "layout", "mode")
+_HINTS = ("linear_grid", "output_grid", "order", "stride", "dilation", "padding", "layout", "mode")
 _SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # they say how to run a plan, not what it is
 
 
@@ -74,8 +74,10 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
               "Its order: channels-first (the default) or channels-last.", rare=True),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
               "The convolution's stride, where the family does not tell.", rare=True),
+    _repeated("--dilation", values.hint(values.whole(1), "--dilation conv1=2"), "NAME=N",
+              "The convolution's dilation, the spacing of its taps. Default: 1.", rare=True),
     _repeated("--padding", values.hint(values.padding, "--padding conv1=0,1"), "NAME=N[,N]",
-              "The convolution's padding, or left,right. Default: (k-1)/2.", rare=True),
+              "The convolution's padding, or left,right. Default: dilation*(k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
               "A weight's axes, by default OIHW; HWIO alone holds for every tensor.", rare=True),
     _repeated("--mode", values.hint(values.choice("absorb", "supersample"), "--mode conv1=absorb", bare=True),

@@ -284,3 +284,69 @@ def test_a_plan_that_changes_nothing_says_so(checkpoint):
 def test_the_same_file_gives_the_same_plan_byte_for_byte(checkpoint):
     path = checkpoint({f"b.{i}.weight": (4, 4, 3, 3) for i in range(20)})
     assert plan_checkpoint(path, 1.5).to_json() == plan_checkpoint(path, 1.5).to_json()
+
+
+FACTORED = {
+    "name": "conv.weight", "dtype": "F32", "shape": [8, 4, 3, 3], "new_shape": [8, 4, 3, 3], "kind": "conv",
+    "reason": "factored", "view": [8, 4, 3, 3],
+    "factors": [vars(operator()) | {"method": "optimal-filter", "new": 13},
+                vars(operator(axis=3)) | {"method": "optimal-filter", "new": 13}],
+}  # fmt: skip
+MISSHAPEN = {
+    "axis beyond the view": ({"axis": 99}, "does not fit axis 99"),
+    "negative axis": ({"axis": -1}, "does not fit axis -1"),
+    "another size": ({"old": 5}, "5->13 does not fit axis 3"),
+    "no taps": ({"new": 0}, "is impossible"),
+    "a trillion taps": ({"new": 10**12}, "is impossible"),
+    "unknown method": ({"method": "magic"}, "method='magic' is not one of"),
+    "method a list": ({"method": []}, "must be text"),
+    "unknown gain": ({"gain": "huge"}, "gain 'huge' is unknown"),
+    "unknown geometry": ({"geometry": "nonsense"}, "geometry 'nonsense' or"),
+    "a grid": ({"geometry": "grid", "method": "cubic"}, "a kernel, and not a grid"),
+    "infinite scale": ({"scale": float("inf")}, "finite numbers|Infinity"),
+    "a scale that no float holds": ({"scale": 10**400}, "finite numbers"),
+    "scale 0": ({"scale": 0}, "is impossible"),
+    "scale of thousands": ({"scale": 5000.0}, "is beyond 1024"),
+    "phase text": ({"phase": "left"}, "finite numbers"),
+    "a null": ({"a": None}, "finite numbers"),
+    "smoothness a list": ({"smoothness": [1]}, "finite numbers"),
+    "dilation a fraction": ({"dilation": 1.5}, "whole numbers"),
+    "an unknown field": ({"colour": 1}, "colour"),
+    "two on one axis": ({"axis": 2}, "two operators on one axis"),
+}
+
+
+def factored(**changed):
+    document = json.loads(GOOD.to_json())
+    document["changes"] = [copy.deepcopy(FACTORED) | changed]
+    return document
+
+
+def test_a_factored_change_goes_to_json_and_back():
+    plan = Plan.from_json(json.dumps(factored()))
+    assert len(plan.changed[0].factors) == 2
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("fault", MISSHAPEN)
+def test_a_factor_that_could_not_be_carried_out_is_refused_by_its_place(fault):
+    document, (changed, message) = factored(), MISSHAPEN[fault]
+    document["changes"][0]["factors"][1] |= changed
+    with pytest.raises(RekernelError, match=message) as said:
+        Plan.from_json(json.dumps(document))
+    assert "conv.weight: factors" in str(said.value) or "Infinity" in str(said.value)
+
+
+def test_an_operator_is_refused_by_its_place():
+    text = broken((*OPERATOR, "method"), "magic")
+    with pytest.raises(RekernelError, match=r"conv\.weight: operators\[0\]: method='magic' is not one of"):
+        Plan.from_json(text)
+
+
+def test_factors_leave_the_tensor_as_it_is_and_stand_alone():
+    with pytest.raises(RekernelError, match="without an operator"):
+        Plan.from_json(json.dumps(factored(new_shape=[8, 4, 5, 5])))
+    with pytest.raises(RekernelError, match="does not have the 288 cells"):
+        Plan.from_json(json.dumps(factored(view=[8, 4])))
+    with pytest.raises(RekernelError, match="one or the other"):
+        Plan.from_json(json.dumps(factored(operators=FACTORED["factors"])))

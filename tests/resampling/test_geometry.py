@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel.resampling.geometry import conv_phase, output_size
+from rekernel.resampling.geometry import conv_phase, new_size, output_size
 
 BAND = 0.15  # cycles per sample of the small input
 LAYERS = [
@@ -321,3 +321,15 @@ def test_errors_name_the_number():
         rk.pool_geometry(2, "avg", scale_in=1.5)
     with pytest.raises(rk.RekernelError, match="kind='mean' is neither"):
         rk.pool_geometry(2, "mean", scale_in=2)
+
+
+def test_a_half_pixel_is_rounded_up_at_every_size():
+    assert [new_size(n, 1.5) for n in (1, 3, 5, 7, 9)] == [2, 5, 8, 11, 14]  # Python's round gives 2, 4, 8, 10, 14
+    assert new_size(3, 1.5 - 1e-12) == 5  # 4.5 but for the last digits of the scale
+
+
+def test_a_size_that_has_to_be_whole_is_refused_by_name():
+    assert new_size(16, 1.5, exact=True) == new_size(15, 1.6, exact=True) == 24
+    for n, scale in ((7, 1.5), (1, 0.25), (4, 1e-9)):
+        with pytest.raises(rk.RekernelError, match=f"a patch at scale {scale:g} would become .*no whole number"):
+            new_size(n, scale, exact=True, what="a patch")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file, save_model  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
-from rekernel import RekernelError, convert  # noqa: E402
+from rekernel import Hints, RekernelError, convert  # noqa: E402
 
 
 def build() -> nn.Module:
@@ -123,12 +123,15 @@ def test_a_meta_buffer_that_no_file_holds_is_named(tmp_path: Path) -> None:
     assert model.conv.kernel_size == (3, 3)
 
 
-def test_a_dilation_that_no_option_tells_is_not_answered_with_options(tmp_path: Path) -> None:
+def test_a_dilation_that_was_not_told_is_answered_with_its_option(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2))
     save_file(model.state_dict(), tmp_path / "in.safetensors")
     convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
-    with pytest.raises(RekernelError, match=r"dilation 2; a conversion is told no dilation, so use rekernel\.torch"):
+    with pytest.raises(RekernelError, match=r"dilation 2; convert again with .* --dilation 0=2 .*dilation={'0': 2}"):
         rkt.load(model, tmp_path / "out.safetensors")
+    hints = Hints(stride={"0": 1}, padding={"0": 2}, dilation={"0": 2})
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, hints=hints, force=True)
+    assert rkt.load(model, tmp_path / "out.safetensors")(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 16, 16)
 
 
 def test_what_has_no_values_or_no_shape_yet_is_named(tmp_path: Path, file: Path) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+from rekernel.planning.tensor import Layer  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
+from rekernel.architectures.base import LayerFacts  # noqa: E402
+from rekernel.planning.settings import Settings  # noqa: E402
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -129,3 +132,47 @@ def test_a_folder_and_shards(tmp_path: Path) -> None:
         for key, value in traced.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value), key
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+
+
+class Transposed:
+    """A family that knows a transposed convolution by its name."""
+
+    def facts(self, name: str, shapes: Any) -> LayerFacts:
+        return LayerFacts(role="conv-transpose")
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (2, 2), (1, 3)])
+def test_a_dilated_convolution_is_planned_by_name_as_it_is_by_trace(
+    tmp_path: Path, stride: int, dilation: int, transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), kind(4, 2, 3, stride, padding=dilation, dilation=dilation))
+    save_file(state(model), tmp_path / "in.safetensors")
+    if transposed:
+        change = Layer(
+            "1.weight", "F32", (4, 2, 3, 3), {"1.weight": (4, 2, 3, 3)}, Settings(2),
+            rk.Hints(stride={"1": stride}, padding={"1": dilation}, dilation={"1": dilation}), Transposed(),
+        ).change()  # fmt: skip
+    else:
+        hints = rk.Hints(stride={"1": stride}, dilation={"1": dilation})  # its padding follows from the dilation
+        plan = rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=hints)
+        change = next(c for c in plan.changed if c.name == "1.weight")
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16))
+    traced = next(c for c in larger.rekernel_plan.changed if c.name == "1.weight")
+    assert change.operators == traced.operators and change.geometry == traced.geometry
+    assert [g.kernel for g in change.new_geometry] == [g.kernel for g in traced.new_geometry]
+    assert {o.dilation for o in change.operators} == {dilation}
+    if not transposed:
+        assert change.new_geometry == traced.new_geometry
+        rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, hints=hints)
+        loaded, x = rkt.load(model, tmp_path / "out.safetensors"), torch.randn(1, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.allclose(loaded(x), larger(x), atol=1e-5)
+
+
+def test_a_dilation_below_one_is_refused(tmp_path: Path) -> None:
+    save_file(state(nn.Sequential(nn.Conv2d(3, 4, 3))), tmp_path / "in.safetensors")
+    with pytest.raises(rk.RekernelError, match="dilation of 0: 0 is no whole number of 1 or more"):
+        rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=rk.Hints(dilation={"0": 0}))

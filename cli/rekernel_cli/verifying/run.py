@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
+from rekernel.resampling.geometry import new_size
 from rekernel.sources.opening import local_path, open_source
 from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
 from rekernel.torch.measure.verify import plan_scales
@@ -40,7 +41,7 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
     _load_original(original, source)
     load(rescaled, converted)
     size = shape[1:]
-    new = tuple(round(n * s) for n, s in zip(size, plan_scales(rescaled, len(size)), strict=True))
+    new = tuple(new_size(n, s) for n, s in zip(size, plan_scales(rescaled, len(size)), strict=True))
     images, labels = _data(data, shape, new) if data else (_noise(shape, new), None)
     x = images[: 2 * _BATCH]
     what = f"--model {shown(factory)} on an input of {'x'.join(map(str, shape))}"

@@ -106,8 +106,7 @@ class ResNet:
             notes.append(
                 "a head for segmentation, in front of which a ResNet is usually dilated where it strode, which no name "
                 "tells: stride 1 is assumed from layer3 on. Where a layer strides, say --stride NAME=2; where it is "
-                "dilated, its new padding is the dilation times the one listed. rekernel.torch.rescale reads all this "
-                "off the model"
+                "dilated, say --dilation NAME=2. rekernel.torch.rescale reads all this off the model"
             )
         return tuple(notes)
 

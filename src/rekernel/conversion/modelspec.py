@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..resampling.geometry import new_size
+
 RESOLUTION = "modelspec.resolution"
 HASH = "modelspec.hash_sha256"
 
@@ -39,5 +41,5 @@ def rescaled_metadata(metadata: Mapping[str, str], scale: Any) -> dict[str, str]
     found = re.fullmatch(r"\s*(\d{1,6})\s*([xX,])\s*(\d{1,6})\s*", metadata.get(RESOLUTION, ""))
     if found and len(scales) >= 2 and all(isinstance(s, int | float) for s in scales):
         height, width = scales[-2:]
-        changed[RESOLUTION] = f"{round(int(found[1]) * width)}{found[2]}{round(int(found[3]) * height)}"
+        changed[RESOLUTION] = f"{new_size(int(found[1]), width)}{found[2]}{new_size(int(found[3]), height)}"
     return changed

@@ -20,6 +20,7 @@ from ..escape import shown, shown_path
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
 from ..plan.recipe import Recipe
+from ..resampling.geometry import new_size
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -120,10 +121,8 @@ def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     size = _pair(config.get("image_size"))
     if size is None:
         raise RekernelError("its image_size is no size")
-    new = [n * s for n, s in zip(size, scales, strict=True)]
-    if any(abs(n - round(n)) > 1e-6 for n in new):
-        raise RekernelError(f"its image_size {size} times {scales} is not whole")
-    changed["image_size"] = _alike(config["image_size"], [round(n) for n in new])
+    new = [new_size(n, s, exact=True, what=f"its image_size {size}") for n, s in zip(size, scales, strict=True)]
+    changed["image_size"] = _alike(config["image_size"], new)
     return changed
 
 
@@ -142,10 +141,10 @@ def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]
             factors = {"height": scales[0], "width": scales[1]}
             both = max(scales)  # of one edge for both sides
             changed[key] = {
-                side: round(n * factors.get(side, both)) if isinstance(n, int) else n for side, n in value.items()
+                side: new_size(n, factors.get(side, both)) if isinstance(n, int) else n for side, n in value.items()
             }
         elif _pair(value) is not None:
-            changed[key] = _alike(value, [round(n * s) for n, s in zip(_pair(value) or (), scales, strict=True)])
+            changed[key] = _alike(value, [new_size(n, s) for n, s in zip(_pair(value) or (), scales, strict=True)])
     return changed
 
 

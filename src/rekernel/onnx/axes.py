@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import RekernelError
+from ..resampling.geometry import new_size
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Part:
     @property
     def new(self) -> int:
         """Its size afterwards."""
-        return math.floor(self.size * self.scale + 0.5 + 1e-9)
+        return new_size(self.size, self.scale)
 
 
 Axis = tuple[Part, ...]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..errors import RekernelError
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..planning.settings import Settings
-from ..resampling.geometry import conv_geometry, conv_transpose_geometry, pool_geometry
+from ..resampling.geometry import conv_geometry, conv_transpose_geometry, new_size, pool_geometry
 from ..resampling.methods import canonical_method
 from .axes import Axes, old_shape
 
@@ -60,12 +60,8 @@ def conv_change(
             after.append(before)
             continue
         if patch:
-            new = k * scale
-            if abs(new - round(new)) > 1e-6:
-                raise RekernelError(
-                    f"a patch of {k} pixels at scale {scale:g} would become {new:g}; choose another scale"
-                )
-            grown = AxisGeometry(round(new), round(new), (0, 0))
+            new = new_size(k, scale, exact=True, what=f"a patch of {k} pixels")
+            grown = AxisGeometry(new, new, (0, 0))
             operator = AxisOperator(
                 axis + 2, k, grown.kernel, "grid", grown.kernel / k, method, s.gain, a=s.a, smoothness=s.smoothness
             )
@@ -125,12 +121,12 @@ def linear_change(
     s = settings
     operators = []
     for i, (n, scale) in enumerate(reads):
-        m = math.floor(n * scale + 0.5 + 1e-9)
+        m = new_size(n, scale)
         if m != n:
             operators.append(
                 AxisOperator(axis + i, n, m, "grid", m / n, s.grid_method(), s.gain, a=s.a, smoothness=s.smoothness)
             )
-    new = math.prod(math.floor(n * scale + 0.5 + 1e-9) for n, scale in reads)
+    new = math.prod(new_size(n, scale) for n, scale in reads)
     grid = "x".join(map(str, cells))
     return LayerChange(
         name, dtype, shape, (*shape[:axis], new, *shape[axis + 1 :]), "linear-in",
@@ -144,8 +140,7 @@ def values_change(name: str, dtype: str, axes: Axes, settings: Settings) -> Laye
     view = tuple(part.size for axis in axes for part in axis)
     scales = [part.scale for axis in axes for part in axis]
     news = [part.new for axis in axes for part in axis]
-    method = settings.grid_method().removeprefix("pinv-")
-    method = "cubic" if method == "optimal" or settings.method == "dilate" else method
+    method = settings.values_method()
     operators = tuple(
         AxisOperator(i, n, m, "grid", m / n, method, "none", a=settings.a, smoothness=settings.smoothness)
         for i, (n, m, scale) in enumerate(zip(view, news, scales, strict=True))

@@ -7,6 +7,8 @@ be carried out is refused here, before any file is touched. Format: docs/recipe.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -58,8 +60,8 @@ def change_of(entry: Any) -> LayerChange:
                 "shape": _sizes(entry["shape"]),
                 "new_shape": _sizes(entry["new_shape"]),
                 "view": _sizes(entry.get("view", ())),
-                "operators": tuple(_axis_operator(o) for o in entry.get("operators", ())),
-                "factors": tuple(_axis_operator(o) for o in entry.get("factors", ())),
+                "operators": _axis_operators(entry, "operators"),
+                "factors": _axis_operators(entry, "factors"),
                 "geometry": tuple(_axis_geometry(g) for g in entry.get("geometry", ())),
                 "new_geometry": tuple(_axis_geometry(g) for g in entry.get("new_geometry", ())),
                 "by_hand": tuple(_pair(p) for p in entry.get("by_hand", ())),
@@ -101,13 +103,32 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _axis_operator(entry: Any) -> AxisOperator:
-    o = AxisOperator(**entry)
+def _axis_operators(entry: Mapping[str, Any], field: str) -> tuple[AxisOperator, ...]:
+    operators = []
+    for i, values in enumerate(entry.get(field, ())):
+        with _entry(field, i):
+            operators.append(_axis_operator(values))
+    return tuple(operators)
+
+
+def _axis_operator(values: Any) -> AxisOperator:
+    o = AxisOperator(**values)
     if not all(_is_whole(n) for n in (o.axis, o.old, o.new, o.dilation)):
         raise RekernelError("an operator's axis, old, new and dilation must be whole numbers")
     if not all(_is_number(x) for x in (o.scale, o.phase, o.a, o.smoothness)):
         raise RekernelError("an operator's scale, phase, a and smoothness must be finite numbers")
+    if not all(isinstance(text, str) for text in (o.geometry, o.method, o.gain)):
+        raise RekernelError("an operator's geometry, method and gain must be text")
     return o
+
+
+@contextmanager
+def _entry(field: str, i: int) -> Iterator[None]:
+    """Say in an error which operator it is about."""
+    try:
+        yield
+    except (RekernelError, TypeError, ValueError) as error:
+        raise RekernelError(f"{field}[{i}]: {inert(str(error))}") from None
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -130,7 +151,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_whole(value) and abs(value) <= 2**53  # a larger one may be no float at all
 
 
 def _check(change: LayerChange) -> None:
@@ -139,9 +162,11 @@ def _check(change: LayerChange) -> None:
         raise RekernelError(f"kind {change.kind!r} is not one of {', '.join(KINDS)}")
     if (change.kind == "keep") != change.kept:
         raise RekernelError(f"kind {change.kind!r} with {len(change.operators)} operators contradicts itself")
-    if change.kept or change.factors:
-        if change.new_shape != change.shape:
-            raise RekernelError(f"shape {change.shape} becomes {change.new_shape} without an operator")
+    if change.operators and change.factors:
+        raise RekernelError("has operators and factors; a change has one or the other")
+    if not change.operators and change.new_shape != change.shape:
+        raise RekernelError(f"shape {change.shape} becomes {change.new_shape} without an operator")
+    if change.kept:
         return
     if not (0 <= change.grid_axis < len(change.shape) and 0 <= change.prefix <= change.shape[change.grid_axis]):
         raise RekernelError(f"prefix {change.prefix} does not fit axis {change.grid_axis} of {change.shape}")
@@ -151,22 +176,32 @@ def _check(change: LayerChange) -> None:
         new_cells -= new_cells // max(change.new_shape[change.grid_axis], 1) * change.prefix
     if math.prod(change.view) != cells:
         raise RekernelError(f"view {change.view} does not have the {cells} cells of shape {change.shape}")
-    if len({o.axis for o in change.operators}) < len(change.operators):
-        raise RekernelError("two operators on one axis")
     new_view = list(change.view)
-    for o in change.operators:
-        if not 0 <= o.axis < len(change.view) or change.view[o.axis] != o.old:
-            raise RekernelError(f"operator {o.old}->{o.new} does not fit axis {o.axis} of view {change.view}")
-        if o.geometry not in ("kernel", "grid") or o.gain not in GAINS:
-            raise RekernelError(f"operator geometry {o.geometry!r} or gain {o.gain!r} is unknown")
-        canonical_method(o.method, KERNEL_METHODS if o.geometry == "kernel" else GRID_METHODS)
-        if not 1 <= o.new < 2**20 or not 1 <= o.dilation * o.old < 2**20 or o.scale <= 0:
-            raise RekernelError(f"operator {o.old}->{o.new}, dilation {o.dilation}, is impossible")
-        if o.geometry == "kernel":
-            if o.scale > _LARGEST_SCALE:
-                raise RekernelError(f"a kernel's scale of {o.scale:g} is beyond {_LARGEST_SCALE}")
-            if o.dilation * o.old * o.new <= _SMALL:
-                o.matrix()  # raises where this method has no such kernel
-        new_view[o.axis] = o.new
+    for field, operators in (("operators", change.operators), ("factors", change.factors)):
+        if len({o.axis for o in operators}) < len(operators):
+            raise RekernelError(f"{field}: two operators on one axis")
+        for i, o in enumerate(operators):
+            with _entry(field, i):
+                _check_operator(o, change.view)
+                if field == "factors" and o.geometry != "kernel":
+                    raise RekernelError("a factor is a kernel, and not a grid")
+            if field == "operators":
+                new_view[o.axis] = o.new
     if math.prod(new_view) != new_cells:
         raise RekernelError(f"the operators give {math.prod(new_view)} cells, new_shape {change.new_shape} {new_cells}")
+
+
+def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
+    """Refuse an operator that does not fit the view, or has no matrix of a size that can be computed."""
+    if not 0 <= o.axis < len(view) or view[o.axis] != o.old:
+        raise RekernelError(f"operator {o.old}->{o.new} does not fit axis {o.axis} of view {view}")
+    if o.geometry not in ("kernel", "grid") or o.gain not in GAINS:
+        raise RekernelError(f"operator geometry {o.geometry!r} or gain {o.gain!r} is unknown")
+    canonical_method(o.method, KERNEL_METHODS if o.geometry == "kernel" else GRID_METHODS)
+    if not 1 <= o.new < 2**20 or not 1 <= o.dilation * o.old < 2**20 or o.scale <= 0:
+        raise RekernelError(f"operator {o.old}->{o.new}, dilation {o.dilation}, is impossible")
+    if o.geometry == "kernel":
+        if o.scale > _LARGEST_SCALE:
+            raise RekernelError(f"a kernel's scale of {o.scale:g} is beyond {_LARGEST_SCALE}")
+        if o.dilation * o.old * o.new <= _SMALL:
+            o.matrix()  # raises where this method has no such kernel

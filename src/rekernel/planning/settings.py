@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
-from ..resampling.methods import GAINS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
+from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]
+_METHODS = (*KERNEL_METHODS, *(method for method in GRID_METHODS if method not in KERNEL_METHODS))
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Hints:
     linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
     order : 'channels-first' or 'channels-last', how such a grid was flattened
     stride, padding : of a convolution; padding may be (left, right)
+    dilation : of a convolution: spacing of its taps
     layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way, and 'IO' turns a matrix. For '*' it says
         which framework wrote the file: HWIO holds for its 1-D and 3-D convolutions, and its matrices, too
     mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
@@ -38,6 +40,7 @@ class Hints:
     padding: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
     mode: Mapping[str, str] = field(default_factory=dict)
+    dilation: Mapping[str, int] = field(default_factory=dict)
 
     def given(self, what: str, name: str) -> Any:
         """The value for a tensor, or None."""
@@ -55,9 +58,12 @@ class Hints:
         return self.layout.get("*")
 
     def check(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that matches nothing."""
-        for what in ("linear_grid", "output_grid", "order", "stride", "padding", "layout", "mode"):
-            select(names, getattr(self, what), what)
+        """Refuse a pattern that matches nothing, and a dilation below 1."""
+        for field_ in fields(self):
+            select(names, getattr(self, field_.name), field_.name)
+        for pattern, dilation in self.dilation.items():
+            if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
+                raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is no whole number of 1 or more")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,12 @@ class Settings:
     """How a tensor is resampled; overrides replace single fields.
 
     scale : number, or tuple with one per spatial axis
-    method, taps, gain, a, smoothness : as for `kernel_operator`
+    method, taps, gain, a, smoothness : as for `kernel_operator`; a method keeps its canonical name
+
+    Examples
+    --------
+    >>> Settings(2, "bicubic").method
+    'cubic'
     """
 
     scale: Any
@@ -76,7 +87,7 @@ class Settings:
     smoothness: float = SMOOTHNESS
 
     def __post_init__(self) -> None:
-        canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
+        object.__setattr__(self, "method", canonical_method(self.method, _METHODS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
@@ -96,8 +107,20 @@ class Settings:
 
     def grid_method(self) -> str:
         """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
-        method = canonical_method(self.method, (*KERNEL_METHODS, "pinv-nearest", "pinv-linear", "pinv-cubic"))
-        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(self.method, self.method)
+
+    def values_method(self) -> str:
+        """The method for values on a grid, such as position embeddings.
+
+        'optimal' and the pseudo-inverse are designed for weights that read a grid, dilation has no meaning there.
+
+        Examples
+        --------
+        >>> [Settings(2, method).values_method() for method in ("optimal", "dilate", "pinv-linear", "area")]
+        ['cubic', 'cubic', 'linear', 'area']
+        """
+        designed = self.method in ("optimal", "optimal-filter", "dilate")
+        return "cubic" if designed else self.method.removeprefix("pinv-")
 
 
 @dataclass(frozen=True)

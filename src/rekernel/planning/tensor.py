@@ -20,7 +20,7 @@ from ..escape import shown
 from ..patterns import layer_of, without
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
 from ..resampling.arrays import flattened_grid, spatial_axes
-from ..resampling.geometry import conv_geometry, conv_transpose_geometry
+from ..resampling.geometry import conv_geometry, conv_transpose_geometry, new_size
 from ..resampling.methods import canonical_method
 from .settings import Hints, Settings
 
@@ -89,16 +89,15 @@ class Layer:
             raise Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
         if all(k == 1 for k in kernel) and stride == 1:
             return self.kept("1x1 convolution: pointwise")
-        padding = self._padding(kernel, facts, stride)
-        patch = mode == "absorb" and padding == (0, 0) and all(k == stride for k in kernel)
+        dilation = self.hints.given("dilation", self.name) or 1
+        padding = self._padding(kernel, facts, stride, dilation)
+        patch = mode == "absorb" and padding == (0, 0) and dilation == 1 and all(k == stride for k in kernel)
         operators, before, after = [], [], []
         for axis, k, scale in zip(axes, kernel, scales, strict=True):
-            before.append(AxisGeometry(k, stride, padding))
+            before.append(old := AxisGeometry(k, stride, padding, dilation))
             try:
                 operator, geometry = (
-                    self._patch_axis(axis, k, scale)
-                    if patch
-                    else self._kernel_axis(axis, k, scale, stride, padding, facts.role, mode)
+                    self._patch_axis(axis, k, scale) if patch else self._kernel_axis(axis, old, scale, facts.role, mode)
                 )
             except RekernelError as error:
                 raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
@@ -123,10 +122,11 @@ class Layer:
         )
 
     def _kernel_axis(
-        self, axis: int, k: int, scale: float, stride: int, padding: tuple[int, int], role: str, mode: str
+        self, axis: int, old: AxisGeometry, scale: float, role: str, mode: str
     ) -> tuple[AxisOperator | None, AxisGeometry]:
-        if scale == 1 or (k == 1 and stride == 1):
-            return None, AxisGeometry(k, stride, padding)
+        k, dilation = old.kernel, old.dilation
+        if scale == 1 or (k == 1 and old.stride == 1):
+            return None, old
         s = self.settings
         method = canonical_method(s.method)
         scale_out = 1.0 if mode == "absorb" else scale
@@ -134,23 +134,25 @@ class Layer:
             raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
         if role == "conv-transpose":
             place = conv_transpose_geometry(
-                k, method=method, taps=s.taps, stride=stride, padding=padding[0], scale_in=scale, scale_out=scale_out
-            )
+                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding[0], dilation=dilation,
+                scale_in=scale, scale_out=scale_out,
+            )  # fmt: skip
         else:
             place = conv_geometry(
-                k, method=method, taps=s.taps, stride=stride, padding=padding, scale_in=scale, scale_out=scale_out
-            )
+                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding, dilation=dilation,
+                scale_in=scale, scale_out=scale_out,
+            )  # fmt: skip
         # Dilation has no taps between pixels: what is left of the phase stays, as in every dilated network.
         phase = 0.0 if method == "dilate" else place.phase
         operator = AxisOperator(
-            axis, k, place.taps, "kernel", scale, method, s.gain, phase, a=s.a, smoothness=s.smoothness
+            axis, k, place.taps, "kernel", scale, method, s.gain, phase, dilation, s.a, s.smoothness
         )
         operator.matrix()
         geometry = AxisGeometry(place.taps, place.stride, place.padding)
         return operator, geometry
 
     def _patch_axis(self, axis: int, k: int, scale: float) -> tuple[AxisOperator | None, AxisGeometry]:
-        new = _whole(k * scale, f"a patch of {k} pixels at scale {scale:g}")
+        new = new_size(k, scale, exact=True, what=f"a patch of {k} pixels")
         s = self.settings
         operator = AxisOperator(
             axis, k, new, "grid", new / k, self.settings.grid_method(), s.gain, a=s.a, smoothness=s.smoothness
@@ -158,7 +160,7 @@ class Layer:
         operator.matrix()
         return (operator if new != k else None), AxisGeometry(new, new, (0, 0))
 
-    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int) -> tuple[int, int]:
+    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int) -> tuple[int, int]:
         given = self.hints.given("padding", self.name)
         if isinstance(given, int):
             return given, given
@@ -178,7 +180,8 @@ class Layer:
                 f"even kernel {'x'.join(map(str, kernel))}, so probably strided; left as it is. "
                 f"Say --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
             )
-        return (kernel[-1] - 1) // 2, (kernel[-1] - 1) // 2
+        side = dilation * (kernel[-1] - 1) // 2
+        return side, side
 
     def _linear(self, side: str) -> LayerChange:
         what = "linear_grid" if side == "in" else "output_grid"
@@ -191,7 +194,10 @@ class Layer:
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
         new_grid = (
             grid[0],
-            *(_whole(n * s, f"{shown(self.name)}: a grid of {n}") for n, s in zip(grid[1:], scales, strict=True)),
+            *(
+                new_size(n, s, exact=True, what=f"{shown(self.name)}: a grid of {n}")
+                for n, s in zip(grid[1:], scales, strict=True)
+            ),
         )
         axes = self._linear_axes()
         axis = axes.index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
@@ -203,7 +209,7 @@ class Layer:
             ) from None
         s = self.settings
         gain = s.gain if side == "in" else "none"
-        method = self.settings.grid_method() if side == "in" else self._values_method()
+        method = self.settings.grid_method() if side == "in" else self.settings.values_method()
         operators = tuple(
             AxisOperator(axis + first + i, n, m, "grid", m / n, method, gain, a=s.a, smoothness=s.smoothness)
             for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
@@ -267,11 +273,19 @@ class Layer:
         scales = self.settings.scales(2)
         if side * side != tokens or scales is None:
             raise Unclear(f"{tokens} tokens are no square grid, or the scale is not one for images; left as it is")
-        new = [_whole(side * s, f"{shown(self.name)}: a token grid of {side}") for s in scales]
+        new = [new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}") for s in scales]
         s = self.settings
         operators = tuple(
             AxisOperator(
-                axis + i, side, n, "grid", n / side, self._values_method(), "none", a=s.a, smoothness=s.smoothness
+                axis + i,
+                side,
+                n,
+                "grid",
+                n / side,
+                self.settings.values_method(),
+                "none",
+                a=s.a,
+                smoothness=s.smoothness,
             )
             for i, n in enumerate(new)
             if n != side
@@ -290,11 +304,6 @@ class Layer:
             prefix=facts.prefix,
             grid_axis=axis,
         )
-
-    def _values_method(self) -> str:
-        """The method for values; 'optimal' and the pseudo-inverse are designed for weights."""
-        method = self.settings.grid_method().removeprefix("pinv-")
-        return "cubic" if method == "optimal" or self.settings.method == "dilate" else method
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""
@@ -344,9 +353,3 @@ class Layer:
 def _replaced(shape: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
     new = {o.axis: o.new for o in operators}
     return tuple(new.get(i, n) for i, n in enumerate(shape))
-
-
-def _whole(value: float, what: str) -> int:
-    if abs(value - round(value)) > 1e-6 or round(value) < 1:
-        raise RekernelError(f"{what} would become {value:g}, no whole number; choose another scale")
-    return round(value)

@@ -16,6 +16,7 @@ from ..errors import RekernelError
 from .operators import kernel_taps
 
 _CLOSE = 1e-9
+_WHOLE = 1e-6  # how far a size or a stride may be from a whole number
 
 Place = tuple[int, int, float]
 
@@ -36,6 +37,45 @@ class ConvGeometry:
     padding: tuple[int, int]
     dilation: int
     phase: float
+
+
+def new_size(n: int, scale: float, *, exact: bool = False, what: str = "") -> int:
+    """Pixels along an axis of `n` pixels after rescaling: n * scale, rounded to the nearest whole number, halves up.
+
+    Every part of rekernel that needs the size of a rescaled grid asks this function, so that neighbouring layers agree.
+
+    Parameters
+    ----------
+    n : int
+        Old size.
+    scale : float
+        New pixels per old one.
+    exact : bool
+        Refuse a size that would have to be rounded.
+    what : str
+        Name of the size in that refusal, as "a patch of 7 pixels".
+
+    Raises
+    ------
+    RekernelError
+        With `exact`, where n * scale is not a whole number, or less than 1.
+
+    Examples
+    --------
+    >>> new_size(7, 1.5), new_size(14, 1.5, exact=True)
+    (11, 21)
+    >>> new_size(7, 1.5, exact=True)
+    Traceback (most recent call last):
+    ...
+    rekernel.errors.RekernelError: a size of 7 at scale 1.5 would become 10.5, no whole number; choose another scale
+    """
+    new = math.floor(n * scale + 0.5 + _CLOSE)
+    if exact and (abs(n * scale - new) > _WHOLE or new < 1):
+        what = what or f"a size of {n}"
+        raise RekernelError(
+            f"{what} at scale {scale:g} would become {n * scale:g}, no whole number; choose another scale"
+        )
+    return new
 
 
 def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 0), dilation: int = 1) -> int:
@@ -136,7 +176,7 @@ def conv_geometry(
     count, left, phase = _place(
         method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out
     )
-    new_in, new_out = _scaled(n, scale_in), _scaled(old_out, scale_out)
+    new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
     least = new_stride * (new_out - 1) + count - new_in - left
     # A step of the stride has room for several right paddings: equal ones suit every framework's convolution.
     right = min(max(least, left), least + new_stride - 1)
@@ -180,7 +220,7 @@ def conv_transpose_geometry(
     )
     n = size if size is not None else max(k, 8)
     old_out = (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1
-    new_in, new_out = _scaled(n, scale_in), _scaled(old_out, scale_out)
+    new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
     right = (new_in - 1) * new_stride + count - left - new_out
     return ConvGeometry(count, new_stride, (left, right), 1, phase)
 
@@ -246,7 +286,7 @@ def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_
 
 def _new_stride(stride: int, scale_in: float, scale_out: float) -> int:
     exact = stride * scale_in / scale_out
-    if abs(exact - round(exact)) > 1e-6 or round(exact) < 1:
+    if abs(exact - round(exact)) > _WHOLE or round(exact) < 1:
         raise RekernelError(
             f"stride {stride} with scale {scale_in:g} in and {scale_out:g} out would become {exact:g}; "
             f"choose scales that keep it a whole number"
@@ -257,7 +297,3 @@ def _new_stride(stride: int, scale_in: float, scale_out: float) -> int:
 def _typical_size(k: int, stride: int, padding: int, dilation: int) -> int:
     needed = max(dilation * (k - 1) + 1 - padding, 1)
     return stride * math.ceil(max(needed, 8 * stride) / stride)
-
-
-def _scaled(n: int, scale: float) -> int:
-    return math.floor(n * scale + 0.5 + _CLOSE)

@@ -5,7 +5,6 @@ Knows the order of these steps; what to change is `planner`'s, how it is done `a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..planning.settings import Settings
+from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
@@ -182,5 +182,5 @@ def _enlarged(value: Any, size: tuple[int, ...], scales: tuple[float, ...]) -> A
     first = value.ndim - len(size)
     if first not in (1, 2) or tuple(value.shape[first:]) != size:
         return value
-    new = [math.floor(n * s + 0.5) for n, s in zip(size, scales, strict=True)]
+    new = [new_size(n, s) for n, s in zip(size, scales, strict=True)]
     return value.new_zeros((*value.shape[:first], *new))

@@ -18,6 +18,7 @@ from ...checkpoint.pipeline_folder import Pipeline
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...plan.plan import Plan
+from ...resampling.geometry import new_size
 from ...version import __version__
 from ..denoiser.names import DENOISERS
 from ..formulas.sizes import checked_scale
@@ -82,7 +83,7 @@ class Recorded:
         trained = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,) * 2
         factors = self.scale if isinstance(self.scale, tuple) else (self.scale,) * 2
         factors = ((1.0,) * len(trained) + factors)[-len(trained) :]
-        sides = tuple(round(n * s) for n, s in zip(trained, factors, strict=True))
+        sides = tuple(new_size(n, s) for n, s in zip(trained, factors, strict=True))
         return sides[0] if isinstance(self.sample_size, int) and len(set(sides)) == 1 else sides
 
     def to_entry(self) -> dict[str, Any]:

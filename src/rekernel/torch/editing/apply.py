@@ -14,6 +14,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
+from ...resampling.geometry import new_size
 from ...resampling.operators import kernel_operator
 from ..layers.dense import dense_conv, linear, pool
 from ..layers.enlarge import Enlarge
@@ -91,7 +92,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
 
 def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
     """Tell modules that insist on an image size the new one."""
-    new = tuple(round(n * s) for n, s in zip(size, scales, strict=True))
+    new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
     for module in edits.model.modules():
         for name in _SIZES:
             known = vars(module).get(name)

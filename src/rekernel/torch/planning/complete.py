@@ -64,15 +64,13 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
         ):
             name = shown(owner_of(files.get(change.name, change.name)))
             pad = own[axis][0]
-            again = (
-                f"convert again with --stride {name}={stride} --padding {name}={pad} "
-                f"(hints=Hints(stride={{{name!r}: {stride}}}, padding={{{name!r}: {pad}}})), or use "
-            )
+            told = {"stride": stride, "padding": pad} | ({"dilation": dilation} if dilation != 1 else {})
+            flags = " ".join(f"--{what} {name}={value}" for what, value in told.items())
+            hints = ", ".join(f"{what}={{{name!r}: {value}}}" for what, value in told.items())
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, and the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
-                f"{again if dilation == assumed.dilation else 'a conversion is told no dilation, so use '}"
-                f"rekernel.torch.rescale"
+                f"convert again with {flags} (hints=Hints({hints})), or use rekernel.torch.rescale"
             )
         by_hand.append(hand)
     if not any(any(hand) for hand in by_hand):

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import RekernelError
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ...planning.settings import Settings
+from ...resampling.geometry import new_size
 from ..dtypes import dtype_name
 from ..layers.padding import own_padding
 from ..tracing.recorder import Call
@@ -30,11 +30,10 @@ def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> Lay
     """A patch embedding that absorbs: each patch is an image of its own, a grid and not a sliding filter."""
     shape = tuple(weight.shape)
     kernel = shape[2:]
-    new = tuple(round(k * x) for k, x in zip(kernel, scales, strict=True))
-    if any(abs(k * x - n) > 1e-6 for k, x, n in zip(kernel, scales, new, strict=True)):
-        raise RekernelError(
-            f"{call.weight}: a patch of {kernel} pixels times {scales} is not whole; choose another scale"
-        )
+    new = tuple(
+        new_size(k, x, exact=True, what=f"{call.weight}: a patch of {k} pixels")
+        for k, x in zip(kernel, scales, strict=True)
+    )
     operators = tuple(
         AxisOperator(axis + 2, k, n, "grid", n / k, s.grid_method(), s.gain, a=s.a, smoothness=s.smoothness)
         for axis, (k, n) in enumerate(zip(kernel, new, strict=True))
@@ -50,7 +49,7 @@ def patch_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> Lay
 
 def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """A linear layer behind a flatten: it absorbs."""
-    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.grid[1:], scales, strict=True))
     first = 2 if call.order == "channels-first" else 1
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
@@ -68,11 +67,11 @@ def linear_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> La
 
 def written_change(call: Call, name: str, tensor: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """A linear layer that writes a grid: its rows, and its bias, are values there, without a coefficient."""
-    new = tuple(round(n * x) for n, x in zip(call.grid[1:], scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.grid[1:], scales, strict=True))
     first = 1 if call.order == "channels-first" else 0
     cells = call.grid if call.order == "channels-first" else (*call.grid[1:], call.grid[0])
     operators = tuple(
-        AxisOperator(first + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
+        AxisOperator(first + i, n, m, "grid", m / n, s.values_method(), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.grid[1:], new, strict=True))
         if n != m
     )
@@ -94,21 +93,16 @@ def unflatten_fits(call: Call, module: Any) -> bool:
 def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:
     """A grid whose size a module holds, or meets first, `scales` times larger."""
     before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.size)
-    after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.size, scales, strict=True))
+    after = tuple(AxisGeometry(new_size(n, s), 1, (0, 0)) for n, s in zip(call.size, scales, strict=True))
     return ModuleChange(name, kind, f"pixels that {call.weight} writes", before, after)
-
-
-def values_method(s: Settings) -> str:
-    """The method for values: 'optimal' and the pseudo-inverse are designed for weights that read."""
-    return "cubic" if s.method in ("optimal", "dilate", "optimal-filter") else s.method.removeprefix("pinv-")
 
 
 def positions_change(call: Call, weight: Tensor, scales: Scales, s: Settings) -> LayerChange:
     """Position embeddings of a token grid that grows: values, without a coefficient; class tokens stay."""
     shape, axis = tuple(weight.shape), weight.ndim - 2
-    new = tuple(round(n * x) for n, x in zip(call.size, scales, strict=True))
+    new = tuple(new_size(n, x) for n, x in zip(call.size, scales, strict=True))
     operators = tuple(
-        AxisOperator(axis + i, n, m, "grid", m / n, values_method(s), "none", a=s.a, smoothness=s.smoothness)
+        AxisOperator(axis + i, n, m, "grid", m / n, s.values_method(), "none", a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(call.size, new, strict=True))
         if n != m
     )

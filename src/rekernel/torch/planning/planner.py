@@ -6,7 +6,6 @@ flatten. Builds the same `Plan` as the checkpoint planner; changes no module.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from ...patterns import matcher, select
 from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...planning.settings import Settings
-from ...resampling.geometry import pool_geometry
+from ...resampling.geometry import new_size, pool_geometry
 from ..dtypes import dtype_name
 from ..layers.module_names import aliases, owner_of
 from ..tracing.recorder import Call
@@ -99,9 +98,7 @@ class _Planner:
                 )
             self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
             if len(leaving) == len(call.out_size):
-                self.expected[call.module] = tuple(
-                    math.floor(n * s + 0.5 + 1e-9) for n, s in zip(call.out_size, leaving, strict=True)
-                )
+                self.expected[call.module] = tuple(new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True))
 
     def _arriving(self, call: Call) -> tuple[float, ...]:
         """The scale of what a call reads, for its own spatial axes."""
@@ -221,7 +218,7 @@ class _Planner:
         module = self.by_path.get(call.module)
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
             before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.out_size)
-            after = tuple(AxisGeometry(round(n * s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
+            after = tuple(AxisGeometry(new_size(n, s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
             self.modules[call.module] = ModuleChange(call.module, "upsample", "fixed size", before, after)
 
     def _linear(self, call: Call, arriving: tuple[float, ...]) -> None:

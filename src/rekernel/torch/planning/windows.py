@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ...planning.settings import Settings
+from ...resampling.geometry import new_size
 from ..dtypes import dtype_name
 from ..layers.relative_positions import INDEX, TABLE, holders_of_window, pair_of, relative_index
-from .grids import Scales, values_method
+from .grids import Scales
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,20 @@ def window_of(model: nn.Module, path: str) -> Window | None:
 
 def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -> tuple[LayerChange, ModuleChange]:
     """The table as values on its (2h-1, 2w-1) grid, as timm and transformers resize it, and the larger window."""
-    new = tuple(round(n * x) for n, x in zip(window.size, scales, strict=True))
+    new = tuple(new_size(n, x, exact=True) for n, x in zip(window.size, scales, strict=True))
     cells = tuple(2 * n - 1 for n in window.size)
     operators = tuple(
-        AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), values_method(s), "none",
+        AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), s.values_method(), "none",
                      a=s.a, smoothness=s.smoothness)
         for i, (n, m) in enumerate(zip(window.size, new, strict=True))
         if n != m
     )  # fmt: skip
     shape, heads = tuple(table.shape), int(table.shape[1])
-    old_size, new_size = "x".join(map(str, window.size)), "x".join(map(str, new))
+    size_before, size_after = "x".join(map(str, window.size)), "x".join(map(str, new))
     change = LayerChange(
         window.table, dtype_name(table.dtype), shape, ((2 * new[0] - 1) * (2 * new[1] - 1), heads), "values",
-        f"relative positions in windows of {old_size} tokens: values, no coefficient", view=(*cells, heads),
+        f"relative positions in windows of {size_before} tokens: values, no coefficient", view=(*cells, heads),
         operators=operators,
     )  # fmt: skip
     before, after = (tuple(AxisGeometry(n, n, (0, 0)) for n in size) for size in (window.size, new))
-    return change, ModuleChange(window.owner, "window", f"{old_size} -> {new_size} tokens", before, after)
+    return change, ModuleChange(window.owner, "window", f"{size_before} -> {size_after} tokens", before, after)
