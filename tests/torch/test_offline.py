@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from rekernel.planning.tensor import Layer  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -16,6 +15,7 @@ import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel.architectures.base import LayerFacts  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
+from rekernel.planning.tensor import Layer  # noqa: E402
 
 
 def state(model: nn.Module) -> dict[str, Any]:
