@@ -116,7 +116,7 @@ def responses() -> Figure:
             right.plot(high, _rms_over_columns(_response(matrix, scale, high)), label=label, **look)
         left.axvspan(0, PASS_BAND, color=SKY, alpha=0.18, lw=0)
         left.text(PASS_BAND / 2, 1.15, "pass band", ha="center", fontsize=9)
-        left.set(xlim=(0, 0.5), ylim=(1e-4, 2), ylabel="error |H - 1|", title=f"s = {scale:g}: error in the trained band")
+        left.set(xlim=(0, 0.5), ylim=(1e-4, 2), ylabel="error |H - 1|", title=f"s = {scale:g}: error in trained band")
         right.axvspan(0, PASS_BAND, color=SKY, alpha=0.18, lw=0)
         right.axvspan(STOP_BAND, scale / 2, color="0.5", alpha=0.15, lw=0)
         right.text(PASS_BAND / 2, 0.04, "pass band", ha="center", fontsize=9)
