@@ -14,9 +14,9 @@ from torch import nn
 
 from ...errors import RekernelError
 from ...escape import shown
-from ...plan.changes import LayerChange, ModuleChange
+from ...plan.changes import LayerChange
 from ...plan.plan import Plan
-from ...planning.rules import pooling
+from ...planning.rules import PoolBecame, offset_note, pooling
 from ..layers.module_names import owner_of
 from ..layers.padding import own_padding
 from .pools import POOLS, pool_axes
@@ -42,7 +42,14 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     if traced(plan):
         return plan
     changes = tuple(_fitted(change, plan, model, files) for change in plan.changes)
-    return replace(plan, changes=changes, modules=(*plan.modules, *_pools(plan, model)))
+    pools = _pools(plan, model)
+    notes = (offset_note(pool.change.name, pool.offset) for pool in pools)
+    return replace(
+        plan,
+        changes=changes,
+        modules=(*plan.modules, *(pool.change for pool in pools)),
+        warnings=(*plan.warnings, *filter(None, notes)),
+    )
 
 
 def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[str, str]) -> LayerChange:
@@ -78,7 +85,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
     return replace(change, new_geometry=after, by_hand=tuple(by_hand))
 
 
-def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
+def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
     """Poolings that stand among rescaled convolutions grow with them."""
     scale = plan.options.get("scale")
     grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
@@ -94,7 +101,7 @@ def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
         dims = int(type(module).__name__[-2])
         scales = [float(s) for s in scale] if isinstance(scale, list | tuple) else [float(scale or 1)] * dims
         scales = [1.0] * (dims - len(scales)) + scales[-dims:]
-        found.append(pooling(name, kind, pool_axes(module, tuple(scales))).change)
+        found.append(pooling(name, kind, pool_axes(module, tuple(scales))))
     return found
 
 
