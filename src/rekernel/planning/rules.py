@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import RekernelError
+from ..escape import shown
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
 from ..resampling.arrays import flattened_grid
 from ..resampling.geometry import (
@@ -103,7 +104,7 @@ def checked_mode(mode: str) -> str:
     'absorb'
     """
     if mode not in MODES:
-        raise RekernelError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+        raise RekernelError(f"mode {shown(mode)} is not one of {', '.join(MODES)}")
     return mode
 
 
@@ -218,7 +219,7 @@ def convolution(
     ...     Weight("conv.weight", "F32", (8, 4, 3)), [axis], Settings(2.0), first=2, mode="supersample", reason=""
     ... )
     >>> became.change.new_shape, became.change.new_geometry
-    ((8, 4, 6), (AxisGeometry(kernel=6, stride=2, padding=(2, 2), dilation=1),))
+    ((8, 4, 6), (AxisGeometry(kernel=6, stride=2, padding=(3, 2), dilation=1),))
     """
     if transposed and mode == ABSORB:
         raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
