@@ -17,6 +17,8 @@ from rekernel.architectures.base import LayerFacts  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
 from rekernel.planning.tensor import Layer  # noqa: E402
 
+from ..numeric import assert_bits, assert_ulps  # noqa: E402
+
 
 def state(model: nn.Module) -> dict[str, Any]:
     return {k: v.contiguous().clone() for k, v in model.state_dict().items()}
@@ -128,9 +130,12 @@ def test_a_folder_and_shards(tmp_path: Path) -> None:
                        "encoder_hidden_states": torch.zeros(1, 3, 16).half()},
             include=[c.name for c in loaded.rekernel_plan.changed],
         )  # fmt: skip
-        assert len(loaded.rekernel_plan.changed) > 5
+        changed = {c.name for c in loaded.rekernel_plan.changed}
+        assert len(changed) > 5
         for key, value in traced.state_dict().items():
-            assert torch.equal(loaded.state_dict()[key], value), key
+            # NumPy's sums against torch's; what was only copied is equal to the bit.
+            same = assert_ulps if key in changed else assert_bits
+            same(loaded.state_dict()[key], value, what=key)
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
 
 
