@@ -165,7 +165,7 @@ def test_few_modules_lie_at_the_top_and_few_files_beside_each_other():
             assert len(files) <= MOST_FILES, f"{folder} holds {len(files)} files"
 
 
-@pytest.mark.parametrize("base", [SOURCE, CLI], ids=lambda path: path.name)
+@pytest.mark.parametrize("base", [SOURCE, CLI, ROOT / "tests"], ids=lambda path: path.name)
 def test_no_file_is_long(base):
     long = {
         str(path.relative_to(ROOT)): count
