@@ -364,7 +364,8 @@ def plan_model(
     options = {k: v for k, v in asdict(settings).items() if v is not None}
     options |= {"scale": list(scale), "form": form, "size": list(trace.size)}
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
-    plan = Plan(ordered, type(model).__name__, options, tuple(planner.notes), tuple(planner.modules.values()))
+    notes, modules = tuple(planner.notes), tuple(planner.modules.values())
+    plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
     return Planned(plan, planner.expected)
 
 
