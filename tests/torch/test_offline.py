@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from rekernel.planning.tensor import Layer  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -16,6 +15,9 @@ import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel.architectures.base import LayerFacts  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
+from rekernel.planning.tensor import Layer  # noqa: E402
+
+from ..numeric import assert_bits, assert_ulps  # noqa: E402
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -128,9 +130,12 @@ def test_a_folder_and_shards(tmp_path: Path) -> None:
                        "encoder_hidden_states": torch.zeros(1, 3, 16).half()},
             include=[c.name for c in loaded.rekernel_plan.changed],
         )  # fmt: skip
-        assert len(loaded.rekernel_plan.changed) > 5
+        changed = {c.name for c in loaded.rekernel_plan.changed}
+        assert len(changed) > 5
         for key, value in traced.state_dict().items():
-            assert torch.equal(loaded.state_dict()[key], value), key
+            # NumPy's sums against torch's; what was only copied is equal to the bit.
+            same = assert_ulps if key in changed else assert_bits
+            same(loaded.state_dict()[key], value, what=key)
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..escape import shown
-from ..plan.changes import LayerChange, ModuleChange
+from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
 from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
@@ -54,7 +54,7 @@ class Asked:
     scale: Any
     settings: Callable[[str], Settings]
     left: frozenset[str] = frozenset()
-    mode: Callable[[str], str | None] = lambda name: None
+    mode: Callable[[str], Mode | None] = lambda name: None
     ready: Plan | None = None
 
 

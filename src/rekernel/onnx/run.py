@@ -26,6 +26,7 @@ from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
+from ..planning.roles import checked_mode
 from ..planning.settings import Request, Settings
 from ..sources.place import Origin, Place
 from ..version import __version__
@@ -219,6 +220,8 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
     if unused:
         hint = Option(f"the hint {unused[0]!r}", f"--{unused[0].replace('_', '-')}")
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
+    for mode in hints.mode.values():
+        checked_mode(mode)
     base, each = request.base(), request.each(shapes)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))

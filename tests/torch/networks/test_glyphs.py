@@ -9,6 +9,8 @@ import rekernel.torch as rkt
 from rekernel_cli.demonstration.run import _build, convert_example, examples
 from rekernel_cli.user_code import import_file
 
+from ...numeric import assert_ulps
+
 
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -20,11 +22,13 @@ def test_tracing_and_conversion_agree(name, scale, method, tmp_path):
     convert_example(name, scale, tmp_path / "out.safetensors", method=method)
     loaded = rkt.load(_build(models, name, state, {}), tmp_path / "out.safetensors")
     for key, value in loaded.state_dict().items():
-        # NumPy and torch add up in different orders: float32 rounding apart, and nothing else.
-        assert torch.allclose(traced.state_dict()[key], value, rtol=1e-5, atol=1e-7), key
+        assert_ulps(traced.state_dict()[key], value, what=key)  # by torch, and by NumPy
     with np.load(examples() / "test.npz") as data:
         images = data["images"][:100].reshape(100, 16 * scale, 4 // scale, 16 * scale, 4 // scale)
     x = torch.from_numpy(images.mean(axis=(2, 4), dtype=np.float32)[:, None] / 255)
     with torch.no_grad():
-        assert torch.allclose(traced.eval()(x), loaded.eval()(x), atol=1e-3)
-        assert torch.equal(traced(x).argmax(1), loaded(x).argmax(1))
+        one, two = traced.eval()(x), loaded.eval()(x)
+    assert torch.allclose(one, two, atol=1e-3)
+    best = one.topk(2).values
+    clear = best[:, 0] - best[:, 1] > 2e-3  # a tie may go either way
+    assert clear.float().mean() > 0.9 and torch.equal(one.argmax(1)[clear], two.argmax(1)[clear])
