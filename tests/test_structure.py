@@ -29,6 +29,7 @@ LEVELS: list[set[str]] = [
     {"planning"},
     {"conversion", "torch"},
     {"onnx", "diffusion"},
+    {"formats"},
     {"offline", "inspection", "hub"},
 ]
 LEVEL = {name: number for number, level in enumerate(LEVELS) for name in level}

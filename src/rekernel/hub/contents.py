@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.discover import OTHER_WEIGHTS, onnx_of
-from ..checkpoint.paths import StrPath, contained, other_files
+from ..checkpoint.discover import OTHER_WEIGHTS
+from ..checkpoint.paths import StrPath, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
-from ..checkpoint.variants import plain_candidate
 from ..diffusion.pipelines.record import Recorded, read_records
-from ..errors import CheckpointError, RekernelError, SeveralCheckpointsError
+from ..errors import RekernelError
 from ..escape import shown_path
-from ..plan.recipe import Recipe, find_recipe
-from ..sources.opening import open_source
+from ..formats.recognise import model_files
+from ..plan.recipe import Recipe
+from ..sources.place import Place
 
 CARD = "README.md"
 _CACHES = re.compile(
@@ -79,24 +79,16 @@ def payload(path: StrPath) -> Payload:
     """
     root = Path(path)
     if root.is_file():
-        if onnx_of(root) is not None:
-            found, recipe = _onnx(root)
-            if recipe is None:
-                raise _no_recipe(root)
-            files = {file.relative_to(root.parent).as_posix(): file for file in found}
-            return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
-        with open_source(root) as opened:
-            recipe = find_recipe(opened.metadata)
-            if recipe is None:
-                raise _no_recipe(root)
-            beside = opened.files if opened.kind == "sharded" else (root,)
-            files = {file.name: file for file in beside}
-        return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
+        weights = model_files(Place(root)).weights()[""]
+        if weights.recipe is None:
+            raise _no_recipe(root)
+        files = {file.relative_to(root.parent).as_posix(): file for file in weights.files}
+        return Payload(files, {"": weights.recipe}, tuple(sorted(files)), {}, {"": {}})
     if not root.is_dir():
         raise RekernelError(f"{shown_path(root)}: no such file or folder.")
     pipeline = find_pipeline(root)
     recorded = {} if pipeline is None else read_records(pipeline)
-    checkpoints = _checkpoints(root, pipeline, recorded)
+    checkpoints = _checkpoints(root, recorded)
     if not checkpoints and not recorded:
         raise _no_recipe(root)
     rescaled = {file for files, _ in checkpoints.values() for file in files}
@@ -125,46 +117,16 @@ def _no_recipe(path: Path) -> RekernelError:
     )
 
 
-def _checkpoints(
-    root: Path, pipeline: Pipeline | None, recorded: Mapping[str, Recorded]
-) -> dict[str, tuple[set[Path], Recipe]]:
+def _checkpoints(root: Path, recorded: Mapping[str, Recorded]) -> dict[str, tuple[set[Path], Recipe]]:
     """Files, relative to `root`, and recipe of every rescaled checkpoint."""
-    model = onnx_of(root)
-    if model is not None:
-        files, recipe = _onnx(model)
-        return {} if recipe is None else {"": ({file.relative_to(root) for file in files}, recipe)}
-    if pipeline is None:
-        try:
-            places = {"": open_source(root)}
-        except SeveralCheckpointsError:
-            raise
-        except CheckpointError:
-            raise _no_recipe(root) from None
-    else:
-        places = {}
-        for name, component in pipeline.components.items():
-            chosen = plain_candidate(component)
-            if chosen is not None:
-                places[name] = open_source(chosen)
     found = {}
-    for name, source in places.items():
-        with source:
-            recipe = find_recipe(source.metadata)
-            if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
-                recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
-            if recipe is not None:
-                found[name] = ({file.relative_to(root) for file in source.files}, recipe)
+    for name, weights in model_files(Place(root)).weights().items():
+        recipe = weights.recipe
+        if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
+            recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
+        if recipe is not None:
+            found[name] = ({file.relative_to(root) for file in weights.files}, recipe)
     return found
-
-
-def _onnx(model: Path) -> tuple[list[Path], Recipe | None]:
-    """The files of an ONNX model, and its recipe."""
-    from ..onnx import list_model
-
-    found = list_model(model)
-    for name in found.beside:
-        contained(model.parent, name.relative_to(model.parent).as_posix())
-    return [model, *found.beside], find_recipe(found.metadata)
 
 
 def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converted: set[str]) -> str:

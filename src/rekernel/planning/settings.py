@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 from ..errors import RekernelError
 from ..escape import shown
@@ -140,6 +140,21 @@ class Settings:
         """
         designed = self.method in ("optimal", "optimal-filter", "dilate")
         return "cubic" if designed else self.method.removeprefix("pinv-")
+
+
+class PlanningOptions(TypedDict, total=False):
+    """The keyword arguments that `plan_checkpoint`, `plan_source` and `convert` share; the first explains each."""
+
+    method: str
+    taps: int | str | None
+    gain: str
+    a: float
+    smoothness: float
+    preset: str | None
+    include: Sequence[str] | None
+    exclude: Sequence[str]
+    overrides: Mapping[str, Mapping[str, Any]] | None
+    hints: Hints | None
 
 
 @dataclass(frozen=True)
