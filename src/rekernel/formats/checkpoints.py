@@ -12,7 +12,7 @@ from pathlib import Path
 from ..architectures.detect import architecture
 from ..checkpoint.discover import candidates_in
 from ..checkpoint.pipeline_folder import find_pipeline
-from ..checkpoint.variants import plain_candidate
+from ..checkpoint.variants import chosen_weights
 from ..conversion.downloads import fetch
 from ..conversion.output_files import arrange, output_tensors
 from ..conversion.parts import parts_of
@@ -92,7 +92,7 @@ class CheckpointFiles:
         path = self.place.path
         pipeline = find_pipeline(path)
         if pipeline is not None:
-            chosen = {name: plain_candidate(component) for name, component in pipeline.components.items()}
+            chosen = {name: chosen_weights(component) for name, component in pipeline.components.items()}
         else:
             chosen = {"": path if not path.is_dir() or candidates_in(path)[0] else None}
         found = {}
