@@ -73,6 +73,7 @@ def test_converting_and_loading_choose_the_same_weights(component, tmp_path, nam
     report = rk.convert(unet.folder.parent, tmp_path / "out", scale=2)
     assert (tmp_path / "out/unet" / f"{MODEL}.safetensors").is_file()
     assert Path("unet", names[1]) in report.skipped
+    assert rk.inspect(unet.folder.parent).components["unet"].path == unet.folder / f"{MODEL}.safetensors"
 
 
 @pytest.mark.parametrize(

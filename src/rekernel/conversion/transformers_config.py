@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.file_kind import open_regular
-from ..checkpoint.strict_json import strict_json
+from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
-from ..escape import shown, shown_path
+from ..escape import shown
 from ..plan.changes import LayerChange
 from ..plan.description import scale_text
 from ..plan.plan import Plan
@@ -28,7 +26,6 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 EXPRESSIBLE = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn", "ijepa")
 """Model types of which `patch_size` and `image_size` build every module; tested one by one against transformers."""
 
-_LARGEST = 1 << 22
 _INSTEAD = "build the model of the trained size and bring it there with rekernel.torch.load"
 
 
@@ -177,12 +174,9 @@ def _more(changes: Sequence[LayerChange]) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """A configuration, or why it cannot be read."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            raw = file.read(_LARGEST + 1)
-        parsed = strict_json(raw, shown_path(path), "configuration") if len(raw) <= _LARGEST else None
+        return read_object(path), ""
     except RekernelError as error:
         return {}, f"left as it is: {error}"
-    return (parsed, "") if isinstance(parsed, dict) else ({}, f"{shown_path(path)}: no configuration; left as it is")
 
 
 def _json(config: Mapping[str, Any]) -> bytes:

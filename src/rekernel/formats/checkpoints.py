@@ -74,9 +74,9 @@ class CheckpointFiles:
         if pipeline is None:
             return self._info(path, allow_pickle)
         components = {
-            name: self._info(component.checkpoint, allow_pickle)
+            name: self._info(weights, allow_pickle)
             for name, component in pipeline.components.items()
-            if component.checkpoint is not None
+            if (weights := chosen_weights(component)) is not None
         }
         if not components:
             raise RekernelError(f"{shown_path(path)}: a pipeline folder without safetensors weights")

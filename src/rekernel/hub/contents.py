@@ -5,7 +5,6 @@ Knows folders and recipes; nothing of the network.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
+from ..checkpoint.strict_json import read_object
 from ..diffusion.pipelines.record import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
@@ -26,7 +26,6 @@ CARD = "README.md"
 _CACHES = re.compile(
     r"__pycache__|.*(\.py[co]|\.tmp|\.temp|\.lock|\.incomplete|\.partial|\.swp|\.log|~)", re.IGNORECASE
 )
-_LARGEST_CONFIG = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,6 @@ def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converte
 def config_of(path: Path) -> dict[str, Any]:
     """A model's own config.json, as far as it can be read: it only says which class loads it."""
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            return {}
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path)
+    except RekernelError:
         return {}
-    return document if isinstance(document, dict) else {}
