@@ -23,6 +23,10 @@ class Option:
         return self.python
 
 
+FORCE = Option("force=True", "--force")
+"""What lets an existing file be replaced."""
+
+
 class RekernelError(ValueError):
     """Something the user can correct: the message says what was wrong, where, and what to do.
 

@@ -208,10 +208,11 @@ def _perform(
 def _conclude(report: Report) -> None:
     """What was written, and how to use it; notes on stderr."""
     from rekernel.escape import shown, shown_path
+    from rekernel.text import byte_size
 
     from ..load_hint import how_to_load
     from ..tables.plan import print_notes
-    from ..terminal import console, counted, in_bytes
+    from ..terminal import console, counted
 
     notes = console(stderr=True)
     for plan in report.plans.values():
@@ -224,7 +225,7 @@ def _conclude(report: Report) -> None:
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     click.echo(
-        f"Wrote {where}: {in_bytes(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
+        f"Wrote {where}: {byte_size(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
         f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
     )
     if report.tensors_changed:

@@ -14,13 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
+from ..checkpoint.atomic_file import check_free_space, copy_atomic, write_atomic
 from ..checkpoint.header import build_header
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
-from ..errors import Option, RekernelError
+from ..errors import FORCE, Option, RekernelError
 from ..escape import shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe

@@ -12,8 +12,8 @@ from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan.description import scale_text
 from ..plan.recipe import find_recipe
+from ..text import scale_text
 
 
 def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
