@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from rekernel.text import byte_size
+
 from .conftest import card, checkpoint
 from .repositories import Fault
 from .server import PART, READER
@@ -70,7 +72,8 @@ def test_a_dry_run_lists_files_sizes_and_what_stays_and_asks_the_hub_nothing(hub
     }  # fmt: skip
     assert report["dry_run"] and not report["url"] and f"me/{name}" not in hub.repos and hub.seen == []
     table = rekernel("push", "out", f"me/{name}", "--dry-run").stdout
-    assert "model.safetensors  256." in table and "Dry run: nothing was uploaded." in table and "notes/x.txt" in table
+    assert f"model.safetensors  {byte_size(sizes['model.safetensors'])}" in table
+    assert "Dry run: nothing was uploaded." in table and "notes/x.txt" in table
 
 
 def test_links_that_leave_the_folder_stop_a_push(rekernel, name, out, tmp_path):
