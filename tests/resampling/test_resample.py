@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel.resampling.products import _round_half
+from rekernel.resampling.products import round_half
 
 RNG = np.random.default_rng(20)
 EINSUM = {1: "abi,xi->abx", 2: "abij,xi,yj->abxy", 3: "abijk,xi,yj,zk->abxyz"}
@@ -366,5 +366,5 @@ def test_float16_is_rounded_alike_with_and_without_torch(monkeypatch):
         monkeypatch.setattr(sys, "modules", modules)
         out = np.empty(block.shape, np.float16)
         with np.errstate(over="ignore"):
-            _round_half(block.copy(), out)
+            round_half(block.copy(), out)
         assert np.array_equal(out, expected, equal_nan=True)

@@ -29,6 +29,7 @@ try:
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
 
+from ..checkpoint.dtypes import TABLE
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
@@ -36,11 +37,7 @@ LARGEST = (1 << 31) - (1 << 20)
 PRETENDED = 64
 """Pixels along an axis whose size the model leaves open; any multiple of the strides would do."""
 
-_DTYPES = {
-    onnx.TensorProto.FLOAT: "F32", onnx.TensorProto.FLOAT16: "F16", onnx.TensorProto.BFLOAT16: "BF16",
-    onnx.TensorProto.DOUBLE: "F64", onnx.TensorProto.INT64: "I64", onnx.TensorProto.INT32: "I32",
-    onnx.TensorProto.INT8: "I8", onnx.TensorProto.UINT8: "U8", onnx.TensorProto.BOOL: "BOOL",
-}  # fmt: skip
+_DTYPES = {onnx.TensorProto.DataType.Value(dtype.onnx): dtype.name for dtype in TABLE if dtype.onnx}
 _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # values of a tensor that is no weight
 _FEW = 16  # the same of one that is not of whole numbers: scales of a Resize, what a Pad fills in

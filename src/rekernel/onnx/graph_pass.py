@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint.dtypes import FLOATS
 from ..escape import shown
 from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
-from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of
 from .graph import Model
@@ -123,7 +123,7 @@ class Pass:
     def dtype(self, name: str) -> str:
         """Of a constant that is to be resampled."""
         dtype = self.model.dtype(name)
-        if dtype not in RESAMPLED_DTYPES:
+        if dtype not in FLOATS:
             raise Refusal(f"{shown(name)} has dtype {shown(dtype)}, which is not resampled; convert before quantising")
         return dtype
 

@@ -61,7 +61,7 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(place, path), Request(scale, **planning))[0]
+    return _planned(_opened(place, path), _requested(scale=scale, **planning))[0]
 
 
 def convert_onnx(
@@ -108,7 +108,7 @@ def convert_onnx(
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     model = _opened(place, path)
-    plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
+    plan, done = _planned(model, _requested(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
@@ -205,15 +205,20 @@ def _digest(path: Path, origin: Origin | None) -> SourceFile:
         return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), *known_of(path, origin))
 
 
+def _requested(*, allow_pickle: bool = False, allow_cast: bool = False, **planning: Any) -> Request:
+    """The request, without the options that have no meaning for a graph."""
+    if allow_cast or allow_pickle:
+        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
+        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
+    return Request.of(**planning)
+
+
 def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
     if request.preset is not None:
         raise RekernelError(
             "an ONNX graph has no presets; choose its tensors with ", Option("include", "--include"), " and ",
             Option("exclude", "--exclude"),
         )  # fmt: skip
-    if request.allow_cast or request.allow_pickle:
-        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
-        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
     shapes = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
     hints = request.checked_hints(list(shapes))
     unused = [what for what, given in vars(hints).items() if given and what != "mode"]
@@ -222,7 +227,7 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
     for mode in hints.mode.values():
         checked_mode(mode)
-    base, each = request.base(), request.each(shapes)
+    base, each = request.settings, request.each(shapes)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
     asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from ..resampling.operators import grid_operator, kernel_operator
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
 Mode = Literal["", "supersample", "absorb"]
+Form = Literal["dense", "factored", "auto"]
+FORMS: tuple[str, ...] = get_args(Form)
+"""How a rescaled convolution is carried out."""
 
 
 @dataclass(frozen=True)

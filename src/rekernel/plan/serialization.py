@@ -15,13 +15,13 @@ from typing import Any, get_args
 from ..errors import RekernelError
 from ..escape import shown
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
-from .changes import KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
+from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
 _LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger
 _SMALL = 1 << 12  # entries of a matrix that costs nothing to try
 _LARGEST = 1 << 20  # scale of a plan: more than any matrix can have, and small enough to multiply sizes with
 _ORIGINS = ("names", "trace", "onnx")
-_FORMS = ("", "dense", "factored", "auto")
+_FORMS = ("", *FORMS)
 _MODES_OF_KINDS = {"patch": "absorb", "linear-in": "absorb", "linear-out": "supersample", "values": "supersample"}
 
 

@@ -117,7 +117,7 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
         if limits:
             block = np.clip(np.rint(block), *limits)
         if half:
-            _round_half(block, out[part])
+            round_half(block, out[part])
         else:
             out[part] = block
 
@@ -145,7 +145,7 @@ def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
     return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
 
 
-def _round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
+def round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
     """Round a float32 or float64 block to float16: in hardware through torch where the process has it, else by NumPy.
 
     Both round to nearest even, subnormals included, so the bytes are the same. NumPy converts one number at a time and

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import FORMS
 from ..plan.description import scale_text
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
@@ -21,7 +22,7 @@ from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
-from .planning.planner import FORMS, Planned, plan_model
+from .planning.planner import Planned, plan_model
 from .tracing.run import Trace, image_of, trace
 
 

@@ -14,12 +14,11 @@ from typing import Any, ClassVar, Self
 
 from ...errors import RekernelError
 from ...patterns import matcher
+from ...plan.changes import FORMS
 from ...resampling.methods import canonical_method
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
 from ..sampler_settings import SamplerSettings
-
-FORMS = ("factored", "dense", "auto")
 
 
 @dataclass(eq=False, repr=False)
@@ -99,6 +98,3 @@ class KernelSettings(SamplerSettings):
         # The pipeline has a schedule too.
         apart = ("scale", "layers", "method", "schedule")
         return ", ".join([*said, *(f"{name}={value!r}" for name, value in self.given().items() if name not in apart)])
-
-
-__all__ = ["FORMS", "KernelSettings"]

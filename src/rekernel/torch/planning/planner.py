@@ -30,7 +30,6 @@ from .grids import grown, linear_change, positions_change, sizes, unflatten_fits
 from .pools import pool_axes
 from .windows import window_changes, window_of
 
-FORMS = ("dense", "factored", "auto")
 _FORWARDS = {
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -30,7 +30,6 @@ class Trace:
     out_size : its grid
     results : grid of what each module gave last, by path
     latent : the input has no pixels: the first grid is one that a linear layer writes
-    pretended : nothing was computed
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -39,7 +38,6 @@ class Trace:
     out_size: tuple[int, ...] = ()
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
-    pretended: bool = field(default=False, compare=False)
 
 
 def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
