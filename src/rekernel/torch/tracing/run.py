@@ -153,7 +153,7 @@ def _pass(
     read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
     latent = image_of([*args, *kwargs.values()])[0].ndim == 2 and bool(written) and not read
     size = (out_size or written[0].size) if latent else spatial
-    return Trace(recorder.calls, size, sources, out_size, results, latent, pretend)
+    return Trace(recorder.calls, size, sources, out_size, results, latent)
 
 
 def _as_it_is(value: Any) -> Any:
