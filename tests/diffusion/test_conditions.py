@@ -275,5 +275,5 @@ def test_networks_that_guidance_cannot_read_are_refused(nets):
         pytest.raises(rk.RekernelError, match=r"Other: takes no .* use guide_denoiser"),
     ):
         net(nets.noise(1, 3, 16, 16), 1)
-    with pytest.raises(rk.RekernelError, match="DDIMScheduler is no diffusers pipeline"):
+    with pytest.raises(rk.RekernelError, match="DDIMScheduler is neither a diffusers pipeline"):
         UpsampleGuidance(2).attach(nets.ddim)

@@ -290,7 +290,7 @@ def test_compiled_denoiser(sd):
 
 def test_two_denoisers_are_refused(nets, sd):
     sd.transformer_2 = nets.unet
-    with pytest.raises(rk.RekernelError, match="two denoisers, the other one as transformer_2; attach to each"):
+    with pytest.raises(rk.RekernelError, match="two denoisers, the second one as transformer_2; attach to each"):
         UpsampleGuidance().attach(sd)
 
 
@@ -298,7 +298,7 @@ def test_what_is_no_pipeline(nets):
     class Nothing:
         unet = transformer = None
 
-    with pytest.raises(rk.RekernelError, match="Nothing is no diffusers pipeline with a unet or transformer"):
+    with pytest.raises(rk.RekernelError, match="Nothing is neither a diffusers pipeline with a unet or transformer"):
         SupersampledKernels().attach(Nothing())
 
 

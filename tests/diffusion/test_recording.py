@@ -130,7 +130,7 @@ def test_a_config_that_lists_its_sides_goes_round():
 @pytest.mark.parametrize(
     ("scale", "options", "said"),
     [
-        (2.0, {"kernels": {"layers": "outer"}}, "'outer' is no preset"),
+        (2.0, {"kernels": {"layers": "outer"}}, "'outer' is not a preset"),
         (2.0, {"kernels": {"layers": ["nothing*"]}}, "nothing.* matches no tensor"),
         (2.0, {"kernels": {"layers": ["time_embedding*"]}}, "slides a kernel"),
         (2.0, {"kernels": {"layers": 3}}, "layers=3 must be"),
@@ -139,7 +139,7 @@ def test_a_config_that_lists_its_sides_goes_round():
         (1.0, {"guidance": {}}, "is the trained size"),
         ("auto", {"guidance": {}}, "'auto' cannot be recorded"),
         (2.0, {}, "nothing to record"),
-        (2.0, {"guidance": [1]}, "no options by name"),
+        (2.0, {"guidance": [1]}, "not a mapping of options by name"),
         (2.0, {"guidance": {"levels": 1.5}}, "whole number"),
         (2.0, {"guidance": {"start": 100, "stop": 900}}, "cleaner than"),
     ],
@@ -151,7 +151,7 @@ def test_what_cannot_be_attached_is_not_recorded(folder, tmp_path, scale, option
 
 
 def test_a_transformer_has_no_kernels_and_can_be_guided(transformer, tmp_path):
-    refused("no preset of this DiTTransformer2DModel", record, transformer, tmp_path / "out", 2.0, kernels={})
+    refused("not a preset of this DiTTransformer2DModel", record, transformer, tmp_path / "out", 2.0, kernels={})
     refused("slides a kernel", record, transformer, tmp_path / "out", 2.0, kernels={"layers": "all"})
     assert record(transformer, tmp_path / "out", 2.0, guidance={}).new_size == 16
 
