@@ -161,7 +161,7 @@ def test_a_config_that_builds_nothing_is_one_line(folder, tmp_path):
     shutil.copytree(folder, broken)
     config = json.loads((broken / "unet" / "config.json").read_text())
     (broken / "unet" / "config.json").write_text(json.dumps({**config, "down_block_types": ["Nowhere"]}))
-    refused("no UNet2DModel can be built", record, broken, tmp_path / "out", 2.0, guidance={})
+    refused("cannot build a UNet2DModel", record, broken, tmp_path / "out", 2.0, guidance={})
 
 
 def test_the_scheduler_is_asked_too(folder, tmp_path):
@@ -183,7 +183,7 @@ def test_weights_that_are_missing_or_pickled(recorded, converted, tmp_path):
     refused("safe_serialization=True", load_pipeline, tmp_path / "pickled")
     shutil.copytree(recorded, tmp_path / "missing")
     weights(tmp_path / "missing").unlink()
-    refused("diffusers does not load it: no file", load_pipeline, tmp_path / "missing")
+    refused("diffusers cannot load this folder: no file", load_pipeline, tmp_path / "missing")
 
 
 def test_the_command_line_checks_the_same(folder, tmp_path):
