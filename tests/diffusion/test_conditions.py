@@ -98,7 +98,7 @@ def test_sdxl_sizes_of_the_low_pass_and_its_text(nets):
 
 
 def test_sizes_with_an_aesthetic_score(nets):
-    """An SDXL refiner's five ids: the last one is no size."""
+    """An SDXL refiner's five ids: the last one is not a size."""
     unet = nets.conditioned(
         addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=20 + 6
     )

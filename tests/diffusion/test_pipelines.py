@@ -395,7 +395,7 @@ def test_precision_by_component(sd, tmp_path):
 
 
 def test_options_of_the_pipeline_itself_are_kept(sd, sdxl, tmp_path, monkeypatch):
-    """They are no components, and partly not in its config: `add_watermarker` is told to the constructor alone."""
+    """They are not components, and some are not in its config: `add_watermarker` is told to the constructor alone."""
     for pipe, name in ((sd, "sd"), (sdxl, "sdxl")):
         pipe.save_pretrained(tmp_path / name)
         at_scale(tmp_path / name, tmp_path / f"{name}-2x", "recorded", 2.0)
