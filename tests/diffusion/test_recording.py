@@ -188,9 +188,9 @@ def test_weights_that_are_missing_or_pickled(recorded, converted, tmp_path):
 
 def test_the_command_line_checks_the_same(folder, tmp_path):
     for options, code, said in (
-        (("--preset", "outer"), 1, "no preset"),
+        (("--preset", "outer"), 1, "not a preset"),
         (("--component", "vae"), 2, "--component"),
-        (("--preset", "outer", "--dry-run"), 1, "no preset"),
+        (("--preset", "outer", "--dry-run"), 1, "not a preset"),
     ):
         arguments = ["convert", folder, tmp_path / "out", "--scale", "2", "--guidance", "theta=1", *options]
         done = CliRunner().invoke(main, [str(a) for a in arguments])
