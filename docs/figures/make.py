@@ -91,7 +91,7 @@ def kernels() -> Figure:
         axes.set_ylabel("tap value (new ones times s)")
     grid[0, 0].set(xlim=(-4.2, 4.2), ylim=(-1.05, 2.5))
     figure.suptitle(
-        "A 3-tap kernel at s = 2, every column with gain 1; line: the interpolated kernel that the taps sample"
+        "A 3-tap kernel at s = 2, every old tap with DC gain 1. Line: the interpolated kernel that the new taps sample"
     )
     return figure
 
@@ -116,7 +116,7 @@ def responses() -> Figure:
             right.plot(high, _rms_over_columns(_response(matrix, scale, high)), label=label, **look)
         left.axvspan(0, PASS_BAND, color=SKY, alpha=0.18, lw=0)
         left.text(PASS_BAND / 2, 1.15, "pass band", ha="center", fontsize=9)
-        left.set(xlim=(0, 0.5), ylim=(1e-4, 2), ylabel="error |H - 1|", title=f"s = {scale:g}: error of what is kept")
+        left.set(xlim=(0, 0.5), ylim=(1e-4, 2), ylabel="error |H - 1|", title=f"s = {scale:g}: error in trained band")
         right.axvspan(0, PASS_BAND, color=SKY, alpha=0.18, lw=0)
         right.axvspan(STOP_BAND, scale / 2, color="0.5", alpha=0.15, lw=0)
         right.text(PASS_BAND / 2, 0.04, "pass band", ha="center", fontsize=9)
@@ -127,7 +127,7 @@ def responses() -> Figure:
         for axes in (left, right):
             axes.set_xlabel("frequency (cycles per old sample)")
             axes.grid(alpha=0.2)
-    figure.suptitle("What one old tap becomes, about its own place (RMS over the three taps; dashed: same extent)")
+    figure.suptitle("Frequency response of one old tap after rescaling (RMS over the three taps; dashed: same extent)")
     return figure
 
 
@@ -175,9 +175,9 @@ def phase() -> Figure:
         axes.text(wanted[m] - 0.06, rows[1] - 0.47, f"output {m}", fontsize=8.5, ha="right")
         axes.text(wanted[m] + 0.04, rows[2] - 0.47, f"output {m}", fontsize=8.5)
     texts = (
-        "trained size\n3 taps, stride 2, padding 1\noutput m looks at pixel 2m",
-        f"2x, {odd} taps\nan odd kernel has to sit on a pixel:\nhalf a new pixel off (arrow)",
-        f"2x, {even} taps\nan even kernel sits between pixels:\nexactly where it should (dashed)",
+        "trained size\n3 taps, stride 2, padding 1\noutput m is centred on pixel 2m",
+        f"2x, {odd} taps\nan odd kernel is centred on a pixel:\nhalf a new pixel off (arrow)",
+        f"2x, {even} taps\nan even kernel is centred between pixels:\nat the right position (dashed)",
     )
     for y, text in zip(rows, texts, strict=True):
         axes.text(-1.15, y + 0.3, text, ha="right", va="center", fontsize=10)
@@ -188,7 +188,7 @@ def phase() -> Figure:
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_bounds(-1, 6)
     axes.xaxis.label.set_x(0.65)
-    axes.set_title("Stride 2 at twice the size: the places to look at lie between pixels")
+    axes.set_title("Stride 2 at twice the size: the right centres lie between pixels")
     return figure
 
 
@@ -227,7 +227,7 @@ def dc_gain() -> Figure:
         axes.set_title(method)
         axes.set_xticks(range(3), ["3 → 5\nsame extent", "3 → 6\neven", f"3 → {full}\nfull"], fontsize=9)
     grid[0].set(ylim=(0, 1.25), ylabel="column sum (gain at zero frequency)")
-    figure.suptitle("Kernel taps divided by s = 2: what is left of each old tap (outer taps pale, middle tap dark)")
+    figure.suptitle("DC gain of each old tap after division by s = 2 alone (outer taps pale, middle tap dark)")
     return figure
 
 

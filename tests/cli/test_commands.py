@@ -27,8 +27,8 @@ def test_every_planning_option_reaches_the_library(run, checkpoint, tmp_path):
     words = ["--from", "8x8", "--to", "16x12", "--method", "cubic", "--taps", "same-extent", "--gain", "ratio",
              "--cubic-a", "-0.75", "--smoothness", "0.5", "--preset", "all", "--include", "conv1", "--exclude", "point",
              "--set", "conv2:method=linear,taps=full", "--linear-grid", "fc=16,4,4", "--order", "channels-last",
-             "--stride", "conv1=2", "--padding", "conv1=1", "--layout", "conv2=OIHW", "--mode", "conv2=supersample",
-             "--allow-cast"]  # fmt: skip
+             "--stride", "conv1=2", "--dilation", "conv1=2", "--padding", "conv1=1", "--layout", "conv2=OIHW",
+             "--mode", "conv2=supersample", "--allow-cast"]  # fmt: skip
     result = run("plan", checkpoint, *words, "--json")
     assert result.exit_code == 0, result.stderr
     plan = rekernel.plan_checkpoint(
@@ -36,7 +36,7 @@ def test_every_planning_option_reaches_the_library(run, checkpoint, tmp_path):
         include=["conv1"], exclude=["point"], overrides={"conv2": {"method": "linear", "taps": "full"}},
         hints=rekernel.Hints(
             linear_grid={"fc": (16, 4, 4)}, order={"*": "channels-last"}, stride={"conv1": 2}, padding={"conv1": 1},
-            layout={"conv2": "OIHW"}, mode={"conv2": "supersample"},
+            dilation={"conv1": 2}, layout={"conv2": "OIHW"}, mode={"conv2": "supersample"},
         ), allow_cast=True,
     )  # fmt: skip
     assert rekernel.Plan.from_json(result.stdout).to_json() == plan.to_json()

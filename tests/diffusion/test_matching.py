@@ -1,4 +1,4 @@
-"""Matched time and power: the table of design.md, the closed forms, and the ends of each schedule."""
+"""Matched time and power: the table of docs/guidance.md, the closed forms, and the ends of each schedule."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import rekernel as rk
 from rekernel.plan.recipe import KEY, Recipe
 from rekernel_cli.main import main
 
@@ -321,3 +322,14 @@ def test_transformers_networks(name, tmp_path):
     model = Answer(getattr(transformers, f"{name}Model")(config), "last_hidden_state").eval()
     x = torch.zeros(1, 3, 64, 64)
     agrees(model, exported(model, (x,), tmp_path / "m.onnx", dynamo=False), 2, x)
+
+
+def test_a_max_pooling_that_lies_half_a_pixel_off_is_named_as_torch_names_it(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 2, 3, padding=1)).eval()
+    x = torch.zeros(1, 3, 16, 16)
+    source = exported(model, x, tmp_path / "m.onnx")
+    note = "max pooling cannot shift by half a pixel at this scale; features after it are offset by 0.5 pixels"
+    even, odd = (rk.plan_source(source, scale=scale)[""] for scale in (2, 3))
+    assert [w for w in even.warnings if w.endswith(f": {note}")] and not odd.warnings
+    assert f"1: {note}" in rkt.rescale(model, 2, x).rekernel_plan.warnings

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from rekernel.header import DTYPE_BITS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 import rekernel as rk  # noqa: E402
+from rekernel.checkpoint.dtypes import DTYPE_BITS  # noqa: E402
 from rekernel.torch.dtypes import TORCH_DTYPES, dtype_name  # noqa: E402
 
 PACKED = {"F4", "F6_E2M3", "F6_E3M2"}  # several values in a byte: torch has no such dtype, or counts other elements

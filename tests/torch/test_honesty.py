@@ -99,7 +99,9 @@ def test_flatten_in_an_odd_order_is_refused_by_name() -> None:
 
 
 def test_a_pooling_that_lies_half_a_pixel_off_is_named() -> None:
-    assert "1: maximum pooling lies 0.5 pixels off" in notes(nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1)))
+    assert "1: max pooling cannot shift by half a pixel at this scale; features after it are offset by 0.5" in notes(
+        nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1))
+    )
 
 
 @pytest.mark.parametrize("form", ["dense", "factored"])

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
+from ..planning.rules import Weight
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
 from .graph_pass import Pass, Refusal
 from .layer_changes import values_change
@@ -60,7 +61,8 @@ def _operand(at: Pass, name: str, grid: Axes) -> Axes:
     wide = tuple(axis if n > 1 else (Part(1),) for n, axis in zip(shape, under, strict=True))
     if name in at.asked.left:
         raise Refusal(f"{shown(name)} has a value for every pixel, so it cannot be left out")
-    at.change(name, lambda: values_change(name, at.dtype(name), wide, at.asked.settings(name)))
+    tensor = Weight(name, at.dtype(name), shape)
+    at.change(name, lambda: values_change(tensor, wide, at.asked.settings(name)))
     return wide
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..escape import shown
-from ..plan.changes import LayerChange
+from ..planning.rules import ABSORB, Network, Role, Weight, default_mode, offset_note, pooling, role_of
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import Pass, Refusal
-from .layer_changes import Window, conv_change, linear_change, pool_change
+from .layer_changes import Window, conv_change, linear_change
 
 
 def _window(at: Pass, kernel: Sequence[int], axes: Axes) -> Window:
@@ -65,16 +65,16 @@ def _conv(at: Pass) -> None:
     else:
         if "output_shape" in at.attributes:
             raise Refusal("its output_shape is fixed; export it with pads")
-        mode = _mode(at, weight, given)
-        settings = at.asked.settings(weight)
+        mode = _mode(at, weight, role_of(window.stride, transposed=transposed, reads_image=given in at.fresh))
+        settings, tensor = at.asked.settings(weight), Weight(weight, at.dtype(weight), shape)
         change = at.change(
-            weight,
-            lambda: conv_change(weight, at.dtype(weight), shape, window, scales, mode, settings, transposed=transposed),
+            weight, lambda: conv_change(tensor, window, scales, mode, settings, transposed=transposed).change
         )
         if at.ready is not None:
-            mode = "absorb" if _absorbed(change) else "supersample"
-        leaving = (1.0,) * len(scales) if mode == "absorb" else scales
-        _set_window(at, change.new_geometry, transposed=transposed)
+            mode = change.mode
+        leaving = (1.0,) * len(scales) if mode == ABSORB else scales
+        if not change.kept:
+            _set_window(at, change.new_geometry, transposed=transposed)
     at.out((*plain(out_shape[:2]), *((Part(n, s),) for n, s in zip(out_shape[2:], leaving, strict=True))))
 
 
@@ -111,15 +111,12 @@ def _set_pads(at: Pass, index: int, pads: list[int]) -> None:
         at.edits.constants[index, 3] = np.arange(len(pads) // 2, dtype=np.int64)
 
 
-def _mode(at: Pass, weight: str, given: str) -> str:
-    mode = at.asked.mode(weight)
-    if mode is None:
-        mode = "absorb" if given in at.fresh and _absorbs_first(at) else "supersample"
-    return mode
+def _mode(at: Pass, weight: str, role: Role) -> str:
+    return at.asked.mode(weight) or default_mode(role, _network(at))
 
 
-def _absorbs_first(at: Pass) -> bool:
-    """Attention that gives no image back: the tokens stay as many, and so all else stays exact."""
+def _network(at: Pass) -> Network:
+    """Whether the graph attends, and whether it gives an image of the input's size back."""
     nodes = at.model.proto.graph.node
     constants = at.model.constants
     products = any(n.op_type == "MatMul" and not any(i in constants for i in n.input) for n in nodes)
@@ -128,7 +125,7 @@ def _absorbs_first(at: Pass) -> bool:
     shapes = at.model.shapes
     sizes = {shapes[n][2:] for n in at.fresh if n in shapes}
     images = any(shapes.get(out.name, ())[2:] in sizes for out in at.model.outputs)
-    return attends and not images
+    return Network(attends, images)
 
 
 def _pool(at: Pass) -> None:
@@ -138,7 +135,11 @@ def _pool(at: Pass) -> None:
         raise Refusal("gives the places of its maxima, which are counted on the old grid")
     window = _window(at, at.attributes["kernel_shape"], axes)
     scales = tuple(map(scale_of, axes[2:]))
-    change = pool_change(at.model.named(at.node), kind, window, scales)
+    name = at.model.named(at.node)
+    became = pooling(name, kind, window.axes(scales, scales))
+    change = became.change
+    if note := offset_note(shown(name), became.offset):
+        at.say(note)
     counted = at.attributes.get("count_include_pad", 0) and any(map(any, window.padding))
     _set_window(at, change.new_geometry)
     if any(max(g.padding) >= g.kernel for g in change.new_geometry):
@@ -186,14 +187,9 @@ def _product(at: Pass, axes: Axes, read: tuple[Part, ...], weight: str, axis: in
         raise Refusal(f"multiplies a flattened grid with {shown(weight)}, which is computed")
     if weight in at.asked.left:
         raise Refusal(f"{shown(weight)} reads a grid that grows, so it cannot be left out; pool before it")
-    shape = tuple(at.model.constants[weight].dims)
-    reads = tuple((part.size, part.scale) for part in read)
+    tensor = Weight(weight, at.dtype(weight), tuple(at.model.constants[weight].dims))
     settings = at.asked.settings(weight)
-    at.change(weight, lambda: linear_change(weight, at.dtype(weight), shape, axis, reads, settings))
-
-
-def _absorbed(change: LayerChange) -> bool:
-    return any(old.stride != new.stride for old, new in zip(change.geometry, change.new_geometry, strict=True))
+    at.change(weight, lambda: linear_change(tensor, axis, read, settings))
 
 
 def _same_padding(n: int, k: int, stride: int, dilation: int, *, upper: bool) -> tuple[int, int]:

@@ -84,6 +84,7 @@ class LayerChange:
     factors : instead of operators, the matrices of a layer in factored form, whose weight itself stays
     by_hand : padding that the model adds before the layer, (left, right) per spatial axis; it goes on doing so
     by_hand_mode : how, as torch.nn.functional.pad calls it; empty for zeros
+    mode : what the layer does with the scale: 'supersample' (its output grows), 'absorb' (its stride grows), or empty
     """
 
     name: str
@@ -101,6 +102,7 @@ class LayerChange:
     factors: tuple[AxisOperator, ...] = ()
     by_hand: tuple[tuple[int, int], ...] = ()
     by_hand_mode: str = ""
+    mode: str = ""
 
     @property
     def kept(self) -> bool:

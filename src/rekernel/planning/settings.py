@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
+from ..plan.changes import AxisOperator
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
 
 Scale = float | Sequence[float]
@@ -102,8 +103,26 @@ class Settings:
             return (1.0, *map(float, self.scale))  # an image's scale leaves time alone
         return tuple(map(float, self.scale)) if len(self.scale) == count else None
 
-    def shape(self) -> dict[str, float]:
-        return {"a": self.a, "smoothness": self.smoothness}
+    def on_grid(self, axis: int, old: int, new: int, *, values: bool = False) -> AxisOperator | None:
+        """The operator on pixels of a finite image along one axis; None where their number stays.
+
+        Parameters
+        ----------
+        values : bool
+            The entries are values that pixels have (position embeddings), not weights that read pixels.
+        """
+        if old == new:
+            return None
+        method, gain = (self.values_method(), "none") if values else (self.grid_method(), self.gain)
+        return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smoothness)
+
+    def on_kernel(
+        self, axis: int, taps: int, new_taps: int, scale: float, method: str, *, phase: float, dilation: int
+    ) -> AxisOperator:
+        """The operator on the taps of a filter that slides along one axis."""
+        return AxisOperator(
+            axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smoothness
+        )
 
     def grid_method(self) -> str:
         """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..architectures.axis_order import PYTORCH, Layout
@@ -18,13 +19,27 @@ from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
 from ..escape import shown
 from ..patterns import layer_of, without
-from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
-from ..resampling.arrays import flattened_grid, spatial_axes
-from ..resampling.geometry import conv_geometry, conv_transpose_geometry, new_size
-from ..resampling.methods import canonical_method
+from ..plan.changes import AxisGeometry, LayerChange
+from ..resampling.arrays import spatial_axes
+from ..resampling.geometry import new_size
+from .rules import (
+    ABSORB,
+    Cells,
+    ConvAxis,
+    Network,
+    Weight,
+    checked_mode,
+    convolution,
+    default_mode,
+    grid_cells,
+    is_patch,
+    reads_grid,
+    role_of,
+    values,
+    writes_grid,
+)
 from .settings import Hints, Settings
 
-_MODES = ("supersample", "absorb")
 _LARGEST_KERNEL = 31  # ConvNets' largest in use; a longer trailing axis is no kernel
 
 
@@ -45,8 +60,14 @@ class Layer:
     family: Family | None
     layout: Layout = PYTORCH
 
+    @property
+    def weight(self) -> Weight:
+        """The tensor, as the rules take it."""
+        return Weight(self.name, self.dtype, self.shape)
+
     def kept(self, reason: str) -> LayerChange:
-        return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
+        """The tensor stays as it is."""
+        return self.weight.kept(reason)
 
     def change(self) -> LayerChange:
         """What to do with a selected tensor."""
@@ -75,15 +96,15 @@ class Layer:
 
     def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
         view = facts.view or self.shape
-        axes = spatial_axes(view, layout)
-        kernel = tuple(view[axis] for axis in axes)
-        scales = self.settings.scales(len(axes))
+        positions = spatial_axes(view, layout)
+        kernel = tuple(view[axis] for axis in positions)
+        scales = self.settings.scales(len(kernel))
         if scales is None:
-            raise Unclear(f"has {len(axes)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale")
+            raise Unclear(
+                f"has {len(kernel)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale"
+            )
         stride = self.hints.given("stride", self.name) or facts.stride
-        mode = self.hints.given("mode", self.name) or ("absorb" if facts.role == "patch" else "supersample")
-        if mode not in _MODES:
-            raise RekernelError(f"{shown(self.name)}: mode {shown(mode)} is not one of {', '.join(_MODES)}")
+        mode = self._mode(facts, stride)
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
             raise Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
@@ -91,74 +112,34 @@ class Layer:
             return self.kept("1x1 convolution: pointwise")
         dilation = self.hints.given("dilation", self.name) or 1
         padding = self._padding(kernel, facts, stride, dilation)
-        patch = mode == "absorb" and padding == (0, 0) and dilation == 1 and all(k == stride for k in kernel)
-        operators, before, after = [], [], []
-        for axis, k, scale in zip(axes, kernel, scales, strict=True):
-            before.append(old := AxisGeometry(k, stride, padding, dilation))
-            try:
-                operator, geometry = (
-                    self._patch_axis(axis, k, scale) if patch else self._kernel_axis(axis, old, scale, facts.role, mode)
-                )
-            except RekernelError as error:
-                raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
-            after.append(geometry)
-            if operator is not None:
-                operators.append(operator)
-        if not operators:
-            return self.kept("pointwise, or scale 1")
-        return LayerChange(
-            self.name,
-            self.dtype,
-            self.shape,
-            _replaced(self.shape, operators)
-            if view == self.shape
-            else (view[0], math.prod(_replaced(view, operators)[1:])),
-            "patch" if patch else facts.role if facts.role != "patch" else "conv",
-            f"{'patch embedding' if patch else 'convolution'}, stride {stride}: {mode}s",
-            view=view,
-            operators=tuple(operators),
-            geometry=tuple(before),
-            new_geometry=tuple(after),
-        )
+        axes = [
+            ConvAxis(AxisGeometry(k, stride, padding, dilation), scale, 1.0 if mode == ABSORB else scale)
+            for k, scale in zip(kernel, scales, strict=True)
+        ]
+        what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
+        with self._named():
+            return convolution(
+                self.weight, axes, self.settings, first=positions[0], mode=mode, view=view,
+                reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
+            ).change  # fmt: skip
 
-    def _kernel_axis(
-        self, axis: int, old: AxisGeometry, scale: float, role: str, mode: str
-    ) -> tuple[AxisOperator | None, AxisGeometry]:
-        k, dilation = old.kernel, old.dilation
-        if scale == 1 or (k == 1 and old.stride == 1):
-            return None, old
-        s = self.settings
-        method = canonical_method(s.method)
-        scale_out = 1.0 if mode == "absorb" else scale
-        if role == "conv-transpose" and mode == "absorb":
-            raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
-        if role == "conv-transpose":
-            place = conv_transpose_geometry(
-                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding[0], dilation=dilation,
-                scale_in=scale, scale_out=scale_out,
-            )  # fmt: skip
-        else:
-            place = conv_geometry(
-                k, method=method, taps=s.taps, stride=old.stride, padding=old.padding, dilation=dilation,
-                scale_in=scale, scale_out=scale_out,
-            )  # fmt: skip
-        # Dilation has no taps between pixels: what is left of the phase stays, as in every dilated network.
-        phase = 0.0 if method == "dilate" else place.phase
-        operator = AxisOperator(
-            axis, k, place.taps, "kernel", scale, method, s.gain, phase, dilation, s.a, s.smoothness
-        )
-        operator.matrix()
-        geometry = AxisGeometry(place.taps, place.stride, place.padding)
-        return operator, geometry
+    def _mode(self, facts: LayerFacts, stride: int) -> str:
+        given = self.hints.given("mode", self.name)
+        if given is not None:
+            with self._named():
+                return checked_mode(given)
+        # The families that name a patch embedding are vision transformers, which give no image back.
+        patch = facts.role == "patch"
+        role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=patch)
+        return default_mode(role, Network(attends=patch))
 
-    def _patch_axis(self, axis: int, k: int, scale: float) -> tuple[AxisOperator | None, AxisGeometry]:
-        new = new_size(k, scale, exact=True, what=f"a patch of {k} pixels")
-        s = self.settings
-        operator = AxisOperator(
-            axis, k, new, "grid", new / k, self.settings.grid_method(), s.gain, a=s.a, smoothness=s.smoothness
-        )
-        operator.matrix()
-        return (operator if new != k else None), AxisGeometry(new, new, (0, 0))
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of a rule, which speaks of no layer, name the tensor."""
+        try:
+            yield
+        except RekernelError as error:
+            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
 
     def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int) -> tuple[int, int]:
         given = self.hints.given("padding", self.name)
@@ -202,27 +183,15 @@ class Layer:
         axes = self._linear_axes()
         axis = axes.index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
         try:
-            cells, new_cells, first = flattened_grid(self.shape[axis], grid, new_grid, order)
+            cells = grid_cells(self.shape[axis], grid, new_grid, order)
         except RekernelError as error:
             raise RekernelError(
                 f"{shown(self.name)}: {error}. Pass another, or leave it out: ", without(layer_of(self.name))
             ) from None
-        s = self.settings
-        gain = s.gain if side == "in" else "none"
-        method = self.settings.grid_method() if side == "in" else self.settings.values_method()
-        operators = tuple(
-            AxisOperator(axis + first + i, n, m, "grid", m / n, method, gain, a=s.a, smoothness=s.smoothness)
-            for i, (n, m) in enumerate(zip(grid[1:], new_grid[1:], strict=True))
-            if n != m
-        )
-        rest = self.shape[axis + 1 :]
-        view = (*self.shape[:axis], *cells, *rest)
-        new_shape = (*self.shape[:axis], math.prod(new_cells), *rest)
         size = "x".join(map(str, grid))
-        reason = f"fully connected: reads a {size} grid" if side == "in" else f"writes a {size} grid: values"
-        if not operators:
-            return self.kept("scale 1")
-        return LayerChange(self.name, self.dtype, self.shape, new_shape, f"linear-{side}", reason, view, operators)
+        if side == "in":
+            return reads_grid(self.weight, axis, cells, self.settings, f"fully connected: reads a {size} grid")
+        return writes_grid(self.weight, axis, cells, self.settings, f"writes a {size} grid: values")
 
     def _asked_layout(self) -> str | None:
         """The layout that was given for the tensor; one given for all holds for its kin with other numbers of axes."""
@@ -273,37 +242,14 @@ class Layer:
         scales = self.settings.scales(2)
         if side * side != tokens or scales is None:
             raise Unclear(f"{tokens} tokens are no square grid, or the scale is not one for images; left as it is")
-        new = [new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}") for s in scales]
-        s = self.settings
-        operators = tuple(
-            AxisOperator(
-                axis + i,
-                side,
-                n,
-                "grid",
-                n / side,
-                self.settings.values_method(),
-                "none",
-                a=s.a,
-                smoothness=s.smoothness,
-            )
-            for i, n in enumerate(new)
-            if n != side
+        cells = [
+            Cells(side, new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}"))
+            for s in scales
+        ]
+        reason = (
+            f"position embeddings on a {side}x{side} grid: values, no coefficient; {facts.prefix} class tokens kept"
         )
-        if not operators:
-            return self.kept("scale 1")
-        return LayerChange(
-            self.name,
-            self.dtype,
-            self.shape,
-            (*self.shape[:axis], facts.prefix + new[0] * new[1], self.shape[-1]),
-            "values",
-            f"position embeddings on a {side}x{side} grid: values, no coefficient; {facts.prefix} class tokens kept",
-            view=(*self.shape[:axis], side, side, self.shape[-1]),
-            operators=operators,
-            prefix=facts.prefix,
-            grid_axis=axis,
-        )
+        return values(self.weight, {axis: cells}, self.settings, reason, prefix=facts.prefix)
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""
@@ -348,8 +294,3 @@ class Layer:
                 raise Unclear(
                     f"may read a {grid} grid; left as it is. If it does, say --linear-grid {layer_of(self.name)}={grid}"
                 )
-
-
-def _replaced(shape: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
-    new = {o.axis: o.new for o in operators}
-    return tuple(new.get(i, n) for i, n in enumerate(shape))

@@ -16,6 +16,8 @@ from ..errors import RekernelError
 from .operators import kernel_taps
 
 _CLOSE = 1e-9
+PHASE_TOLERANCE = 0.25
+"""In new samples: where a kernel would sit further beside its place, one tap more sits closer."""
 _WHOLE = 1e-6  # how far a size or a stride may be from a whole number
 
 Place = tuple[int, int, float]
@@ -37,6 +39,17 @@ class ConvGeometry:
     padding: tuple[int, int]
     dilation: int
     phase: float
+
+
+def is_whole(scale: float) -> bool:
+    """Whether a scale is a whole number, but for rounding.
+
+    Examples
+    --------
+    >>> is_whole(2.0), is_whole(1.5)
+    (True, False)
+    """
+    return abs(scale - round(scale)) < _CLOSE
 
 
 def new_size(n: int, scale: float, *, exact: bool = False, what: str = "") -> int:
@@ -262,7 +275,7 @@ def pool_geometry(
         raise RekernelError(f"kind={kind!r} is neither 'max' nor 'avg'")
     stride = k if stride is None else stride
     spread = round(scale_in)
-    if abs(spread - scale_in) > _CLOSE or spread < 1:
+    if not is_whole(scale_in) or spread < 1:
         raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale_in:g}")
     extent = spread * dilation * (k - 1) + 1 if kind == "max" else spread * (dilation * (k - 1) + 1)
     as_conv = conv_geometry(
@@ -278,7 +291,7 @@ def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_
     spread = dilation * (k - 1) + 1  # the kernel with its zeros: what a dense kernel has to cover
     count = kernel_taps(spread, scale_in, method, taps)
     left, phase = conv_phase(count, k=k, dilation=dilation, scale_in=scale_in, **layer)
-    if isinstance(taps, int | np.integer) or method == "dilate" or abs(phase) <= 0.25:
+    if isinstance(taps, int | np.integer) or method == "dilate" or abs(phase) <= PHASE_TOLERANCE:
         return count, left, phase
     left, phase = conv_phase(count + 1, k=k, dilation=dilation, scale_in=scale_in, **layer)
     return count + 1, left, phase

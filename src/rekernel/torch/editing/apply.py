@@ -197,6 +197,7 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
 
     Examples
     --------
+    >>> from rekernel import AxisGeometry
     >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
     >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
     (16, 8)

@@ -63,6 +63,7 @@ def own_padding(layer: Any) -> tuple[tuple[int, int], ...]:
 
     Examples
     --------
+    >>> from torch import nn
     >>> own_padding(nn.Conv1d(1, 1, 4, padding="same"))
     ((1, 2),)
     """

@@ -14,16 +14,12 @@ from torch import nn
 
 from ...errors import RekernelError
 from ...escape import shown
-from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ...plan.changes import LayerChange
 from ...plan.plan import Plan
-from ...resampling.geometry import pool_geometry
+from ...planning.rules import PoolBecame, offset_note, pooling
 from ..layers.module_names import owner_of
-from ..layers.padding import own_padding, tuple_of
-
-_POOLS = {
-    nn.MaxPool1d: "max", nn.MaxPool2d: "max", nn.MaxPool3d: "max",
-    nn.AvgPool1d: "avg", nn.AvgPool2d: "avg", nn.AvgPool3d: "avg",
-}  # fmt: skip
+from ..layers.padding import own_padding
+from .pools import POOLS, pool_axes
 
 
 def traced(plan: Plan) -> bool:
@@ -46,7 +42,14 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     if traced(plan):
         return plan
     changes = tuple(_fitted(change, plan, model, files) for change in plan.changes)
-    return replace(plan, changes=changes, modules=(*plan.modules, *_pools(plan, model)))
+    pools = _pools(plan, model)
+    notes = (offset_note(pool.change.name, pool.offset) for pool in pools)
+    return replace(
+        plan,
+        changes=changes,
+        modules=(*plan.modules, *(pool.change for pool in pools)),
+        warnings=(*plan.warnings, *filter(None, notes)),
+    )
 
 
 def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[str, str]) -> LayerChange:
@@ -82,7 +85,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
     return replace(change, new_geometry=after, by_hand=tuple(by_hand))
 
 
-def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
+def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
     """Poolings that stand among rescaled convolutions grow with them."""
     scale = plan.options.get("scale")
     grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
@@ -92,13 +95,13 @@ def _pools(plan: Plan, model: nn.Module) -> list[ModuleChange]:
     }  # fmt: skip
     found = []
     for name, module in model.named_modules():
-        kind = _POOLS.get(type(module))
+        kind = POOLS.get(type(module))
         if kind is None or not _stands_among(name, set(spatial), set(grown)):
             continue
         dims = int(type(module).__name__[-2])
         scales = [float(s) for s in scale] if isinstance(scale, list | tuple) else [float(scale or 1)] * dims
         scales = [1.0] * (dims - len(scales)) + scales[-dims:]
-        found.append(pool_change(name, module, kind, tuple(scales), None))
+        found.append(pooling(name, kind, pool_axes(module, tuple(scales))))
     return found
 
 
@@ -110,30 +113,3 @@ def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:
         if inside:
             return inside <= grown
     return False
-
-
-def pool_change(
-    name: str, module: Any, kind: str, scales: tuple[float, ...], size: tuple[int, ...] | None
-) -> ModuleChange:
-    """What a pooling becomes on a grid `scales` times finer.
-
-    Examples
-    --------
-    >>> pool_change("pool", nn.AvgPool1d(2), "avg", (2.0,), None).new_geometry
-    (AxisGeometry(kernel=4, stride=2, padding=(1, 1), dilation=1),)
-    """
-    count = len(scales)
-    k, stride, padding, dilation = (
-        tuple_of(getattr(module, what, 1), count) for what in ("kernel_size", "stride", "padding", "dilation")
-    )
-    before, after = [], []
-    for axis, scale in enumerate(scales):
-        before.append(AxisGeometry(k[axis], stride[axis], (padding[axis], padding[axis]), dilation[axis]))
-        if abs(scale - round(scale)) > 1e-9:
-            raise RekernelError(f"{shown(name)}: pooling can only be rescaled by whole numbers, not scale={scale:g}")
-        g = pool_geometry(
-            k[axis], kind, stride=stride[axis], padding=padding[axis], dilation=dilation[axis], scale_in=scale,
-            size=size[axis] if size else None,
-        )  # fmt: skip
-        after.append(AxisGeometry(g.taps, g.stride, g.padding, g.dilation))
-    return ModuleChange(name, f"{kind}-pool", "pooling", tuple(before), tuple(after))

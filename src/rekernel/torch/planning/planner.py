@@ -6,25 +6,37 @@ flatten. Builds the same `Plan` as the checkpoint planner; changes no module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ...escape import shown
 from ...patterns import matcher, select
-from ...plan.changes import AxisGeometry, LayerChange, ModuleChange
+from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
+from ...planning.rules import (
+    ABSORB,
+    SUPERSAMPLE,
+    Network,
+    checked_mode,
+    default_mode,
+    offset_note,
+    pooling,
+    resized,
+    role_of,
+)
 from ...planning.settings import Settings
-from ...resampling.geometry import new_size, pool_geometry
-from ..dtypes import dtype_name
+from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
 from ..tracing.recorder import Call
 from ..tracing.run import Trace
-from .complete import pool_change
 from .convolutions import change_notes, conv_change
-from .grids import grown, linear_change, positions_change, unflatten_fits, written_change
+from .grids import grown, linear_change, positions_change, sizes, unflatten_fits, weight_of, written_change
+from .pools import pool_axes
 from .windows import window_changes, window_of
 
 FORMS = ("dense", "factored", "auto")
@@ -32,7 +44,7 @@ _FORWARDS = {
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 }
-_POOLS = {"max-pool": "max", "avg-pool": "avg"}
+_POOLS = ("max-pool", "avg-pool")
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,21 @@ class _Planner:
     expected: dict[str, tuple[int, ...]] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
     seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    by_path: dict[str, nn.Module] = field(init=False)
+    tensors: dict[str, Any] = field(init=False)
+    others: Mapping[str, Sequence[str]] = field(init=False)
+    network: Network = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_path = dict(self.model.named_modules())
+        self.tensors = dict(self.model.state_dict())
+        self.others = aliases(self.model)
+        attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
+        self.network = Network(attends, bool(self.trace.output) and self.trace.out_size == self.trace.size)
 
     def run(self) -> None:
         if not self.trace.latent:
             self.scales[0], self.sizes[0] = self.scale, self.trace.size
-        self.by_path = dict(self.model.named_modules())
-        self.tensors = dict(self.model.state_dict())
-        self.others = aliases(self.model)
         for call in self.trace.calls:
             arriving = self._arriving(call)
             leaving = arriving
@@ -148,21 +168,19 @@ class _Planner:
             return arriving
         if type(m).forward not in _FORWARDS:
             self._say(f"{call.module}: a {type(m).__name__} with a forward of its own; a plain convolution replaces it")
-        mode = self._mode(call)
-        leaving = (1.0,) * len(arriving) if mode == "absorb" else arriving
+        mode = self._mode(call, m.stride)
+        leaving = (1.0,) * len(arriving) if mode == ABSORB else arriving
         if call.weight in self.left:
             self._keep(call.weight, "not selected")
             return arriving
-        change = conv_change(call, m, self.tensors[call.weight], arriving, leaving, mode, self.form, self.settings)
+        with self._named(call.weight):
+            change = conv_change(call, m, self.tensors[call.weight], arriving, leaving, mode, self.form, self.settings)
         for note in change_notes(call, arriving, self.form):
             self._say(note)
         for name in self.others[call.weight]:
             before = self.changes.get(name)
             if before is not None and not before.kept and _differ(before, change):
-                if mode == "absorb" or before.reason != change.reason:
-                    self._conflict(call.weight, "needs different kernels in different places")
-                else:
-                    self._conflict(call.weight, "runs on two grids that need different kernels")
+                self._conflict(call.weight, "needs different kernels in different places")
                 return arriving
         if any(n in self.conflicts for n in self.others[call.weight]):
             return arriving
@@ -188,7 +206,6 @@ class _Planner:
         if all(s == 1 for s in arriving):
             return
         module: Any = self.by_path.get(call.module)
-        kind = _POOLS[call.kind]
         if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
             self._say(
                 f"{call.module or 'the model itself'}: a functional {call.kind} call, which cannot be changed; "
@@ -200,15 +217,11 @@ class _Planner:
                 f"{call.module}: a pooling behind padding done by hand, which rekernel does not rescale; "
                 f"give the padding to the pooling itself, padding=..."
             )
-        change = pool_change(call.module, module, kind, arriving, call.size)
-        if kind == "max":
-            for axis, scale in enumerate(arriving):
-                g = change.geometry[axis]
-                off = pool_geometry(
-                    g.kernel, kind, stride=g.stride, padding=g.padding[0], dilation=g.dilation, scale_in=scale
-                ).phase
-                if abs(off) > 1e-6:
-                    self._say(f"{call.module}: maximum pooling lies {abs(off):g} pixels off: its taps are whole pixels")
+        with self._named(call.module):
+            became = pooling(call.module, call.kind, pool_axes(module, arriving, call.size))
+        change = became.change
+        if note := offset_note(call.module, became.offset):
+            self._say(note)
         before = self.modules.get(call.module)
         if before is not None and before.new_geometry != change.new_geometry:
             self._say(f"{call.module}: pools grids that need different windows; planned for the last")
@@ -217,9 +230,7 @@ class _Planner:
     def _upsample(self, call: Call, arriving: tuple[float, ...]) -> None:
         module = self.by_path.get(call.module)
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
-            before = tuple(AxisGeometry(n, 1, (0, 0)) for n in call.out_size)
-            after = tuple(AxisGeometry(new_size(n, s), 1, (0, 0)) for n, s in zip(call.out_size, arriving, strict=True))
-            self.modules[call.module] = ModuleChange(call.module, "upsample", "fixed size", before, after)
+            self.modules[call.module] = resized(call.module, "upsample", sizes(call.out_size, arriving), "fixed size")
 
     def _linear(self, call: Call, arriving: tuple[float, ...]) -> None:
         if all(s == 1 for s in arriving):
@@ -246,7 +257,7 @@ class _Planner:
         count = len(call.size)
         still = (1.0,) * count
         scales = (self.scale if len(self.scale) == count else (still + self.scale)[-count:]) if count else ()
-        if all(s == 1 for s in scales) or self._mode(call) == "absorb":
+        if all(s == 1 for s in scales) or self._mode(call) == ABSORB:
             return still
         reader, layer = self.by_path[call.module], self.by_path.get(owner_of(call.weight))
         size = "x".join(map(str, call.size))
@@ -290,21 +301,30 @@ class _Planner:
             weight = self.tensors[call.weight]
             self.changes[call.weight] = positions_change(call, weight, arriving, self.settings)
 
-    def _mode(self, call: Call) -> str:
+    def _mode(self, call: Call, strides: Sequence[int] = ()) -> str:
         for pattern, mode in self.modes.items():
             if matcher(pattern)(call.weight):
                 return mode
-        return "absorb" if 0 in call.sources and call.kind == "conv" and self._absorbs_first() else "supersample"
+        if call.kind not in ("conv", "conv-transpose"):
+            return SUPERSAMPLE
+        role = role_of(
+            strides,
+            transposed=call.kind == "conv-transpose",
+            reads_image=0 in call.sources,
+            writes_image=self.network.gives_image and call.index in self.trace.output,
+        )
+        return default_mode(role, self.network)
 
-    def _absorbs_first(self) -> bool:
-        """A network with attention that gives no image back: its tokens stay as many, and so all else stays exact."""
-        attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
-        return attends and not (self.trace.output and self.trace.out_size == self.trace.size)
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Errors of a rule, which speaks of no layer, name the layer."""
+        try:
+            yield
+        except RekernelError as error:
+            raise RekernelError(f"{shown(name)}: {error}") from None
 
     def _keep(self, name: str, reason: str) -> None:
-        weight = self.tensors[name]
-        shape = tuple(weight.shape)
-        self.changes[name] = LayerChange(name, dtype_name(weight.dtype), shape, shape, "keep", reason)
+        self.changes[name] = weight_of(name, self.tensors[name]).kept(reason)
 
     def _say(self, note: str) -> None:
         if note not in self.notes:
@@ -345,8 +365,7 @@ def plan_model(
     chosen = select(names, include, "include") if include is not None else set(names)
     left = set(names) - (chosen - select(names, exclude, "exclude"))
     for mode in (modes or {}).values():
-        if mode not in ("supersample", "absorb"):
-            raise RekernelError(f"mode {mode!r} is neither 'supersample' nor 'absorb'")
+        checked_mode(mode)
     select(names, modes or {}, "modes")
     planner = _Planner(model, trace, settings, scale, modes or {}, left, form)
     planner.run()
@@ -357,10 +376,7 @@ def plan_model(
         if not isinstance(tensor, Tensor):
             continue  # a module's extra state
         if name not in planner.changes:
-            shape = tuple(tensor.shape)
-            planner.changes[name] = LayerChange(
-                name, dtype_name(tensor.dtype), shape, shape, "keep", "reads no grid, or one at its trained scale"
-            )
+            planner.changes[name] = weight_of(name, tensor).kept("reads no grid, or one at its trained scale")
     options = {k: v for k, v in asdict(settings).items() if v is not None}
     options |= {"scale": list(scale), "form": form, "size": list(trace.size)}
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))

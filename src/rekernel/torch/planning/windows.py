@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from ...plan.changes import LayerChange, ModuleChange
+from ...planning.rules import Cells, resized, values
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
-from ..dtypes import dtype_name
 from ..layers.relative_positions import INDEX, TABLE, holders_of_window, pair_of, relative_index
-from .grids import Scales
+from .grids import Scales, weight_of
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,10 @@ def window_of(model: nn.Module, path: str) -> Window | None:
 
 def window_changes(window: Window, table: Tensor, scales: Scales, s: Settings) -> tuple[LayerChange, ModuleChange]:
     """The table as values on its (2h-1, 2w-1) grid, as timm and transformers resize it, and the larger window."""
-    new = tuple(new_size(n, x, exact=True) for n, x in zip(window.size, scales, strict=True))
-    cells = tuple(2 * n - 1 for n in window.size)
-    operators = tuple(
-        AxisOperator(i, 2 * n - 1, 2 * m - 1, "grid", (2 * m - 1) / (2 * n - 1), s.values_method(), "none",
-                     a=s.a, smoothness=s.smoothness)
-        for i, (n, m) in enumerate(zip(window.size, new, strict=True))
-        if n != m
+    tokens = [Cells(n, new_size(n, scale, exact=True)) for n, scale in zip(window.size, scales, strict=True)]
+    before, after = ("x".join(map(str, side)) for side in (window.size, [cells.new for cells in tokens]))
+    change = values(
+        weight_of(window.table, table), {0: [Cells(2 * cells.old - 1, 2 * cells.new - 1) for cells in tokens]}, s,
+        f"relative positions in windows of {before} tokens: values, no coefficient",
     )  # fmt: skip
-    shape, heads = tuple(table.shape), int(table.shape[1])
-    size_before, size_after = "x".join(map(str, window.size)), "x".join(map(str, new))
-    change = LayerChange(
-        window.table, dtype_name(table.dtype), shape, ((2 * new[0] - 1) * (2 * new[1] - 1), heads), "values",
-        f"relative positions in windows of {size_before} tokens: values, no coefficient", view=(*cells, heads),
-        operators=operators,
-    )  # fmt: skip
-    before, after = (tuple(AxisGeometry(n, n, (0, 0)) for n in size) for size in (window.size, new))
-    return change, ModuleChange(window.owner, "window", f"{size_before} -> {size_after} tokens", before, after)
+    return change, resized(window.owner, "window", tokens, f"{before} -> {after} tokens")

@@ -1,0 +1,102 @@
+"""Planning and conversion by two versions of rekernel, in one run.
+
+    git worktree add --detach /tmp/before 566b4cc
+    python benchmarks/speed/versions.py /tmp/before
+
+Every measurement runs in a process of its own. The versions take turns, and the ratio is between the best of the
+repeats: noise of the machine only ever adds time. Writes results/versions.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+START = "import time; begin = time.perf_counter()\n"
+END = "\nprint(time.perf_counter() - begin)"
+TRACE = (
+    "import torch, rekernel.torch as rkt\nfrom torch import nn\n"
+    "layers = [m for i in range(40) for m in (nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())]\n"
+    "model = nn.Sequential(*layers).eval(); x = torch.zeros(1, 16, 32, 32)\n"
+    "rkt.rescale(model, 2, x)\n"  # once, so that imports and caches are not measured
+)
+CASES = {
+    "import rekernel": START + "import rekernel" + END,
+    "plan a ResNet-152 by name": "import rekernel, sys\n" + START
+    + "for _ in range(5): rekernel.plan_checkpoint(sys.argv[1] + '/resnet.safetensors', 2)" + END,
+    "trace and rescale 40 layers": TRACE + START + "for _ in range(3): rkt.rescale(model, 2, x)" + END,
+    "convert 256 MB, default": "import rekernel, sys\n" + START
+    + "rekernel.convert(sys.argv[1] + '/convs.safetensors', sys.argv[1] + '/out.safetensors', scale=2, force=True)"
+    + END,
+    "convert 256 MB, bicubic full": "import rekernel, sys\n" + START
+    + "rekernel.convert(sys.argv[1] + '/convs.safetensors', sys.argv[1] + '/out.safetensors', scale=2, force=True, "
+    "method='cubic', taps='full')" + END,
+}  # fmt: skip
+
+
+def build(folder: Path) -> None:
+    """A ResNet-152's names with few channels, and 256 MB of float32 kernels."""
+    layers: dict[str, np.ndarray] = {"conv1.weight": np.zeros((8, 3, 7, 7), np.float32)}
+    for stage, blocks in enumerate((3, 8, 36, 3), 1):
+        for block in range(blocks):
+            at = f"layer{stage}.{block}"
+            for number, k in ((1, 1), (2, 3), (3, 1)):
+                layers[f"{at}.conv{number}.weight"] = np.zeros((8, 8, k, k), np.float32)
+                for what in ("weight", "bias", "running_mean", "running_var"):
+                    layers[f"{at}.bn{number}.{what}"] = np.zeros(8, np.float32)
+        layers[f"layer{stage}.0.downsample.0.weight"] = np.zeros((8, 8, 1, 1), np.float32)
+    layers["fc.weight"] = np.zeros((10, 8), np.float32)
+    safetensors.numpy.save_file(layers, folder / "resnet.safetensors")
+    noise = np.random.default_rng(0).standard_normal((1024, 1024, 3, 3), np.float32)
+    safetensors.numpy.save_file({f"conv{i}.weight": noise for i in range(7)}, folder / "convs.safetensors")
+
+
+def seconds(code: str, version: Path, folder: Path) -> float:
+    """What one process measured of itself."""
+    environment = {**os.environ, "PYTHONPATH": str(version / "src")}
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], env=environment, check=True, capture_output=True, text=True
+    )
+    return float(run.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, help="a checkout of the other version")
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build(folder)
+        for label, code in CASES.items():
+            times: dict[str, list[float]] = {"before": [], "now": []}
+            for _ in range(given.repeats):
+                times["before"].append(seconds(code, given.before.resolve(), folder))
+                times["now"].append(seconds(code, ROOT, folder))
+            before, now = min(times["before"]), min(times["now"])
+            rows[label] = {"before_s": round(before, 3), "now_s": round(now, 3), "ratio": round(now / before, 2)}
+            print(f"{label:32s} {before:8.3f} {now:8.3f}  {now / before:.2f}", flush=True)
+    commits = {
+        side: subprocess.run(["git", "-C", str(path), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        .stdout.strip()
+        for side, path in (("before", given.before), ("now", ROOT))
+    }  # fmt: skip
+    result = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commits": commits}
+    (HERE / "results" / "versions.json").write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,504 @@
+"""What a layer becomes at a scale: the one place where that is written.
+
+Scope: tensors, kernels, strides, paddings and sizes. Not here: how a layer is found. `planning.tensor` reads names and
+shapes, `rekernel.torch.planning` reads a trace, and `rekernel.onnx` reads a graph; all three describe the layer they
+found with the records below and call the same functions.
+Derivation: docs/mathematics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..errors import RekernelError
+from ..escape import shown
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from ..resampling.arrays import flattened_grid
+from ..resampling.geometry import (
+    PHASE_TOLERANCE,
+    ConvGeometry,
+    conv_geometry,
+    conv_transpose_geometry,
+    is_whole,
+    new_size,
+    pool_geometry,
+)
+from ..resampling.operators import kernel_taps
+from .settings import Settings
+
+SUPERSAMPLE, ABSORB = MODES = ("supersample", "absorb")
+
+
+class Role(StrEnum):
+    """Where a convolution stands in its network; what it becomes may depend on that.
+
+    READS_IMAGE : its input is the image itself
+    INNER : neither the first nor the last, stride 1
+    STRIDED : neither the first nor the last, and its output has fewer pixels than its input
+    ENLARGES : a transposed convolution
+    WRITES_IMAGE : its output is the image that the network gives back
+    """
+
+    READS_IMAGE = "reads-image"
+    INNER = "inner"
+    STRIDED = "strided"
+    ENLARGES = "enlarges"
+    WRITES_IMAGE = "writes-image"
+
+
+def role_of(
+    strides: Sequence[int], *, transposed: bool = False, reads_image: bool = False, writes_image: bool = False
+) -> Role:
+    """The role of a convolution, from what a planner found out about it.
+
+    Examples
+    --------
+    >>> role_of((2, 2)), role_of((1, 1), reads_image=True)
+    (<Role.STRIDED: 'strided'>, <Role.READS_IMAGE: 'reads-image'>)
+    """
+    if transposed:
+        return Role.ENLARGES
+    if reads_image:
+        return Role.READS_IMAGE
+    if writes_image:
+        return Role.WRITES_IMAGE
+    return Role.STRIDED if any(stride > 1 for stride in strides) else Role.INNER
+
+
+@dataclass(frozen=True)
+class Network:
+    """What decides about all layers of a network.
+
+    attends : whether tokens attend to each other
+    gives_image : whether its output has as many pixels as its input
+    """
+
+    attends: bool = False
+    gives_image: bool = False
+
+
+def default_mode(role: Role, network: Network) -> str:
+    """What a convolution does with a scale where nobody asked for a mode.
+
+    A network with attention that gives no image back absorbs the scale where it reads the image: it keeps its number of
+    tokens, and the layers behind stay exact. Every other convolution supersamples.
+
+    Examples
+    --------
+    >>> default_mode(Role.READS_IMAGE, Network(attends=True)), default_mode(Role.INNER, Network(attends=True))
+    ('absorb', 'supersample')
+    """
+    absorbs = role is Role.READS_IMAGE and network.attends and not network.gives_image
+    return ABSORB if absorbs else SUPERSAMPLE
+
+
+def checked_mode(mode: str) -> str:
+    """The mode, or an error that lists the modes.
+
+    Examples
+    --------
+    >>> checked_mode("absorb")
+    'absorb'
+    """
+    if mode not in MODES:
+        raise RekernelError(f"mode {shown(mode)} is not one of {', '.join(MODES)}")
+    return mode
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The tensor that a rule speaks of.
+
+    name, shape : of the tensor
+    dtype : as safetensors names it
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def kept(self, reason: str) -> LayerChange:
+        """The tensor stays as it is.
+
+        Examples
+        --------
+        >>> Weight("fc.bias", "F32", (4,)).kept("bias").kind
+        'keep'
+        """
+        return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
+
+
+@dataclass(frozen=True)
+class ConvAxis:
+    """One spatial axis of a convolution or a pooling, as it was seen or as it is assumed.
+
+    geometry : of the trained layer: kernel, stride, all of the padding in front of it, dilation
+    scale_in, scale_out : new pixels per old one, of its input and of its output
+    size : old pixels that arrive, before padding; None where only names are known
+    output_padding : of a transposed convolution
+    """
+
+    geometry: AxisGeometry
+    scale_in: float
+    scale_out: float
+    size: int | None = None
+    output_padding: int = 0
+
+    @property
+    def stays(self) -> bool:
+        """Whether nothing changes along the axis: no scale arrives, or the layer is pointwise there."""
+        return self.scale_in == 1 or (self.geometry.kernel == 1 and self.geometry.stride == 1)
+
+
+@dataclass(frozen=True)
+class Became:
+    """What a layer becomes.
+
+    change : its entry in the plan
+    offset : per spatial axis, by how many new input pixels its taps lie beside their exact place, because taps that are
+        not interpolated cannot lie between pixels; 0 where they lie exactly
+    """
+
+    change: LayerChange
+    offset: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PoolBecame:
+    """What a pooling becomes; the fields are those of `Became`."""
+
+    change: ModuleChange
+    offset: tuple[float, ...]
+
+
+def convolution(
+    weight: Weight,
+    axes: Sequence[ConvAxis],
+    settings: Settings,
+    *,
+    first: int,
+    mode: str,
+    reason: str,
+    transposed: bool = False,
+    factored: bool = False,
+    view: tuple[int, ...] = (),
+) -> Became:
+    """A convolution on a grid that grows.
+
+    Parameters
+    ----------
+    weight : Weight
+        Its kernel; of any layout whose spatial axes lie beside each other.
+    axes : sequence of ConvAxis
+        One per spatial axis.
+    first : int
+        Position of the first spatial axis in `view`, or in the tensor where no view is given.
+    mode : {'supersample', 'absorb'}
+        Whether its output grows with its input, or its stride grows instead.
+    reason : str
+        Why, for a person.
+    transposed : bool
+        Whether it enlarges.
+    factored : bool
+        Keep the weight and put a blur in front, instead of a dense kernel.
+    view : tuple of int, optional
+        Shape of the kernel, where the tensor holds it flattened.
+
+    Raises
+    ------
+    RekernelError
+        Where a transposed convolution is to absorb, a patch would not be whole, or no kernel suits.
+
+    Examples
+    --------
+    >>> axis = ConvAxis(AxisGeometry(3, 2, (1, 1)), 2.0, 2.0, 16)
+    >>> became = convolution(
+    ...     Weight("conv.weight", "F32", (8, 4, 3)), [axis], Settings(2.0), first=2, mode="supersample", reason=""
+    ... )
+    >>> became.change.new_shape, became.change.new_geometry
+    ((8, 4, 6), (AxisGeometry(kernel=6, stride=2, padding=(3, 2), dilation=1),))
+    """
+    if transposed and mode == ABSORB:
+        raise RekernelError("a transposed convolution enlarges and cannot absorb a scale; supersample it")
+    patch = mode == ABSORB and not transposed and not factored and is_patch(axes)
+    operators, after, offset = [], [], []
+    for number, axis in enumerate(axes):
+        operator, geometry, beside = (
+            _patch_axis(first + number, axis, settings)
+            if patch
+            else _kernel_axis(first + number, axis, settings, transposed=transposed, factored=factored)
+        )
+        after.append(geometry)
+        offset.append(beside)
+        if operator is not None:
+            operator.matrix()  # refuses what cannot be, while the layer is still known
+            operators.append(operator)
+    if not operators:
+        return Became(weight.kept("pointwise, or scale 1"), (0.0,) * len(axes))
+    seen = view or weight.shape
+    return Became(
+        LayerChange(
+            weight.name,
+            weight.dtype,
+            weight.shape,
+            weight.shape if factored else _new_shape(weight.shape, seen, operators),
+            "conv-transpose" if transposed else "patch" if patch else "conv",
+            reason,
+            view=seen,
+            operators=() if factored else tuple(operators),
+            factors=tuple(operators) if factored else (),
+            geometry=tuple(axis.geometry for axis in axes),
+            new_geometry=tuple(after),
+            mode=mode,
+        ),
+        tuple(offset),
+    )
+
+
+def is_patch(axes: Sequence[ConvAxis]) -> bool:
+    """Whether a convolution reads patches beside each other: each is an image of its own, and no filter slides.
+
+    Examples
+    --------
+    >>> is_patch([ConvAxis(AxisGeometry(16, 16, (0, 0)), 2.0, 1.0)])
+    True
+    """
+    return all(a.geometry == AxisGeometry(a.geometry.kernel, a.geometry.kernel, (0, 0)) for a in axes)
+
+
+def _patch_axis(position: int, axis: ConvAxis, settings: Settings) -> tuple[AxisOperator | None, AxisGeometry, float]:
+    k = axis.geometry.kernel
+    new = new_size(k, axis.scale_in, exact=True, what=f"a patch of {k} pixels")
+    return settings.on_grid(position, k, new), AxisGeometry(new, new, (0, 0)), 0.0
+
+
+def _kernel_axis(
+    position: int, axis: ConvAxis, settings: Settings, *, transposed: bool, factored: bool
+) -> tuple[AxisOperator | None, AxisGeometry, float]:
+    if axis.stays:
+        return None, axis.geometry, 0.0
+    method, taps = _blur(axis, settings) if factored else (settings.method, settings.taps)
+    place = _placed(axis, method, taps, transposed=transposed)
+    if factored and isinstance(taps, int) and abs(place.phase) > PHASE_TOLERANCE:  # one tap longer, it sits exactly
+        place = _placed(axis, method, taps + 1, transposed=transposed)
+    # Dilation has no taps between pixels: its phase is left over, as in every dilated network.
+    phase, beside = (0.0, place.phase) if method == "dilate" else (place.phase, 0.0)
+    k, dilation = axis.geometry.kernel, axis.geometry.dilation
+    operator = settings.on_kernel(position, k, place.taps, axis.scale_in, method, phase=phase, dilation=dilation)
+    return operator, AxisGeometry(place.taps, place.stride, place.padding), beside
+
+
+def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: bool) -> ConvGeometry:
+    g = axis.geometry
+    if transposed:
+        return conv_transpose_geometry(
+            g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding[0],
+            output_padding=axis.output_padding, dilation=g.dilation, scale_in=axis.scale_in, scale_out=axis.scale_out,
+            size=axis.size,
+        )  # fmt: skip
+    return conv_geometry(
+        g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding, dilation=g.dilation,
+        scale_in=axis.scale_in, scale_out=axis.scale_out, size=axis.size,
+    )  # fmt: skip
+
+
+def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
+    """Method and taps of the factored form, whose blur is one filter for every tap of the kernel.
+
+    So it takes the shift-invariant design, and interpolation at its full support: length costs next to nothing here.
+    """
+    if settings.taps not in (None, "full"):
+        raise RekernelError(
+            f"form='factored' takes taps='full', not {settings.taps!r}: the blur's length costs next to nothing"
+        )
+    if settings.method in ("optimal", "dilate"):
+        return ("optimal-filter" if settings.method == "optimal" else "dilate"), None
+    spread = axis.geometry.dilation * (axis.geometry.kernel - 1)
+    return settings.method, kernel_taps(1, axis.scale_in, settings.method) + round(axis.scale_in) * spread
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One factor of a flattened axis: channels, or pixels along one direction.
+
+    old, new : how many before and after
+    """
+
+    old: int
+    new: int
+
+
+def grid_cells(size: int, grid: Sequence[int], new_grid: Sequence[int], order: str) -> tuple[Cells, ...]:
+    """The cells of an axis of `size` entries that is a flattened (C, *spatial) grid, in the order of flattening.
+
+    Parameters
+    ----------
+    order : {'channels-first', 'channels-last'}
+
+    Raises
+    ------
+    RekernelError
+        Where the grid does not have `size` cells.
+
+    Examples
+    --------
+    >>> grid_cells(12, (3, 4), (3, 8), "channels-last")
+    (Cells(old=4, new=8), Cells(old=3, new=3))
+    """
+    old, new, _ = flattened_grid(size, grid, new_grid, order)
+    return tuple(map(Cells, old, new))
+
+
+def reads_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:
+    """A matrix whose `axis` reads a flattened grid: it absorbs the scale, and every old pixel keeps its gain.
+
+    Examples
+    --------
+    >>> reads_grid(Weight("fc.weight", "F32", (5, 12)), 1, [Cells(3, 3), Cells(4, 8)], Settings(2.0), "").new_shape
+    (5, 24)
+    """
+    return _on_cells(weight, {axis: cells}, settings, "linear-in", reason, mode=ABSORB)
+
+
+def writes_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:
+    """A matrix or bias whose `axis` writes a flattened grid: its entries are values there, without a coefficient.
+
+    Examples
+    --------
+    >>> writes_grid(Weight("fc.bias", "F32", (12,)), 0, [Cells(3, 3), Cells(4, 8)], Settings(2.0), "").new_shape
+    (24,)
+    """
+    return _on_cells(weight, {axis: cells}, settings, "linear-out", reason, mode=SUPERSAMPLE)
+
+
+def values(
+    weight: Weight, axes: Mapping[int, Sequence[Cells]], settings: Settings, reason: str, *, prefix: int = 0
+) -> LayerChange:
+    """A tensor with an entry for every pixel or token (position embeddings): values, without a coefficient.
+
+    Parameters
+    ----------
+    axes : {axis of the tensor: its cells}
+        An axis that is not named stays as it is.
+    prefix : int
+        Entries at the start of the one axis named that are not pixels (class tokens); they stay in front.
+
+    Examples
+    --------
+    >>> values(Weight("pos", "F32", (1, 17, 8)), {1: [Cells(4, 8)] * 2}, Settings(2.0), "", prefix=1).new_shape
+    (1, 65, 8)
+    """
+    return _on_cells(weight, axes, settings, "values", reason, prefix=prefix, mode=SUPERSAMPLE)
+
+
+def _on_cells(
+    weight: Weight, axes: Mapping[int, Sequence[Cells]], settings: Settings, kind: str, reason: str, *, mode: str,
+    prefix: int = 0,
+) -> LayerChange:  # fmt: skip
+    view: list[int] = []
+    new_shape: list[int] = []
+    operators: list[AxisOperator] = []
+    for axis, size in enumerate(weight.shape):
+        cells = axes.get(axis) or (Cells(size, size),)
+        ahead = prefix if axis in axes else 0
+        if math.prod(cell.old for cell in cells) + ahead != size:
+            grid = "x".join(str(cell.old) for cell in cells)
+            tokens = f" behind {ahead} tokens" if ahead else ""
+            raise RekernelError(f"axis {axis} has {size} entries, which are not a grid of {grid}{tokens}")
+        for cell in cells:
+            operator = settings.on_grid(len(view), cell.old, cell.new, values=kind != "linear-in")
+            if operator is not None:
+                operators.append(operator)
+            view.append(cell.old)
+        new_shape.append(math.prod(cell.new for cell in cells) + ahead)
+    if not operators:
+        return weight.kept("scale 1")
+    return LayerChange(
+        weight.name, weight.dtype, weight.shape, tuple(new_shape), kind, reason, tuple(view), tuple(operators),
+        prefix=prefix, grid_axis=next(iter(axes)) if kind == "values" and len(axes) == 1 else 0, mode=mode,
+    )  # fmt: skip
+
+
+def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
+    """A pooling on a grid that grows: the window of an average grows, the taps of a maximum spread.
+
+    Parameters
+    ----------
+    name : str
+        Path of the module, or name of the node.
+    kind : {'max-pool', 'avg-pool'}
+    axes : sequence of ConvAxis
+
+    Raises
+    ------
+    RekernelError
+        For a scale that is not a whole number, and for padding that differs between the sides.
+
+    Examples
+    --------
+    >>> pooling("pool", "max-pool", [ConvAxis(AxisGeometry(3, 2, (1, 1)), 2.0, 2.0)]).offset
+    (0.5,)
+    """
+    after, offset = [], []
+    for axis in axes:
+        g, scale = axis.geometry, axis.scale_in
+        if not is_whole(scale):
+            raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale:g}")
+        if g.padding[0] != g.padding[1]:
+            raise RekernelError(f"pools with padding {g.padding} that differs between the sides")
+        place = pool_geometry(
+            g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding[0], dilation=g.dilation,
+            scale_in=scale, size=axis.size,
+        )  # fmt: skip
+        after.append(AxisGeometry(place.taps, place.stride, place.padding, place.dilation))
+        offset.append(place.phase if kind == "max-pool" else 0.0)
+    change = ModuleChange(name, kind, "pooling", tuple(axis.geometry for axis in axes), tuple(after))
+    return PoolBecame(change, tuple(offset))
+
+
+def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> ModuleChange:
+    """A module that holds the size of a grid, or of a window of attention, and has to hold the new one.
+
+    Parameters
+    ----------
+    kind : {'upsample', 'unflatten', 'enlarge', 'window'}
+    sizes : sequence of Cells
+        One per spatial axis.
+
+    Examples
+    --------
+    >>> resized("up", "upsample", [Cells(8, 16)], "fixed size").new_geometry
+    (AxisGeometry(kernel=16, stride=1, padding=(0, 0), dilation=1),)
+    """
+    before, after = [], []
+    for cells in sizes:  # windows lie beside each other
+        before.append(AxisGeometry(cells.old, cells.old if kind == "window" else 1, (0, 0)))
+        after.append(AxisGeometry(cells.new, cells.new if kind == "window" else 1, (0, 0)))
+    return ModuleChange(name, kind, reason, tuple(before), tuple(after))
+
+
+def offset_note(where: str, offset: Sequence[float]) -> str:
+    """The note about a maximum pooling whose taps lie beside their exact place; empty where they do not.
+
+    Examples
+    --------
+    >>> offset_note("pool", (0.0, 0.0))
+    ''
+    """
+    most = max(map(abs, offset), default=0.0)
+    if most <= 1e-6:
+        return ""
+    return (
+        f"{where}: max pooling cannot shift by half a pixel at this scale; features after it are offset by {most:g} "
+        f"pixels"
+    )
+
+
+def _new_shape(shape: tuple[int, ...], view: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
+    """The new shape of the tensor, whose kernel may be flattened behind its first axis."""
+    sizes = {operator.axis: operator.new for operator in operators}
+    new = tuple(sizes.get(i, n) for i, n in enumerate(view))
+    return new if view == shape else (new[0], math.prod(new[1:]))

@@ -1,0 +1,47 @@
+"""Poolings of torch as the shared rules take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ...plan.changes import AxisGeometry
+from ...planning.rules import ConvAxis
+from ..layers.padding import tuple_of
+
+POOLS = {
+    nn.MaxPool1d: "max-pool", nn.MaxPool2d: "max-pool", nn.MaxPool3d: "max-pool",
+    nn.AvgPool1d: "avg-pool", nn.AvgPool2d: "avg-pool", nn.AvgPool3d: "avg-pool",
+}  # fmt: skip
+"""What a plan calls the poolings of torch."""
+
+
+def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None = None) -> list[ConvAxis]:
+    """The spatial axes of a pooling.
+
+    Parameters
+    ----------
+    module : nn.MaxPool1d, nn.AvgPool1d, ...
+    scales : sequence of float
+        Of the grid that arrives, one per axis.
+    size : sequence of int, optional
+        Pixels that arrive, where they are known.
+
+    Examples
+    --------
+    >>> pool_axes(nn.AvgPool1d(2), [2.0])[0].geometry
+    AxisGeometry(kernel=2, stride=2, padding=(0, 0), dilation=1)
+    """
+    count = len(scales)
+    kernel, stride, padding, dilation = (
+        tuple_of(getattr(module, what, 1), count) for what in ("kernel_size", "stride", "padding", "dilation")
+    )
+    return [
+        ConvAxis(
+            AxisGeometry(kernel[i], stride[i], (padding[i], padding[i]), dilation[i]),
+            scale, scale, size[i] if size else None,
+        )
+        for i, scale in enumerate(scales)
+    ]  # fmt: skip
