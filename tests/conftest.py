@@ -22,7 +22,6 @@ NUMERIC = (
     "torch/test_engines.py",
     "torch/test_factored.py",
     "torch/test_identities.py",
-    "torch/test_methods.py",
     "torch/test_offline.py",
     "torch/test_positions.py",
     "torch/test_windows.py",
