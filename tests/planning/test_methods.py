@@ -15,7 +15,7 @@ import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel.onnx.axes import image  # noqa: E402
 from rekernel.onnx.layer_changes import values_change  # noqa: E402
-from rekernel.planning.rules import Weight  # noqa: E402
+from rekernel.planning.layers import Weight  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
 
 VALUES = {

@@ -12,7 +12,8 @@ import safetensors.numpy
 import rekernel as rk
 from rekernel.plan.changes import AxisGeometry, LayerChange
 from rekernel.planning import rules
-from rekernel.planning.rules import Cells, ConvAxis, Network, Role, Weight, default_mode, role_of
+from rekernel.planning.layers import Cells, ConvAxis, Weight, grid_cells
+from rekernel.planning.roles import Network, Role, checked_mode, default_mode, role_of
 from rekernel.planning.settings import Settings
 
 torch = pytest.importorskip("torch")
@@ -212,9 +213,9 @@ def test_a_layer_that_nothing_reaches_stays():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: rules.checked_mode("grow"), "supersample, absorb"),
+        (lambda: checked_mode("grow"), "supersample, absorb"),
         (lambda: rules.reads_grid(Weight("fc", "F32", (5, 12)), 1, [Cells(5, 10)], Settings(2), ""), "12 entries"),
-        (lambda: rules.grid_cells(12, (3, 5), (3, 10), "channels-first"), "15 cells"),
+        (lambda: grid_cells(12, (3, 5), (3, 10), "channels-first"), "15 cells"),
         (lambda: rules.pooling("p", "max-pool", [ConvAxis(AxisGeometry(2, 2, (0, 1)), 2, 2)]), "between the sides"),
         (lambda: rules.pooling("p", "avg-pool", [ConvAxis(AxisGeometry(2, 2, (0, 0)), 1.5, 1.5)]), "whole numbers"),
     ],

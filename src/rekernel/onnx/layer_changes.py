@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..plan.changes import AxisGeometry, LayerChange
-from ..planning.rules import ABSORB, Became, Cells, ConvAxis, Weight, convolution, reads_grid, values
+from ..planning.layers import Became, Cells, ConvAxis, Weight
+from ..planning.roles import ABSORB
+from ..planning.rules import convolution, reads_grid, values
 from ..planning.settings import Settings
 from .axes import Axes, Part
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
-from ..planning.rules import Weight
+from ..planning.layers import Weight
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
 from .graph_pass import Pass, Refusal
 from .layer_changes import values_change

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..escape import shown
-from ..planning.rules import ABSORB, Network, Role, Weight, default_mode, offset_note, pooling, role_of
+from ..planning.layers import Weight
+from ..planning.roles import ABSORB, Network, Role, default_mode, role_of
+from ..planning.rules import offset_note, pooling
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import Pass, Refusal
 from .layer_changes import Window, conv_change, linear_change

@@ -2,7 +2,7 @@
 
 Scope: tensors, kernels, strides, paddings and sizes. Not here: how a layer is found. `planning.tensor` reads names and
 shapes, `rekernel.torch.planning` reads a trace, and `rekernel.onnx` reads a graph; all three describe the layer they
-found with the records below and call the same functions.
+found with the records of `planning.layers` and call the same functions.
 Derivation: docs/mathematics.md.
 """
 
@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from ..errors import RekernelError
-from ..escape import shown
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
-from ..resampling.arrays import flattened_grid
 from ..resampling.geometry import (
     PHASE_TOLERANCE,
     ConvGeometry,
@@ -27,151 +23,9 @@ from ..resampling.geometry import (
     pool_geometry,
 )
 from ..resampling.operators import kernel_taps
+from .layers import Became, Cells, ConvAxis, PoolBecame, Weight
+from .roles import ABSORB, SUPERSAMPLE
 from .settings import Settings
-
-SUPERSAMPLE, ABSORB = MODES = ("supersample", "absorb")
-
-
-class Role(StrEnum):
-    """Where a convolution stands in its network; what it becomes may depend on that.
-
-    READS_IMAGE : its input is the image itself
-    INNER : neither the first nor the last, stride 1
-    STRIDED : neither the first nor the last, and its output has fewer pixels than its input
-    ENLARGES : a transposed convolution
-    WRITES_IMAGE : its output is the image that the network gives back
-    """
-
-    READS_IMAGE = "reads-image"
-    INNER = "inner"
-    STRIDED = "strided"
-    ENLARGES = "enlarges"
-    WRITES_IMAGE = "writes-image"
-
-
-def role_of(
-    strides: Sequence[int], *, transposed: bool = False, reads_image: bool = False, writes_image: bool = False
-) -> Role:
-    """The role of a convolution, from what a planner found out about it.
-
-    Examples
-    --------
-    >>> role_of((2, 2)), role_of((1, 1), reads_image=True)
-    (<Role.STRIDED: 'strided'>, <Role.READS_IMAGE: 'reads-image'>)
-    """
-    if transposed:
-        return Role.ENLARGES
-    if reads_image:
-        return Role.READS_IMAGE
-    if writes_image:
-        return Role.WRITES_IMAGE
-    return Role.STRIDED if any(stride > 1 for stride in strides) else Role.INNER
-
-
-@dataclass(frozen=True)
-class Network:
-    """What decides about all layers of a network.
-
-    attends : whether tokens attend to each other
-    gives_image : whether its output has as many pixels as its input
-    """
-
-    attends: bool = False
-    gives_image: bool = False
-
-
-def default_mode(role: Role, network: Network) -> str:
-    """What a convolution does with a scale where nobody asked for a mode.
-
-    A network with attention that gives no image back absorbs the scale where it reads the image: it keeps its number of
-    tokens, and the layers behind stay exact. Every other convolution supersamples.
-
-    Examples
-    --------
-    >>> default_mode(Role.READS_IMAGE, Network(attends=True)), default_mode(Role.INNER, Network(attends=True))
-    ('absorb', 'supersample')
-    """
-    absorbs = role is Role.READS_IMAGE and network.attends and not network.gives_image
-    return ABSORB if absorbs else SUPERSAMPLE
-
-
-def checked_mode(mode: str) -> str:
-    """The mode, or an error that lists the modes.
-
-    Examples
-    --------
-    >>> checked_mode("absorb")
-    'absorb'
-    """
-    if mode not in MODES:
-        raise RekernelError(f"mode {shown(mode)} is not one of {', '.join(MODES)}")
-    return mode
-
-
-@dataclass(frozen=True)
-class Weight:
-    """The tensor that a rule speaks of.
-
-    name, shape : of the tensor
-    dtype : as safetensors names it
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def kept(self, reason: str) -> LayerChange:
-        """The tensor stays as it is.
-
-        Examples
-        --------
-        >>> Weight("fc.bias", "F32", (4,)).kept("bias").kind
-        'keep'
-        """
-        return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
-
-
-@dataclass(frozen=True)
-class ConvAxis:
-    """One spatial axis of a convolution or a pooling, as it was seen or as it is assumed.
-
-    geometry : of the trained layer: kernel, stride, all of the padding in front of it, dilation
-    scale_in, scale_out : new pixels per old one, of its input and of its output
-    size : old pixels that arrive, before padding; None where only names are known
-    output_padding : of a transposed convolution
-    """
-
-    geometry: AxisGeometry
-    scale_in: float
-    scale_out: float
-    size: int | None = None
-    output_padding: int = 0
-
-    @property
-    def stays(self) -> bool:
-        """Whether nothing changes along the axis: no scale arrives, or the layer is pointwise there."""
-        return self.scale_in == 1 or (self.geometry.kernel == 1 and self.geometry.stride == 1)
-
-
-@dataclass(frozen=True)
-class Became:
-    """What a layer becomes.
-
-    change : its entry in the plan
-    offset : per spatial axis, by how many new input pixels its taps lie beside their exact place, because taps that are
-        not interpolated cannot lie between pixels; 0 where they lie exactly
-    """
-
-    change: LayerChange
-    offset: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class PoolBecame:
-    """What a pooling becomes; the fields are those of `Became`."""
-
-    change: ModuleChange
-    offset: tuple[float, ...]
 
 
 def convolution(
@@ -318,38 +172,6 @@ def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
         return ("optimal-filter" if settings.method == "optimal" else "dilate"), None
     spread = axis.geometry.dilation * (axis.geometry.kernel - 1)
     return settings.method, kernel_taps(1, axis.scale_in, settings.method) + round(axis.scale_in) * spread
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One factor of a flattened axis: channels, or pixels along one direction.
-
-    old, new : how many before and after
-    """
-
-    old: int
-    new: int
-
-
-def grid_cells(size: int, grid: Sequence[int], new_grid: Sequence[int], order: str) -> tuple[Cells, ...]:
-    """The cells of an axis of `size` entries that is a flattened (C, *spatial) grid, in the order of flattening.
-
-    Parameters
-    ----------
-    order : {'channels-first', 'channels-last'}
-
-    Raises
-    ------
-    RekernelError
-        Where the grid does not have `size` cells.
-
-    Examples
-    --------
-    >>> grid_cells(12, (3, 4), (3, 8), "channels-last")
-    (Cells(old=4, new=8), Cells(old=3, new=3))
-    """
-    old, new, _ = flattened_grid(size, grid, new_grid, order)
-    return tuple(map(Cells, old, new))
 
 
 def reads_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:

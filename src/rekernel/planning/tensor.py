@@ -22,22 +22,9 @@ from ..patterns import layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange
 from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
-from .rules import (
-    ABSORB,
-    Cells,
-    ConvAxis,
-    Network,
-    Weight,
-    checked_mode,
-    convolution,
-    default_mode,
-    grid_cells,
-    is_patch,
-    reads_grid,
-    role_of,
-    values,
-    writes_grid,
-)
+from .layers import Cells, ConvAxis, Weight, grid_cells
+from .roles import ABSORB, Network, checked_mode, default_mode, role_of
+from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
 
 _LARGEST_KERNEL = 31  # ConvNets' largest in use; a longer trailing axis is no kernel

@@ -16,7 +16,8 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
-from ...planning.rules import PoolBecame, offset_note, pooling
+from ...planning.layers import PoolBecame
+from ...planning.rules import offset_note, pooling
 from ..layers.module_names import owner_of
 from ..layers.padding import own_padding
 from .pools import POOLS, pool_axes

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ...patterns import layer_of
 from ...plan.changes import AxisGeometry, LayerChange
-from ...planning.rules import ABSORB, ConvAxis, convolution, is_patch
+from ...planning.layers import ConvAxis
+from ...planning.roles import ABSORB
+from ...planning.rules import convolution, is_patch
 from ...planning.settings import Settings
 from ...resampling.geometry import is_whole
 from ..layers.padding import own_padding, tuple_of

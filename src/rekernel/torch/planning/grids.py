@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ...plan.changes import LayerChange, ModuleChange
-from ...planning.rules import Cells, Weight, grid_cells, reads_grid, resized, values, writes_grid
+from ...planning.layers import Cells, Weight, grid_cells
+from ...planning.rules import reads_grid, resized, values, writes_grid
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..dtypes import dtype_name

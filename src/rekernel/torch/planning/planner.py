@@ -18,17 +18,8 @@ from ...escape import shown
 from ...patterns import matcher, select
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
-from ...planning.rules import (
-    ABSORB,
-    SUPERSAMPLE,
-    Network,
-    checked_mode,
-    default_mode,
-    offset_note,
-    pooling,
-    resized,
-    role_of,
-)
+from ...planning.roles import ABSORB, SUPERSAMPLE, Network, checked_mode, default_mode, role_of
+from ...planning.rules import offset_note, pooling, resized
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of

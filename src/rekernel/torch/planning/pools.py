@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ...plan.changes import AxisGeometry
-from ...planning.rules import ConvAxis
+from ...planning.layers import ConvAxis
 from ..layers.padding import tuple_of
 
 POOLS = {

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...plan.changes import LayerChange, ModuleChange
-from ...planning.rules import Cells, resized, values
+from ...planning.layers import Cells
+from ...planning.rules import resized, values
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.relative_positions import INDEX, TABLE, holders_of_window, pair_of, relative_index
