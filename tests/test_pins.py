@@ -81,6 +81,9 @@ def test_whatever_is_installed_for_rekernel_is_pinned_to_its_version():
 
 def test_the_lowest_pins_are_the_bounds_of_pyproject():
     lowest = pinned("constraints-lowest.txt", "3.11")
+    assert lowest.pop("click") >= Version("8.2.1")  # the least huggingface_hub asks for a newer one than we do
     for requirement in asked("onnx", "hub", "test"):
+        if requirement.name == "click":
+            continue
         [bound] = [s.version for s in requirement.specifier if s.operator == ">="]
         assert lowest[canonicalize_name(requirement.name)] == Version(bound), requirement
