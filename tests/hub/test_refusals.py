@@ -5,7 +5,8 @@ import pytest
 from rekernel.hub import push
 
 from .conftest import checkpoint
-from .server import READER, Fault
+from .repositories import Fault
+from .server import READER
 
 COMMANDS = {
     "inspect": lambda address: ("inspect", address),

@@ -5,7 +5,7 @@ Knows constants and shapes; what an operator does is `movement`'s and `weights`'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..escape import shown
-from ..plan.changes import LayerChange, ModuleChange
+from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
 from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
@@ -54,7 +54,7 @@ class Asked:
     scale: Any
     settings: Callable[[str], Settings]
     left: frozenset[str] = frozenset()
-    mode: Callable[[str], str | None] = lambda name: None
+    mode: Callable[[str], Mode | None] = lambda name: None
     ready: Plan | None = None
 
 
@@ -129,23 +129,25 @@ class Pass:
 
     def change(self, name: str, make: Callable[[], LayerChange]) -> LayerChange:
         """The change of a constant: the plan's where one was given, the same for every node that reads it."""
-        change = make()
-        if self.ready is not None:
-            if name not in self.ready or self.ready[name].shape != change.shape:
-                raise Refusal(
-                    f"the plan does not change {shown(name)} {list(change.shape)} as this model needs; plan again"
-                )
-            change = self.ready[name]
+        change = make() if self.ready is None else self._planned(name, self.ready)
         before = self.changes.get(name)
         if before is not None and (before.operators, before.new_geometry) != (change.operators, change.new_geometry):
             raise Refusal(f"{shown(name)} serves layers that need it at different sizes")
         self.changes[name] = change
         return change
 
+    def _planned(self, name: str, ready: Mapping[str, LayerChange]) -> LayerChange:
+        """The change that a plan made before has for a constant, which has to be as the plan knows it."""
+        shape, dtype = tuple(self.model.constants[name].dims), self.dtype(name)
+        change = ready.get(name)
+        if change is None or (change.shape, change.dtype) != (shape, dtype):
+            raise Refusal(f"the plan does not change {shown(name)} {list(shape)} as this model needs; plan again")
+        return change
+
     def keep(self, name: str, reason: str) -> None:
         """Note a constant that stays."""
         shape = tuple(self.model.constants[name].dims)
-        self.changes[name] = LayerChange(name, self.model.dtype(name), shape, shape, "keep", reason)
+        self.changes[name] = LayerChange.unchanged(name, self.model.dtype(name), shape, reason)
 
     def say(self, note: str) -> None:
         """A note for the plan, once."""

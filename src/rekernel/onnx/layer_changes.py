@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan.changes import AxisGeometry, LayerChange
+from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..planning.layers import Became, Cells, ConvAxis, Weight
 from ..planning.roles import ABSORB
 from ..planning.rules import convolution, reads_grid, values
@@ -56,7 +56,7 @@ class Window:
 
 
 def conv_change(
-    weight: Weight, window: Window, scales: Sequence[float], mode: str, settings: Settings, *, transposed: bool = False
+    weight: Weight, window: Window, scales: Sequence[float], mode: Mode, settings: Settings, *, transposed: bool = False
 ) -> Became:
     """A convolution at `scales`, that supersamples or absorbs."""
     leaving = [1.0] * len(scales) if mode == ABSORB else scales

@@ -26,7 +26,8 @@ from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
-from ..planning.settings import Request, Settings, plain_scale
+from ..planning.roles import checked_mode
+from ..planning.settings import Request, Settings
 from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
@@ -219,22 +220,23 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
     if unused:
         hint = Option(f"the hint {unused[0]!r}", f"--{unused[0].replace('_', '-')}")
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
+    for mode in hints.mode.values():
+        checked_mode(mode)
     base, each = request.base(), request.each(shapes)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
     asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))
     done = walk(model, asked)
-    return Plan(kept(model, done.changes), FAMILY, request.options(), tuple(done.notes), tuple(done.modules)), done
+    changes, notes, modules = kept(model, done.changes), tuple(done.notes), tuple(done.modules)
+    return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 
 def _walked_again(model: Model, plan: Plan) -> Pass:
-    """The same decisions from a plan that was made before."""
-    if plan.family != FAMILY or "scale" not in plan.options:
+    """The same decisions from a plan that was made before: of the settings it takes the scale of the input alone."""
+    if plan.origin != "onnx":
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")
-    options = {k: plan.options[k] for k in vars(Settings(1.0)) if k in plan.options}
-    scale = plain_scale(options.pop("scale"))
-    base = Settings(scale, **options)
-    done = walk(model, Asked(scale, lambda name: base, ready=plan))
+    settings = Settings(plan.scale)
+    done = walk(model, Asked(plan.scale, lambda name: settings, ready=plan))
     if missing := {c.name for c in plan.changed} - done.changes.keys():
         raise RekernelError(f"the plan changes {shown(sorted(missing)[0])}, which this model does not need; plan again")
     return done

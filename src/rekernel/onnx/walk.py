@@ -102,7 +102,6 @@ def kept(model: Model, changes: Mapping[str, LayerChange]) -> tuple[LayerChange,
     """A change for every constant, those that stay too, in the model's order."""
     listed = []
     for name, tensor in model.constants.items():
-        shape = tuple(tensor.dims)
         reason = "reads no grid, or one at its trained scale"
-        listed.append(changes.get(name) or LayerChange(name, model.dtype(name), shape, shape, "keep", reason))
+        listed.append(changes.get(name) or LayerChange.unchanged(name, model.dtype(name), tuple(tensor.dims), reason))
     return tuple(listed)

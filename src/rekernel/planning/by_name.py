@@ -127,7 +127,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
     options = {**asked.options(), "selection": selection}
-    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
+    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), scale=base.scale)
 
 
 def _assumed(

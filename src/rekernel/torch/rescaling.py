@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.description import scale_text
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
@@ -89,7 +90,7 @@ def rescale(
     earlier = getattr(model, PLAN, None)
     if earlier is not None and earlier.changed:
         raise RekernelError(
-            f"this {type(model).__name__} was rescaled already (scale {earlier.options.get('scale', '?')}); "
+            f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)

@@ -290,8 +290,7 @@ def _made_again(pipe: Any, options: Mapping[str, Any]) -> None:
 
 def scale_of(plan: Plan) -> float | tuple[float, ...]:
     """The scale of a plan: a number, or one per axis where they differ."""
-    scale: Any = plan.options.get("scale", 1.0)
-    scales = tuple(map(float, scale)) if isinstance(scale, list | tuple) else (float(scale),)
+    scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,)
     return scales if len(set(scales)) > 1 else scales[0]
 
 

@@ -18,7 +18,6 @@ from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ..dtypes import TORCH_DTYPES
-from ..planning.complete import traced
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Incoming:
         RekernelError
             Where it changes a tensor that is split or joined: which of the new ones changed is not known.
         """
-        if traced(plan):
+        if plan.origin == "trace":
             return plan  # made of the module itself
         modules = {file: name for name, file in self.files.items()}
         groups = {file: group for group in self._converted.values() for file in group.files}

@@ -1,6 +1,6 @@
 """Did it work on this model? How far the rescaled network at the new size is from the original on the reduced input.
 
-Knows two modules and an input; nothing of plans or layers.
+Knows two modules, an input and the scale that a plan says; nothing of layers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
 from ..editing.apply import PLAN
@@ -95,17 +96,16 @@ def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
     RekernelError
         For a module without a plan.
     """
-    plan = getattr(rescaled, PLAN, None)
+    plan: Plan | None = getattr(rescaled, PLAN, None)
     if plan is None:
         raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
-    scale = plan.options["scale"]  # tracing notes one an axis, offline conversion what was asked for
-    return tuple(float(s) for s in per_axis(scale, count, "scale"))
+    return tuple(per_axis(plan.scale, count, "scale"))
 
 
 def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     """The grid a rescaled module was traced at; of a generator, the one it draws."""
-    plan = getattr(rescaled, PLAN, None)
-    return tuple(plan.options.get("size", ())) if plan is not None else ()
+    plan: Plan | None = getattr(rescaled, PLAN, None)
+    return plan.size if plan is not None else ()
 
 
 def _answer(model: nn.Module, x: Tensor, which: str) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...patterns import layer_of
-from ...plan.changes import AxisGeometry, LayerChange
+from ...plan.changes import AxisGeometry, LayerChange, Mode
 from ...planning.layers import ConvAxis
 from ...planning.roles import ABSORB
 from ...planning.rules import convolution, is_patch
@@ -25,7 +25,7 @@ from .grids import Scales, weight_of
 
 
 def conv_change(
-    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: str, form: str, settings: Settings
+    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: Mode, form: str, settings: Settings
 ) -> LayerChange:
     """The change of a convolution in the form asked for; for 'auto' in the one that costs less to run (`cost`).
 
@@ -64,7 +64,7 @@ def change_notes(call: Call, arriving: Scales, form: str) -> list[str]:
 
 
 def _change(
-    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: str, form: str, settings: Settings
+    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: Mode, form: str, settings: Settings
 ) -> LayerChange:
     factored = form == "factored" and _all_whole(arriving)
     axes = _axes(call, m, arriving, leaving)
