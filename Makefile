@@ -7,6 +7,9 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.rekernel-ready
 LOWEST ?= $(VENV)-lowest
 LOWEST_READY = $(LOWEST)/.rekernel-ready
+LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.py tests/cli/test_usage.py \
+  tests/cli/test_values.py tests/conversion tests/hub tests/onnx tests/plan tests/planning tests/resampling \
+  tests/torch/test_engines.py
 TORCH = $$(grep '^torch==' constraints.txt)
 
 .PHONY: setup demo test test-numeric test-lowest test-slow lint bench docs site upgrade
