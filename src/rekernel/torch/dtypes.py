@@ -1,4 +1,4 @@
-"""Safetensors' names of torch's dtypes."""
+"""Translate between the dtypes of torch and their safetensors names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
     _NAMES[torch.float8_e8m0fnu] = "F8_E8M0"
 
 TORCH_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-"""By safetensors' name."""
+"""The dtypes of torch, by their safetensors names."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
