@@ -1,8 +1,8 @@
-"""ONNX models through the same door as checkpoints: a plan, an estimate, a converted file or folder.
+"""Plan, estimate and convert ONNX models, as files or in a folder. The recipe goes into the metadata of the model.
 
-Knows the order of steps; the graph is `walk`'s, the file `model`'s. The recipe goes into the model's metadata. A graph
-is one message, so that of a model on the Hub the whole file is downloaded, also to plan; files beside it with its
-tensors only where values are needed: of small ones to plan, of all to convert.
+A graph is one message, so a model on the Hub is downloaded completely, even to plan it. Its external data is downloaded
+only where values are needed: to plan, if the tensors are small; to convert, always.
+Scope: the order of steps. Not here: the graph (see `onnx.walk`), and reading the file (see `onnx.graph`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
 from .graph import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
-from .graph_pass import Asked, Pass
+from .graph_pass import Asked, GraphPass
 from .rewrite import rewritten
 from .walk import kept, walk
 
@@ -213,7 +213,7 @@ def _requested(*, allow_pickle: bool = False, allow_cast: bool = False, **planni
     return Request.of(**planning)
 
 
-def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
+def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
     if request.preset is not None:
         raise RekernelError(
             "an ONNX graph has no presets; choose its tensors with ", Option("include", "--include"), " and ",
@@ -236,7 +236,7 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
     return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 
-def _walked_again(model: Model, plan: Plan) -> Pass:
+def _walked_again(model: Model, plan: Plan) -> GraphPass:
     """The same decisions from a plan that was made before: of the settings it takes the scale of the input alone."""
     if plan.origin != "onnx":
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")

@@ -1,6 +1,7 @@
-"""From the shapes and names of a checkpoint to a plan: which tensors are rescaled, how, and what stays unclear.
+"""Plan a checkpoint from the names and shapes of its tensors: which are rescaled, how, and what stays unclear.
 
-Knows selections, overrides and warnings; what a single tensor becomes is `layer_planner`'s. Reads no weights.
+Scope: selection, overrides, notes. No weights are read. Not here: what a single tensor is (see `planning.tensor`), nor
+what becomes of it (see `planning.rules`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def plan_checkpoint(
     source : path, address or open checkpoint
         A safetensors file, an index, or a folder with one of them; or the `hf://` address of one.
     scale : float or sequence of float
-        New pixels per old one; a sequence gives one per spatial axis (two leave the time axis of a video model alone).
+        New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
+        it is).
     method, taps, gain, a, smoothness
         As for `kernel_operator`. Values on a grid (position embeddings) are interpolated without coefficient,
         by cubic where the method is 'optimal' or 'dilate'.
@@ -129,7 +131,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
 def _assumed(
     changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
 ) -> list[str]:
-    """A note of the convolutions whose stride nothing told."""
+    """The note that names the convolutions whose stride was assumed: no hint and no family gives it."""
     guessed = [
         c.name for c in changes
         if c.kind == "conv" and hints.given("stride", c.name) is None
@@ -140,10 +142,10 @@ def _assumed(
     why, whose = "no family recognised", ""
     if family:
         listed = ", ".join(map(shown, guessed[:3])) + (", ..." if len(guessed) > 3 else "")
-        why, whose = f"not told by the names of a {family.name}", f" ({listed})"
+        why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
         f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"say --stride NAME=2"
+        f"pass --stride NAME=2"
     ]
 
 
@@ -154,7 +156,7 @@ def _chosen(
     include: Sequence[str] | None,
     exclude: Sequence[str],
 ) -> tuple[set[str], str]:
-    """The names to rescale, and how to call that choice in a reason."""
+    """The names of the tensors to rescale, and a name for this choice that the reasons in the plan use."""
     if preset is None and include is not None:
         chosen, called = select(shapes, include, "include"), "include"
     else:

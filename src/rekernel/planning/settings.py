@@ -1,6 +1,6 @@
-"""What a caller may say about resampling: settings, hints about what a checkpoint cannot show, and all of it together.
+"""Hold the options of planning: how to resample, and hints about what a checkpoint cannot show.
 
-Knows options and patterns; no tensors and no plan.
+Scope: options and patterns. Not here: tensors and plans (see `planning.by_name`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Torch's dtypes by the names that safetensors gives them."""
+"""Translate between the dtypes of torch and their safetensors names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..checkpoint.dtypes import OF_TORCH
 
 # An older torch lacks the youngest float8.
 TORCH_DTYPES = {name: getattr(torch, own) for own, name in OF_TORCH.items() if hasattr(torch, own)}
-"""By safetensors' name."""
+"""The dtypes of torch, by their safetensors names."""
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
