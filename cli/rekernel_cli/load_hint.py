@@ -19,7 +19,7 @@ def how_to_load(report: Report, where: str) -> str:
         return f"It loads with rekernel: {pipeline_loader(report.target)}"
     if file.suffix.lower() == ".onnx":
         return f"It runs as before, on images of the new size: onnxruntime.InferenceSession({str(file)!r})"
-    if plan.family == "LoRA":
+    if _is_adapter(plan):
         return (
             "It loads as before, into the model that is converted with the same options;\n"
             "into the original one it does not fit."
@@ -45,6 +45,13 @@ def pipeline_loader(folder: Path) -> str:
         f"rekernel.diffusion.load_pipeline({str(folder)!r}, trust_remote_code=True)\n"
         f"That runs the Python code in the folder."
     )
+
+
+def _is_adapter(plan: Plan) -> bool:
+    """Whether the tensors are those of an adapter, which is loaded beside a model."""
+    from rekernel.architectures.lora import Adapter
+
+    return Adapter().recognises({change.name: change.shape for change in plan.changes})
 
 
 def _loads_plainly(report: Report, plan: Plan) -> bool:

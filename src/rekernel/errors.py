@@ -55,3 +55,7 @@ class RekernelError(ValueError):
 
 class CheckpointError(RekernelError):
     """A checkpoint that cannot be read or written: one line naming the file, the fault and the way out."""
+
+
+class SeveralCheckpointsError(CheckpointError):
+    """A folder with several checkpoints where one is needed."""

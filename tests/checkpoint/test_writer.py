@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import random
-import resource
 import signal
 import stat
 import subprocess
@@ -305,95 +303,6 @@ def test_free_space_is_checked_before_anything_is_written(tmp_path):
 
 def test_human_size_has_no_gaps():
     assert [human_size(n) for n in (1024, 1024**2 - 1, 2**70)] == ["1.0 KiB", "1024.0 KiB", "1024.0 EiB"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no right to mount a small tmpfs here: {error}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(small_disk):
-    (small_disk / "x").write_bytes(b"old")
-    with (
-        pytest.raises(CheckpointError, match="No space left on device; nothing was saved") as caught,
-        StreamingWriter(small_disk / "x", [("t", "U8", (600_000,))], None, force=True) as writer,
-    ):
-        (small_disk / "another's").write_bytes(bytes(700_000))  # after the check: space is never ours to keep
-        writer.write("t", np.ones(600_000, np.uint8))
-    assert str(caught.value).isprintable()
-    assert left(small_disk) == ["another's", "x"]
-    assert (small_disk / "x").read_bytes() == b"old"
-
-
-def test_a_full_disk_is_noticed_by_the_small_files_too(small_disk, tmp_path):
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        write_atomic(small_disk / "x", b"1" * 2_000_000)
-    (tmp_path / "big").write_bytes(b"1" * 2_000_000)
-    with pytest.raises(CheckpointError, match=r"1\.9 MiB needed, 1\.0 MiB free"):
-        copy_atomic(tmp_path / "big", small_disk / "x")
-    assert left(small_disk) == []
-
-
-@contextlib.contextmanager
-def file_size_limit(nbytes):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("act", ["stream", "write", "copy"])
-def test_a_file_too_large_for_its_file_system_is_one_line(act, tmp_path):
-    """The same path as for a full disk, where nothing may be mounted: the system refuses the write."""
-    (tmp_path / "big").write_bytes(b"1" * 200_000)
-    with pytest.raises(CheckpointError, match="File too large; nothing was saved"), file_size_limit(100_000):
-        if act == "write":
-            write_atomic(tmp_path / "x", b"1" * 200_000)
-        elif act == "copy":
-            copy_atomic(tmp_path / "big", tmp_path / "x")
-        else:
-            with StreamingWriter(tmp_path / "x", [("t", "U8", (200_000,))], None) as writer:
-                writer.write("t", bytes(200_000))
-    assert left(tmp_path) == ["big"]
-
-
-@pytest.mark.parametrize("nbytes", [0, 1, 3_000_001])
-def test_a_copy_is_equal_and_follows_the_umask(nbytes, tmp_path):
-    data = random.Random(0).randbytes(nbytes)
-    (tmp_path / "source").write_bytes(data)
-    (tmp_path / "source").chmod(0o400)
-    copy_atomic(tmp_path / "source", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == data
-    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o666 & ~current_umask()
-
-
-def current_umask():
-    os.umask(umask := os.umask(0))
-    return umask
-
-
-def test_a_copy_of_what_is_no_file_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for name, words in (("gone", "No such file"), ("pipe", "not a regular file"), (".", "not a regular file")):
-        with pytest.raises(CheckpointError, match=words):
-            copy_atomic(tmp_path / name, tmp_path / "x")
-    assert left(tmp_path) == ["pipe"]
-
-
-def test_a_copy_from_another_file_system_is_equal(small_disk, tmp_path):
-    (small_disk / "source").write_bytes(b"12345" * 1000)
-    copy_atomic(small_disk / "source", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b"12345" * 1000
 
 
 def test_open_readers_keep_the_old_file(tmp_path):

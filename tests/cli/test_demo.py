@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, _build, _converted, _score, examples
+from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, build, converted, examples
 from rekernel_cli.user_code import import_file
 
 
@@ -21,10 +21,10 @@ def scored(tmp_path_factory):
 
     def score(name, variant, scale):
         if variant is None:
-            model = _build(models, name, load_file(examples() / f"{name}.safetensors"), {})
+            model = build(models, name, load_file(examples() / f"{name}.safetensors"), {})
         else:
-            model, _ = _converted(models, name, variant, scale, tmp_path_factory.mktemp("demo"))
-        return _score(model, images, labels, scale)["accuracy"]
+            model, _ = converted(models, name, variant, scale, tmp_path_factory.mktemp("demo"))
+        return score(model, images, labels, scale)["accuracy"]
 
     return score
 

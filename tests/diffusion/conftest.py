@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
 
 CONDITIONED = {
     "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "layers_per_block": 1,
@@ -98,3 +100,66 @@ class Nets:
 def nets() -> Nets:
     torch.set_num_threads(1)
     return Nets()
+
+
+VAE = {
+    "sample_size": 16, "block_out_channels": (4, 4), "norm_num_groups": 2, "latent_channels": 4, "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+}  # fmt: skip
+
+
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+
+
+LATENTS = {"in_channels": 4, "out_channels": 4, "layers_per_block": 1}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of single letters, as CLIP's files hold one."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=16)
+
+
+def text_model(kind):
+    torch.manual_seed(1)
+    config = transformers.CLIPTextConfig(
+        vocab_size=54, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53, projection_dim=8,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config).eval()
+
+
+@pytest.fixture
+def sd(nets, words):
+    return quiet(
+        diffusers.StableDiffusionPipeline(
+            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"), tokenizer=words,
+            unet=nets.conditioned(**LATENTS), scheduler=diffusers.DDIMScheduler(**SD, clip_sample=False),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sdxl(nets, words):
+    unet = nets.conditioned(
+        **LATENTS, cross_attention_dim=16, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=24 + 8,
+    )  # fmt: skip
+    return quiet(
+        diffusers.StableDiffusionXLPipeline(
+            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"),
+            text_encoder_2=text_model("CLIPTextModelWithProjection"), tokenizer=words, tokenizer_2=words, unet=unet,
+            scheduler=diffusers.EulerDiscreteScheduler(**SD), add_watermarker=False,
+        )
+    )  # fmt: skip
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
@@ -20,63 +19,7 @@ import rekernel as rk  # noqa: E402
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance, load_pipeline, record  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
-VAE = {
-    "sample_size": 16, "block_out_channels": (4, 4), "norm_num_groups": 2, "latent_channels": 4, "layers_per_block": 1,
-    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
-}  # fmt: skip
-SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-LATENTS = {"in_channels": 4, "out_channels": 4, "layers_per_block": 1}
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """A tokenizer of single letters, as CLIP's files hold one."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=16)
-
-
-def text_model(kind):
-    torch.manual_seed(1)
-    config = transformers.CLIPTextConfig(
-        vocab_size=54, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53, projection_dim=8,
-    )  # fmt: skip
-    return getattr(transformers, kind)(config).eval()
-
-
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def sd(nets, words):
-    return quiet(
-        diffusers.StableDiffusionPipeline(
-            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"), tokenizer=words,
-            unet=nets.conditioned(**LATENTS), scheduler=diffusers.DDIMScheduler(**SD, clip_sample=False),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )
-    )  # fmt: skip
-
-
-@pytest.fixture
-def sdxl(nets, words):
-    unet = nets.conditioned(
-        **LATENTS, cross_attention_dim=16, addition_embed_type="text_time", addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=24 + 8,
-    )  # fmt: skip
-    return quiet(
-        diffusers.StableDiffusionXLPipeline(
-            vae=nets.made(diffusers.AutoencoderKL, **VAE), text_encoder=text_model("CLIPTextModel"),
-            text_encoder_2=text_model("CLIPTextModelWithProjection"), tokenizer=words, tokenizer_2=words, unet=unet,
-            scheduler=diffusers.EulerDiscreteScheduler(**SD), add_watermarker=False,
-        )
-    )  # fmt: skip
+from .conftest import quiet  # noqa: E402
 
 
 def picture(pipe, size=32, steps=3, **more):
@@ -290,7 +233,7 @@ def test_compiled_denoiser(sd):
 
 def test_two_denoisers_are_refused(nets, sd):
     sd.transformer_2 = nets.unet
-    with pytest.raises(rk.RekernelError, match="two denoisers, the other one as transformer_2; attach to each"):
+    with pytest.raises(rk.RekernelError, match="two denoisers, the second one as transformer_2; attach to each"):
         UpsampleGuidance().attach(sd)
 
 
@@ -298,7 +241,7 @@ def test_what_is_no_pipeline(nets):
     class Nothing:
         unet = transformer = None
 
-    with pytest.raises(rk.RekernelError, match="Nothing is no diffusers pipeline with a unet or transformer"):
+    with pytest.raises(rk.RekernelError, match="Nothing is neither a diffusers pipeline with a unet or transformer"):
         SupersampledKernels().attach(Nothing())
 
 
@@ -395,7 +338,7 @@ def test_precision_by_component(sd, tmp_path):
 
 
 def test_options_of_the_pipeline_itself_are_kept(sd, sdxl, tmp_path, monkeypatch):
-    """They are no components, and partly not in its config: `add_watermarker` is told to the constructor alone."""
+    """They are not components, and some are not in its config: `add_watermarker` is told to the constructor alone."""
     for pipe, name in ((sd, "sd"), (sdxl, "sdxl")):
         pipe.save_pretrained(tmp_path / name)
         at_scale(tmp_path / name, tmp_path / f"{name}-2x", "recorded", 2.0)

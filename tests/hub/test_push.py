@@ -5,7 +5,8 @@ import json
 import pytest
 
 from .conftest import card, checkpoint
-from .server import PART, READER, Fault
+from .repositories import Fault
+from .server import PART, READER
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save
 import rekernel as rk
 
 from .conftest import card, checkpoint, weights
-from .server import READER, Fault
+from .repositories import Fault
+from .server import READER
 
 INDEX = "model.safetensors.index.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_names_that_are_no_text_are_refused(tmp_path):
     source = saved(tmp_path / "m.onnx")
     source.write_bytes(source.read_bytes().replace(b"first.weight", b"first\xffweight"))
     for args in (("inspect", source), ("convert", source, tmp_path / "out.onnx", "--scale", "2")):
-        assert "a name in it is no UTF-8 text" in refused(*args)
+        assert "a name in it is not UTF-8 text" in refused(*args)
 
 
 @pytest.mark.parametrize("beside", ["", "w.dat"])
@@ -242,3 +243,19 @@ def test_damaged_files_are_refused_or_converted_and_never_a_traceback(tmp_path, 
             except rk.RekernelError:
                 refusals += 1
     assert refusals > 60
+
+
+def test_a_plan_is_carried_out_with_the_modes_and_operators_that_it_lists(tmp_path):
+    source = saved(tmp_path / "m.onnx")
+    hints, overrides = rk.Hints(mode={"second.weight": "absorb"}), {"first.weight": {"method": "cubic", "taps": 7}}
+    report = rk.convert(source, tmp_path / "direct.onnx", scale=2, hints=hints, overrides=overrides)
+    plan = rk.Plan.from_json(report.plans[""].to_json())
+    assert (plan.origin, plan.scale) == ("onnx", 2.0)
+    assert {c.name: c.mode for c in plan.changed} == {"first.weight": "supersample", "second.weight": "absorb"}
+    rk.convert(source, tmp_path / "planned.onnx", plan=plan)
+    assert (tmp_path / "planned.onnx").read_bytes() == (tmp_path / "direct.onnx").read_bytes()
+    other = tmp_path / "other.onnx"
+    with pytest.raises(rk.RekernelError, match="this plan was not made for an ONNX model"):
+        rk.convert(source, other, plan=replace(plan, origin="names"))
+    with pytest.raises(rk.RekernelError, match="mode magic is not one of supersample, absorb"):
+        rk.convert(source, other, scale=2, hints=rk.Hints(mode={"second.weight": "magic"}))

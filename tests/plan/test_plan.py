@@ -39,13 +39,14 @@ def convolutions(draw):
     return LayerChange(
         draw(names), draw(st.sampled_from(["F16", "F32", "BF16"])), shape, new_shape, "conv", draw(names), shape,
         tuple(operators), geometry=tuple(before), new_geometry=tuple(after),
+        mode=draw(st.sampled_from(["", "supersample", "absorb"])),
     )  # fmt: skip
 
 
 @st.composite
 def kept(draw):
     shape = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
-    return LayerChange(draw(names), "I64", shape, shape, "keep", draw(names))
+    return LayerChange.unchanged(draw(names), "I64", shape, draw(names))
 
 
 @st.composite
@@ -59,12 +60,17 @@ def positions(draw):
 
 
 options = st.dictionaries(names, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | names)
+scales = st.integers(1, 8) | st.floats(0.01, 1000)
 plans = st.builds(
     Plan,
     st.lists(convolutions() | kept() | positions(), max_size=5, unique_by=lambda c: c.name).map(tuple),
     names,
     options,
     st.lists(names, max_size=3).map(tuple),
+    origin=st.sampled_from(["names", "trace", "onnx"]),
+    scale=scales | st.lists(scales, min_size=1, max_size=3).map(tuple),
+    size=st.lists(sizes, max_size=3).map(tuple),
+    form=st.sampled_from(["", "dense", "factored", "auto"]),
 )
 
 
@@ -100,13 +106,14 @@ CHANGE = LayerChange(
 )  # fmt: skip
 OFF = [vars(operator()) | {"method": "dilate", "phase": 0.25}, vars(operator(axis=3))]
 KEPT = LayerChange("conv.bias", "F32", (8,), (8,), "keep", "bias")
-GOOD = Plan((CHANGE, KEPT), "", {"scale": 2}, ())
+GOOD = Plan((CHANGE, KEPT), "", {"scale": 2}, (), scale=2)
 
 
 def test_the_text_of_a_plan_never_changes():
     document = json.loads(GOOD.to_json())
-    assert sorted(document) == ["changes", "family", "options", "schema", "version", "warnings"]
+    assert sorted(document) == ["changes", "family", "options", "origin", "scale", "schema", "version", "warnings"]
     assert (document["schema"], document["version"]) == ("rekernel.plan", 1)
+    assert (document["origin"], document["scale"]) == ("names", 2.0)
     assert document["changes"][1] == {
         "dtype": "F32", "kind": "keep", "name": "conv.bias", "new_shape": [8], "reason": "bias", "shape": [8],
     }  # fmt: skip
@@ -148,6 +155,22 @@ FAULTS = {
     "family a number": (("family",), 1, "family must be text"),
     "options a list": (("options",), [], "options an object"),
     "warnings of numbers": (("warnings",), [1], "warnings a list of texts"),
+    "an unknown origin": (("origin",), "magic\x1b", "origin: .*magic.* is not one of names, trace, onnx"),
+    "an origin that is null": (("origin",), None, "origin: None is not one of"),
+    "a scale of 0": (("scale",), 0, "scale: 0 is not a number above 0"),
+    "a scale that is not finite": (("scale",), [2.0, float("inf")], "scale: .* is not a number above 0"),
+    "a scale that is not a number": (("scale",), float("nan"), "scale: nan is not a number above 0"),
+    "a scale beyond all sizes": (("scale",), 1e300, "scale: 1e\\+300 is not a number above 0 and up to"),
+    "a scale that is text": (("scale",), "2", "scale: 2 is not a number"),
+    "a scale that is true": (("scale",), True, "scale: True is not a number"),
+    "a scale without a number": (("scale",), [], "scale: .* is not a number"),
+    "a size of 0": (("size",), [8, 0], "size: .* is not a list of whole numbers above 0"),
+    "a size of floats": (("size",), [8.0, 8.0], "size: .* is not a list of whole numbers"),
+    "a size that is a number": (("size",), 8, "size: 8 is not a list of whole numbers"),
+    "an unknown form": (("form",), "liquid", "form: liquid is not one of dense, factored, auto"),
+    "a form that is a list": (("form",), ["dense"], "form: .* is not one of"),
+    "an unknown mode": ((*FIRST, "mode"), "absorbs", "conv.weight: mode absorbs is not one of supersample, absorb"),
+    "a mode that is a number": ((*FIRST, "mode"), 1, "conv.weight: mode is no text"),
     "an entry that is text": (FIRST, "conv.weight", "no object with a name"),
     "a name missing": ((*FIRST, "name"), ..., "no object with a name"),
     "a name that is a number": ((*FIRST, "name"), 1, "no object with a name"),
@@ -227,8 +250,9 @@ def test_a_hostile_unknown_field_or_kind_cannot_steer_a_terminal():
 
 
 FIELDS = [
-    *((field,) for field in json.loads(GOOD.to_json())),
+    *((field,) for field in (*json.loads(GOOD.to_json()), "size", "form")),
     *((*FIRST, field) for field in ("shape", "view", "operators", "geometry", "prefix", "grid_axis", "dtype", "kind")),
+    (*FIRST, "mode"),
     *((*OPERATOR, field) for field in ("axis", "old", "new", "scale", "method", "gain", "phase", "a", "dilation")),
 ]
 

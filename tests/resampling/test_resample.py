@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
-from rekernel.resampling.products import _round_half
+from rekernel.resampling.products import round_half
 
 RNG = np.random.default_rng(20)
 EINSUM = {1: "abi,xi->abx", 2: "abij,xi,yj->abxy", 3: "abijk,xi,yj,zk->abxyz"}
@@ -339,7 +339,7 @@ def test_response_to_a_constant_is_kept(method):
         (lambda w: rk.resample(w, {3: np.eye(3), -1: np.eye(3)}), "axis 3 .* two operators"),
         (lambda w: rk.resample(w, {0: np.eye(3)}), r"\(3, 3\) does not fit axis 0 .* needs 4 columns"),
         (lambda w: rk.resample(w, {0: np.ones(4)}), r"shape \(4,\)"),
-        (lambda w: rk.resample(w.tolist(), {0: np.eye(4)}), "list is no array"),
+        (lambda w: rk.resample(w.tolist(), {0: np.eye(4)}), "list is not an array"),
     ],
 )
 def test_errors_name_what_does_not_fit(call, message):
@@ -366,5 +366,5 @@ def test_float16_is_rounded_alike_with_and_without_torch(monkeypatch):
         monkeypatch.setattr(sys, "modules", modules)
         out = np.empty(block.shape, np.float16)
         with np.errstate(over="ignore"):
-            _round_half(block.copy(), out)
+            round_half(block.copy(), out)
         assert np.array_equal(out, expected, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
@@ -82,6 +83,30 @@ def test_vit_absorbs_in_both(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         assert torch.allclose(loaded(x).last_hidden_state, traced(x).last_hidden_state, atol=1e-5)
+
+
+class Insists(nn.Module):
+    """A model that tells how large an image it takes; its first layer is not a patch embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = (32, 48)
+        self.conv = nn.Conv2d(3, 4, 7, 4, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("absorb", (64, 96)), ("supersample", (32, 48))])
+def test_a_layer_that_absorbs_tells_the_model_its_new_size_whatever_its_reason_says(
+    tmp_path: Path, mode: str, size: tuple[int, int]
+) -> None:
+    save_file(state(Insists()), tmp_path / "in.safetensors")
+    hints = rk.Hints(stride={"conv": 4}, padding={"conv": 3}, mode={"conv": mode})
+    plan = rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=hints)
+    plan = replace(plan, changes=tuple(replace(change, reason="it absorbs or supersamples") for change in plan.changes))
+    rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", plan=plan)
+    assert rkt.load(Insists(), tmp_path / "out.safetensors").image_size == size
 
 
 def test_autoencoder_with_padding_by_hand(tmp_path: Path) -> None:

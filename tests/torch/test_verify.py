@@ -7,15 +7,15 @@ from torch import nn
 
 import rekernel.torch as rkt
 from rekernel import RekernelError
-from rekernel_cli.demonstration.run import _build, convert_example, examples
+from rekernel_cli.demonstration.run import build, convert_example, examples
 from rekernel_cli.user_code import import_file
 
 
 def test_a_file_converted_offline_tells_its_scale(tmp_path):
     models, state = import_file(examples() / "models.py"), load_file(examples() / "cnn.safetensors")
     convert_example("cnn", 2, tmp_path / "out.safetensors")
-    loaded = rkt.load(_build(models, "cnn", state, {}), tmp_path / "out.safetensors")
-    original, x = _build(models, "cnn", state, {}), torch.rand(2, 1, 32, 32)
+    loaded = rkt.load(build(models, "cnn", state, {}), tmp_path / "out.safetensors")
+    original, x = build(models, "cnn", state, {}), torch.rand(2, 1, 32, 32)
     assert rkt.equivariance_error(original, loaded, x) == rkt.equivariance_error(original, loaded, x, size=(16, 16))
 
 

@@ -79,13 +79,13 @@ def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
     results: dict[str, Any] = {"images": len(labels), "trained": TRAINED}
     for name, variants in (("mlp", MLP_VARIANTS), ("cnn", CNN_VARIANTS)):
         state = load_file(examples() / f"{name}.safetensors")
-        original = _build(models, name, state, {})
-        results[name] = {"trained": _score(original, images, labels, 1), "rows": []}
+        original = build(models, name, state, {})
+        results[name] = {"trained": score(original, images, labels, 1), "rows": []}
         for variant in variants:
             row: dict[str, Any] = {"label": variant.label, "options": variant.options}
             for scale in SCALES:
-                model, nbytes = _converted(models, name, variant, scale, out)
-                row[f"{scale}x"] = {**_score(model, images, labels, scale), "bytes": nbytes}
+                model, nbytes = converted(models, name, variant, scale, out)
+                row[f"{scale}x"] = {**score(model, images, labels, scale), "bytes": nbytes}
                 advance(1)
             results[name]["rows"].append(row)
     return results
@@ -98,13 +98,13 @@ def convert_example(name: str, scale: int, target: Path, **options: Any) -> rk.P
     return rk.convert(source, target, scale=scale, hints=hints, force=True, **options).plans[""]
 
 
-def _converted(models: ModuleType, name: str, variant: Variant, scale: int, out: Path) -> tuple[nn.Module, int]:
+def converted(models: ModuleType, name: str, variant: Variant, scale: int, out: Path) -> tuple[nn.Module, int]:
     source = examples() / f"{name}.safetensors"
     if variant.untouched:
-        return _build(models, name, load_file(source), {}), source.stat().st_size
+        return build(models, name, load_file(source), {}), source.stat().st_size
     if variant.naive:
         state, geometry = _like_a_picture(load_file(source), scale)
-        return _build(models, name, state, geometry), sum(t.nbytes for t in state.values())
+        return build(models, name, state, geometry), sum(t.nbytes for t in state.values())
     slug = "".join(c if c.isalnum() else "-" for c in variant.label).strip("-")
     target = out / f"{name}-{scale}x-{slug}.safetensors"
     convert_example(name, scale, target, **variant.options)
@@ -119,7 +119,7 @@ def _converted(models: ModuleType, name: str, variant: Variant, scale: int, out:
         for change in recipe.plan.changed
         if change.new_geometry
     }
-    return _build(models, name, load_file(target), geometry), target.stat().st_size
+    return build(models, name, load_file(target), geometry), target.stat().st_size
 
 
 def _like_a_picture(state: dict[str, Tensor], scale: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -135,7 +135,7 @@ def _like_a_picture(state: dict[str, Tensor], scale: int) -> tuple[dict[str, Ten
     return resized, geometry
 
 
-def _build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dict[str, Any]) -> nn.Module:
+def build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dict[str, Any]) -> nn.Module:
     model: nn.Module
     if name == "mlp":
         model = models.GlyphMLP.from_state_dict(state)
@@ -144,7 +144,7 @@ def _build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: di
     return model
 
 
-def _score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
+def score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
     """Accuracy and macro F1, in percent, on the test images at `scale` times the trained size."""
     factor = images.shape[1] // (TRAINED * scale)
     n, size = len(images), TRAINED * scale

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import shown
+from rekernel.plan.description import described
 
 from ..terminal import counted, in_bytes, inert, show
 
@@ -28,7 +29,6 @@ _REASONS = 12
 _ROUNDING = 1e-12
 _GAP = 2  # columns between columns
 _NARROWEST = 20
-_SETTINGS = ("method", "taps", "gain")
 
 
 def _dims(shape: Sequence[int]) -> str:
@@ -131,23 +131,11 @@ def _listed(console: Console, counts: Mapping[str, int], noun: str = "other reas
     show(console, table)
 
 
-def scale_text(scale: object) -> str:
-    """A scale as it is typed.
-
-    Examples
-    --------
-    >>> scale_text(2), scale_text([1.5, 2])
-    ('2', '1.5x2')
-    """
-    factors = scale if isinstance(scale, list | tuple) else [scale]
-    return inert("x".join(f"{f:g}" if isinstance(f, int | float) else str(f) for f in factors), 60)
-
-
 def print_plan(console: Console, plan: Plan, title: str) -> None:
     """What changes, the layers' geometry afterwards, what stays and why, and what was unclear."""
-    settings = [f"{k} {inert(str(plan.options[k]), 60)}" for k in _SETTINGS if k in plan.options]
-    said = [f"scale {scale_text(plan.options.get('scale', '?'))}", *settings]
-    said += [inert(str(plan.options["selection"]), 200)] if "selection" in plan.options else []
+    asked = described(plan)
+    said = [f"{label} {inert(text, 60)}" for label, text in asked.items() if label != "selection"]
+    said += [inert(asked["selection"], 200)] if "selection" in asked else []
     _line(console, f"{title}: {inert(plan.family, 80) or 'no family recognised'}; {', '.join(said)}")
     if plan.changed:
         console.print()
@@ -256,8 +244,8 @@ def _foreign(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
 def _recipe(recipe: Recipe | None) -> list[str]:
     if recipe is None:
         return ["none: not rescaled by rekernel"]
-    options = recipe.plan.options
-    said = [f"scale {scale_text(options.get('scale', '?'))}", f"method {inert(str(options.get('method', '?')), 60)}"]
+    asked = described(recipe.plan)
+    said = [f"scale {inert(asked['scale'], 60)}", f"method {inert(asked.get('method', '?'), 60)}"]
     said += [f"{counted(len(recipe.plan.changed), 'tensor')} rescaled"]
     said += [f"cast to {inert(recipe.dtype, 20)}"] if recipe.dtype else []
     sources = [f"source: {in_bytes(source.nbytes)}, sha256 {inert(source.sha256, 80)}" for source in recipe.sources]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from ..errors import CheckpointError, RekernelError
+from ..errors import CheckpointError, RekernelError, SeveralCheckpointsError
 from ..escape import shown, shown_path
 from .file_kind import ALLOW_PICKLE, open_regular
 from .paths import StrPath, contained
@@ -64,11 +64,11 @@ def only_candidate(folder: Path, allow_pickle: bool) -> Path:
     raise CheckpointError(f"{shown_path(folder)}: no .safetensors file and no *.safetensors.index.json in this folder.")
 
 
-def ambiguous(folder: Path, candidates: Iterable[Path]) -> CheckpointError:
+def ambiguous(folder: Path, candidates: Iterable[Path]) -> SeveralCheckpointsError:
     """What is said of a folder with several, where one is needed."""
     names = [shown(path.name) for path in candidates]
     listing = ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
-    return CheckpointError(f"{shown_path(folder)}: several checkpoints here ({listing}); pass the path of one.")
+    return SeveralCheckpointsError(f"{shown_path(folder)}: several checkpoints here ({listing}); pass the path of one.")
 
 
 ONNX_DATA = (".onnx_data", ".onnx.data", *(f".onnx_data_{i}" for i in range(1, 100)))

@@ -103,7 +103,7 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
             )
     tensors = []
     for name, info in source.tensors.items():
-        change = changes.get(name) or LayerChange(name, info.dtype, info.shape, info.shape, "keep", "not in the plan")
+        change = changes.get(name) or LayerChange.unchanged(name, info.dtype, info.shape, "not in the plan")
         tensors.append(OutputTensor(change, dtype if dtype and info.dtype in FLOATS else info.dtype))
     return tensors
 

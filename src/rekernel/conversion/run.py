@@ -200,7 +200,7 @@ class Conversion:
         root: Path,
     ) -> None:
         path = job.folder / file.name
-        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.options.get("scale"))
+        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale)
         recipe = Recipe(
             job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
         )

@@ -18,6 +18,7 @@ from ..checkpoint.strict_json import strict_json
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.changes import LayerChange
+from ..plan.description import scale_text
 from ..plan.plan import Plan
 from ..plan.recipe import Recipe
 from ..resampling.geometry import new_size
@@ -70,9 +71,7 @@ def rescaled_configs(
         if not note and scales is not None:
             contents[target] = _json(rescaled_preprocessor(processor, scales))
         else:
-            notes.append(
-                note or f"{PREPROCESSOR} is left as it is: a scale of {plan.options.get('scale')} has no sides"
-            )
+            notes.append(note or f"{PREPROCESSOR} is left as it is: a scale of {scale_text(plan.scale)} has no sides")
     return contents, notes
 
 
@@ -161,10 +160,9 @@ def _grid_scales(change: LayerChange) -> tuple[float, ...]:
 
 
 def _scales(plan: Plan) -> tuple[float, float] | None:
-    scale = plan.options.get("scale")
-    if isinstance(scale, int | float):
-        return float(scale), float(scale)
-    return (float(scale[-2]), float(scale[-1])) if isinstance(scale, list | tuple) and len(scale) > 1 else None
+    if not isinstance(plan.scale, tuple):
+        return plan.scale, plan.scale
+    return (plan.scale[-2], plan.scale[-1]) if len(plan.scale) > 1 else None
 
 
 def _alike(old: Any, new: list[int]) -> Any:

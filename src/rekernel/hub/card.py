@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
 from ..plan.changes import AxisGeometry, LayerChange
+from ..plan.description import described, scale_text
 from ..plan.recipe import Recipe
 from ..sources.hub_client import hub
 from ..version import __version__
@@ -89,30 +90,16 @@ def summary(load: Payload, base: str) -> str:
     """
     said = []
     for component, recipe in load.recipes.items():
-        options = recipe.plan.options
-        how = ", ".join(_plain(options[key]) for key in ("method",) if key in options)
-        how += f", gain {_plain(options['gain'])}" if "gain" in options else ""
+        asked = described(recipe.plan)
+        how = shown(asked.get("method", ""), 60)
+        how += f", gain {shown(asked['gain'], 60)}" if "gain" in asked else ""
         count = len(recipe.plan.changed)
         how += f"{', ' if how else ''}{count} tensor{'' if count == 1 else 's'}"
-        said.append(f"{component + ' ' if component else ''}by {scale_of(recipe)} ({how})")
+        said.append(f"{component + ' ' if component else ''}by {asked['scale']} ({how})")
     if not said:
         said = [f"{what_is_recorded(found)}, at {scale_of_record(found)}x" for found in load.recorded.values()]
         return shown(f"Record {'; '.join(said)}{', for ' + base if base else ''}", 200)
     return shown(f"Rescale {base + ' ' if base else ''}{'; '.join(said)}", 200)
-
-
-def scale_of(recipe: Recipe) -> str:
-    """The scale as it is typed.
-
-    Examples
-    --------
-    >>> from rekernel import Plan
-    >>> scale_of(Recipe(Plan((), options={"scale": [2.0, 1.5]}), ()))
-    '2x1.5'
-    """
-    scale = recipe.plan.options.get("scale", "?")
-    factors = scale if isinstance(scale, list | tuple) else [scale]
-    return "x".join(f"{f:g}" if isinstance(f, int | float) else shown(str(f), 20) for f in factors)
 
 
 def checked_verification(document: object) -> dict[str, Any]:
@@ -146,7 +133,7 @@ def checked_verification(document: object) -> dict[str, Any]:
 
 
 def _head(load: Payload, repo: str, story: Story) -> str:
-    scales = ", ".join(dict.fromkeys(scale_of(recipe) for recipe in load.recipes.values()))
+    scales = ", ".join(dict.fromkeys(scale_text(recipe.plan.scale) for recipe in load.recipes.values()))
     families = [shown_markdown(r.plan.family, 60) for r in load.recipes.values() if r.plan.family]
     of = f"[{story.base}](https://huggingface.co/{story.base})" if story.base else "A model"
     kind = f" ({', '.join(dict.fromkeys(families))})" if families else ""
@@ -182,10 +169,10 @@ def _made(load: Payload, story: Story) -> str:
 
 
 def _facts(recipe: Recipe) -> list[tuple[str, str]]:
-    options = recipe.plan.options
-    facts = [("scale", scale_of(recipe))]
-    facts += [(key, shown_markdown(_plain(options[key]), 60)) for key in ("method", "taps", "gain") if key in options]
-    facts += [("selection", shown_markdown(str(options["selection"]), 200))] if "selection" in options else []
+    facts = [
+        (label, shown_markdown(text, 200 if label == "selection" else 60))
+        for label, text in described(recipe.plan).items()
+    ]
     facts += [("tensors rescaled", f"{len(recipe.plan.changed):,}")]
     facts += [("cast to", shown_markdown(recipe.dtype, 20))] if recipe.dtype else []
     for source in recipe.sources[:_SOURCES]:
@@ -293,7 +280,3 @@ def _needed(load: Payload) -> str:
 def _tool(load: Payload) -> str:
     tools = dict.fromkeys(shown_markdown(recipe.tool, 80) for recipe in load.recipes.values() if recipe.tool)
     return " and ".join(tools) or f"rekernel {__version__}"
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(str(value), 60)

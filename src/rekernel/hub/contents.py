@@ -17,7 +17,7 @@ from ..checkpoint.paths import StrPath, contained, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
 from ..checkpoint.variants import plain_candidate
 from ..diffusion.pipelines.record import Recorded, read_records
-from ..errors import CheckpointError, RekernelError
+from ..errors import CheckpointError, RekernelError, SeveralCheckpointsError
 from ..escape import shown_path
 from ..plan.recipe import Recipe, find_recipe
 from ..sources.opening import open_source
@@ -136,9 +136,9 @@ def _checkpoints(
     if pipeline is None:
         try:
             places = {"": open_source(root)}
-        except CheckpointError as error:
-            if "several checkpoints" in str(error):
-                raise
+        except SeveralCheckpointsError:
+            raise
+        except CheckpointError:
             raise _no_recipe(root) from None
     else:
         places = {}

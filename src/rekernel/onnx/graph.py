@@ -29,6 +29,7 @@ try:
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
 
+from ..checkpoint.dtypes import TABLE
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
@@ -36,11 +37,7 @@ LARGEST = (1 << 31) - (1 << 20)
 ASSUMED_SIZE = 64
 """Assumed number of pixels along an axis whose size the model leaves open; any multiple of the strides works."""
 
-_DTYPES = {
-    onnx.TensorProto.FLOAT: "F32", onnx.TensorProto.FLOAT16: "F16", onnx.TensorProto.BFLOAT16: "BF16",
-    onnx.TensorProto.DOUBLE: "F64", onnx.TensorProto.INT64: "I64", onnx.TensorProto.INT32: "I32",
-    onnx.TensorProto.INT8: "I8", onnx.TensorProto.UINT8: "U8", onnx.TensorProto.BOOL: "BOOL",
-}  # fmt: skip
+_DTYPES = {onnx.TensorProto.DataType.Value(dtype.onnx): dtype.name for dtype in TABLE if dtype.onnx}
 _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # most values of a tensor of whole numbers that is not a weight
 _FEW = 16  # most values of another tensor that is not a weight: scales of a Resize, the value of a Pad

@@ -6,17 +6,17 @@ Scope: constants, shapes and collected changes. Not here: what an operator does 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint.dtypes import FLOATS
 from ..escape import shown
-from ..plan.changes import LayerChange, ModuleChange
+from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
-from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of
 from .graph import Model
@@ -55,7 +55,7 @@ class Asked:
     scale: Any
     settings: Callable[[str], Settings]
     excluded: frozenset[str] = frozenset()
-    mode: Callable[[str], str | None] = lambda name: None
+    mode: Callable[[str], Mode | None] = lambda name: None
     ready: Plan | None = None
 
 
@@ -124,29 +124,31 @@ class GraphPass:
     def dtype(self, name: str) -> str:
         """The dtype of a constant; refuses one that is not resampled."""
         dtype = self.model.dtype(name)
-        if dtype not in RESAMPLED_DTYPES:
+        if dtype not in FLOATS:
             raise Refusal(f"{shown(name)} has dtype {shown(dtype)}, which is not resampled; convert before quantising")
         return dtype
 
     def change(self, name: str, make: Callable[[], LayerChange]) -> LayerChange:
         """Note the change of a constant: that of a given plan, or a new one. All nodes that read it must agree."""
-        change = make()
-        if self.ready is not None:
-            if name not in self.ready or self.ready[name].shape != change.shape:
-                raise Refusal(
-                    f"the plan does not change {shown(name)} {list(change.shape)} as this model needs; plan again"
-                )
-            change = self.ready[name]
+        change = make() if self.ready is None else self._planned(name, self.ready)
         before = self.changes.get(name)
         if before is not None and (before.operators, before.new_geometry) != (change.operators, change.new_geometry):
             raise Refusal(f"{shown(name)} is the weight of several layers, which need it at different sizes")
         self.changes[name] = change
         return change
 
+    def _planned(self, name: str, ready: Mapping[str, LayerChange]) -> LayerChange:
+        """The change that a plan made before has for a constant, which has to be as the plan knows it."""
+        shape, dtype = tuple(self.model.constants[name].dims), self.dtype(name)
+        change = ready.get(name)
+        if change is None or (change.shape, change.dtype) != (shape, dtype):
+            raise Refusal(f"the plan does not change {shown(name)} {list(shape)} as this model needs; plan again")
+        return change
+
     def keep(self, name: str, reason: str) -> None:
         """Note that a constant stays as it is."""
         shape = tuple(self.model.constants[name].dims)
-        self.changes[name] = LayerChange(name, self.model.dtype(name), shape, shape, "keep", reason)
+        self.changes[name] = LayerChange.unchanged(name, self.model.dtype(name), shape, reason)
 
     def say(self, note: str) -> None:
         """Add a note to the plan, unless it is there already."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan.changes import AxisGeometry, LayerChange
+from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..planning.layers import Became, Cells, ConvAxis, Weight
 from ..planning.roles import ABSORB
 from ..planning.rules import convolution, reads_grid, values
@@ -59,7 +59,7 @@ def conv_change(
     weight: Weight,
     window: KernelWindow,
     scales: Sequence[float],
-    mode: str,
+    mode: Mode,
     settings: Settings,
     *,
     transposed: bool = False,

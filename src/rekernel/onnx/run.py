@@ -26,7 +26,8 @@ from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
-from ..planning.settings import Request, Settings, plain_scale
+from ..planning.roles import checked_mode
+from ..planning.settings import Request, Settings
 from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
@@ -60,7 +61,7 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(place, path), Request(scale, **planning))[0]
+    return _planned(_opened(place, path), _requested(scale=scale, **planning))[0]
 
 
 def convert_onnx(
@@ -107,7 +108,7 @@ def convert_onnx(
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     model = _opened(place, path)
-    plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
+    plan, done = _planned(model, _requested(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
@@ -204,37 +205,43 @@ def _digest(path: Path, origin: Origin | None) -> SourceFile:
         return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), *known_of(path, origin))
 
 
+def _requested(*, allow_pickle: bool = False, allow_cast: bool = False, **planning: Any) -> Request:
+    """The request, without the options that have no meaning for a graph."""
+    if allow_cast or allow_pickle:
+        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
+        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
+    return Request.of(**planning)
+
+
 def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
     if request.preset is not None:
         raise RekernelError(
             "an ONNX graph has no presets; choose its tensors with ", Option("include", "--include"), " and ",
             Option("exclude", "--exclude"),
         )  # fmt: skip
-    if request.allow_cast or request.allow_pickle:
-        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
-        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
     shapes = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
     hints = request.checked_hints(list(shapes))
     unused = [what for what, given in vars(hints).items() if given and what != "mode"]
     if unused:
         hint = Option(f"the hint {unused[0]!r}", f"--{unused[0].replace('_', '-')}")
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
-    base, each = request.base(), request.each(shapes)
+    for mode in hints.mode.values():
+        checked_mode(mode)
+    base, each = request.settings, request.each(shapes)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
     asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))
     done = walk(model, asked)
-    return Plan(kept(model, done.changes), FAMILY, request.options(), tuple(done.notes), tuple(done.modules)), done
+    changes, notes, modules = kept(model, done.changes), tuple(done.notes), tuple(done.modules)
+    return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 
 def _walked_again(model: Model, plan: Plan) -> GraphPass:
-    """The same decisions from a plan that was made before."""
-    if plan.family != FAMILY or "scale" not in plan.options:
+    """The same decisions from a plan that was made before: of the settings it takes the scale of the input alone."""
+    if plan.origin != "onnx":
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")
-    options = {k: plan.options[k] for k in vars(Settings(1.0)) if k in plan.options}
-    scale = plain_scale(options.pop("scale"))
-    base = Settings(scale, **options)
-    done = walk(model, Asked(scale, lambda name: base, ready=plan))
+    settings = Settings(plan.scale)
+    done = walk(model, Asked(plan.scale, lambda name: settings, ready=plan))
     if missing := {c.name for c in plan.changed} - done.changes.keys():
         raise RekernelError(f"the plan changes {shown(sorted(missing)[0])}, which this model does not need; plan again")
     return done

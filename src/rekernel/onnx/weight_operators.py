@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..escape import shown
+from ..plan.changes import Mode
 from ..planning.layers import Weight
 from ..planning.roles import ABSORB, Network, Role, default_mode, role_of
 from ..planning.rules import offset_note, pooling
@@ -113,7 +114,7 @@ def _set_pads(at: GraphPass, index: int, pads: list[int]) -> None:
         at.edits.constants[index, 3] = np.arange(len(pads) // 2, dtype=np.int64)
 
 
-def _mode(at: GraphPass, weight: str, role: Role) -> str:
+def _mode(at: GraphPass, weight: str, role: Role) -> Mode:
     return at.asked.mode(weight) or default_mode(role, _network(at))
 
 

@@ -1,14 +1,14 @@
 """Changes: what happens to one tensor or one layer, why, and the geometry it has afterwards.
 
-Knows shapes and operators, and applies them to an array; no files, no JSON (`plan_json`), and no opinion on which
-tensors to choose (`planner`).
+Knows shapes and operators, and applies them to an array; no files, no JSON (`serialization`), and no opinion on which
+tensors to choose (`planning`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
+Mode = Literal["", "supersample", "absorb"]
+Form = Literal["dense", "factored", "auto"]
+FORMS: tuple[str, ...] = get_args(Form)
+"""How a rescaled convolution is carried out."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,18 @@ class LayerChange:
     factors: tuple[AxisOperator, ...] = ()
     by_hand: tuple[tuple[int, int], ...] = ()
     by_hand_mode: str = ""
-    mode: str = ""
+    mode: Mode = ""
+
+    @classmethod
+    def unchanged(cls, name: str, dtype: str, shape: tuple[int, ...], reason: str) -> Self:
+        """The entry of a tensor that keeps every byte.
+
+        Examples
+        --------
+        >>> LayerChange.unchanged("a.bias", "F32", (4,), "bias or norm").new_shape
+        (4,)
+        """
+        return cls(name, dtype, shape, shape, "keep", reason)
 
     @property
     def kept(self) -> bool:

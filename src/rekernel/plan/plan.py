@@ -1,6 +1,6 @@
 """Plan: the changes to every tensor of a checkpoint, as JSON and as a table.
 
-Knows changes and text; no files, and no opinion on which tensors to choose (that is `planner`).
+Knows changes and text; no files, and no opinion on which tensors to choose (`planning` has that).
 Format: docs/recipe.md.
 """
 
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ..errors import RekernelError
 from ..escape import shown
 from .changes import LayerChange, ModuleChange
-from .serialization import change_of, inert, module_of, sparse
+from .serialization import change_of, facts_of, facts_written, filled, inert, module_of, sparse
 
 SCHEMA = "rekernel.plan"
 VERSION = 1
 _FEW = 12
+_FIELDS = {
+    "schema", "version", "family", "options", "warnings", "changes", "modules", "origin", "scale", "size", "form",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,14 @@ class Plan:
 
     changes : one `LayerChange` per tensor
     family : name of the architecture recognised from the keys, or empty
-    options : what was asked for (scale, method, ...), for the reader; the changes alone decide
+    options : what was asked for (scale, method, ...), for people; no code decides on it
     warnings : what was ambiguous, and the option that resolves it
     modules : layers without tensors that change; a checkpoint alone does not show them
+    origin : what the plan was made from: the 'names' and shapes of a checkpoint, the 'trace' of a module, or an 'onnx'
+        graph
+    scale : new pixels per old one that was asked for; a tuple has one number per spatial axis
+    size : spatial axes of the input that was traced, before rescaling; empty where nothing was traced
+    form : form of the layers that was asked for ('dense', 'factored', 'auto'); empty where nothing was traced
     """
 
     changes: tuple[LayerChange, ...]
@@ -37,11 +45,25 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     modules: tuple[ModuleChange, ...] = ()
+    origin: Literal["names", "trace", "onnx"] = "names"
+    scale: tuple[float, ...] | float = 1.0
+    size: tuple[int, ...] = ()
+    form: str = ""
+
+    def __post_init__(self) -> None:
+        scale = self.scale
+        floats = tuple(map(float, scale)) if isinstance(scale, tuple | list) else float(scale)
+        object.__setattr__(self, "scale", floats)
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
         """The changes that change something."""
         return tuple(change for change in self.changes if not change.kept)
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the names of the tensors told the architecture, so that the padding of its layers is known."""
+        return self.origin == "names" and bool(self.family)
 
     def to_json(self, *, kept: bool = True, indent: int | None = 2) -> str:
         """JSON text from which `from_json` makes the same plan; keys sorted, so equal plans give equal text.
@@ -60,6 +82,7 @@ class Plan:
             "warnings": list(self.warnings),
             "changes": [sparse(change) for change in changes],
             "modules": [asdict(module) for module in self.modules],
+            **facts_written(self.origin, self.scale, self.size, self.form),
         }
         if not self.modules:
             del document["modules"]
@@ -90,9 +113,10 @@ class Plan:
         if document.get("version") != VERSION:
             found = shown(repr(document.get("version")))
             raise RekernelError(f"plan: version {found} is not {VERSION}, which this rekernel reads; plan again")
-        extra = set(document) - {"schema", "version", "family", "options", "warnings", "changes", "modules"}
+        extra = set(document) - _FIELDS
         if extra:
             raise RekernelError(f"plan: unknown field {shown(sorted(extra)[0])}")
+        document = filled(document)
         try:
             changes = tuple(change_of(entry) for entry in document["changes"])
             modules = tuple(module_of(entry) for entry in document.get("modules", ()))
@@ -110,7 +134,7 @@ class Plan:
         repeated = [name for name, count in Counter(c.name for c in changes).items() if count > 1]
         if repeated:
             raise RekernelError(f"plan: {shown(repeated[0])} is listed twice")
-        return cls(changes, family, options, warnings, modules)
+        return cls(changes, family, options, warnings, modules, **facts_of(document))
 
     def __str__(self) -> str:
         """A table of what changes, and a line for each reason why something stays."""

@@ -10,15 +10,95 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import RekernelError
 from ..escape import shown
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
-from .changes import KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
 _LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger
 _SMALL = 1 << 12  # entries of a matrix that costs nothing to try
+_LARGEST = 1 << 20  # scale of a plan: more than any matrix can have, and small enough to multiply sizes with
+_ORIGINS = ("names", "trace", "onnx")
+_FORMS = ("", *FORMS)
+_MODES_OF_KINDS = {"patch": "absorb", "linear-in": "absorb", "linear-out": "supersample", "values": "supersample"}
+
+
+def filled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object of a plan with the fields that 0.1.0 did not write, read from its options and reasons.
+
+    Every later plan has "origin"; such an object is given back as it is. This function alone reads the prose.
+
+    Examples
+    --------
+    >>> filled({"options": {"scale": [2.0], "form": "dense", "size": [8]}, "changes": []})["origin"]
+    'trace'
+    """
+    if "origin" in document:
+        return dict(document)
+    given, changes = document.get("options"), document.get("changes")
+    options = given if isinstance(given, dict) else {}
+    traced = "form" in options
+    told = {what: options[what] for what in ("scale", *(("size", "form") if traced else ())) if what in options}
+    told["origin"] = "trace" if traced else "onnx" if document.get("family") == "ONNX graph" else "names"
+    if isinstance(changes, list):
+        changes = [_with_mode(entry) if isinstance(entry, dict) else entry for entry in changes]
+        return {**told, **document, "changes": changes}
+    return {**told, **document}
+
+
+def _with_mode(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of "changes" with its mode, which 0.1.0 said in the last word of a convolution's reason."""
+    kind, reason = entry.get("kind"), entry.get("reason")
+    mode = _MODES_OF_KINDS.get(kind, "") if isinstance(kind, str) else ""
+    if kind in ("conv", "conv-transpose") and isinstance(reason, str):
+        mode = "absorb" if reason.endswith("absorbs") else "supersample" if reason.endswith("supersamples") else ""
+    return {**({"mode": mode} if mode else {}), **entry}
+
+
+def facts_written(origin: str, scale: tuple[float, ...] | float, size: tuple[int, ...], form: str) -> dict[str, Any]:
+    """What a plan writes of its own fields: those that differ from their defaults, and always the origin.
+
+    A plan without origin is one of 0.1.0, whose fields `filled` reads from its options.
+
+    Examples
+    --------
+    >>> facts_written("names", (2.0, 1.5), (), "")
+    {'origin': 'names', 'scale': [2.0, 1.5]}
+    """
+    plain = list(scale) if isinstance(scale, tuple) else scale
+    others = {"scale": (plain, 1.0), "size": (list(size), []), "form": (form, "")}
+    return {"origin": origin, **{what: value for what, (value, default) in others.items() if value != default}}
+
+
+def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The origin, scale, size and form that the JSON object of a plan says.
+
+    Raises
+    ------
+    RekernelError
+        Naming the field that is not what it has to be.
+    """
+    origin, form = document.get("origin"), document.get("form", "")
+    scale, size = document.get("scale", 1.0), document.get("size", [])
+    for what, value, allowed in (("origin", origin, _ORIGINS), ("form", form, _FORMS)):
+        if not isinstance(value, str) or value not in allowed:
+            names = ", ".join(filter(None, allowed))
+            raise RekernelError(f"plan: {what}: {shown(str(value), 80)} is not one of {names}")
+    scales = scale if isinstance(scale, list) else [scale]
+    if not scales or not all(_is_number(s) and 0 < s <= _LARGEST for s in scales):
+        raise RekernelError(
+            f"plan: scale: {shown(str(scale), 80)} is not a number above 0 and up to {_LARGEST}, or a list of them"
+        )
+    if not isinstance(size, list) or not all(_is_whole(n) and 0 < n < 2**48 for n in size):
+        raise RekernelError(f"plan: size: {shown(str(size), 80)} is not a list of whole numbers above 0")
+    return {
+        "origin": origin,
+        "scale": tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
+        "size": tuple(size),
+        "form": form,
+    }
 
 
 def sparse(change: LayerChange) -> dict[str, Any]:
@@ -48,10 +128,10 @@ def change_of(entry: Any) -> LayerChange:
     allowed = {f.name for f in fields(LayerChange)}
     if extra := set(entry) - allowed:
         raise RekernelError(f"plan: {shown(name)}: unknown field {shown(sorted(extra)[0])}")
-    for what in ("dtype", "kind", "reason", "by_hand_mode"):
+    for what in ("dtype", "kind", "reason", "by_hand_mode", "mode"):
         if not isinstance(entry.get(what, ""), str):
             raise RekernelError(f"plan: {shown(name)}: {what} is no text")
-        if what not in entry and what != "by_hand_mode":
+        if what not in entry and what not in ("by_hand_mode", "mode"):
             raise RekernelError(f"plan: {shown(name)}: field {what!r} is missing")
     try:
         change = LayerChange(
@@ -160,6 +240,8 @@ def _check(change: LayerChange) -> None:
     """Refuse what could not be carried out, before any file is touched."""
     if change.kind not in KINDS:
         raise RekernelError(f"kind {change.kind!r} is not one of {', '.join(KINDS)}")
+    if change.mode not in get_args(Mode):
+        raise RekernelError(f"mode {shown(change.mode, 80)} is not one of {', '.join(filter(None, get_args(Mode)))}")
     if (change.kind == "keep") != change.kept:
         raise RekernelError(f"kind {change.kind!r} with {len(change.operators)} operators contradicts itself")
     if change.operators and change.factors:

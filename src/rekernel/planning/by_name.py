@@ -12,6 +12,7 @@ from typing import Any
 
 from ..architectures.base import Family
 from ..architectures.detect import architecture
+from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
@@ -21,13 +22,8 @@ from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
-from .settings import Hints, Request, Scale
+from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
-
-RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
-ROUNDED_DTYPES = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
-"""Dtypes that can be computed in float32 and rounded back if the caller allows it. Booleans, complex numbers and packed
-numbers cannot."""
 
 
 def plan_checkpoint(
@@ -90,9 +86,8 @@ def plan_checkpoint(
     >>> plan_checkpoint(path, scale=2).changes[0].new_shape
     (8, 4, 5, 5)
     """
-    asked = Request(
-        scale, method, taps, gain, a, smoothness, preset, include, exclude, overrides, hints, allow_cast, allow_pickle
-    )
+    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness)
+    asked = Request(settings, preset, include, exclude, overrides, hints, allow_cast)
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             return _plan(opened, asked)
@@ -108,7 +103,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     found = architecture(shapes, source.metadata, hints.layout_of_all())
     family, shapes = found.family, found.shapes
     chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
-    base, each = asked.base(), asked.each(shapes)
+    base, each = asked.settings, asked.each(shapes)
     changes, warnings = [], list(family.notes(shapes)) if family else []
     for name, info in source.tensors.items():
         layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, found.layout)
@@ -117,8 +112,8 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         except Unclear as unclear:
             warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
             change = layer.kept("unclear, see the notes")
-        castable = info.dtype in ROUNDED_DTYPES
-        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not (castable and asked.allow_cast):
+        castable = info.dtype in ROUNDED
+        if not change.kept and info.dtype not in FLOATS and not (castable and asked.allow_cast):
             cast = ("), or allow a cast (", Option("allow_cast=True", "--allow-cast"))
             raise RekernelError(
                 f"{shown(name)}: dtype {info.dtype} is not resampled, since rounding would change its meaning. "
@@ -130,7 +125,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
     options = {**asked.options(), "selection": selection}
-    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings))
+    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), scale=base.scale)
 
 
 def _assumed(

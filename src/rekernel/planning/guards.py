@@ -15,6 +15,7 @@ from ..checkpoint.config_file import KEY
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..plan.description import scale_text
 from ..plan.recipe import find_recipe
 
 
@@ -30,7 +31,7 @@ def refuse_rescaled(source: TensorSource) -> None:
     """Raise if a checkpoint was rescaled before: its layers no longer have the strides that their names imply."""
     recipe = find_recipe(source.metadata)
     if recipe is not None:
-        scale = recipe.plan.options.get("scale", "?")
+        scale = scale_text(recipe.plan.scale)
         raise RekernelError(
             f"{shown_path(source.path)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
             f"and its layers no longer have their trained kernels and strides; convert the original instead"

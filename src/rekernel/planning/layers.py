@@ -36,7 +36,7 @@ class Weight:
         >>> Weight("fc.bias", "F32", (4,)).kept("bias").kind
         'keep'
         """
-        return LayerChange(self.name, self.dtype, self.shape, self.shape, "keep", reason)
+        return LayerChange.unchanged(self.name, self.dtype, self.shape, reason)
 
 
 @dataclass(frozen=True)

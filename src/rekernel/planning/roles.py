@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import Mode
 
-SUPERSAMPLE, ABSORB = MODES = ("supersample", "absorb")
+SUPERSAMPLE: Final = "supersample"
+ABSORB: Final = "absorb"
+MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
 
 
 class Role(StrEnum):
@@ -64,7 +68,7 @@ class Network:
     gives_image: bool = False
 
 
-def default_mode(role: Role, network: Network) -> str:
+def default_mode(role: Role, network: Network) -> Mode:
     """The mode of a convolution if the caller did not choose one.
 
     A network with attention whose output is not an image absorbs the scale in the convolution that reads the image: the
@@ -79,7 +83,7 @@ def default_mode(role: Role, network: Network) -> str:
     return ABSORB if absorbs else SUPERSAMPLE
 
 
-def checked_mode(mode: str) -> str:
+def checked_mode(mode: str) -> Mode:
     """Return `mode`; raise an error that lists the modes if it is not one of them.
 
     Examples
@@ -87,6 +91,7 @@ def checked_mode(mode: str) -> str:
     >>> checked_mode("absorb")
     'absorb'
     """
-    if mode not in MODES:
-        raise RekernelError(f"mode {shown(mode)} is not one of {', '.join(MODES)}")
-    return mode
+    for known in MODES:
+        if mode == known:
+            return known
+    raise RekernelError(f"mode {shown(str(mode))} is not one of {', '.join(MODES)}")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import RekernelError
-from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, ModuleChange
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 from ..resampling.geometry import (
     PHASE_TOLERANCE,
     ConvGeometry,
@@ -34,7 +34,7 @@ def convolution(
     settings: Settings,
     *,
     first: int,
-    mode: str,
+    mode: Mode,
     reason: str,
     transposed: bool = False,
     factored: bool = False,
@@ -218,7 +218,7 @@ def values(
 
 
 def _on_cells(
-    weight: Weight, axes: Mapping[int, Sequence[Cells]], settings: Settings, kind: str, reason: str, *, mode: str,
+    weight: Weight, axes: Mapping[int, Sequence[Cells]], settings: Settings, kind: str, reason: str, *, mode: Mode,
     prefix: int = 0,
 ) -> LayerChange:  # fmt: skip
     view: list[int] = []

@@ -8,17 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
 from ..plan.changes import AxisOperator
-from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
+from ..resampling.methods import (
+    ALL_METHODS,
+    GAINS,
+    KEYS_A,
+    SMOOTHNESS,
+    canonical_method,
+    for_grid,
+    for_values,
+)
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]
-_METHODS = (*KERNEL_METHODS, *(method for method in GRID_METHODS if method not in KERNEL_METHODS))
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Settings:
     smoothness: float = SMOOTHNESS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "method", canonical_method(self.method, _METHODS))
+        object.__setattr__(self, "method", canonical_method(self.method, ALL_METHODS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
@@ -113,7 +120,7 @@ class Settings:
         """
         if old == new:
             return None
-        method, gain = (self.values_method(), "none") if values else (self.grid_method(), self.gain)
+        method, gain = (for_values(self.method), "none") if values else (for_grid(self.method), self.gain)
         return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smoothness)
 
     def on_kernel(
@@ -124,49 +131,42 @@ class Settings:
             axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smoothness
         )
 
-    def grid_method(self) -> str:
-        """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
-        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(self.method, self.method)
-
-    def values_method(self) -> str:
-        """The method for values on a grid, such as position embeddings.
-
-        'optimal' and the pseudo-inverse are designed for weights that read a grid, dilation has no meaning there.
-
-        Examples
-        --------
-        >>> [Settings(2, method).values_method() for method in ("optimal", "dilate", "pinv-linear", "area")]
-        ['cubic', 'cubic', 'linear', 'area']
-        """
-        designed = self.method in ("optimal", "optimal-filter", "dilate")
-        return "cubic" if designed else self.method.removeprefix("pinv-")
-
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that planning is asked for: the keyword arguments of `plan_checkpoint`, which explains each."""
+    """Everything that planning is asked for.
 
-    scale: Any
-    method: str = "optimal"
-    taps: int | str | None = None
-    gain: str = "dc"
-    a: float = KEYS_A
-    smoothness: float = SMOOTHNESS
+    settings : of every tensor without an override
+    preset, include, exclude, overrides, hints, allow_cast : as for `plan_checkpoint`
+    """
+
+    settings: Settings
     preset: str | None = None
     include: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     overrides: Mapping[str, Mapping[str, Any]] | None = None
     hints: Hints | None = None
     allow_cast: bool = False
-    allow_pickle: bool = False
 
-    def base(self) -> Settings:
-        """The settings of every tensor without an override."""
-        return Settings(plain_scale(self.scale), self.method, self.taps, self.gain, self.a, self.smoothness)
+    @classmethod
+    def of(
+        cls, scale: Any, *, preset: str | None = None, include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (), overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        hints: Hints | None = None, allow_cast: bool = False, **settings: Any,
+    ) -> Self:  # fmt: skip
+        """The request that these keyword arguments of `plan_checkpoint` make.
+
+        Examples
+        --------
+        >>> Request.of(2, method="bicubic", exclude=["fc*"]).settings.method
+        'cubic'
+        """
+        chosen = Settings(plain_scale(scale), **settings)
+        return cls(chosen, preset, include, exclude, overrides, hints, allow_cast)
 
     def each(self, names: Collection[str]) -> dict[str, Settings]:
         """The settings of every tensor with one, by name; later patterns win."""
-        base = self.base()
+        base = self.settings
         each: dict[str, Settings] = {}
         for pattern, values in (self.overrides or {}).items():
             unknown = set(values) - set(asdict(base))
@@ -186,7 +186,7 @@ class Request:
 
     def options(self) -> dict[str, Any]:
         """What a plan says of its settings: plain values for JSON."""
-        given = {key: value for key, value in asdict(self.base()).items() if value is not None}
+        given = {key: value for key, value in asdict(self.settings).items() if value is not None}
         scale = given["scale"]
         return {**given, "scale": list(scale) if isinstance(scale, tuple) else scale}
 

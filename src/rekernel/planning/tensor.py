@@ -19,7 +19,7 @@ from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
 from ..escape import shown
 from ..patterns import layer_of, without
-from ..plan.changes import AxisGeometry, LayerChange
+from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
 from .layers import Cells, ConvAxis, Weight, grid_cells
@@ -118,7 +118,7 @@ class Layer:
                 reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
             ).change  # fmt: skip
 
-    def _mode(self, facts: LayerFacts, stride: int) -> str:
+    def _mode(self, facts: LayerFacts, stride: int) -> Mode:
         given = self.hints.given("mode", self.name)
         if given is not None:
             with self._named():

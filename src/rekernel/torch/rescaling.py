@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import FORMS
+from ..plan.description import scale_text
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
@@ -21,7 +23,7 @@ from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
-from .planning.planner import FORMS, Planned, plan_model
+from .planning.planner import Planned, plan_model
 from .tracing.run import Trace, image_of, trace
 
 
@@ -91,7 +93,7 @@ def rescale(
     earlier = getattr(model, PLAN, None)
     if earlier is not None and earlier.changed:
         raise RekernelError(
-            f"this {type(model).__name__} was rescaled already (scale {earlier.options.get('scale', '?')}); "
+            f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import rekernel.torch as rkt
-from rekernel_cli.demonstration.run import _build, convert_example, examples
+from rekernel_cli.demonstration.run import build, convert_example, examples
 from rekernel_cli.user_code import import_file
 
 from ...numeric import assert_ulps
@@ -18,9 +18,9 @@ from ...numeric import assert_ulps
 def test_tracing_and_conversion_agree(name, scale, method, tmp_path):
     models = import_file(examples() / "models.py")
     state = load_file(examples() / f"{name}.safetensors")
-    traced = rkt.rescale(_build(models, name, state, {}), scale, torch.zeros(1, 1, 16, 16), method=method)
+    traced = rkt.rescale(build(models, name, state, {}), scale, torch.zeros(1, 1, 16, 16), method=method)
     convert_example(name, scale, tmp_path / "out.safetensors", method=method)
-    loaded = rkt.load(_build(models, name, state, {}), tmp_path / "out.safetensors")
+    loaded = rkt.load(build(models, name, state, {}), tmp_path / "out.safetensors")
     for key, value in loaded.state_dict().items():
         assert_ulps(traced.state_dict()[key], value, what=key)  # by torch, and by NumPy
     with np.load(examples() / "test.npz") as data:

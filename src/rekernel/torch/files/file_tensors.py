@@ -18,7 +18,6 @@ from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ..dtypes import TORCH_DTYPES
-from ..planning.complete import traced
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Incoming:
         RekernelError
             If the plan changes a tensor that is split or joined: the plan does not say how the results change.
         """
-        if traced(plan):
+        if plan.origin == "trace":
             return plan  # it was made from the module and has its names
         modules = {file: name for name, file in self.files.items()}
         groups = {file: group for group in self._converted.values() for file in group.files}

@@ -26,7 +26,7 @@ from ..editing.apply import PLAN, announce, carry_out
 from ..editing.bake import bake
 from ..editing.edits import Edits
 from ..layers.module_names import aliases, owner_of
-from ..planning.complete import completed, traced
+from ..planning.complete import completed
 from .file_tensors import Incoming
 from .transformers_names import incoming
 
@@ -135,12 +135,11 @@ def _announce(edits: Edits, plan: Plan) -> None:
 
     They show it by a layer that absorbs the scale, or by position embeddings on the grid of the image.
     """
-    if traced(plan):
-        size, scales = plan.options.get("size"), plan.options.get("scale")
-        if isinstance(size, list | tuple) and isinstance(scales, list | tuple):
-            announce(edits, tuple(map(int, size)), tuple(map(float, scales)))
+    if plan.origin == "trace":
+        if isinstance(plan.scale, tuple) and len(plan.scale) == len(plan.size):
+            announce(edits, plan.size, plan.scale)
         return
-    read = [c for c in plan.changed if c.kind == "patch" or c.reason.endswith("absorbs")]
+    read = [c for c in plan.changed if c.kind == "patch" or (c.kind == "conv" and c.mode == "absorb")]
     on_grid = [c for c in plan.changed if c.kind == "values"]
     for change in (*read, *on_grid):
         for module in edits.model.modules():

@@ -1,6 +1,7 @@
 """Measure how far a rescaled network at the new size is from the original on the reduced input.
 
-Scope: two modules and an input. Not here: the error of single layers (see `torch.measure.compare`).
+Scope: two modules, an input, and the scale in a plan. Not here: the error of single layers (see
+`torch.measure.compare`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
 from ..editing.apply import PLAN
@@ -95,17 +97,16 @@ def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
     RekernelError
         For a module without a plan.
     """
-    plan = getattr(rescaled, PLAN, None)
+    plan: Plan | None = getattr(rescaled, PLAN, None)
     if plan is None:
         raise RekernelError("the rescaled model has no plan to tell its scale; pass size=, the trained size")
-    scale = plan.options["scale"]  # tracing notes one an axis, offline conversion what was asked for
-    return tuple(float(s) for s in per_axis(scale, count, "scale"))
+    return tuple(per_axis(plan.scale, count, "scale"))
 
 
 def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     """The grid a rescaled module was traced at; of a generator, the one it draws."""
-    plan = getattr(rescaled, PLAN, None)
-    return tuple(plan.options.get("size", ())) if plan is not None else ()
+    plan: Plan | None = getattr(rescaled, PLAN, None)
+    return plan.size if plan is not None else ()
 
 
 def _answer(model: nn.Module, x: Tensor, which: str) -> Tensor:

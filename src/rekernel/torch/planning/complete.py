@@ -23,11 +23,6 @@ from ..layers.padding import own_padding
 from .pools import POOLS, pool_axes
 
 
-def traced(plan: Plan) -> bool:
-    """Whether `rescale` made this plan, which saw the model run."""
-    return "form" in plan.options
-
-
 def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     """The plan, completed with explicit padding and poolings of the model. A plan made by tracing is returned as it is.
 
@@ -41,7 +36,7 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     RekernelError
         If a layer has another stride, padding or dilation than the plan assumed.
     """
-    if traced(plan):
+    if plan.origin == "trace":  # it saw the model run
         return plan
     changes = tuple(_fitted(change, plan, model, files) for change in plan.changes)
     pools = _pools(plan, model)
@@ -65,7 +60,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
         hand = assumed.padding[0] - own[axis][0], assumed.padding[1] - own[axis][1]
         stride, dilation = layer.stride[axis], layer.dilation[axis]
         if (assumed.stride, assumed.dilation) != (stride, dilation) or (
-            any(hand) and (not plan.family or min(hand) < 0)
+            any(hand) and (not plan.recognised or min(hand) < 0)
         ):
             name = shown(owner_of(files.get(change.name, change.name)))
             pad = own[axis][0]
@@ -89,7 +84,6 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
 
 def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
     """Rescale the poolings that lie among rescaled convolutions."""
-    scale = plan.options.get("scale")
     grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
     spatial = {
         name: module for name, module in model.named_modules()
@@ -101,9 +95,9 @@ def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
         if kind is None or not _stands_among(name, set(spatial), set(grown)):
             continue
         dims = int(type(module).__name__[-2])
-        scales = [float(s) for s in scale] if isinstance(scale, list | tuple) else [float(scale or 1)] * dims
-        scales = [1.0] * (dims - len(scales)) + scales[-dims:]
-        found.append(pooling(name, kind, pool_axes(module, tuple(scales))))
+        scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
+        scales = (1.0,) * (dims - len(scales)) + scales[-dims:]
+        found.append(pooling(name, kind, pool_axes(module, scales)))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...patterns import layer_of
-from ...plan.changes import AxisGeometry, LayerChange
+from ...plan.changes import AxisGeometry, LayerChange, Mode
 from ...planning.layers import ConvAxis
 from ...planning.roles import ABSORB
 from ...planning.rules import convolution, is_patch
@@ -25,7 +25,14 @@ from .grids import Scales, weight_of
 
 
 def conv_change(
-    call: LayerCall, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: str, form: str, settings: Settings
+    call: LayerCall,
+    m: Any,
+    weight: Tensor,
+    arriving: Scales,
+    leaving: Scales,
+    mode: Mode,
+    form: str,
+    settings: Settings,
 ) -> LayerChange:
     """The change of a convolution in the chosen form. 'auto' chooses the form that costs less to run (`cost`).
 
@@ -79,7 +86,14 @@ def is_pruned(module: nn.Module | None) -> bool:
 
 
 def _change(
-    call: LayerCall, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: str, form: str, settings: Settings
+    call: LayerCall,
+    m: Any,
+    weight: Tensor,
+    arriving: Scales,
+    leaving: Scales,
+    mode: Mode,
+    form: str,
+    settings: Settings,
 ) -> LayerChange:
     factored = form == "factored" and _all_whole(arriving)
     axes = _axes(call, m, arriving, leaving)

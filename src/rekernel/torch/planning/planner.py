@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import RekernelError
 from ...escape import shown
 from ...patterns import matcher, select
-from ...plan.changes import LayerChange, ModuleChange
+from ...plan.changes import LayerChange, Mode, ModuleChange
 from ...plan.plan import Plan
 from ...planning.layers import NOT_RESCALED
 from ...planning.roles import ABSORB, SUPERSAMPLE, Network, checked_mode, default_mode, role_of
@@ -40,7 +40,6 @@ from .grids import (
 from .pools import pool_axes
 from .windows import window_changes, window_of
 
-FORMS = ("dense", "factored", "auto")
 _FORWARDS = {
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -77,7 +76,7 @@ class _Planner:
     trace: Trace
     settings: Settings
     scale: tuple[float, ...]
-    modes: Mapping[str, str]
+    modes: Mapping[str, Mode]
     excluded: set[str]
     form: str
     changes: dict[str, LayerChange] = field(default_factory=dict)
@@ -306,7 +305,7 @@ class _Planner:
             weight = self.tensors[call.weight]
             self.changes[call.weight] = positions_change(call, weight, arriving, self.settings)
 
-    def _mode(self, call: LayerCall, strides: Sequence[int] = ()) -> str:
+    def _mode(self, call: LayerCall, strides: Sequence[int] = ()) -> Mode:
         for pattern, mode in self.modes.items():
             if matcher(pattern)(call.weight):
                 return mode
@@ -371,10 +370,9 @@ def plan_model(
     names = list(model.state_dict())
     chosen = select(names, include, "include") if include is not None else set(names)
     excluded = set(names) - (chosen - select(names, exclude, "exclude"))
-    for mode in (modes or {}).values():
-        checked_mode(mode)
-    select(names, modes or {}, "modes")
-    planner = _Planner(model, trace, settings, scale, modes or {}, excluded, form)
+    asked = {pattern: checked_mode(mode) for pattern, mode in (modes or {}).items()}
+    select(names, asked, "modes")
+    planner = _Planner(model, trace, settings, scale, asked, excluded, form)
     planner.run()
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:
@@ -387,7 +385,8 @@ def plan_model(
     options = {k: v for k, v in asdict(settings).items() if v is not None}
     options |= {"scale": list(scale), "form": form, "size": list(trace.size)}
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
-    plan = Plan(ordered, type(model).__name__, options, tuple(planner.notes), tuple(planner.modules.values()))
+    notes, modules = tuple(planner.notes), tuple(planner.modules.values())
+    plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
     return Planned(plan, planner.expected)
 
 
