@@ -223,7 +223,7 @@ def test_names_that_are_no_text_are_refused(tmp_path):
     source = saved(tmp_path / "m.onnx")
     source.write_bytes(source.read_bytes().replace(b"first.weight", b"first\xffweight"))
     for args in (("inspect", source), ("convert", source, tmp_path / "out.onnx", "--scale", "2")):
-        assert "a name in it is no UTF-8 text" in refused(*args)
+        assert "a name in it is not UTF-8 text" in refused(*args)
 
 
 @pytest.mark.parametrize("beside", ["", "w.dat"])

@@ -218,7 +218,7 @@ def test_a_layer_that_nothing_reaches_stays():
         (lambda: grid_cells(12, (3, 5), (3, 10), "channels-first"), "15 cells"),
         (
             lambda: rules.pooling("p", "max-pool", [ConvAxis(AxisGeometry(2, 2, (0, 1)), 2, 2)]),
-            "sides must be equal",
+            "two sides must be equal",
         ),
         (lambda: rules.pooling("p", "avg-pool", [ConvAxis(AxisGeometry(2, 2, (0, 0)), 1.5, 1.5)]), "whole numbers"),
     ],

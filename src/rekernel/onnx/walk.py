@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
-from ..planning.layers import NOT_RESCALED, Weight
+from ..planning.layers import NOT_RESCALED
 from ..planning.settings import Settings
 from .axes import grows, image, plain
 from .graph import Model, attributes, is_standard, outer_names, wrong_of
@@ -106,6 +106,7 @@ def kept(model: Model, changes: Mapping[str, LayerChange]) -> tuple[LayerChange,
     """A change for every constant, also for those that stay, in the order of the model."""
     listed = []
     for name, tensor in model.constants.items():
-        shape = tuple(tensor.dims)
-        listed.append(changes.get(name) or Weight(name, model.dtype(name), shape).kept(NOT_RESCALED))
+        listed.append(
+            changes.get(name) or LayerChange.unchanged(name, model.dtype(name), tuple(tensor.dims), NOT_RESCALED)
+        )
     return tuple(listed)

@@ -30,15 +30,15 @@ Grid = Sequence[int]
 
 @dataclass(frozen=True)
 class Hints:
-    """What the model would tell and a checkpoint cannot, by pattern; the last matching pattern wins.
+    """Facts about layers that a checkpoint does not show, by pattern of layer names; the last matching pattern wins.
 
-    linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
-    order : 'channels-first' or 'channels-last', how such a grid was flattened
-    stride, padding : of a convolution; padding may be (left, right)
-    dilation : of a convolution: spacing of its taps
-    layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way, and 'IO' turns a matrix. For '*' it says
-        which framework wrote the file: HWIO holds for its 1-D and 3-D convolutions, and its matrices, too
-    mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
+    linear_grid, output_grid : grid (C, *spatial) that a fully-connected layer reads or writes flattened
+    order : 'channels-first' or 'channels-last', the order in which that grid was flattened
+    stride, padding : stride and padding of a convolution; the padding may be (left, right)
+    dilation : dilation of a convolution, the spacing of its taps
+    layout : order of the axes, 'OIHW', 'HWIO', ... ; with it, a 3-D tensor is a Conv1d, and 'IO' transposes a matrix.
+        The layout of '*' tells the framework of the file: 'HWIO' includes 1-D and 3-D convolutions and matrices
+    mode : 'supersample' (the feature maps grow) or 'absorb' (the stride grows instead)
     """
 
     linear_grid: Mapping[str, Grid] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Settings:
         return tuple(map(float, self.scale)) if len(self.scale) == count else None
 
     def on_grid(self, axis: int, old: int, new: int, *, values: bool = False) -> AxisOperator | None:
-        """The operator on pixels of a finite image along one axis; None where their number stays.
+        """The operator on the pixels of a finite image along one axis; None if their number does not change.
 
         Parameters
         ----------
@@ -165,7 +165,7 @@ class Request:
         return cls(chosen, preset, include, exclude, overrides, hints, allow_cast)
 
     def each(self, names: Collection[str]) -> dict[str, Settings]:
-        """The settings of every tensor with one, by name; later patterns win."""
+        """The settings of the tensors that have an override, by name; later patterns win."""
         base = self.settings
         each: dict[str, Settings] = {}
         for pattern, values in (self.overrides or {}).items():
@@ -179,20 +179,20 @@ class Request:
         return each
 
     def checked_hints(self, names: Sequence[str]) -> Hints:
-        """The hints, of which each pattern matches one of `names`."""
+        """Return the hints; raise if a pattern matches no tensor."""
         hints = self.hints or Hints()
         hints.check(names)
         return hints
 
     def options(self) -> dict[str, Any]:
-        """What a plan says of its settings: plain values for JSON."""
+        """The settings as a plan shows them: plain values, for JSON."""
         given = {key: value for key, value in asdict(self.settings).items() if value is not None}
         scale = given["scale"]
         return {**given, "scale": list(scale) if isinstance(scale, tuple) else scale}
 
 
 def plain_scale(scale: Any) -> Any:
-    """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON.
+    """Convert NumPy scalars and arrays to plain numbers, for JSON; several numbers become a tuple.
 
     Examples
     --------

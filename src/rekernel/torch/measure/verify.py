@@ -1,6 +1,7 @@
 """Measure how far a rescaled network at the new size is from the original on the reduced input.
 
-Scope: two modules and an input. Not here: the error of single layers (see `torch.measure.compare`).
+Scope: two modules, an input, and the scale in a plan. Not here: the error of single layers (see
+`torch.measure.compare`).
 """
 
 from __future__ import annotations
