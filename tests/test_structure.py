@@ -23,12 +23,13 @@ FOREIGN = (
 
 # Lowest first. A package imports from strictly lower levels, so packages of one level do not know each other.
 LEVELS: list[set[str]] = [
-    {"errors", "escape", "version"},
+    {"errors", "escape", "text", "version"},
     {"checkpoint", "resampling", "patterns"},
     {"sources", "plan", "architectures"},
     {"planning"},
     {"conversion", "torch"},
     {"onnx", "diffusion"},
+    {"formats"},
     {"offline", "inspection", "hub"},
 ]
 LEVEL = {name: number for number, level in enumerate(LEVELS) for name in level}

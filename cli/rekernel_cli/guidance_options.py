@@ -89,7 +89,7 @@ def record(
     from rekernel.escape import shown_path
 
     guidance = dict(given)
-    kernels, scale = kernels_of(planning, guidance), planning.keywords()["scale"]
+    kernels, scale = kernels_of(planning, guidance), planning.scale
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; leave it out")
     made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force, dry_run=dry_run)

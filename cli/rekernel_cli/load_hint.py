@@ -56,9 +56,7 @@ def _is_adapter(plan: Plan) -> bool:
 
 def _loads_plainly(report: Report, plan: Plan) -> bool:
     """Whether the configuration that was copied along tells transformers all that changed."""
-    from rekernel import Recipe
-    from rekernel.conversion.transformers_config import loads_plainly
-    from rekernel.hub.contents import config_of
+    from rekernel.conversion.transformers_config import CONFIG, file_loads_plainly
 
-    config = next((path for path in report.files if path.name == "config.json"), None)
-    return config is not None and loads_plainly(config_of(config), Recipe(plan, ()))
+    config = next((path for path in report.files if path.name == CONFIG), None)
+    return config is not None and file_loads_plainly(config, plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from rekernel.resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS
 
 from . import values
 from .help_layout import GroupedOption
+
+if TYPE_CHECKING:
+    from rekernel.planning.settings import PlanningOptions
 
 Command = Callable[..., Any]
 _ON_GRIDS_ALONE = tuple(method for method in GRID_METHODS if method not in KERNEL_METHODS)
@@ -116,31 +119,42 @@ class Planning:
         return list(self.raw["component"]) or None
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, bool]:
         """Keyword arguments that hold with a ready plan too."""
         return {"allow_cast": self.raw["allow_cast"], "allow_pickle": self.raw["allow_pickle"]}
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of `plan_checkpoint`.
+    @property
+    def scale(self) -> values.Scale:
+        """The scale.
 
         Raises
         ------
         click.UsageError
-            For a scale that is missing, given twice or in halves, and for a NAME given twice.
+            For a scale that is missing, given twice or in halves.
+        """
+        return _scale(self.raw["scale"], self.raw["from_size"], self.raw["to_size"])
+
+    def keywords(self) -> PlanningOptions:
+        """Keyword arguments of `plan_source` and `convert` that say how to plan, without the scale.
+
+        Raises
+        ------
+        click.UsageError
+            For a NAME given twice.
         """
         from rekernel.planning.settings import Hints
 
         hints = {name: _unique(self.raw[name], "--" + name.replace("_", "-")) for name in _HINTS}
-        keywords = {
-            "scale": _scale(self.raw["scale"], self.raw["from_size"], self.raw["to_size"]),
+        keywords: PlanningOptions = {
             "include": list(self.raw["include"]) or None,
             "exclude": list(self.raw["exclude"]),
             "overrides": _unique(self.raw["overrides"], "--set"),
             "hints": Hints(**hints),
         }
-        keywords |= {name: self.raw[name] for name in ("method", "gain", "taps", "preset")}
-        keywords |= {name: self.raw[name] for name in ("a", "smoothness") if self.raw[name] is not None}
-        return keywords | self.reading
+        for name in ("method", "gain", "taps", "preset", "a", "smoothness"):
+            if self.raw[name] is not None:
+                keywords[name] = self.raw[name]
+        return keywords
 
     def refuse(self, why: str) -> None:
         """A usage error if any option was typed that says what the plan is."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 from rich.console import Console, RenderableType
-from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 _UNLIMITED = 100_000  # columns of a file or a pipe, in which no line is broken
@@ -41,17 +40,6 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=True))
 
 
-def in_bytes(count: int) -> str:
-    """A size for people.
-
-    Examples
-    --------
-    >>> in_bytes(1_719_000_000), in_bytes(1)
-    ('1.7 GB', '1 byte')
-    """
-    return decimal(count)
-
-
 def counted(count: int, what: str) -> str:
     """A number and its noun.
 
@@ -61,21 +49,6 @@ def counted(count: int, what: str) -> str:
     ('1 tensor', '1,200 tensors')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def inert(text: str, limit: int = 2000) -> str:
-    """Text that may already be escaped, on one line and harmless.
-
-    Examples
-    --------
-    >>> inert("conv: left as it is"), inert("a\\x1b[2Jb")
-    ('conv: left as it is', 'a\\\\x1b[2Jb')
-    """
-    if len(text) <= limit and text.isprintable():
-        return text
-    from rekernel.escape import shown
-
-    return shown(text, limit)
 
 
 @contextmanager

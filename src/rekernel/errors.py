@@ -23,6 +23,10 @@ class Option:
         return self.python
 
 
+FORCE = Option("force=True", "--force")
+"""What lets an existing file be replaced."""
+
+
 class RekernelError(ValueError):
     """A mistake that the user can correct. The message says what is wrong, where, and what to do.
 

@@ -60,6 +60,17 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return shown(os.fspath(path), 400)
 
 
+def inert(text: str, limit: int = 2000) -> str:
+    r"""Text whose names are escaped already, as it is; where it is not one printable line, escaped as a whole.
+
+    Examples
+    --------
+    >>> print(inert("conv: left as it is"), inert("a\x1b[2Jb"))
+    conv: left as it is a\x1b[2Jb
+    """
+    return text if len(text) <= limit and text.isprintable() else shown(text, limit)
+
+
 def shown_markdown(name: str, limit: int = 120) -> str:
     """Like `shown`, and inert in Markdown: the text cannot end a table cell or begin HTML, a link or a formula.
 

@@ -1,51 +1,38 @@
 """Offline conversion: a plan and a checkpoint become a converted checkpoint.
 
-Knows what may be asked for and refuses the rest; `conversion` carries it out.
+Scope: what may be asked for. Not here: what is done with a checkpoint or an ONNX model (see `formats`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from .checkpoint.discover import onnx_of
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.downloads import fetch
-from .conversion.output_files import arrange, output_tensors
-from .conversion.parts import parts_of
 from .conversion.report import Progress, Report
-from .conversion.run import Conversion, Options
-from .conversion.streaming import peak_bytes
-from .errors import Option, RekernelError
-from .escape import shown_path
+from .conversion.run import Options
+from .errors import RekernelError
+from .formats.model_files import Estimate, Order, PlanRequest
+from .formats.recognise import model_files
 from .plan.plan import Plan
-from .planning.by_name import plan_checkpoint
-from .planning.guards import nothing_changes, refuse_recorded
+from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
-from .sources.place import Place
 
-_INTERPRETER = 80 << 20  # resident before the first tensor: Python, NumPy, BLAS (benchmarks/speed/convert.py)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a conversion will need.
-
-    output_bytes : of all files it writes, headers aside
-    peak_memory : resident bytes, about
-    files : (name, bytes) of the checkpoints written
-    """
-
-    output_bytes: int
-    peak_memory: int
-    files: tuple[tuple[str, int], ...]
+__all__ = ["Estimate", "convert", "estimate", "plan_source"]
 
 
-def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **planning: Any) -> dict[str, Plan]:
+def plan_source(
+    source: StrPath,
+    scale: Scale,
+    *,
+    components: Sequence[str] | None = None,
+    allow_cast: bool = False,
+    allow_pickle: bool = False,
+    **planning: Unpack[PlanningOptions],
+) -> dict[str, Plan]:
     """Plans for whatever `source` is: one under '' for a checkpoint, one per component for a pipeline folder.
 
     Parameters
@@ -53,9 +40,11 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     source : path or address
         Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. Of an `hf://`
         address headers are all that is fetched; of an ONNX model its file, since a graph has no header.
+    scale : float or sequence of float
+        As for `plan_checkpoint`.
     components : sequence of str, optional
         Of a pipeline; by default its UNet.
-    **planning
+    allow_cast, allow_pickle, **planning
         As for `plan_checkpoint`.
 
     Examples
@@ -67,30 +56,7 @@ def plan_source(source: StrPath, *, components: Sequence[str] | None = None, **p
     ['']
     """
     with open_location(source) as place:
-        model = onnx_of(place.path)
-        if model is not None:
-            from .onnx import plan_onnx
-
-            _refuse_for_onnx(components=components)
-            return {"": plan_onnx(place, model, **planning)}
-        return _plans(place, parts_of(place.path, components), planning)
-
-
-def _refuse_for_onnx(**options: Any) -> None:
-    """Raise for what has a meaning for checkpoints alone."""
-    for name, value in options.items():
-        if value:
-            named = Option(name, f"--{name.removesuffix('s').replace('_', '-')}")  # --component is given once for each
-            raise RekernelError(named, " is for checkpoints; an ONNX model is converted as one file, without it")
-
-
-def _plans(place: Place, parts: Mapping[str, Path], planning: Mapping[str, Any]) -> dict[str, Plan]:
-    plans = {}
-    for name, path in parts.items():
-        refuse_recorded(path, whole=bool(name) or path.is_dir())
-        with place.open(path, allow_pickle=planning.get("allow_pickle", False)) as opened:
-            plans[name] = plan_checkpoint(opened, **planning)
-    return plans
+        return model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
 
 
 def estimate(
@@ -121,28 +87,15 @@ def estimate(
     """
     plans = {"": plans} if isinstance(plans, Plan) else plans
     dtype = target_dtype(dtype) if dtype else None
-    files: list[tuple[str, int]] = []
-    peak = 0
     with open_location(source) as place:
-        model = onnx_of(place.path)
-        if model is not None:
-            from .onnx import output_bytes
-
-            _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size)
-            nbytes = output_bytes(place, model, plans[""])
-            return Estimate(nbytes, _INTERPRETER + 3 * nbytes, ((model.name, nbytes),))
-        for name, path in parts_of(place.path, [n for n in plans if n] or None).items():
-            with place.open(path, allow_pickle=allow_pickle) as opened:
-                outputs = arrange(opened, output_tensors(opened, plans[name], dtype), path.name, max_shard_size)
-            files += [(f"{name}/{file.name}" if name else file.name, file.nbytes) for file in outputs.files]
-            peak = max(peak, peak_bytes(outputs.files))
-    return Estimate(sum(size for _, size in files), _INTERPRETER + peak, tuple(files))
+        return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
 
 
 def convert(
     source: StrPath,
     target: StrPath,
     *,
+    scale: Scale | None = None,
     plan: Plan | None = None,
     components: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -152,7 +105,7 @@ def convert(
     allow_cast: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
-    **planning: Any,
+    **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
 
@@ -166,8 +119,10 @@ def convert(
         with one; or the `hf://` address of any, of which what is needed is downloaded once the plan stands.
     target : path
         A file for a file, otherwise a folder.
+    scale : float or sequence of float
+        As for `plan_checkpoint`.
     plan : Plan, optional
-        Instead of `planning`.
+        Instead of `scale` and `planning`.
     components : sequence of str, optional
         Of a pipeline, those to rescale; by default its UNet. All else is copied.
     dtype : str, optional
@@ -183,7 +138,7 @@ def convert(
     progress : callable, optional
         Called with (bytes done, bytes in all) after each piece.
     **planning
-        As for `plan_checkpoint`: scale, method, ...
+        As for `plan_checkpoint`: method, taps, include, hints, ...
 
     Returns
     -------
@@ -206,31 +161,15 @@ def convert(
     options = Options(
         target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
     )
-    if plan is None and "scale" not in planning:
+    given = [*planning, *(["scale"] if scale is not None else [])]
+    if plan is not None:
+        if given:
+            raise RekernelError(f"convert takes a plan or {min(given)}=..., not both: the plan has decided that")
+        asked: Plan | PlanRequest = plan
+    elif scale is not None:
+        asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
+    else:
         raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
-    if plan is not None and planning:
-        raise RekernelError(f"convert takes a plan or {sorted(planning)[0]}=..., not both: the plan has decided that")
-    planning = {**planning, "allow_cast": allow_cast, "allow_pickle": allow_pickle}
     into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
     with open_location(source) as place:
-        model = onnx_of(place.path)
-        if model is not None:
-            from .onnx import convert_onnx
-
-            _refuse_for_onnx(dtype=dtype, max_shard_size=max_shard_size, components=components, resume=resume)
-            asked = planning if plan is None else {}
-            return convert_onnx(
-                place, model, Path(target), into_folder=into_folder, plan=plan, force=force, progress=progress, **asked
-            )
-        parts = parts_of(place.path, components)
-        if plan is not None and len(parts) > 1:
-            raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
-        plans = _plans(place, parts, planning) if plan is None else dict.fromkeys(parts, plan)
-        if not any(p.changed for p in plans.values()) and dtype is None and max_shard_size is None:
-            raise nothing_changes(shown_path(place.path), [w for p in plans.values() for w in p.warnings])
-        fetched = fetch(place, parts, allow_pickle=allow_pickle)
-    run = Conversion(options, plans, fetched.origin)
-    pipeline = fetched.pipeline()
-    if pipeline is None:
-        return run.checkpoint(fetched, Path(target), into_folder=into_folder)
-    return run.pipeline(pipeline, fetched, Path(target))
+        return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from rekernel import plan_checkpoint
-from rekernel.architectures.registry import FAMILIES, recognise
+from rekernel.architectures.registry import families, recognise
 from rekernel.checkpoint.header import build_header
 
 torch = pytest.importorskip("torch")
@@ -149,7 +149,7 @@ def test_no_stride_of_a_familys_own_model_is_called_assumed(name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_is_recognised_as_its_family_and_no_other(name):
     shapes = shapes_of(built(name))
-    assert [family.name for family in FAMILIES if family.recognises(shapes)] == [MODELS[name][0]]
+    assert [family.name for family in families() if family.recognises(shapes)] == [MODELS[name][0]]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -133,7 +133,7 @@ def test_inspect_tells_what_was_done(run, checkpoint, tmp_path):
     run("convert", checkpoint, target, "--from", "8x8", "--to", "16x12", "--method", "linear")
     after = run("inspect", target, "--tensors").stdout
     assert "scale 1.5x2" in after and "method linear" in after and "sha256 " in after
-    assert "kernel 3 stride 1 padding 1 -> kernel" in after and "16x16x1x1" in after
+    assert "kernel 3, stride 1, padding 1 -> kernel" in after and "16x16x1x1" in after
     document = json.loads(run("inspect", target, "--json").stdout)
     assert document["recipe"]["plan"]["options"]["scale"] == [1.5, 2]
     assert document["metadata"]["format"] == "pt"

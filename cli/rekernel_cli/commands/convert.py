@@ -97,18 +97,18 @@ def convert(
             )
         guiding.record(source, target, planning, guidance, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
-    if plan_file is None:
-        work = planning.keywords()
-    else:
+    ready = None
+    if plan_file is not None:
         planning.refuse("--plan has decided that already; give the options to `rekernel plan`, or leave --plan out.")
-        work = {**planning.reading, "plan": _read_plan(plan_file)}
+        ready = _read_plan(plan_file)
     writing = {"dtype": dtype, "max_shard_size": max_shard_size}
     if dry_run:
-        _rehearse(source, target, planning, work, writing, as_json=as_json, quiet=quiet)
+        _rehearse(source, target, planning, ready, writing, as_json=as_json, quiet=quiet)
         return
     if quiet:  # the Hub's client has bars of its own
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    report = _perform(source, target, planning, {**work, **writing, "resume": resume, "force": force}, quiet=quiet)
+    writing |= {"resume": resume, "force": force}
+    report = _perform(source, target, planning, ready, writing, quiet=quiet)
     if as_json:
         from ..terminal import echo_json
 
@@ -133,7 +133,7 @@ def _rehearse(
     source: str,
     target: str,
     planning: Planning,
-    work: dict[str, Any],
+    ready: Plan | None,
     writing: dict[str, Any],
     *,
     as_json: bool,
@@ -142,13 +142,13 @@ def _rehearse(
     """Everything that can be said without writing."""
     from rekernel.offline import estimate, plan_source
 
-    reading = {"allow_pickle": planning.reading["allow_pickle"]}
-    if (ready := work.get("plan")) is not None:
+    if ready is not None:
         [name] = _names(source, planning.components)
         plans = {name: ready}
     else:
-        plans = plan_source(source, components=planning.components, **work)
-    expected = estimate(source, plans, **writing, **reading)
+        keywords = planning.keywords()
+        plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
+    expected = estimate(source, plans, **writing, allow_pickle=planning.reading["allow_pickle"])
     if as_json:
         from ..terminal import echo_json
 
@@ -184,15 +184,21 @@ def _names(source: str, components: list[str] | None) -> list[str]:
     return names
 
 
-def _perform(source: str, target: str, planning: Planning, work: dict[str, Any], *, quiet: bool) -> Report:
+def _perform(
+    source: str, target: str, planning: Planning, ready: Plan | None, writing: dict[str, Any], *, quiet: bool
+) -> Report:
     import rekernel
     from rekernel.conversion.journal import NAME
 
     from ..terminal import byte_progress
 
+    common = {**writing, **planning.reading, "components": planning.components}
     try:
         with byte_progress("converting", quiet=quiet) as progress:
-            return rekernel.convert(source, target, components=planning.components, progress=progress, **work)
+            if ready is not None:
+                return rekernel.convert(source, target, plan=ready, progress=progress, **common)
+            keywords = planning.keywords()
+            return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
     except KeyboardInterrupt:
         if (Path(target) / NAME).exists():
             raise Stopped("finished files are kept: the same command with --resume goes on from there.") from None
@@ -202,10 +208,11 @@ def _perform(source: str, target: str, planning: Planning, work: dict[str, Any],
 def _conclude(report: Report) -> None:
     """What was written, and how to use it; notes on stderr."""
     from rekernel.escape import shown, shown_path
+    from rekernel.text import byte_size
 
     from ..load_hint import how_to_load
     from ..tables.plan import print_notes
-    from ..terminal import console, counted, in_bytes
+    from ..terminal import console, counted
 
     notes = console(stderr=True)
     for plan in report.plans.values():
@@ -218,7 +225,7 @@ def _conclude(report: Report) -> None:
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     click.echo(
-        f"Wrote {where}: {in_bytes(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
+        f"Wrote {where}: {byte_size(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
         f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
     )
     if report.tensors_changed:

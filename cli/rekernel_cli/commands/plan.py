@@ -32,10 +32,10 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
         rekernel plan cnn.safetensors --from 224x224 --to 448x336 --linear-grid fc1=512,7,7
         rekernel plan unet.safetensors --scale 2 --json > plan.json
     """
-    keywords = planning.keywords()
+    scale, keywords = planning.scale, planning.keywords()
     from rekernel.offline import estimate, plan_source
 
-    plans = plan_source(source, components=planning.components, **keywords)
+    plans = plan_source(source, scale, components=planning.components, **planning.reading, **keywords)
     if as_json:
         from ..terminal import echo_json
 

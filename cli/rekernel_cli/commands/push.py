@@ -69,15 +69,16 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
 
 def _conclude(done: Pushed, dry_run: bool) -> None:
     from rekernel.escape import shown
+    from rekernel.text import byte_size
 
     from ..tables.push import print_files
-    from ..terminal import console, counted, in_bytes
+    from ..terminal import console, counted
 
     if dry_run:
         print_files(console(), done)
         click.echo("Dry run: nothing was uploaded.")
         return
-    files = f"{counted(len(done.files), 'file')}, {in_bytes(done.nbytes)}"
+    files = f"{counted(len(done.files), 'file')}, {byte_size(done.nbytes)}"
     if done.unchanged:
         click.echo(f"{done.repo} holds these {files} already; nothing was committed: {shown(done.url, 400)}")
     else:

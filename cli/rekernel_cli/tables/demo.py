@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..terminal import in_bytes, show
+from rekernel.text import byte_size
+
+from ..terminal import show
 
 
 def print_results(target: Console, results: dict[str, Any]) -> None:
@@ -25,7 +27,7 @@ def print_results(target: Console, results: dict[str, Any]) -> None:
             cells = [row["label"]]
             for scale in (2, 4):
                 score = row[f"{scale}x"]
-                cells += [f"{score['accuracy']:.1f} / {score['f1']:.1f}", in_bytes(score["bytes"])]
+                cells += [f"{score['accuracy']:.1f} / {score['f1']:.1f}", byte_size(score["bytes"])]
             table.add_row(*cells, style="bold" if "default" in row["label"] else None)
         show(target, table)
         target.print()

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rekernel.escape import shown
-from rekernel.plan.description import described
+from rekernel.escape import inert, shown
+from rekernel.plan.description import described, geometry_text
+from rekernel.text import byte_size, dims
 
-from ..terminal import counted, in_bytes, inert, show
+from ..terminal import counted, show
 
 if TYPE_CHECKING:
-    from rekernel import AxisGeometry, Estimate, Info, LayerChange, Plan, Recipe
+    from rekernel import Estimate, Info, LayerChange, Plan, Recipe
     from rekernel.checkpoint.header import TensorInfo
     from rekernel.onnx import Value
 
@@ -31,20 +32,16 @@ _GAP = 2  # columns between columns
 _NARROWEST = 20
 
 
-def _dims(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
 def _tensor(change: LayerChange) -> str:
     return shown(change.name, _NAME)
 
 
 def _old_shape(change: LayerChange) -> str:
-    return _dims(change.shape)
+    return dims(change.shape)
 
 
 def _new_shape(change: LayerChange) -> str:
-    return _dims(change.new_shape)
+    return dims(change.new_shape)
 
 
 def _method(change: LayerChange) -> str:
@@ -72,7 +69,7 @@ _PLAN_COLUMNS: dict[str, Callable[[LayerChange], str]] = {
 _TENSOR_COLUMNS: dict[str, Callable[[TensorInfo], str]] = {
     "tensor": lambda info: shown(info.name, _NAME),
     "dtype": lambda info: info.dtype,
-    "shape": lambda info: _dims(info.shape),
+    "shape": lambda info: dims(info.shape),
     "bytes": lambda info: f"{info.nbytes:,}",
 }
 
@@ -170,7 +167,7 @@ def print_notes(console: Console, warnings: Sequence[str], limit: int | None = N
 def print_geometry(console: Console, plan: Plan) -> None:
     """How the layers run afterwards, which the model that loads the weights has to know."""
     counts = Counter(
-        f"{_geometry(change.geometry)} -> {_geometry(change.new_geometry)}"
+        f"{geometry_text(change.geometry)} -> {geometry_text(change.new_geometry)}"
         for change in plan.changed
         if change.geometry and change.new_geometry
     )
@@ -179,35 +176,25 @@ def print_geometry(console: Console, plan: Plan) -> None:
         _listed(console, counts, "in other ways")
 
 
-def _geometry(axes: Sequence[AxisGeometry]) -> str:
-    def each(values: Sequence[object]) -> str:
-        return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
-
-    sides = [str(left) if left == right else f"{left}+{right}" for left, right in (axis.padding for axis in axes)]
-    text = f"kernel {each([a.kernel for a in axes])} stride {each([a.stride for a in axes])} padding {each(sides)}"
-    dilation = each([axis.dilation for axis in axes])
-    return text if dilation == "1" else f"{text} dilation {dilation}"
-
-
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """Bytes and memory of a conversion."""
     files = f" in {counted(len(estimate.files), 'file')}" if len(estimate.files) > 1 else ""
-    memory = f"peak memory about {in_bytes(estimate.peak_memory)}"
-    _line(console, f"Output: {in_bytes(estimate.output_bytes)}{files}; {memory}.")
+    memory = f"peak memory about {byte_size(estimate.peak_memory)}"
+    _line(console, f"Output: {byte_size(estimate.output_bytes)}{files}; {memory}.")
 
 
 def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> None:
     """A checkpoint from the outside; a pipeline component by component."""
     if info.components:
         parts = f"pipeline of {counted(len(info.components), 'component')} with weights"
-        _line(console, f"{title}: {parts}, {in_bytes(info.nbytes)}, {info.parameters:,} parameters")
+        _line(console, f"{title}: {parts}, {byte_size(info.nbytes)}, {info.parameters:,} parameters")
         for name, component in info.components.items():
             console.print()
             print_info(console, component, shown(name), tensors=tensors)
         return
     kind = {"sharded": "sharded checkpoint"}.get(info.kind, info.kind)
     total = f"{counted(len(info.tensors), 'tensor')}, {info.parameters:,} parameters"
-    _line(console, f"{title}: {kind}, {in_bytes(info.nbytes)}, {total}")
+    _line(console, f"{title}: {kind}, {byte_size(info.nbytes)}, {total}")
     facts = Table.grid(padding=(0, 2, 0, 0))
     presets = f"; presets: {', '.join(info.presets)}" if info.presets else ""
     facts.add_row("  family", Text(f"{inert(info.family) or 'none recognised'}{presets}"))
@@ -215,7 +202,7 @@ def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> No
         for i, each in enumerate(values):
             facts.add_row("" if i else title, Text(_value(each)))
     for i, (dtype, (count, nbytes)) in enumerate(info.dtypes.items()):
-        facts.add_row("" if i else "  dtypes", Text(f"{dtype}: {counted(count, 'tensor')}, {in_bytes(nbytes)}"))
+        facts.add_row("" if i else "  dtypes", Text(f"{dtype}: {counted(count, 'tensor')}, {byte_size(nbytes)}"))
     for i, (key, value) in enumerate(_foreign(info.metadata)):
         facts.add_row("" if i else "  metadata", Text(f"{shown(key, 80)}: {shown(value, 200)}"))
     for i, text in enumerate(_recipe(info.recipe)):
@@ -229,9 +216,7 @@ def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> No
 
 
 def _value(value: Value) -> str:
-    shape = (
-        "of any shape" if value.shape is None else "x".join(shown(str(size), 40) for size in value.shape) or "scalar"
-    )
+    shape = "of any shape" if value.shape is None else dims(shown(str(size), 40) for size in value.shape)
     return f"{shown(value.name, 80)}: {value.dtype} {shape}"
 
 
@@ -248,6 +233,6 @@ def _recipe(recipe: Recipe | None) -> list[str]:
     said = [f"scale {inert(asked['scale'], 60)}", f"method {inert(asked.get('method', '?'), 60)}"]
     said += [f"{counted(len(recipe.plan.changed), 'tensor')} rescaled"]
     said += [f"cast to {inert(recipe.dtype, 20)}"] if recipe.dtype else []
-    sources = [f"source: {in_bytes(source.nbytes)}, sha256 {inert(source.sha256, 80)}" for source in recipe.sources]
+    sources = [f"source: {byte_size(source.nbytes)}, sha256 {inert(source.sha256, 80)}" for source in recipe.sources]
     more = [f"and {counted(len(sources) - 3, 'file')} more"] if len(sources) > 3 else []
     return [f"{', '.join(said)}, by {inert(recipe.tool, 80)}", *sources[:3], *more]

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rekernel.escape import shown
+from rekernel.escape import inert, shown
+from rekernel.text import byte_size
 
-from ..terminal import counted, in_bytes, inert, show
+from ..terminal import counted, show
 
 if TYPE_CHECKING:
     from rekernel.hub import Pushed
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 def print_files(target: Console, done: Pushed) -> None:
     """What goes, with its size, and what stays, with the reason."""
-    _listed(target, ("file", "size"), [(shown(name, 200), in_bytes(size)) for name, size in done.files], right="size")
+    _listed(target, ("file", "size"), [(shown(name, 200), byte_size(size)) for name, size in done.files], right="size")
     target.print()
     if done.left:
         _listed(target, ("stays", "since it is"), [(shown(name, 200), reason) for name, reason in done.left])
         target.print()
-    target.print(f"{done.repo}: {counted(len(done.files), 'file')}, {in_bytes(done.nbytes)}; {inert(done.message)}")
+    target.print(f"{done.repo}: {counted(len(done.files), 'file')}, {byte_size(done.nbytes)}; {inert(done.message)}")
 
 
 def _listed(target: Console, heads: tuple[str, str], rows: list[tuple[str, str]], right: str = "") -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import shown
+from rekernel.text import dims
 
 from ..terminal import show
 
@@ -26,12 +27,12 @@ def print_comparison(target: Console, result: dict[str, Any]) -> None:
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
     for layer in result["layers"]:
         table.add_row(
-            Text(shown(layer["name"], 60)), layer["kind"], _dims(layer["size"]), _dims(layer["new_size"]),
+            Text(shown(layer["name"], 60)), layer["kind"], dims(layer["size"]), dims(layer["new_size"]),
             f"{layer['error']:.4f}",
         )  # fmt: skip
     show(target, table)
     target.print()
-    size, new = _dims(result["size"]), _dims(result["new_size"])
+    size, new = dims(result["size"]), dims(result["new_size"])
     target.print(f"Whole network, {new} against {size}: relative error {result['error']:.4f}")
     untouched = result["untouched_error"]
     if untouched is None:
@@ -41,7 +42,3 @@ def print_comparison(target: Console, result: dict[str, Any]) -> None:
     for name, score in result.get("scores", {}).items():
         place = size if name == "original" else new
         target.print(f"{name} at {place}: accuracy {score['accuracy']:.1f}, macro F1 {score['f1']:.1f}")
-
-
-def _dims(sizes: list[int]) -> str:
-    return "x".join(map(str, sizes))

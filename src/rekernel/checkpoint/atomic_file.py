@@ -17,8 +17,9 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..errors import CheckpointError, Option, RekernelError
+from ..errors import FORCE, CheckpointError, RekernelError
 from ..escape import shown, shown_path
+from ..text import byte_size
 from .file_kind import open_regular
 from .paths import StrPath
 
@@ -30,27 +31,6 @@ except ImportError:  # Windows: an open file cannot be removed there, which prot
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-FORCE = Option("force=True", "--force")
-"""What lets an existing file be replaced."""
-
-
-def human_size(nbytes: int) -> str:
-    """A size as a person reads it.
-
-    Examples
-    --------
-    >>> human_size(0), human_size(1023), human_size(3_500_000), human_size(6_900_000_000)
-    ('0 B', '1023 B', '3.3 MiB', '6.4 GiB')
-    """
-    size, units = float(nbytes), ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    for unit in units:
-        size /= 1024
-        if size < 1024 or unit == units[-1]:
-            break
-    return f"{size:.1f} {unit}"
-
 
 def check_free_space(folder: StrPath, needed_bytes: int) -> None:
     """Refuse to begin what cannot be finished: `folder` has to have `needed_bytes` free.
@@ -60,12 +40,12 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
     >>> check_free_space(".", 1)
     >>> check_free_space(".", 2**62)
     Traceback (most recent call last):
-    rekernel.errors.CheckpointError: .: 4.0 EiB needed, ... free: make room, or write to another disk.
+    rekernel.errors.CheckpointError: .: 4.6 EB needed, ... free: make room, or write to another disk.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:
         raise CheckpointError(
-            f"{shown_path(folder)}: {human_size(needed_bytes)} needed, {human_size(free)} free: "
+            f"{shown_path(folder)}: {byte_size(needed_bytes)} needed, {byte_size(free)} free: "
             "make room, or write to another disk."
         )
 

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..escape import shown, shown_path
 from .dtypes import DTYPE_BITS
 from .file_kind import _AGAIN, foreign_format, open_regular
-from .strict_json import _encodable, _quoted, strict_json
+from .strict_json import encodable, quoted, strict_json
 
 MAX_HEADER = 100_000_000
 _MAX_SIZE = 2**63 - 1
@@ -116,7 +116,7 @@ def build_header(
     for name, dtype, shape in tensors:
         if name == "__metadata__":
             raise CheckpointError("__metadata__: reserved by the format; give the tensor another name.")
-        nbytes = tensor_nbytes(dtype, shape, shown(_encodable(name)))
+        nbytes = tensor_nbytes(dtype, shape, shown(encodable(name)))
         entries.append((-_RANK[dtype], name, dtype, tuple(shape), nbytes))
     entries.sort(key=lambda entry: entry[:2])
     for one, other in pairwise(sorted(entry[1] for entry in entries)):
@@ -128,7 +128,7 @@ def build_header(
         for key, value in metadata.items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise CheckpointError(f"metadata {shown(str(key))}: {_described(value)} where text belongs; use str().")
-        pairs = (f"{_quoted(key)}:{_quoted(metadata[key])}" for key in sorted(metadata))
+        pairs = (f"{quoted(key)}:{quoted(metadata[key])}" for key in sorted(metadata))
         parts.append('"__metadata__":{' + ",".join(pairs) + "}")
     infos: dict[str, TensorInfo] = {}
     offset = 0
@@ -136,7 +136,7 @@ def build_header(
         start, offset = offset, offset + nbytes
         infos[name] = TensorInfo(name, dtype, shape, start, offset)
         sizes = ",".join(map(str, shape))
-        parts.append(f'{_quoted(name)}:{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{start},{offset}]}}')
+        parts.append(f'{quoted(name)}:{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{start},{offset}]}}')
     text = ("{" + ",".join(parts) + "}").encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:

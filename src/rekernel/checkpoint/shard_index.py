@@ -5,34 +5,21 @@ Knows their JSON, read as strictly as a header, and their names; no shard is ope
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .file_kind import foreign_format, open_regular
 from .header import MAX_HEADER
 from .paths import check_plain
-from .strict_json import strict_json
+from .strict_json import read_object
 
 INDEX_NAME = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
 
 
 def read_index(path: Path, what: str = "index") -> dict[str, object]:
     """The object in a JSON file; `what` it is called in a message."""
-    where = shown_path(path)
-    fd = open_regular(path)
-    with os.fdopen(fd, "rb") as file:
-        raw = file.read(MAX_HEADER + 1)
-    if len(raw) > MAX_HEADER:
-        raise CheckpointError(f"{where}: over {MAX_HEADER} bytes, too large for its kind ({what}).")
-    if not raw.lstrip().startswith(b"{"):
-        why = foreign_format(raw[:512]) or (f"no JSON object, as a {what} has to be.",)
-        raise CheckpointError(f"{where}: ", *why)
-    parsed = strict_json(raw, where, what)
-    assert isinstance(parsed, dict)  # it starts with a brace
-    return parsed
+    return read_object(path, what, MAX_HEADER)
 
 
 def weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:

@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+import os
+from typing import Any, NoReturn
 
 from ..errors import CheckpointError
-from ..escape import shown
+from ..escape import shown, shown_path
+from .file_kind import foreign_format, open_regular
+
+LARGEST_CONFIG = 1 << 24
+"""Bytes of a configuration, of which the largest in use has some hundred thousand."""
+
+
+def read_object(
+    path: str | os.PathLike[str], what: str = "configuration", limit: int = LARGEST_CONFIG
+) -> dict[str, Any]:
+    """The object that a small JSON file holds.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What a message calls it.
+    limit : int
+        Most bytes that the file may have.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that cannot be read, that is larger, or that holds anything but an object in strict JSON.
+
+    Examples
+    --------
+    >>> read_object("no/such/config.json")
+    Traceback (most recent call last):
+    rekernel.errors.CheckpointError: no/such/config.json: No such file or directory.
+    """
+    where = shown_path(path)
+    with os.fdopen(open_regular(path), "rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise CheckpointError(f"{where}: over {limit} bytes, too large for its kind ({what}).")
+    if not raw.lstrip().startswith(b"{"):
+        why = foreign_format(raw[:512]) or (f"no JSON object, as a {what} has to be.",)
+        raise CheckpointError(f"{where}: ", *why)
+    parsed = strict_json(raw, where, what)
+    assert isinstance(parsed, dict)  # it starts with a brace
+    return parsed
 
 
 def strict_json(raw: bytes, where: str, what: str) -> object:
@@ -65,17 +107,18 @@ def _integer(digits: str) -> int | float:
 
 def _check_text(value: object) -> None:
     if isinstance(value, str):
-        _encodable(value, _FaultError)
+        encodable(value, _FaultError)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _encodable(key, _FaultError)
+            encodable(key, _FaultError)
             _check_text(item)
     elif isinstance(value, list):
         for item in value:
             _check_text(item)
 
 
-def _encodable(text: str, error: type[Exception] = CheckpointError) -> str:
+def encodable(text: str, error: type[Exception] = CheckpointError) -> str:
+    """The text, where UTF-8 can hold it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -83,6 +126,7 @@ def _encodable(text: str, error: type[Exception] = CheckpointError) -> str:
     return text
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as JSON."""
     # Python without ASCII escaping and serde_json agree on every character.
-    return json.dumps(_encodable(text), ensure_ascii=False)
+    return json.dumps(encodable(text), ensure_ascii=False)

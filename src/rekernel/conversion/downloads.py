@@ -6,7 +6,6 @@ Knows which files a conversion reads and copies; how they come is the client's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from ..checkpoint.discover import OTHER_WEIGHTS, PICKLE_SUFFIXES
 from ..checkpoint.paths import other_files
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ..checkpoint.tensor_source import TensorSource
-from ..checkpoint.variants import plain_candidate, split_variant
-from ..errors import CheckpointError
+from ..checkpoint.variants import chosen_weights, split_name
+from ..errors import SeveralCheckpointsError
 from ..sources.hub_place import RemotePlace
 from ..sources.place import Origin, Place
 
@@ -110,26 +109,24 @@ def _beside(folder: Path, parts: Mapping[str, Path], read: set[Path]) -> tuple[s
     if pipeline is not None:
         for name, component in pipeline.components.items():
             if name not in parts:
-                kept |= _chosen(component, folder)
+                kept |= copied_weights(component, folder)
     everything = {path for path in other_files(folder, ()) if not any(part.startswith(".") for part in path.parts)}
     weights = {path for path in everything if path.name.endswith(OTHER_WEIGHTS)}
     return (everything - weights) | kept | read, weights - kept - read
 
 
-def _chosen(component: Component, folder: Path) -> set[Path]:
+def copied_weights(component: Component, folder: Path) -> set[Path]:
     """The files of a component that is copied: of variants the plain one, as diffusers loads it."""
     if not component.candidates:
         present = other_files(component.folder, ()) if component.folder.is_dir() else ()
-        pickles = {path for path in present if path.suffix in PICKLE_SUFFIXES and not split_variant(path.stem)[1]}
+        pickles = {path for path in present if path.suffix in PICKLE_SUFFIXES and not split_name(path.name)[1]}
         return {component.folder.relative_to(folder) / path for path in pickles}
     try:
-        plain = plain_candidate(component)
-    except CheckpointError:  # several, and none of them plain: its loader has to choose
+        plain = chosen_weights(component)
+    except SeveralCheckpointsError:  # several, and none of them plain: its loader has to choose
         return set(component.files)
     assert plain is not None
-    stem = re.sub(r"\.safetensors(\.index\.json)?$", "", plain.name)
-    shard = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
-    return {file for file in component.files if shard.fullmatch(file.name)}
+    return {file for file in component.files if split_name(file.name) == split_name(plain.name)}
 
 
 def _pickled(place: RemotePlace, source: TensorSource) -> Fetched:

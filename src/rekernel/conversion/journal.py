@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint.atomic_file import write_atomic
+from ..checkpoint.strict_json import read_object
 
 NAME = ".rekernel-journal.json"
 
@@ -25,9 +26,9 @@ class Journal:
     def read(self) -> dict[str, tuple[int, int]]:
         """What an earlier run finished; anything unreadable counts as nothing."""
         try:
-            entries = json.loads((self.root / NAME).read_text())
+            entries = read_object(self.root / NAME, "journal")
             self.stamps = {str(name): (int(stamp[0]), int(stamp[1])) for name, stamp in entries.items()}
-        except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        except (ValueError, TypeError, IndexError, KeyError):
             self.stamps = {}
         return dict(self.stamps)
 

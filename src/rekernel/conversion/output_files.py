@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..checkpoint.dtypes import FLOATS
 from ..checkpoint.header import tensor_nbytes
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
-from ..checkpoint.variants import split_variant
+from ..checkpoint.variants import split_name
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
-
-_INDEX_SUFFIX = re.compile(r"\.safetensors\.index((?:\.[\w-]+)?)\.json$")
 
 
 @dataclass(frozen=True)
@@ -128,10 +124,10 @@ def arrange(source: TensorSource, tensors: Iterable[OutputTensor], name: str, ma
             OutputFile(shard.path.name, tuple(by_name[tensor] for tensor in shard.header.tensors))
             for shard in source.shards
         )
-        return Outputs(files, "".join(_stem(source.path, sharded)), source.path.name)
+        return Outputs(files, "".join(split_name(source.path.name)), source.path.name)
     if max_shard_size < 1:
         raise RekernelError(f"max_shard_size={max_shard_size} is no number of bytes to put in a file")
-    stem, variant = _stem(source.path, sharded)
+    stem, variant = split_name(source.path.name)
     full = stem + variant
     packs = list(_packed(tensors, max_shard_size))
     if len(packs) == 1:
@@ -152,10 +148,3 @@ def _packed(tensors: tuple[OutputTensor, ...], limit: int) -> Iterable[tuple[Out
         pack.append(tensor)
         size += tensor.nbytes
     yield tuple(pack)
-
-
-def _stem(path: Path, sharded: bool) -> tuple[str, str]:
-    """('diffusion_pytorch_model', '.fp16') of either spelling of a variant."""
-    if sharded and (m := _INDEX_SUFFIX.search(path.name)):
-        return path.name[: m.start()], m[1]
-    return split_variant(path.name.removesuffix(path.suffix))

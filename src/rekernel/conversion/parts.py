@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoint.paths import StrPath
 from ..checkpoint.pipeline_folder import find_pipeline
-from ..checkpoint.variants import plain_candidate
+from ..checkpoint.variants import chosen_weights
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 
@@ -33,7 +33,7 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
         raise RekernelError(f"{where}: has no UNet to rescale; name one with ", named, f". {listed}")
     parts = {}
     for name in chosen:
-        path = plain_candidate(pipeline.components[name]) if name in pipeline.components else None
+        path = chosen_weights(pipeline.components[name]) if name in pipeline.components else None
         if path is None:
             raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
         parts[name] = path

@@ -1,6 +1,7 @@
 """One run of a conversion: check everything, stream every file, commit last.
 
-Knows the order of things. Tensors are `stream`'s, files `writer`'s, places `targets`'s, decisions `convert`'s.
+Scope: the order of the steps. Not here: tensors (see `streaming`), files (see `checkpoint.writer`), where files go (see
+`destinations`), what is asked for (see `offline`).
 Promises: the source is never changed; a destination file appears whole or not at all; the index appears last.
 """
 
@@ -9,16 +10,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoint.atomic_file import FORCE, check_free_space, copy_atomic, write_atomic
+from ..checkpoint.atomic_file import check_free_space, copy_atomic, write_atomic
 from ..checkpoint.header import build_header
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
-from ..errors import Option, RekernelError
+from ..errors import FORCE, Option, RekernelError
 from ..escape import shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
@@ -64,6 +66,40 @@ class Job:
     whole: bool
 
 
+Copy = tuple[Path, Path]
+"""A file and its destination."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What will be written. Everything was checked, and nothing has been touched.
+
+    root : the folder that all destinations lie in
+    jobs : the checkpoints
+    copies : the files beside them
+    contents : what is written instead of a copy, by destination
+    commit : the copy that makes a pipeline's folder valid; None for a checkpoint
+    inputs : the files that are read for the weights
+    stale : files of another conversion, to be removed
+    journal, finished : the list of finished files, and what it said of an interrupted run
+    """
+
+    root: Path
+    jobs: Sequence[Job]
+    copies: Sequence[Copy]
+    contents: Mapping[Path, bytes]
+    commit: Copy | None
+    inputs: Sequence[Path]
+    stale: Sequence[Path]
+    journal: Journal
+    finished: Mapping[str, tuple[int, int]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to write, those included that an interrupted run has written."""
+        return sum(job.outputs.nbytes for job in self.jobs) + _copied_bytes(self.copies)
+
+
 @dataclass
 class Conversion:
     """The state of one call of `convert`."""
@@ -76,7 +112,6 @@ class Conversion:
     resumed: int = 0
     done: int = 0
     total: int = 0
-    rewritten: dict[Path, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
@@ -95,8 +130,8 @@ class Conversion:
             copies, skipped = fetched.copied(copies), fetched.left or skipped
             if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
                 copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
-            self.rewritten, self.notes = rescaled_configs(copies, self.plans[""])
-            self._run([job], copies, opened.files, commit=None)
+            contents, self.notes = rescaled_configs(copies, self.plans[""])
+            self.write(prepare([job], copies, opened.files, self.options, contents=contents))
         return self._report(target if not to_file else folder / name, skipped)
 
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
@@ -104,23 +139,20 @@ class Conversion:
         parts = fetched.parts
         folder = folder_target(target, pipeline.path)
         jobs = []
-        try:
+        with ExitStack() as sources:
             for name, path in parts.items():
-                opened = open_source(path, allow_pickle=self.options.allow_pickle)
+                opened = sources.enter_context(open_source(path, allow_pickle=self.options.allow_pickle))
                 refuse_recorded(opened.path, whole=True)
                 jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
             others, skipped = split_weights([*pipeline.files], [Path(name) for name in parts])
-            read = {path for job in jobs for path in job.source.files}
-            skipped += [f for n in parts for f in pipeline.components[n].files if pipeline.path / f not in read]
-            skipped += fetched.left
-            commit = Path("model_index.json")
-            copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != commit]
             inputs = [path for job in jobs for path in job.source.files]
-            self._run(jobs, copies, inputs, commit=(pipeline.path / commit, folder / commit))
-        finally:
-            for job in jobs:
-                job.source.__exit__(None, None, None)
+            skipped += [f for n in parts for f in pipeline.components[n].files if pipeline.path / f not in inputs]
+            skipped += fetched.left
+            index = Path("model_index.json")
+            copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != index]
+            commit = (pipeline.path / index, folder / index)
+            self.write(prepare(jobs, copies, inputs, self.options, commit=commit))
         return self._report(folder, skipped)
 
     def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str, whole: bool) -> Job:
@@ -128,77 +160,41 @@ class Conversion:
         tensors = output_tensors(source, plan, self.options.dtype)
         return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder, whole)
 
-    def _run(
-        self,
-        jobs: list[Job],
-        copies: list[tuple[Path, Path]],
-        inputs: Sequence[Path],
-        commit: tuple[Path, Path] | None,
-    ) -> None:
-        """Everything but the decisions: check all, then write all, the file that makes it valid last."""
-        options = self.options
-        marks = [job.folder / job.outputs.index_name for job in jobs if job.outputs.index_name]
-        marks += [commit[1]] if commit else []
-        targets = [job.folder / file.name for job in jobs for file in job.outputs.files]
-        existing = [path for path in [*marks, *targets, *(b for _, b in copies)] if os.path.lexists(path)]
-        if existing and not (options.force or options.resume):
-            raise RekernelError(
-                f"{shown_path(existing[0])}: exists already; pass ",
-                FORCE,
-                " to replace it, ",
-                Option("resume=True", "--resume"),
-                " to go on with an interrupted conversion, or another destination",
-            )
-        stale = _stale(jobs)
-        if stale and not options.force:
-            raise RekernelError(
-                f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed with; pass ",
-                FORCE,
-                " to replace it, or another destination",
-            )
-        refuse_inputs([*marks, *targets, *stale, *(b for _, b in copies)], [*inputs, *(a for a, _ in copies)])
-        in_folder = bool(marks or copies or len(targets) > 1)
-        root = jobs[0].folder if commit is None else commit[1].parent
-        self.total = sum(job.outputs.nbytes for job in jobs) + sum(a.stat().st_size for a, _ in copies)
-        journal = Journal(root, enabled=in_folder)
-        finished = journal.read() if options.resume else {}
-        needed = sum(_missing(job, finished, root) for job in jobs) + sum(a.stat().st_size for a, _ in copies)
-        check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
-        with making_folders([root, *(path.parent for path in [*targets, *(b for _, b in copies)])]):
-            for path in stale:
+    def write(self, prepared: Prepared) -> None:
+        """Write everything; what makes the result valid comes last: the indices, then the pipeline's."""
+        options, inputs, jobs = self.options, prepared.inputs, prepared.jobs
+        marks, targets = _marks(jobs, prepared.commit), _targets(jobs)
+        replace = options.force or options.resume
+        self.total = prepared.nbytes
+        folders = [path.parent for path in [*targets, *(target for _, target in prepared.copies)]]
+        with making_folders([prepared.root, *folders]):
+            for path in prepared.stale:
                 path.unlink()
             for mark in marks:  # while files change under it, the folder must not look whole
                 mark.unlink(missing_ok=True)
             for job in jobs:
                 with digesting(job.source) as digests:
                     for file in job.outputs.files:
-                        self._write(job, file, digests, journal, finished, root)
-            for a, b in copies:
-                if b in self.rewritten:
-                    write_atomic(b, self.rewritten[b], force=options.force or options.resume, inputs=[a, *inputs])
+                        self._weights(job, file, digests, prepared)
+            for source, target in prepared.copies:
+                if target in prepared.contents:
+                    write_atomic(target, prepared.contents[target], force=replace, inputs=[source, *inputs])
                 else:
-                    copy_atomic(a, b, force=options.force or options.resume, inputs=inputs)
-                self._advance(a.stat().st_size)
-                self.files.append(b)
+                    copy_atomic(source, target, force=replace, inputs=inputs)
+                self._advance(source.stat().st_size)
+                self.files.append(target)
             for job in jobs:
                 if job.outputs.index_name:
                     path = job.folder / job.outputs.index_name
                     write_atomic(path, job.outputs.index(job.source), inputs=inputs)
                     self.files.append(path)
-            if commit:
-                copy_atomic(*commit, inputs=inputs)
-                self.files.append(commit[1])
-            journal.remove()
+            if prepared.commit:
+                copy_atomic(*prepared.commit, inputs=inputs)
+                self.files.append(prepared.commit[1])
+            prepared.journal.remove()
 
-    def _write(
-        self,
-        job: Job,
-        file: OutputFile,
-        digests: Digests,
-        journal: Journal,
-        finished: Mapping[str, tuple[int, int]],
-        root: Path,
-    ) -> None:
+    def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
+        """Write one file of weights, or take it over where an interrupted run finished it."""
         path = job.folder / file.name
         source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale)
         recipe = Recipe(
@@ -209,7 +205,7 @@ class Conversion:
         if self.options.resume and path.exists():
             final = resolved(metadata[KEY], digests)
             header, _ = build_header(tensors, {**source_metadata, KEY: final})
-            if _is_finished(path, header, file.nbytes, journal, finished, root):
+            if _is_finished(path, header, file.nbytes, prepared):
                 self.resumed += 1
                 self._advance(file.nbytes)
                 self.files.append(path)
@@ -220,7 +216,7 @@ class Conversion:
             stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
-        journal.add(path)
+        prepared.journal.add(path)
         self.written += writer.nbytes
         self.files.append(path)
 
@@ -238,6 +234,63 @@ class Conversion:
         )  # fmt: skip
 
 
+def prepare(
+    jobs: Sequence[Job],
+    copies: Sequence[Copy],
+    inputs: Sequence[Path],
+    options: Options,
+    *,
+    contents: Mapping[Path, bytes] | None = None,
+    commit: Copy | None = None,
+) -> Prepared:
+    """Check everything that could fail before anything is written; see `Prepared` for the arguments.
+
+    Raises
+    ------
+    RekernelError
+        For a destination that exists, one that is read, files that the result would be mixed with, and a full disk.
+    """
+    marks, targets = _marks(jobs, commit), _targets(jobs)
+    destinations = [*marks, *targets, *(target for _, target in copies)]
+    existing = [path for path in destinations if os.path.lexists(path)]
+    if existing and not (options.force or options.resume):
+        raise RekernelError(
+            f"{shown_path(existing[0])}: exists already; pass ",
+            FORCE,
+            " to replace it, ",
+            Option("resume=True", "--resume"),
+            " to go on with an interrupted conversion, or another destination",
+        )
+    stale = _stale(jobs)
+    if stale and not options.force:
+        raise RekernelError(
+            f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed with; pass ",
+            FORCE,
+            " to replace it, or another destination",
+        )
+    refuse_inputs([*destinations, *stale], [*inputs, *(source for source, _ in copies)])
+    root = jobs[0].folder if commit is None else commit[1].parent
+    journal = Journal(root, enabled=bool(marks or copies or len(targets) > 1))
+    finished = journal.read() if options.resume else {}
+    needed = sum(_missing(job, finished, root) for job in jobs) + _copied_bytes(copies)
+    check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
+    return Prepared(root, jobs, copies, contents or {}, commit, inputs, stale, journal, finished)
+
+
+def _marks(jobs: Sequence[Job], commit: Copy | None) -> list[Path]:
+    """The files that make a folder valid: written last, and removed before anything else changes."""
+    marks = [job.folder / job.outputs.index_name for job in jobs if job.outputs.index_name]
+    return [*marks, commit[1]] if commit else marks
+
+
+def _targets(jobs: Sequence[Job]) -> list[Path]:
+    return [job.folder / file.name for job in jobs for file in job.outputs.files]
+
+
+def _copied_bytes(copies: Sequence[Copy]) -> int:
+    return sum(source.stat().st_size for source, _ in copies)
+
+
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
     """The metadata of the source file that held the first tensor: shards may differ."""
     metadata = source.metadata
@@ -248,16 +301,15 @@ def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
     return dict(metadata) or {"format": "pt"}
 
 
-def _is_finished(
-    path: Path, header: bytes, nbytes: int, journal: Journal, finished: Mapping[str, tuple[int, int]], root: Path
-) -> bool:
+def _is_finished(path: Path, header: bytes, nbytes: int, prepared: Prepared) -> bool:
     """Whether an earlier run wrote exactly this file and nobody touched it since."""
     if path.stat().st_size != len(header) + nbytes:
         return False
     with path.open("rb") as file:
         if file.read(len(header)) != header:
             return False
-    return not journal.enabled or finished.get(path.relative_to(root).as_posix()) == Journal.stamp(path)
+    name = path.relative_to(prepared.root).as_posix()
+    return not prepared.journal.enabled or prepared.finished.get(name) == Journal.stamp(path)
 
 
 def _missing(job: Job, finished: Mapping[str, tuple[int, int]], root: Path) -> int:
@@ -268,7 +320,7 @@ def _missing(job: Job, finished: Mapping[str, tuple[int, int]], root: Path) -> i
     )
 
 
-def _stale(jobs: list[Job]) -> list[Path]:
+def _stale(jobs: Sequence[Job]) -> list[Path]:
     """Files of an earlier conversion of the same name that the new one does not write: other shards, another index."""
     stale = []
     for job in jobs:

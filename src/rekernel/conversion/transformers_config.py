@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.file_kind import open_regular
-from ..checkpoint.strict_json import strict_json
+from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
-from ..escape import shown, shown_path
+from ..escape import shown
 from ..plan.changes import LayerChange
-from ..plan.description import scale_text
 from ..plan.plan import Plan
-from ..plan.recipe import Recipe
 from ..resampling.geometry import new_size
+from ..text import scale_text
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 EXPRESSIBLE = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn", "ijepa")
 """Model types of which `patch_size` and `image_size` build every module; tested one by one against transformers."""
 
-_LARGEST = 1 << 22
 _INSTEAD = "build the model of the trained size and bring it there with rekernel.torch.load"
 
 
@@ -177,34 +173,38 @@ def _more(changes: Sequence[LayerChange]) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """A configuration, or why it cannot be read."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            raw = file.read(_LARGEST + 1)
-        parsed = strict_json(raw, shown_path(path), "configuration") if len(raw) <= _LARGEST else None
+        return read_object(path), ""
     except RekernelError as error:
         return {}, f"left as it is: {error}"
-    return (parsed, "") if isinstance(parsed, dict) else ({}, f"{shown_path(path)}: no configuration; left as it is")
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def loads_plainly(config: dict[str, Any], recipe: Recipe) -> bool:
+def loads_plainly(config: Mapping[str, Any], plan: Plan) -> bool:
     """Whether transformers builds the rescaled model from its config alone: the config tells all that changed."""
-    absorbed = all(change.kind in ("patch", "values") for change in recipe.plan.changed)
-    return bool(absorbed and "architectures" in config and _class_name(config)) and _is_of(
-        config, recipe.plan.changed, new=True
-    )
+    absorbed = all(change.kind in ("patch", "values") for change in plan.changed)
+    named = "architectures" in config and class_name(config)
+    return bool(absorbed and named) and sizes_are_those(config, plan.changed, new=True)
 
 
-def _class_name(config: dict[str, Any]) -> str:
+def file_loads_plainly(path: Path, plan: Plan) -> bool:
+    """As `loads_plainly`, of a config.json; a file that cannot be read tells nothing."""
+    try:
+        return loads_plainly(read_object(path), plan)
+    except RekernelError:
+        return False
+
+
+def class_name(config: Mapping[str, Any]) -> str:
     """The class that a transformers or diffusers config is of."""
     named = config.get("architectures") or [config.get("_class_name")]
     first = named[0] if isinstance(named, list) and named else None
     return first if isinstance(first, str) and first.isascii() and first.isidentifier() and first[0] != "_" else ""
 
 
-def _is_of(config: dict[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
+def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
     """Whether the config's patch and image size are those of the new weights, or of the old ones.
 
     One that does not tell them, or not at its top, was left as it was written: for the old ones.

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..errors import RekernelError
 from ..escape import shown
-from .formulas.sizes import Scale, checked_scale, shown_scale
+from ..text import scale_text
+from .formulas.sizes import Scale, checked_scale
 
 
 @dataclass(eq=False, repr=False)
@@ -74,8 +75,8 @@ class SamplerSettings:
                 raise RekernelError(f"{what}: {name}={value} must be a finite number")
 
     def _described(self) -> str:
-        """The arguments that would make these settings, for a repr."""
-        return f"scale={shown_scale(self.scale)}"
+        """The arguments that make these settings, for a repr."""
+        return f"scale={scale_text(self.scale)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._described()})"

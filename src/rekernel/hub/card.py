@@ -13,15 +13,16 @@ from typing import Any
 
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
-from ..plan.changes import AxisGeometry, LayerChange
-from ..plan.description import described, scale_text
+from ..plan.changes import LayerChange
+from ..plan.description import described, geometry_text
 from ..plan.recipe import Recipe
 from ..sources.hub_client import hub
+from ..text import dims, scale_text
 from ..version import __version__
 from .contents import Payload
 from .licence import Terms
 from .loading_code import library_of, snippet
-from .sampling_facts import facts_of_record, scale_of_record, what_is_recorded
+from .sampling_facts import facts_of_record, what_is_recorded
 
 RELATION = "merge"
 """What the base model is to this one. The Hub knows adapter, merge, quantized and finetune; of these a merge is made
@@ -97,7 +98,7 @@ def summary(load: Payload, base: str) -> str:
         how += f"{', ' if how else ''}{count} tensor{'' if count == 1 else 's'}"
         said.append(f"{component + ' ' if component else ''}by {asked['scale']} ({how})")
     if not said:
-        said = [f"{what_is_recorded(found)}, at {scale_of_record(found)}x" for found in load.recorded.values()]
+        said = [f"{what_is_recorded(found)}, at {scale_text(found.scale)}x" for found in load.recorded.values()]
         return shown(f"Record {'; '.join(said)}{', for ' + base if base else ''}", 200)
     return shown(f"Rescale {base + ' ' if base else ''}{'; '.join(said)}", 200)
 
@@ -140,7 +141,7 @@ def _head(load: Payload, repo: str, story: Story) -> str:
     if not load.recipes:
         [found, *_] = load.recorded.values()
         return (
-            f"# {repo.rpartition('/')[2]}\n\n{of}, to be sampled at {scale_of_record(found)} times its trained size: "
+            f"# {repo.rpartition('/')[2]}\n\n{of}, to be sampled at {scale_text(found.scale)} times its trained size: "
             f"its folder records {what_is_recorded(found)}. Nothing was trained, and the weights are those of the "
             "source."
         )
@@ -186,7 +187,7 @@ def _facts(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _geometries(changes: Sequence[LayerChange]) -> str:
     counts = Counter(
-        (_text(change.geometry), _text(change.new_geometry))
+        (geometry_text(change.geometry), geometry_text(change.new_geometry))
         for change in changes if change.geometry and change.new_geometry
     )  # fmt: skip
     if not counts:
@@ -197,20 +198,10 @@ def _geometries(changes: Sequence[LayerChange]) -> str:
     return "\n".join(["| layers | before | after |", "|---|---|---|", *rows]) + "\n\n"
 
 
-def _text(axes: Sequence[AxisGeometry]) -> str:
-    def each(values: Sequence[object]) -> str:
-        return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
-
-    sides = ["+".join(map(str, dict.fromkeys(axis.padding))) for axis in axes]
-    text = f"kernel {each([a.kernel for a in axes])}, stride {each([a.stride for a in axes])}, padding {each(sides)}"
-    dilation = each([a.dilation for a in axes])
-    return text if dilation == "1" else f"{text}, dilation {dilation}"
-
-
 def _measured(verified: Mapping[str, Any]) -> str:
     if not verified:
         return ""
-    small, large = ("x".join(map(str, verified[key])) for key in ("size", "new_size"))
+    small, large = (dims(verified[key]) for key in ("size", "new_size"))
     lines = [
         f"Relative error of the answer at {large}, reduced to {small}, against the original's at {small}: "
         f"{verified['error']:.4f}."

@@ -5,28 +5,27 @@ Knows folders and recipes; nothing of the network.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.discover import OTHER_WEIGHTS, onnx_of
-from ..checkpoint.paths import StrPath, contained, other_files
+from ..checkpoint.discover import OTHER_WEIGHTS
+from ..checkpoint.paths import StrPath, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
-from ..checkpoint.variants import plain_candidate
+from ..checkpoint.strict_json import read_object
 from ..diffusion.pipelines.record import Recorded, read_records
-from ..errors import CheckpointError, RekernelError, SeveralCheckpointsError
+from ..errors import RekernelError
 from ..escape import shown_path
-from ..plan.recipe import Recipe, find_recipe
-from ..sources.opening import open_source
+from ..formats.recognise import model_files
+from ..plan.recipe import Recipe
+from ..sources.place import Place
 
 CARD = "README.md"
 _CACHES = re.compile(
     r"__pycache__|.*(\.py[co]|\.tmp|\.temp|\.lock|\.incomplete|\.partial|\.swp|\.log|~)", re.IGNORECASE
 )
-_LARGEST_CONFIG = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,16 @@ def payload(path: StrPath) -> Payload:
     """
     root = Path(path)
     if root.is_file():
-        if onnx_of(root) is not None:
-            found, recipe = _onnx(root)
-            if recipe is None:
-                raise _no_recipe(root)
-            files = {file.relative_to(root.parent).as_posix(): file for file in found}
-            return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
-        with open_source(root) as opened:
-            recipe = find_recipe(opened.metadata)
-            if recipe is None:
-                raise _no_recipe(root)
-            beside = opened.files if opened.kind == "sharded" else (root,)
-            files = {file.name: file for file in beside}
-        return Payload(files, {"": recipe}, tuple(sorted(files)), {}, {"": {}})
+        weights = model_files(Place(root)).weights()[""]
+        if weights.recipe is None:
+            raise _no_recipe(root)
+        files = {file.relative_to(root.parent).as_posix(): file for file in weights.files}
+        return Payload(files, {"": weights.recipe}, tuple(sorted(files)), {}, {"": {}})
     if not root.is_dir():
         raise RekernelError(f"{shown_path(root)}: no such file or folder.")
     pipeline = find_pipeline(root)
     recorded = {} if pipeline is None else read_records(pipeline)
-    checkpoints = _checkpoints(root, pipeline, recorded)
+    checkpoints = _checkpoints(root, recorded)
     if not checkpoints and not recorded:
         raise _no_recipe(root)
     rescaled = {file for files, _ in checkpoints.values() for file in files}
@@ -125,46 +116,16 @@ def _no_recipe(path: Path) -> RekernelError:
     )
 
 
-def _checkpoints(
-    root: Path, pipeline: Pipeline | None, recorded: Mapping[str, Recorded]
-) -> dict[str, tuple[set[Path], Recipe]]:
+def _checkpoints(root: Path, recorded: Mapping[str, Recorded]) -> dict[str, tuple[set[Path], Recipe]]:
     """Files, relative to `root`, and recipe of every rescaled checkpoint."""
-    model = onnx_of(root)
-    if model is not None:
-        files, recipe = _onnx(model)
-        return {} if recipe is None else {"": ({file.relative_to(root) for file in files}, recipe)}
-    if pipeline is None:
-        try:
-            places = {"": open_source(root)}
-        except SeveralCheckpointsError:
-            raise
-        except CheckpointError:
-            raise _no_recipe(root) from None
-    else:
-        places = {}
-        for name, component in pipeline.components.items():
-            chosen = plain_candidate(component)
-            if chosen is not None:
-                places[name] = open_source(chosen)
     found = {}
-    for name, source in places.items():
-        with source:
-            recipe = find_recipe(source.metadata)
-            if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
-                recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
-            if recipe is not None:
-                found[name] = ({file.relative_to(root) for file in source.files}, recipe)
+    for name, weights in model_files(Place(root)).weights().items():
+        recipe = weights.recipe
+        if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
+            recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
+        if recipe is not None:
+            found[name] = ({file.relative_to(root) for file in weights.files}, recipe)
     return found
-
-
-def _onnx(model: Path) -> tuple[list[Path], Recipe | None]:
-    """The files of an ONNX model, and its recipe."""
-    from ..onnx import list_model
-
-    found = list_model(model)
-    for name in found.beside:
-        contained(model.parent, name.relative_to(model.parent).as_posix())
-    return [model, *found.beside], find_recipe(found.metadata)
 
 
 def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converted: set[str]) -> str:
@@ -186,9 +147,6 @@ def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converte
 def config_of(path: Path) -> dict[str, Any]:
     """A model's own config.json, as far as it can be read: it only says which class loads it."""
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            return {}
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path)
+    except RekernelError:
         return {}
-    return document if isinstance(document, dict) else {}

@@ -5,7 +5,7 @@ Knows configs and plans. Names out of a config become code only where they are p
 
 from __future__ import annotations
 
-from ..conversion.transformers_config import _class_name, _is_of, loads_plainly
+from ..conversion.transformers_config import class_name, loads_plainly, sizes_are_those
 from .contents import Payload
 
 
@@ -19,7 +19,7 @@ def library_of(load: Payload) -> str:
     if not load.recipes:  # weights as they were, what is recorded beside them
         return "diffusers"
     [(component, recipe), *others] = load.recipes.items()
-    plain = not component and not others and loads_plainly(load.configs[""], recipe)
+    plain = not component and not others and loads_plainly(load.configs[""], recipe.plan)
     return "transformers" if plain else "rekernel"
 
 
@@ -32,11 +32,11 @@ def snippet(load: Payload, repo: str) -> str:
         return _session(load, repo)
     [(_, recipe)] = load.recipes.items()
     config = load.configs[""]
-    called = _class_name(config)
+    called = class_name(config)
     if called and "architectures" in config:
-        if loads_plainly(config, recipe):
+        if loads_plainly(config, recipe.plan):
             return f'from transformers import {called}\n\nmodel = {called}.from_pretrained("{repo}")\n'
-        if _is_of(config, recipe.plan.changed, new=False):
+        if sizes_are_those(config, recipe.plan.changed, new=False):
             return (
                 f"import rekernel.torch as rkt\nfrom transformers import {called}\n\n"
                 f'config = {called}.config_class.from_pretrained("{repo}")\n'

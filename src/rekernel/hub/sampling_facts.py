@@ -12,17 +12,7 @@ from ..diffusion.guidance.settings import GuidanceSettings
 from ..diffusion.kernels.settings import KernelSettings
 from ..diffusion.pipelines.record import Recorded
 from ..escape import shown, shown_markdown
-
-
-def scale_of_record(found: Recorded) -> str:
-    """The scale as it is typed.
-
-    Examples
-    --------
-    >>> scale_of_record(Recorded(2.0, 64)), scale_of_record(Recorded((1.5, 2.0), 64))
-    ('2', '1.5x2')
-    """
-    return "x".join(f"{s:g}" for s in (found.scale if isinstance(found.scale, tuple) else (found.scale,)))
+from ..text import dims, scale_text
 
 
 def what_is_recorded(found: Recorded) -> str:
@@ -48,8 +38,8 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
     sampled at: 2 times the trained size, 64 to 128 on the denoiser's grid
     upsample guidance: theta=1, eta=0.6
     """
-    old, new = ("x".join(map(str, _sides(n))) for n in (found.sample_size, found.new_size))
-    facts = [("sampled at", f"{scale_of_record(found)} times the trained size, {old} to {new} on the denoiser's grid")]
+    old, new = (dims(_sides(n)) for n in (found.sample_size, found.new_size))
+    facts = [("sampled at", f"{scale_text(found.scale)} times the trained size, {old} to {new} on the denoiser's grid")]
     if found.guidance is not None:
         facts.append(("upsample guidance", _options(found.guidance, GuidanceSettings.option_names())))
     if found.kernels is not None:

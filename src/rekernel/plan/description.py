@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..text import dims, scale_text
+from .changes import AxisGeometry
 from .plan import Plan
 
 _SHOWN = ("method", "taps", "gain", "selection")
-
-
-def scale_text(scale: float | Sequence[float]) -> str:
-    """Return a scale as a user types it.
-
-    Examples
-    --------
-    >>> scale_text(2.0), scale_text((1.5, 2.0))
-    ('2', '1.5x2')
-    """
-    return "x".join(f"{s:g}" for s in (scale if isinstance(scale, Sequence) else (scale,)))
 
 
 def described(plan: Plan) -> dict[str, str]:
@@ -37,3 +28,23 @@ def described(plan: Plan) -> dict[str, str]:
     said = {label: plan.options[label] for label in _SHOWN if label in plan.options}
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}
     return {"scale": scale_text(plan.scale), **texts}
+
+
+def geometry_text(axes: Sequence[AxisGeometry]) -> str:
+    """How a layer runs: what its axes share once, what they do not share axis by axis.
+
+    Examples
+    --------
+    >>> geometry_text([AxisGeometry(5, 1, (2, 2)), AxisGeometry(3, 1, (1, 1))])
+    'kernel 5x3, stride 1, padding 2x1'
+    >>> geometry_text([AxisGeometry(3, 2, (0, 1), 2)] * 2)
+    'kernel 3, stride 2, padding 0+1, dilation 2'
+    """
+
+    def each(values: Sequence[object]) -> str:
+        return str(values[0]) if len(set(values)) == 1 else dims(values)
+
+    sides = [str(left) if left == right else f"{left}+{right}" for left, right in (axis.padding for axis in axes)]
+    text = f"kernel {each([a.kernel for a in axes])}, stride {each([a.stride for a in axes])}, padding {each(sides)}"
+    dilation = each([axis.dilation for axis in axes])
+    return text if dilation == "1" else f"{text}, dilation {dilation}"

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import inert, shown
+from ..text import dims
 from .changes import LayerChange, ModuleChange
-from .serialization import change_of, facts_of, facts_written, filled, inert, module_of, sparse
+from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse
 
 SCHEMA = "rekernel.plan"
 VERSION = 1
@@ -141,8 +142,8 @@ class Plan:
         rows += [
             (
                 shown(c.name, 70),
-                _dims(c.shape),
-                _dims(c.new_shape),
+                dims(c.shape),
+                dims(c.new_shape),
                 c.settings(),
                 (c.operators or c.factors)[0].gain,
                 f"{c.dc_deviation():.1g}",
@@ -159,7 +160,3 @@ class Plan:
         if len(kept) > _FEW:
             lines.append(f"  {sum(n for _, n in kept.most_common()[_FEW:]):5d}  other reasons")
         return "\n".join([*lines, *(f"note: {inert(warning)}" for warning in self.warnings)])
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

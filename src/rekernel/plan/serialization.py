@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from typing import Any, get_args
 
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import inert, shown
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
 from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
@@ -171,11 +171,6 @@ def module_of(entry: Any) -> ModuleChange:
             f"plan: {shown(module.name)}: kind {shown(module.kind)} is not one of {', '.join(MODULE_KINDS)}"
         )
     return module
-
-
-def inert(text: str) -> str:
-    """Return a reason or note unchanged if it is harmless text; escape the whole text otherwise."""
-    return text if text.isprintable() and len(text) <= 2000 else shown(text, 2000)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

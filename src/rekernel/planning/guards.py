@@ -5,18 +5,18 @@ Scope: errors that all planners share. Not here: what a single layer cannot do (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.config_file import KEY
+from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-from ..plan.description import scale_text
 from ..plan.recipe import find_recipe
+from ..text import scale_text
 
 
 def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
@@ -55,10 +55,9 @@ def refuse_recorded(weights: Path, *, whole: bool) -> None:
         If a conversion would apply the scale a second time.
     """
     path = (weights if weights.is_dir() else weights.parent) / "config.json"
-    config: Any = None
-    with suppress(OSError, ValueError, RecursionError):  # a config that cannot be read records nothing of ours
-        config = json.loads(path.read_text(encoding="utf-8"))
-    entry = config.get(KEY) if isinstance(config, dict) else None
+    entry: Any = None
+    with suppress(RekernelError):  # whose config it is does not matter here
+        entry = read_object(path).get(KEY)
     if not isinstance(entry, dict):
         return
     scale = shown(str(entry.get("scale")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from ..errors import RekernelError
 from ..escape import shown
@@ -130,6 +130,21 @@ class Settings:
         return AxisOperator(
             axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smoothness
         )
+
+
+class PlanningOptions(TypedDict, total=False):
+    """The keyword arguments that `plan_checkpoint`, `plan_source` and `convert` share; the first explains each."""
+
+    method: str
+    taps: int | str | None
+    gain: str
+    a: float
+    smoothness: float
+    preset: str | None
+    include: Sequence[str] | None
+    exclude: Sequence[str]
+    overrides: Mapping[str, Mapping[str, Any]] | None
+    hints: Hints | None
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import FORMS
-from ..plan.description import scale_text
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
+from ..text import scale_text
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits

@@ -97,18 +97,3 @@ def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -
     unit = [1] * (len(size) - 2) + [multiple] * min(2, len(size))
     pairs = zip(size, factors, unit, strict=True)
     return tuple(n if f == 1 else min(n, u * max(1, round(n / f / u))) for n, f, u in pairs)
-
-
-def shown_scale(scale: Scale) -> str:
-    """The scale as a person writes it; for a video all three numbers, since one alone leaves the frames.
-
-    Examples
-    --------
-    >>> shown_scale((2.0, 2.0)), shown_scale((2.0, 2.0, 2.0))
-    ('2', '2x2x2')
-    """
-    if isinstance(scale, str):
-        return scale
-    if isinstance(scale, Sequence) and len(scale) < 3 and len(set(scale)) == 1:
-        scale = scale[0]
-    return "x".join(f"{s:g}" for s in scale) if isinstance(scale, Sequence) else f"{scale:g}"

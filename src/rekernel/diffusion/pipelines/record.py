@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Pipeline
+from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...plan.plan import Plan
@@ -132,7 +133,7 @@ class Recorded:
 def read_record(folder: Path) -> Recorded | None:
     """The record in a component's folder, or None."""
     path = folder / "config.json"
-    config = read_config(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     return Recorded.from_entry(config[KEY], shown_path(path)) if KEY in config else None
 
 
@@ -140,17 +141,6 @@ def read_records(pipeline: Pipeline) -> dict[str, Recorded]:
     """The records of a pipeline's denoisers, by the component's name."""
     names = [name for name in DENOISERS if name in pipeline.components]
     return {name: found for name in names if (found := read_record(pipeline.components[name].folder)) is not None}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config.json; raise RekernelError where the file does not hold a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RekernelError(f"{shown_path(path)}: cannot be read as JSON ({shown(str(error), 200)})") from None
-    if not isinstance(found, dict):
-        raise RekernelError(f"{shown_path(path)}: holds no JSON object")
-    return found
 
 
 def listed(value: Any) -> Any:

@@ -17,12 +17,13 @@ from typing import Any
 from ...checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
+from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...plan.recipe import find_recipe
 from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS, SECOND
-from .record import Recorded, read_config
+from .record import Recorded
 
 
 def record(
@@ -95,7 +96,7 @@ def _denoiser(pipeline: Pipeline, root: Path) -> tuple[Component, dict[str, Any]
     for name in DENOISERS:
         path = root / name / "config.json"
         if name in pipeline.components and path.is_file():
-            config = read_config(path)
+            config = read_object(path)
             size = config.get("sample_size")
             sides = size if isinstance(size, list) else [size]
             if not sides or not all(isinstance(n, int) and n > 0 for n in sides):

@@ -32,6 +32,7 @@ class Trace:
     out_size : grid of the output
     results : grid of the last output of each module, by the path of the module
     latent : whether the input is a latent vector, so that the first grid is one that a linear layer writes
+    shape_only : whether the pass used fake tensors and computed nothing
     """
 
     calls: list[LayerCall] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Trace:
     out_size: tuple[int, ...] = ()
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
+    shape_only: bool = field(default=False, compare=False)
 
 
 def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
@@ -155,7 +157,7 @@ def _pass(
     read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
     latent = image_of([*args, *kwargs.values()])[0].ndim == 2 and bool(written) and not read
     size = (out_size or written[0].size) if latent else spatial
-    return Trace(recorder.calls, size, sources, out_size, results, latent)
+    return Trace(recorder.calls, size, sources, out_size, results, latent, shape_only)
 
 
 def _as_it_is(value: Any) -> Any:

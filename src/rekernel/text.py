@@ -1,0 +1,48 @@
+"""Sizes and scales as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def byte_size(nbytes: int) -> str:
+    """A number of bytes as a person reads it, in the units in which sizes are asked for.
+
+    Examples
+    --------
+    >>> byte_size(1), byte_size(999), byte_size(1_719_000_000), byte_size(2**62)
+    ('1 byte', '999 bytes', '1.7 GB', '4.6 EB')
+    """
+    if nbytes < 1000:
+        return f"{nbytes} byte{'' if nbytes == 1 else 's'}"
+    size, units = nbytes / 1000, iter(_UNITS)
+    unit = next(units)
+    while size >= 1000 and (larger := next(units, None)):
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"
+
+
+def dims(sizes: Iterable[object]) -> str:
+    """Sizes along axes.
+
+    Examples
+    --------
+    >>> dims((8, 4, 3, 3)), dims(())
+    ('8x4x3x3', 'scalar')
+    """
+    return "x".join(map(str, sizes)) or "scalar"
+
+
+def scale_text(scale: float | Sequence[float] | str) -> str:
+    """A scale as it is typed; the word 'auto' stays as it is.
+
+    Examples
+    --------
+    >>> scale_text(2.0), scale_text((1.5, 2.0)), scale_text((2.0, 2.0, 2.0)), scale_text("auto")
+    ('2', '1.5x2', '2x2x2', 'auto')
+    """
+    if isinstance(scale, str):
+        return scale
+    return "x".join(f"{s:g}" for s in (scale if isinstance(scale, Sequence) else (scale,)))
