@@ -1,18 +1,25 @@
-# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel and its extras.
+# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel and its extras,
+# every package in the version that constraints.txt names. `make upgrade` renews that list.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
 BIN = $(VENV)/bin
 READY = $(VENV)/.rekernel-ready
+LOWEST ?= $(VENV)-lowest
+LOWEST_READY = $(LOWEST)/.rekernel-ready
+LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.py tests/cli/test_usage.py \
+  tests/cli/test_values.py tests/conversion tests/hub tests/onnx tests/plan tests/planning tests/resampling \
+  tests/torch/test_engines.py
+TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-slow lint bench docs site
+.PHONY: setup demo test test-numeric test-lowest test-slow lint bench docs site upgrade
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q $$(grep '^torch==' constraints.txt)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q $(TORCH)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[dev]'
 	touch $@
 
 demo: $(READY)  ## convert two trained classifiers to 2x and 4x and show that they still classify
@@ -20,6 +27,22 @@ demo: $(READY)  ## convert two trained classifiers to 2x and 4x and show that th
 
 test: $(READY)  ## the default tests, README and docstring examples among them
 	$(BIN)/python -m pytest -m 'not slow'
+
+# What another processor would do: torch without the vector units, then with AVX2; and MKL, which torch multiplies
+# with, and OpenBLAS, which NumPy does, each by other ways through its code.
+test-numeric: $(READY)  ## the tests that compare numbers of several engines, under two settings of the processor
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBILITY OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m 'numeric and not slow'
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_NUM_THREADS=2 $(BIN)/python -m pytest -m 'numeric and not slow'
+
+# No diffusers or transformers here: they ask for newer packages than rekernel does.
+$(LOWEST_READY): pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	PIP_CONSTRAINT=constraints-lowest.txt $(LOWEST)/bin/pip install -q $(TORCH)
+	PIP_CONSTRAINT=constraints-lowest.txt $(LOWEST)/bin/pip install -q -e '.[torch,onnx,hub,test]'
+	touch $@
+
+test-lowest: $(LOWEST_READY)  ## the core with the lowest versions that pyproject.toml admits; Python 3.11
+	$(LOWEST)/bin/python -m pytest -m 'not slow' $(LOWEST_TESTS)
 
 test-slow: $(READY)  ## full-size architectures and the long fault tests
 	$(BIN)/python -m pytest -m slow
@@ -36,6 +59,11 @@ docs: $(READY)  ## what is generated: the CLI reference and the figures
 
 site: $(READY)  ## the documentation as a site, in out/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+upgrade:  ## renew constraints.txt and constraints-lowest.txt; torch's pin is changed by hand
+	$(PYTHON) -m venv out/pins
+	out/pins/bin/pip install -q uv
+	out/pins/bin/python tools/upgrade_pins.py
 
 bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py

@@ -108,7 +108,7 @@ def test_without_a_near_name_the_message_says_where_names_are_listed():
         select(NAMES, ["zzz"], "exclude")
 
 
-@pytest.mark.parametrize(("pattern", "words"), [("", "empty pattern"), ("re:(", r"re:\( is no regular expression")])
+@pytest.mark.parametrize(("pattern", "words"), [("", "empty pattern"), ("re:(", r"re:\( is not a regular expression")])
 def test_a_pattern_that_is_none_is_refused(pattern, words):
     with pytest.raises(RekernelError, match=words):
         select(NAMES, [pattern], "include")

@@ -1,6 +1,7 @@
 """Why one way of rescaling beats another: a network changed in one respect, and every layer's error of its own.
 
-Knows modules, inputs and the public interface of rekernel; prints nothing. Used by architectures.py.
+Scope: modules, inputs and the public interface of rekernel. Not here: tables and printing (see `architectures`, which
+uses this module).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ INPUTS: dict[str, Callable[[Tensor], Tensor]] = {"smooth": lambda x: x, "edges":
 
 
 def without_borders(model: nn.Module) -> nn.Module:
-    """Zero padding made circular; with periodic inputs there is no border."""
+    """The network with circular instead of zero padding; with periodic inputs there is then no border."""
     for m in model.modules():
         if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and m.padding_mode == "zeros" and any(m.padding):
             m.padding_mode = "circular"
@@ -217,7 +218,7 @@ def beyond(h: Tensor, cycles: float) -> float:
 
 
 def _kind(name: str, module: nn.Module, model: nn.Module) -> str:
-    """'' for what is no unit of its own."""
+    """The kind of a layer; '' for a module that is not a layer of its own."""
     parts = name.split(".")
     inside = any(
         type(model.get_submodule(".".join(parts[:i]))).__name__ in _WHOLE for i in range(1, len(parts))

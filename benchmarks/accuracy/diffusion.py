@@ -1,4 +1,4 @@
-"""What upsample guidance and rescaled kernels do to a trained diffusion model above its trained size.
+"""Measure what upsample guidance and rescaled kernels do to a trained diffusion model above its trained size.
 
     python benchmarks/accuracy/diffusion.py [--scale 2] [--samples 256] [--jobs 2] [--decisive]
 

@@ -1,7 +1,7 @@
-"""How good a batch of generated glyphs is: one table row, from pictures and the digits that were asked for.
+"""Measure a batch of generated glyphs: one table row, from pictures and the digits that were asked for.
 
-Knows pictures (N, S, S) in [0, 1] and labels; no model that makes them. The parts: `glyph_features` (a judge trained on
-true glyphs of the size S), `frechet`, `glyph_objects`.
+Scope: pictures (N, S, S) in [0, 1] and labels. Not here: sampling the pictures (see `diffusion`). The parts are
+`glyph_features` (a judge trained on true glyphs of the size S), `frechet` and `glyph_objects`.
 
     >>> reference = Reference.of_size(32)                         # doctest: +SKIP
     >>> row = reference.measure(pictures, labels)                 # doctest: +SKIP

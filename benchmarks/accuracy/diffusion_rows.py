@@ -1,7 +1,8 @@
-"""The rows of the diffusion benchmark: what is attached to the sampler in each.
+"""Define the rows of the diffusion benchmark: the guidance and the kernels attached to the sampler in each row.
 
-Knows guidance and kernels of `rekernel.diffusion`; no sampling and no measure. The ablations (a time or a power left
-out) are schedules that answer wrongly, so that the code under test is the shipped one.
+Scope: guidance and kernels of `rekernel.diffusion`. Not here: sampling (see `diffusion`) and metrics (see
+`diffusion_metrics`). The ablations (without matched time, or without matched power) are schedules with wrong values, so
+that the tested code is the shipped code.
 """
 
 from collections.abc import Iterator
@@ -24,10 +25,10 @@ class Row:
     """One way of sampling.
 
     kernels, guidance : arguments of `SupersampledKernels` and `UpsampleGuidance`; None attaches nothing
-    ablation : 'no tau' or 'no P', of the guidance
-    enlarged : sampled at the trained size, then enlarged bicubically
-    cfg : scale of classifier-free guidance; 1 is none
-    true : no samples but as many true glyphs: the least distance that a set of this size has
+    ablation : 'no tau' or 'no P', the part of guidance that is left out
+    enlarged : whether samples are made at the trained size and then enlarged bicubically
+    cfg : scale of classifier-free guidance; 1 turns it off
+    true : whether the row has true glyphs instead of samples, for the least distance that a set of this size has
     """
 
     name: str
@@ -55,7 +56,7 @@ class Row:
 
 
 class WithoutTime(DiscreteSchedule):
-    """Tells the low-resolution pass the time of the full-size one; its input is scaled rightly."""
+    """A schedule that gives the low-resolution pass the time of the full-size pass, with a correct input scale."""
 
     def __init__(self, table: ArrayLike, factor: float) -> None:
         super().__init__(table)

@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of features, and how sure one can be of it.
+"""Compute the Frechet distance between two sets of features, and its uncertainty.
 
-Knows matrices; no image, network or glyph. Imports NumPy alone. The distance is that of two Gaussians (Dowson and
-Landau 1982, the "FID" of arXiv 1706.08500 with other features).
+Scope: matrices. Not here: images and features (see `glyph_features`). Imports NumPy alone. The distance
+is that of two Gaussians (Dowson and Landau 1982, the "FID" of arXiv 1706.08500 with other features).
 
 It is biased upwards: two sets of N drawn from one distribution are at a distance of the order of features / N, not 0.
 So compare only rows with the same N, and state the floor: the distance between two sets of N true pictures.

@@ -1,9 +1,9 @@
-"""A judge for each size: a small classifier trained on true glyphs of that size, and the features it sees.
+"""Train a judge for each size, a small classifier of true glyphs of that size, and compute its features.
 
-Knows glyphs and their training; no diffusion, distance or rescaling. Imports torch and, from examples/glyphs, the
-drawing. Judges are trained where they are needed and kept in the system's temporary folder, under a digest of their
-settings; none is shipped. Only clean glyphs of the training fonts are shown: a judge knows what a glyph is, and is no
-detector of what is not one.
+Scope: glyphs and training of judges. Not here: the distance of features (see `frechet`), sampling (see `diffusion`).
+Imports torch and, from examples/glyphs, the drawing. Judges are trained where they are needed and kept in the system's
+temporary folder, under a digest of their settings; none is shipped. A judge is trained on clean glyphs of the training
+fonts only, so it recognises glyphs but does not detect pictures that are not glyphs.
 """
 
 import hashlib

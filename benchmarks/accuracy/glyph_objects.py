@@ -1,6 +1,7 @@
-"""How many objects a glyph picture shows, judged coarsely.
+"""Count the objects in a picture of a glyph, coarsely.
 
-Knows pictures of light strokes on a darker, smooth background; no network or label. Imports NumPy and SciPy.
+Scope: pictures of light strokes on a darker, smooth background. Not here: labels (see `glyph_features`). Imports NumPy
+and SciPy.
 
 Method. The picture is averaged down to 16x16, since the question is about large things; fine texture is for other
 measures. A plane is fitted to the background and subtracted, the rest is blurred a little so that a hairline does not
@@ -27,7 +28,7 @@ def count_objects(images: NDArray[np.floating]) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        Where the pictures are not square or their side is no multiple of 16.
+        Where the pictures are not square or their side is not a multiple of 16.
     """
     if images.ndim != 3 or images.shape[1] != images.shape[2] or images.shape[1] % COARSE:
         raise ValueError(f"pictures of the shape {images.shape}: pass (N, S, S), S a multiple of {COARSE}.")

@@ -1,9 +1,9 @@
-"""Small networks of real architectures, built from their configs with random weights: for the tests and the benchmark.
+"""Build small networks of real architectures from their configs, with random weights, for the tests and the benchmark.
 
-Knows models, their inputs and how to call them; nothing of rescaling. Weights of torch's own initialisation hardly let
-an image through some of them (a standard deviation of 0.02, and only biases come out), so `built` draws them again:
-independent, of variance one over the fan-in. Such kernels have a flat spectrum: they are harder on any rescaling than
-trained ones. Imports diffusers and transformers where used.
+Scope: models, their inputs and how to call them. Not here: rescaling (see `causes`). With torch's own initialisation
+(a standard deviation of 0.02) the output of some networks depends almost only on their biases. So `built` draws the
+weights again, independently, with a variance of one over the fan-in. Such kernels have a flat spectrum and are harder
+to rescale than trained kernels. Imports diffusers and transformers where used.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Called(nn.Module):
 class Architecture(NamedTuple):
     """One network.
 
-    build : makes it, with the weights of its own initialisation
-    channels, size : of its input at the trained size
-    grows : whether the output's grid grows with the input's (False: it stays; None: it has none)
-    scale : what 'twice the resolution' means for it
-    prepare : further changes to the weights
-    modes : for `rescale`
+    build : function that makes the network, with the weights of its own initialisation
+    channels, size : channels and pixels of the input at the trained size
+    grows : whether the output's grid grows with the input's (False: it does not; None: the output has no grid)
+    scale : the scale that doubles the resolution of the input
+    prepare : function that makes further changes to the weights
+    modes : argument `modes` of `rescale`
     """
 
     build: Callable[[], nn.Module]

@@ -1,4 +1,4 @@
-"""Offline conversion against a script around F.interpolate, and against copying a file as large as the result.
+"""Time offline conversion against a script around F.interpolate, and against copying a file as large as the result.
 
     python benchmarks/speed/convert.py --folder /path/with/40GB
 

@@ -1,11 +1,11 @@
-"""What upsample guidance costs: steps of a UNet above its trained size, guided and not, in one run.
+"""Measure the cost of upsample guidance: steps of a UNet above its trained size, guided and not, in one run.
 
     python benchmarks/speed/guidance.py [--scale 2]
 
 A UNet2DConditionModel with Stable Diffusion 1.5's layout at three tenths of its width (random weights; the ratio does
-not depend on them), of a trained size of 32x32 latents, called with 64x64 and 128x128 ones as a sampler calls it.
-'passes' is what the additional passes cost when they are called by themselves, 'bound' is 1.05 times what they would
-cost in proportion to their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes
+not depend on them) and a trained size of 32x32 latents is called with 64x64 and 128x128 latents, as a sampler calls it.
+'passes' is the cost of the additional passes when they are called separately. 'bound' is 1.05 times their cost if it
+were proportional to their pixels, 1 + share/m^2 (nested: 4/3). Median of interleaved repeats; writes
 results/guidance.json.
 """
 

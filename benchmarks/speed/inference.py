@@ -1,4 +1,4 @@
-"""What a rescaled convolution costs to run: dense, factored and dilated forms against the untouched layer.
+"""Measure the cost of a rescaled convolution: dense, factored and dilated forms against the untouched layer.
 
     python benchmarks/speed/inference.py [--device cuda]
 
@@ -10,8 +10,8 @@ float32 on a CPU, float16 with channels_last on a GPU. The layers are what `reke
   is resized by ceil(d)/d (bilinear), convolved at dilation ceil(d), and resized back. At a whole scale both resizings
   are to the size the map has, and it runs them nevertheless; at 1.5x the convolution runs on 16/9 of the pixels.
 
-The factored and dilated forms need whole scales: at 1.5x they have no figure. All forms take turns, and each figure is
-the fastest of its turns; writes results/inference-DEVICE.json.
+The factored and dilated forms need whole scales, so they have no figure at 1.5x. All forms take turns, and each figure
+is the fastest turn of a form. Writes results/inference-DEVICE.json.
 """
 
 from __future__ import annotations

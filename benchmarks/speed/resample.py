@@ -1,9 +1,9 @@
-"""Rescaling one layer's kernels: ours against torch's F.interpolate on the same tensor, and against filling the result.
+"""Time rescaling of one layer's kernels: ours, torch's F.interpolate on the same tensor, and filling the result alone.
 
     python benchmarks/speed/resample.py
 
 1280 x 1280 x 3 x 3 in float32, the largest square layer of Stable Diffusion's UNet; best of `REPEATS`, all cores.
-F.interpolate gets the same number of taps, which is not the same kernel: it is what a script would call.
+F.interpolate gets the same number of taps. Its kernel is a different one; it is the call that a script would make.
 Writes results/resample.json.
 """
 

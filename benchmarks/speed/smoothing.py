@@ -1,4 +1,4 @@
-"""What the blurs of the factored form cost, counted: multiplications of whole networks at twice their trained size.
+"""Count the cost of the blurs in the factored form: multiplications of whole networks at twice their trained size.
 
     python benchmarks/speed/smoothing.py
 
@@ -39,7 +39,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], int]] = {
 
 
 def multiplications(net: Any, x: torch.Tensor) -> int:
-    """Of one forward pass, as torch counts them."""
+    """Multiplications of one forward pass, as torch counts them."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(x)
     return int(counter.get_total_flops()) // 2

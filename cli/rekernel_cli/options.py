@@ -1,17 +1,19 @@
 """Options that several commands share, each declared once, and what they become: keyword arguments of the library.
 
-Knows the names of the library's arguments; imports the library only when a command runs.
+Scope: names of the library's arguments. Of the library, only its lists of names are imported here.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+from rekernel.resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS
 
 from . import values
 from .help_layout import GroupedOption
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from rekernel.planning.settings import PlanningOptions
 
 Command = Callable[..., Any]
+_ON_GRIDS_ALONE = tuple(method for method in GRID_METHODS if method not in KERNEL_METHODS)
 
 RESAMPLING = "Resampling"
 SELECTION = "Selection (PATTERN is a glob, or re:REGEX; repeatable)"
@@ -50,8 +53,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
            help="... and the one to run at, WxH, as 1024x768."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", default="optimal", show_default=True,
-           help=f"{', '.join(values.METHODS)}; on grids also {', '.join(values.PINV_METHODS)}."),
-    option("--gain", group=RESAMPLING, type=click.Choice(values.GAINS), default="dc", show_default=True,
+           help=f"{', '.join(KERNEL_METHODS)}; on grids also {', '.join(_ON_GRIDS_ALONE)}."),
+    option("--gain", group=RESAMPLING, type=click.Choice(GAINS), default="dc", show_default=True,
            help="dc keeps each tap's response to a constant; ratio divides by the scale; none does neither."),
     option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
            help="Per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
@@ -205,8 +208,3 @@ def _unique(pairs: Sequence[tuple[str, Any]], name: str) -> dict[str, Any]:
             raise click.UsageError(f"{name}: {key!r} is given twice; give it once, with all that holds for it.")
         seen[key] = value
     return seen
-
-
-def names_of(command: click.Command) -> Iterable[str]:
-    """Every long option of a command."""
-    return (name for param in command.params for name in param.opts if name.startswith("--"))

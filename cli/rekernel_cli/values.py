@@ -12,16 +12,12 @@ from typing import Any
 
 import click
 
-METHODS = ("optimal", "optimal-filter", "dilate", "nearest", "linear", "cubic", "lanczos3", "area")
-PINV_METHODS = ("pinv-nearest", "pinv-linear", "pinv-cubic")
-ALIASES = ("bilinear", "trilinear", "bicubic", "tricubic")
-GAINS = ("dc", "ratio", "none")
-DTYPES = ("F16", "BF16", "F32", "F64")
+from rekernel.checkpoint.dtypes import FLOATS, target_dtype
+from rekernel.errors import RekernelError
+from rekernel.resampling.methods import ALIASES, ALL_METHODS, GAINS, TAPS_RULES
 
 Scale = float | tuple[float, ...]
 
-_DTYPE_NAMES = {"fp16": "F16", "float16": "F16", "half": "F16", "bfloat16": "BF16", "fp32": "F32", "float32": "F32",
-                "float": "F32", "fp64": "F64", "float64": "F64", "double": "F64"}  # fmt: skip
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BYTES = re.compile(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?)(B?)", re.ASCII | re.IGNORECASE)
 _MAX_AXES = 3
@@ -76,7 +72,7 @@ def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ..
 
 def taps(text: str) -> int | str:
     """A number of taps, or 'full' or 'same-extent'."""
-    if text in ("full", "same-extent"):
+    if text in TAPS_RULES:
         return text
     if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
         raise click.BadParameter(f"{text!r} is no number of taps; give one such as 7, or full, or same-extent")
@@ -107,17 +103,16 @@ def dtype(text: str) -> str:
     >>> dtype("bf16"), dtype("torch.float16")
     ('BF16', 'F16')
     """
-    name = text.removeprefix("torch.").lower()
-    name = _DTYPE_NAMES.get(name, name.upper())
-    if name not in DTYPES:
-        raise click.BadParameter(f"{text!r} is no dtype to write; choose from {', '.join(DTYPES)}")
-    return name
+    try:
+        return target_dtype(text.removeprefix("torch."))
+    except RekernelError:
+        raise click.BadParameter(f"{text!r} is not a dtype to write; choose from {', '.join(FLOATS)}") from None
 
 
 def method(text: str) -> str:
     """A method's name."""
-    if text not in METHODS + PINV_METHODS + ALIASES:
-        raise click.BadParameter(f"{text!r} is no method; choose from {', '.join(METHODS + PINV_METHODS)}")
+    if text not in ALL_METHODS and text not in ALIASES:
+        raise click.BadParameter(f"{text!r} is not a method; choose from {', '.join(ALL_METHODS)}")
     return text
 
 

@@ -1,10 +1,10 @@
-"""How good the pipeline folder beside this file is at its trained size, and a picture of what it draws.
+"""Measure the pipeline folder beside this file at its trained size, and draw a picture of its samples.
 
     python examples/glyph_diffusion/measure.py    # draws samples.png again, prints the numbers
 
-Knows the folder as diffusers loads it and the classifier of examples/glyphs; no training. Samples are judged by that
-classifier, which was trained on true glyphs with label smoothing 0.05: it gives even a perfect glyph about 0.955, so
-a threshold of 0.9 is strict, and `true_glyphs` says what true ones reach.
+Scope: the folder as diffusers loads it, and the classifier of examples/glyphs. Not here: training (see `train`). That
+classifier judges the samples. It was trained on true glyphs with label smoothing 0.05 and gives even a perfect glyph
+about 0.955, so a threshold of 0.9 is strict. The row `true_glyphs` has the figures of true glyphs.
 """
 
 import json

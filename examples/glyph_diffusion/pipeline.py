@@ -1,7 +1,7 @@
-"""The sampler of the glyph diffusion model, as a diffusers pipeline: digits asked for, pictures out.
+"""Sample the glyph diffusion model, as a diffusers pipeline: digits asked for, pictures out.
 
-Knows one UNet and one scheduler; no training, classifier or rescaling. Imports torch and diffusers alone, because
-diffusers copies this file into its own module cache when the folder is loaded.
+Scope: one UNet and one scheduler. Not here: training (see `train`) and measuring (see `measure`). Imports torch and
+diffusers alone, because diffusers copies this file into its own module cache when the folder is loaded.
 """
 
 import inspect
@@ -50,8 +50,8 @@ class GlyphPipeline(DiffusionPipeline):
         height, width : int, optional
             Pixels, multiples of 4; the trained size, 16, where left out.
         guidance_scale : float
-            Classifier-free guidance: 1 is none and half the work, larger values follow the label more strictly and
-            vary less.
+            Scale of classifier-free guidance. 1 turns it off and halves the work. With larger values pictures follow
+            the label more strictly and vary less.
         output_type : {'pil', 'np', 'pt'}
             'pil' a list of grey images, 'np' (N, H, W, 1) and 'pt' (N, 1, H, W), both in [0, 1].
         latents : (N, 1, H, W) tensor, optional
@@ -60,7 +60,7 @@ class GlyphPipeline(DiffusionPipeline):
         Raises
         ------
         ValueError
-            For a side that is no multiple of 4, a label the UNet has no class for, an unknown `output_type`, or
+            For a side that is not a multiple of 4, a label the UNet has no class for, an unknown `output_type`, or
             `latents` of another shape.
         """
         labels = self._labels(class_labels)

@@ -1,7 +1,7 @@
-"""The two small classifiers of the example, at their trained size or at any other.
+"""Define the two small classifiers of the example, at their trained size or at any other size.
 
-Knows layers and their geometry; no file, image or resampling. Imports torch alone.
-Kernel sizes and widths are read from the weights; what weights cannot tell (padding, stride, dilation) is `geometry`.
+Scope: layers and their geometry. Not here: images (see `render`) and training (see `train`). Imports torch alone.
+Kernel sizes and widths are read from the weights; padding, stride and dilation come from the argument `geometry`.
 """
 
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ class GlyphCNN(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
     def features(self, x: Tensor) -> Tensor:
-        """What is averaged over the image: (B, 1, H, W) to (B, C, H/4, W/4)."""
+        """The feature maps before the average over the image: (B, 1, H, W) to (B, C, H/4, W/4)."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = torch.relu(self.bn2(self.conv2(x)))
         x = torch.relu(self.bn3(self.conv3(x)))

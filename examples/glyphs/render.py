@@ -1,7 +1,8 @@
-"""Glyph images: the ten digits, drawn from matplotlib's bundled fonts, true at every size.
+"""Draw glyph images: the ten digits in matplotlib's bundled fonts, exact at every size.
 
-Knows fonts, PIL and averaging; no network, training or resampling of weights. Imports NumPy, PIL and matplotlib alone.
-An image is drawn once on a 256x256 canvas and stored at one size; each smaller size is an area average of that one.
+Scope: fonts, PIL and averaging. Not here: networks (see `models`) and training (see `train`). Imports NumPy, PIL and
+matplotlib alone. An image is drawn once on a 256x256 canvas and stored at one size; each smaller size is an area
+average of the stored image.
 """
 
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def _random_affine(mask: Image.Image, rng: np.random.Generator) -> Image.Image:
     shift = rng.uniform(-1.5, 1.5, 2) * CANVAS / 16  # in pixels of 16x16
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     inverse = np.linalg.inv(turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag(zoom))
-    centre = CANVAS / 2  # PIL samples at pixel centres: +1/2 is its own business
+    centre = CANVAS / 2  # PIL itself adds the 1/2 of pixel centres
     offset = centre - inverse @ (centre + shift)
     coefficients = (*inverse[0], offset[0], *inverse[1], offset[1])
     return mask.transform(mask.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)

@@ -3,8 +3,8 @@
     python examples/train_small/train_small.py
     python examples/train_small/train_small.py --steps 0 --out out/no-fine-tuning.safetensors
 
-Digits drawn by examples/glyphs, 16 fonts for training and 5 others for testing. docs/training-small.md says why each
-step is there and what it is worth. Needs torch, and matplotlib for its fonts.
+The images are digits drawn by examples/glyphs, in 16 fonts for training and 5 other fonts for testing.
+docs/training-small.md explains each step and what it gains. Needs torch, and matplotlib for its fonts.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def reduced(x: Tensor, size: int) -> Tensor:
 
 
 def fit(model: nn.Module, x: Tensor, y: Tensor, *, steps: int, lr: float, batch: int = 64, seed: int = 0) -> nn.Module:
-    """So many steps of AdamW over one learning-rate cycle, in place; every epoch in another order."""
+    """Train `steps` steps of AdamW over one learning-rate cycle, in place; every epoch has another order."""
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)

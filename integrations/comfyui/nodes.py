@@ -1,6 +1,7 @@
-"""A ComfyUI node that guides a model above its trained size.
+"""Add a ComfyUI node that guides a model above its trained size.
 
-Knows ComfyUI's model patcher and imports none of it. The interface used, as of github.com/comfyanonymous/ComfyUI:
+Scope: ComfyUI's model patcher, of which nothing is imported. Not here: the formulas (see `rekernel.diffusion`). The
+interface used, as of github.com/comfyanonymous/ComfyUI:
 `comfy/model_patcher.py` (`clone`, `model_options`, `set_model_unet_function_wrapper`, `get_model_object`),
 `comfy/samplers.py` (the wrapper is called with `apply_model` and {"input", "timestep", "c", "cond_or_uncond"}) and
 `comfy/model_base.py` (`apply_model(x, sigma, **c)` returns the denoised image, so guidance is in its x0 form).
@@ -19,7 +20,7 @@ Wrapper = Callable[[Callable[..., Tensor], Mapping[str, Any]], Tensor]
 
 
 class RekernelUpsampleGuidance:
-    """MODEL in, guided MODEL out; the original is untouched."""
+    """The node: takes a MODEL and returns a guided copy of it; the original does not change."""
 
     CATEGORY = "sampling/custom_sampling/guidance"
     RETURN_TYPES = ("MODEL",)
@@ -31,18 +32,20 @@ class RekernelUpsampleGuidance:
             "required": {
                 "model": ("MODEL",),
                 "scale": ("FLOAT", {"default": 2.0, "min": 1.0, "max": 16.0, "step": 0.05,
-                                    "tooltip": "Requested size over the size that the model was trained at."}),
+                                    "tooltip": "Requested size divided by the size that the model was trained at."}),
                 "theta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 4.0, "step": 0.05,
-                                    "tooltip": "Weight: 1 replaces the low band, 0 does nothing."}),
+                                    "tooltip": "Strength: 0 off, 1 take the coarse layout fully from the trained-size "
+                                               "pass."}),
                 "eta": ("FLOAT", {"default": 0.6, "min": 0.0, "max": 1.0, "step": 0.01,
-                                  "tooltip": "Share of the sampling, from the noisy end, in which it acts."}),
+                                  "tooltip": "Share of the range of log sigma, from the noisy end, in which guidance "
+                                             "acts; not a share of the steps. For flow models: share of sigma."}),
                 "levels": ("INT", {"default": 0, "min": 0, "max": 4,
-                                   "tooltip": "Nested levels; 0 takes one per octave."}),
+                                   "tooltip": "Number of nested levels; 0 means one for each doubling of the size."}),
             }
         }  # fmt: skip
 
     def guide(self, model: Any, scale: float, theta: float, eta: float, levels: int) -> tuple[Any]:
-        """A clone of `model` whose denoiser is guided; another wrapper on it goes on working, in every pass."""
+        """Return a guided clone of `model`; another wrapper on the model keeps working, in every pass."""
         spec = UpsampleGuidance(scale, theta, eta, levels=levels or None)
         schedule = schedule_of(model.get_model_object("model_sampling"))
         patched = model.clone()
@@ -52,7 +55,9 @@ class RekernelUpsampleGuidance:
 
 
 def schedule_of(sampling: Any) -> NoiseSchedule:
-    """Rectified flow where the model's sampling says CONST, else `x0 + sigma noise`; sigma is the time of both.
+    """The noise schedule of a model: rectified flow where its sampling is a CONST, else `x0 + sigma noise`.
+
+    The time of both schedules is sigma.
 
     Examples
     --------
@@ -65,10 +70,10 @@ def schedule_of(sampling: Any) -> NoiseSchedule:
 
 
 def wrapper(spec: UpsampleGuidance, schedule: NoiseSchedule, before: Wrapper | None = None) -> Wrapper:
-    """The function that ComfyUI calls in the place of `apply_model`.
+    """The function that ComfyUI calls instead of `apply_model`.
 
-    Channels beside the image (c_concat) and ControlNet's residuals are averaged for the low-resolution pass. What is
-    an embedding stays: SDXL's sizes are in `y` already, so the low pass is told the full size.
+    Channels joined to the image (c_concat) and ControlNet's residuals are averaged for the low-resolution pass.
+    Embeddings do not change: SDXL's sizes are part of the embedding `y`, so the low-resolution pass gets the full size.
     """
     window = spec.window()
 
@@ -102,7 +107,7 @@ def wrapper(spec: UpsampleGuidance, schedule: NoiseSchedule, before: Wrapper | N
 
 
 def _reduced(name: str, value: Any, split: Any) -> Any:
-    """What lies on the grid of the image, reduced; everything else as it is."""
+    """A condition for the low-resolution pass: reduced where it lies on the image's grid, unchanged otherwise."""
     if name == "c_concat" and isinstance(value, Tensor):
         return split.at(tuple(value.shape[2:])).reduce_grid(value)
     if name == "control" and isinstance(value, Mapping):
@@ -111,7 +116,7 @@ def _reduced(name: str, value: Any, split: Any) -> Any:
 
 
 def _map(value: Any, split: Any) -> Any:
-    """One residual: a feature map (B, C, h, w), or None where there is none."""
+    """Reduce one residual of a ControlNet, a feature map (B, C, h, w); other values, such as None, do not change."""
     if not isinstance(value, Tensor) or value.ndim < 4:
         return value
     return split.at(tuple(value.shape[2:])).reduce_grid(value)

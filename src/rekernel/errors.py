@@ -1,6 +1,6 @@
-"""The one exception a caller has to know.
+"""`RekernelError`: the exception for every mistake that a user can correct.
 
-Knows nothing of tensors or files; every other module raises it (or a subclass of it defined there).
+Scope: the exception and its message. Every other module raises `RekernelError` or a subclass. Not here: tensors, files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Option:
-    """An option that a message names, as its reader types it.
+    """An option in a message, as Python callers and users of the command type the option.
 
-    python : an argument of the function
-    flag : of the command
+    python : argument of the Python function
+    flag : option of the command
     """
 
     python: str
@@ -28,12 +28,12 @@ FORCE = Option("force=True", "--force")
 
 
 class RekernelError(ValueError):
-    """Something the user can correct: the message says what was wrong, where, and what to do.
+    """A mistake that the user can correct. The message says what is wrong, where, and what to do.
 
     Parameters
     ----------
     *parts : str or Option
-        The message is all of them, one after the other; an option is named as the caller types it.
+        Pieces of the message, in order. An option is shown as the reader of the message types the option.
 
     Examples
     --------
@@ -53,13 +53,13 @@ class RekernelError(ValueError):
         return "".join(map(str, self.args))
 
     def on_command_line(self) -> str:
-        """The message for somebody who typed a command."""
+        """Return the message for a user of the command line."""
         return "".join(part.flag if isinstance(part, Option) else str(part) for part in self.args)
 
 
 class CheckpointError(RekernelError):
-    """A checkpoint that cannot be read or written: one line naming the file, the fault and the way out."""
+    """A checkpoint cannot be read or written. The message is one line: the file, the fault and what to do."""
 
 
 class SeveralCheckpointsError(CheckpointError):
-    """A folder with several checkpoints where one is needed."""
+    """A folder holds several checkpoints where one is needed."""

@@ -1,8 +1,8 @@
-"""Names that come from a file, made harmless for a terminal line or a Markdown table.
+"""Escape names from a file, so that they are harmless on a terminal line or in a Markdown table.
 
-Knows text alone. Tensor names, metadata and file names are chosen by whoever wrote the checkpoint: they are data, and
-every message shows them through here. A Rich console reads square brackets as markup on top of that; its own
-`rich.markup.escape` stays the caller's business.
+Scope: text. The author of a checkpoint chooses tensor names, metadata and file names, so they are untrusted data: every
+message must escape them with the functions here. Not here: the markup of a Rich console, which also reads square
+brackets (see `rekernel_cli.terminal`, which turns markup off).
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import os
 import re
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# Everything with a meaning in CommonMark, GitHub's tables and autolinks, HTML or TeX; as numeric references these
-# characters are text by definition and cannot open a structure.
+# All characters with a meaning in CommonMark, GitHub's tables and autolinks, HTML or TeX. Written as numeric
+# references, these characters are always plain text.
 _MARKUP = re.compile(r"[\\`*{}\[\]<>&|~#!$@:\"'^]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|^[-+=]", re.IGNORECASE)
 
 
 def shown(name: str, limit: int = 120) -> str:
-    r"""One line of printable text that stands for `name`, at most `limit` characters long.
+    r"""Return `name` as one line of printable text, of at most `limit` characters.
 
     Control characters (ANSI sequences, newlines), bidirectional and zero-width marks, lone surrogates and the
-    backslash are escaped as Python writes them. Of a longer name both ends are kept, since tensor names differ there.
+    backslash are escaped as in a Python string. A longer name keeps both ends, where tensor names differ.
 
     Parameters
     ----------
     name : str
-        Any text, hostile or not.
+        Any text, from any source.
     limit : int
-        Greatest length of the result; at least 8.
+        Largest length of the result; at least 8.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def shown(name: str, limit: int = 120) -> str:
         return "''"
     if len(name) <= limit and name.isprintable() and "\\" not in name:
         return name
-    # Nobody has to escape a name of 100 MB to print its ends.
+    # Only the ends are escaped: a name may have 100 MB.
     pieces = [_escaped(c) for c in (name if len(name) <= 2 * limit else name[:limit] + name[-limit:])]
     if len(name) <= limit and sum(map(len, pieces)) <= limit:
         return "".join(pieces)
@@ -50,7 +50,7 @@ def shown(name: str, limit: int = 120) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path for a message: `shown`, with room for a long one.
+    """Return a path for a message: like `shown`, with a larger limit.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def inert(text: str, limit: int = 2000) -> str:
 
 
 def shown_markdown(name: str, limit: int = 120) -> str:
-    """Like `shown`, and inert in Markdown: no table cell ends, no HTML, link, mention, emphasis or formula begins.
+    """Like `shown`, and inert in Markdown: the text cannot end a table cell or begin HTML, a link or a formula.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def _escaped(c: str) -> str:
 
 
 def _fitted(pieces: list[str], room: int) -> list[str]:
-    """The longest beginning of `pieces` within `room` characters; an escape is never cut in two."""
+    """Return the longest beginning of `pieces` of at most `room` characters; no escape is cut in two."""
     kept: list[str] = []
     for piece in pieces:
         room -= len(piece)

@@ -1,6 +1,6 @@
-"""Choosing tensors by pattern: globs and regular expressions, and an error for each that matches nothing.
+"""Select tensors by pattern: globs and regular expressions, and an error for each pattern that matches nothing.
 
-Knows names only.
+Scope: tensor names. Not here: shapes and families (see `architectures`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .errors import Option, RekernelError
 from .escape import shown
 
 _FLAGS = {"override": "--set"}
-_SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # the slash is Flax's and Keras's
+_SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # Flax and Keras write a slash
 
 
 def layer_of(name: str) -> str:
-    """The layer a tensor belongs to: its name without 'weight', 'bias' or 'kernel'.
+    """Return the name of the layer of a tensor: the tensor's name without 'weight', 'bias' or 'kernel'.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def layer_of(name: str) -> str:
 
 
 def without(name: str) -> Option:
-    """The option that leaves a tensor or layer out, for a message.
+    """Return the option that excludes a tensor or layer, for a message.
 
     Examples
     --------
@@ -45,14 +45,15 @@ def without(name: str) -> Option:
 
 @lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """A test for tensor names: a glob, in which * crosses dots, or after 're:' a regular expression for the whole name.
+    """Return a function that tests tensor names against a pattern.
 
-    A pattern that matches the layer's name matches its tensors.
+    A pattern is a glob, in which * also matches dots, or 're:' and a regular expression for the whole name. A pattern
+    that matches the name of a layer matches the tensors of the layer.
 
     Raises
     ------
     RekernelError
-        For an empty pattern or a regular expression that does not compile.
+        If the pattern is empty, or the regular expression does not compile.
 
     Examples
     --------
@@ -65,22 +66,22 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(source)
     except re.error as error:
-        raise RekernelError(f"pattern {shown(pattern)} is no regular expression: {error}") from None
+        raise RekernelError(f"pattern {shown(pattern)} is not a regular expression: {error}") from None
 
     def matches(name: str) -> bool:
-        # The name itself comes first: one with brackets in it is no set of characters.
+        # Compare the plain name first: in a name, brackets are not a set of characters.
         return any(n == pattern or compiled.fullmatch(n) for n in (name, layer_of(name)))
 
     return matches
 
 
 def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[str]:
-    """Names that any of the patterns matches; a pattern without a match is an error that suggests near names.
+    """Return the names that any of the patterns matches; raise, with similar names, if a pattern matches no name.
 
     Parameters
     ----------
     what : str
-        Where the patterns come from, for the message: an option as in Python, 'include', or "preset 'inner'".
+        Origin of the patterns, for the message: the Python name of an option, 'include', or "preset 'inner'".
 
     Examples
     --------

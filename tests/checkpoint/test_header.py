@@ -42,8 +42,19 @@ def reference(tensors, metadata):
     return raw[: 8 + int.from_bytes(raw[:8], "little")]
 
 
+def known(dtype):
+    """Whether the reference can save it: safetensors 0.7 lacks some of float8."""
+    try:
+        return bool(reference([("x", dtype, (1,))], None))
+    except KeyError:
+        return False
+
+
+DTYPES = list(filter(known, TORCH_NAMES))
+
+
 def test_every_dtype_is_laid_out_as_the_reference_does():
-    tensors = [(f"{i % 3}.{dtype}", dtype, (i % 2 + 1, 8)) for i, dtype in enumerate(TORCH_NAMES)]
+    tensors = [(f"{i % 3}.{dtype}", dtype, (i % 2 + 1, 8)) for i, dtype in enumerate(DTYPES)]
     assert build_header(tensors, {"format": "pt"})[0] == reference(tensors, {"format": "pt"})
     assert build_header(reversed(tensors), {"format": "pt"})[0] == reference(tensors, {"format": "pt"})
 
@@ -68,7 +79,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lam
 @settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
-        names, st.tuples(st.sampled_from(sorted(TORCH_NAMES)), st.lists(st.integers(0, 3), max_size=3)), min_size=1
+        names, st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 3), max_size=3)), min_size=1
     ),
     st.none() | st.dictionaries(names, names, max_size=1),
 )

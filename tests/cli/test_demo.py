@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, build, converted_to, examples, score_of
+from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, build, converted, examples, score
 from rekernel_cli.user_code import import_file
 
 
@@ -19,14 +19,14 @@ def scored(tmp_path_factory):
     with np.load(examples() / "test.npz") as data:
         images, labels = data["images"][:200], data["labels"][:200]
 
-    def score(name, variant, scale):
+    def accuracy(name, variant, scale):
         if variant is None:
             model = build(models, name, load_file(examples() / f"{name}.safetensors"), {})
         else:
-            model, _ = converted_to(models, name, variant, scale, tmp_path_factory.mktemp("demo"))
-        return score_of(model, images, labels, scale)["accuracy"]
+            model, _ = converted(models, name, variant, scale, tmp_path_factory.mktemp("demo"))
+        return score(model, images, labels, scale)["accuracy"]
 
-    return score
+    return accuracy
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

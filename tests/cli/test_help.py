@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from rekernel.resampling import operators
+from rekernel.checkpoint.dtypes import FLOATS
+from rekernel.resampling.methods import ALIASES, ALL_METHODS, KERNEL_METHODS, canonical_method
 from rekernel_cli import values
 from rekernel_cli.help_layout import WIDTH, LazyGroup
 from rekernel_cli.main import main
@@ -112,16 +115,17 @@ def test_shell_completion_works(program):
     assert words.stdout.strip() == "plain,convert"
 
 
-def test_the_command_line_knows_the_library_s_methods_gains_and_dtypes():
-    from rekernel.checkpoint.dtypes import FLOATS, target_dtype
+@pytest.mark.parametrize("spelling", ["fp16", "float16", "half", "torch.bfloat16", "bf16", "fp32", "F64", "double"])
+def test_a_dtype_is_understood_as_people_spell_it(spelling):
+    assert values.dtype(spelling) in FLOATS
 
-    assert set(values.METHODS) == set(operators.KERNEL_METHODS)
-    assert set(values.METHODS + values.PINV_METHODS) == {*operators.GRID_METHODS, "dilate", "optimal-filter"}
-    assert {operators.canonical_method(alias) for alias in values.ALIASES} <= set(values.METHODS)
-    assert set(values.GAINS) == set(operators.GAINS)
-    assert set(values.DTYPES) == set(FLOATS)
-    for spelling in ("fp16", "float16", "half", "bf16", "bfloat16", "fp32", "float32", "F64", "double"):
-        assert values.dtype(spelling) == target_dtype(spelling)
+
+@pytest.mark.parametrize("method", [*ALL_METHODS, *ALIASES])
+def test_every_method_of_the_library_can_be_typed_and_planned(method, run, tmp_path):
+    save_file({"conv.weight": np.zeros((4, 4, 3, 3), np.float32)}, tmp_path / "a.safetensors")
+    done = run("plan", tmp_path / "a.safetensors", "--scale", "2", "--method", method, "--json")
+    kernel = canonical_method(method, ALL_METHODS) in KERNEL_METHODS
+    assert (done.exit_code == 0) == kernel, done.output
 
 
 def test_defaults_in_the_help_are_the_library_s(run):

@@ -15,7 +15,7 @@ CONFLICTS = [
     (["--from", "8x8"], "needs --to"),
     (["--to", "8x8"], "needs --from"),
     (["--scale", "-1"], "'-1' is no scale"),
-    (["--scale", "2", "--method", "magic"], "'magic' is no method"),
+    (["--scale", "2", "--method", "magic"], "'magic' is not a method"),
     (["--scale", "2", "--gain", "loud"], "'loud'"),
     (["--scale", "2", "--taps", "many"], "'many'"),
     (["--scale", "2", "--stride", "conv1=2", "--stride", "conv1=3"], "given twice"),

@@ -120,7 +120,7 @@ def test_wrapped_after_attaching_is_said(nets, compiling, what):
     with what(2).attach(pipe) as attached:
         inner = pipe.unet
         wrapped(pipe, "eager")
-        with pytest.raises(rk.RekernelError, match=r"UNet2DModel was compiled after .* attach it to the compiled"):
+        with pytest.raises(rk.RekernelError, match=r"UNet2DModel was compiled after .* attach them to the compiled"):
             run(pipe.unet, nets, 900)
         other = UpsampleGuidance(2) if what is SupersampledKernels else SupersampledKernels(2)
         with pytest.raises(rk.RekernelError, match="was compiled after"):

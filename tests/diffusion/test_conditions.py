@@ -98,7 +98,7 @@ def test_sdxl_sizes_of_the_low_pass_and_its_text(nets):
 
 
 def test_sizes_with_an_aesthetic_score(nets):
-    """An SDXL refiner's five ids: the last one is no size."""
+    """An SDXL refiner's five ids: the last one is not a size."""
     unet = nets.conditioned(
         addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=20 + 6
     )
@@ -275,5 +275,5 @@ def test_networks_that_guidance_cannot_read_are_refused(nets):
         pytest.raises(rk.RekernelError, match=r"Other: takes no .* use guide_denoiser"),
     ):
         net(nets.noise(1, 3, 16, 16), 1)
-    with pytest.raises(rk.RekernelError, match="DDIMScheduler is no diffusers pipeline"):
+    with pytest.raises(rk.RekernelError, match="DDIMScheduler is neither a diffusers pipeline"):
         UpsampleGuidance(2).attach(nets.ddim)

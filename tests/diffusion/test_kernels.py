@@ -296,7 +296,7 @@ def test_the_rescaled_network_as_predictor(nets):
 
 def test_what_cannot_be_lent_is_refused_when_attaching(nets):
     with pytest.raises(
-        rk.RekernelError, match=r"layers='outer' is no preset of this UNet2DConditionModel \(it has: inner"
+        rk.RekernelError, match=r"layers='outer' is not a preset of this UNet2DConditionModel \(it has: inner"
     ):
         SupersampledKernels(2, "outer").attach(nets.unet)
     with pytest.raises(rk.RekernelError, match=r"nothing\.\*"):

@@ -233,7 +233,7 @@ def test_compiled_denoiser(sd):
 
 def test_two_denoisers_are_refused(nets, sd):
     sd.transformer_2 = nets.unet
-    with pytest.raises(rk.RekernelError, match="two denoisers, the other one as transformer_2; attach to each"):
+    with pytest.raises(rk.RekernelError, match="two denoisers, the second one as transformer_2; attach to each"):
         UpsampleGuidance().attach(sd)
 
 
@@ -241,7 +241,7 @@ def test_what_is_no_pipeline(nets):
     class Nothing:
         unet = transformer = None
 
-    with pytest.raises(rk.RekernelError, match="Nothing is no diffusers pipeline with a unet or transformer"):
+    with pytest.raises(rk.RekernelError, match="Nothing is neither a diffusers pipeline with a unet or transformer"):
         SupersampledKernels().attach(Nothing())
 
 
@@ -338,7 +338,7 @@ def test_precision_by_component(sd, tmp_path):
 
 
 def test_options_of_the_pipeline_itself_are_kept(sd, sdxl, tmp_path, monkeypatch):
-    """They are no components, and partly not in its config: `add_watermarker` is told to the constructor alone."""
+    """They are not components, and some are not in its config: `add_watermarker` is told to the constructor alone."""
     for pipe, name in ((sd, "sd"), (sdxl, "sdxl")):
         pipe.save_pretrained(tmp_path / name)
         at_scale(tmp_path / name, tmp_path / f"{name}-2x", "recorded", 2.0)

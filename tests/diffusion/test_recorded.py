@@ -95,7 +95,7 @@ def test_a_converted_pipeline_has_the_rescaled_weights(folder, tmp_path):
     ("entry", "said"),
     [
         ({"version": 7}, "version 1"),
-        ({"version": 1, "scale": "auto", "sample_size": 16}, "scale is no number"),
+        ({"version": 1, "scale": "auto", "sample_size": 16}, "scale is not a number"),
         ({"version": 1, "scale": 2}, "sample_size"),
         ({"version": 1, "scale": 2, "sample_size": 16, "guidance": {"thta": 1}}, "no option thta"),
         ({"version": 1, "scale": 2, "sample_size": 16, "kernels": {"method": "\x1b[2J"}}, r"\\x1b"),
@@ -115,7 +115,7 @@ def test_entries_that_are_none_are_one_line(folder, tmp_path, entry, said):
 def test_folders_that_record_nothing_are_refused(folder, tmp_path):
     with pytest.raises(RekernelError, match="neither rescaled weights nor guidance"):
         load_pipeline(folder)
-    with pytest.raises(RekernelError, match="no diffusers pipeline"):
+    with pytest.raises(RekernelError, match="not a diffusers pipeline"):
         load_pipeline(tmp_path)
     record(folder, tmp_path / "out", 2.0, guidance={})
     with pytest.raises(RekernelError, match="recorded already"):
@@ -205,7 +205,7 @@ def test_guidance_for_a_file_is_refused(folder, tmp_path):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     done = run("convert", weights, tmp_path / "out", "--scale", "2", "--guidance", "theta=1")
     assert done.exit_code == 1
-    assert "no diffusers pipeline folder" in done.output
+    assert "not a diffusers pipeline folder" in done.output
 
 
 def test_a_dry_run_writes_nothing(folder, tmp_path):

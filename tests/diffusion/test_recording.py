@@ -130,7 +130,7 @@ def test_a_config_that_lists_its_sides_goes_round():
 @pytest.mark.parametrize(
     ("scale", "options", "said"),
     [
-        (2.0, {"kernels": {"layers": "outer"}}, "'outer' is no preset"),
+        (2.0, {"kernels": {"layers": "outer"}}, "'outer' is not a preset"),
         (2.0, {"kernels": {"layers": ["nothing*"]}}, "nothing.* matches no tensor"),
         (2.0, {"kernels": {"layers": ["time_embedding*"]}}, "slides a kernel"),
         (2.0, {"kernels": {"layers": 3}}, "layers=3 must be"),
@@ -139,7 +139,7 @@ def test_a_config_that_lists_its_sides_goes_round():
         (1.0, {"guidance": {}}, "is the trained size"),
         ("auto", {"guidance": {}}, "'auto' cannot be recorded"),
         (2.0, {}, "nothing to record"),
-        (2.0, {"guidance": [1]}, "no options by name"),
+        (2.0, {"guidance": [1]}, "not a mapping of options by name"),
         (2.0, {"guidance": {"levels": 1.5}}, "whole number"),
         (2.0, {"guidance": {"start": 100, "stop": 900}}, "cleaner than"),
     ],
@@ -151,7 +151,7 @@ def test_what_cannot_be_attached_is_not_recorded(folder, tmp_path, scale, option
 
 
 def test_a_transformer_has_no_kernels_and_can_be_guided(transformer, tmp_path):
-    refused("no preset of this DiTTransformer2DModel", record, transformer, tmp_path / "out", 2.0, kernels={})
+    refused("not a preset of this DiTTransformer2DModel", record, transformer, tmp_path / "out", 2.0, kernels={})
     refused("slides a kernel", record, transformer, tmp_path / "out", 2.0, kernels={"layers": "all"})
     assert record(transformer, tmp_path / "out", 2.0, guidance={}).new_size == 16
 
@@ -161,7 +161,7 @@ def test_a_config_that_builds_nothing_is_one_line(folder, tmp_path):
     shutil.copytree(folder, broken)
     config = json.loads((broken / "unet" / "config.json").read_text())
     (broken / "unet" / "config.json").write_text(json.dumps({**config, "down_block_types": ["Nowhere"]}))
-    refused("no UNet2DModel can be built", record, broken, tmp_path / "out", 2.0, guidance={})
+    refused("cannot build a UNet2DModel", record, broken, tmp_path / "out", 2.0, guidance={})
 
 
 def test_the_scheduler_is_asked_too(folder, tmp_path):
@@ -183,14 +183,14 @@ def test_weights_that_are_missing_or_pickled(recorded, converted, tmp_path):
     refused("safe_serialization=True", load_pipeline, tmp_path / "pickled")
     shutil.copytree(recorded, tmp_path / "missing")
     weights(tmp_path / "missing").unlink()
-    refused("diffusers does not load it: no file", load_pipeline, tmp_path / "missing")
+    refused("diffusers cannot load this folder: no file", load_pipeline, tmp_path / "missing")
 
 
 def test_the_command_line_checks_the_same(folder, tmp_path):
     for options, code, said in (
-        (("--preset", "outer"), 1, "no preset"),
+        (("--preset", "outer"), 1, "not a preset"),
         (("--component", "vae"), 2, "--component"),
-        (("--preset", "outer", "--dry-run"), 1, "no preset"),
+        (("--preset", "outer", "--dry-run"), 1, "not a preset"),
     ):
         arguments = ["convert", folder, tmp_path / "out", "--scale", "2", "--guidance", "theta=1", *options]
         done = CliRunner().invoke(main, [str(a) for a in arguments])

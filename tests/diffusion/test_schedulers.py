@@ -318,8 +318,10 @@ def test_flow_of_a_network_whose_times_are_not_known_is_refused(nets):
         def forward(self, hidden_states, timestep):
             return hidden_states
 
-    with pytest.raises(rk.RekernelError, match=r"Transformer: whether it is fed times up to 1 or up to 1000"):
+    with pytest.raises(
+        rk.RekernelError, match=r"Transformer: rekernel does not know whether its times go up to 1 or to 1000"
+    ):
         UpsampleGuidance(2).attach(Transformer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
     backwards = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)  # Mochi: time 0 is noise
-    with pytest.raises(rk.RekernelError, match=r"which end is noise, is not known; pass schedule="):
+    with pytest.raises(rk.RekernelError, match=r"nor which end is noise; pass schedule="):
         UpsampleGuidance(2).attach(nets.unet, scheduler=backwards)

@@ -377,6 +377,8 @@ def test_videos_whose_channels_are_elsewhere_are_refused(nets):
     net = FramesFirst()
     with (
         UpsampleGuidance(2).attach(net, scheduler=nets.ddim),
-        pytest.raises(rk.RekernelError, match=r"FramesFirst: hidden_states of shape \(1, 3, 4, 8, 8\) has not the 4"),
+        pytest.raises(
+            rk.RekernelError, match=r"FramesFirst: hidden_states of shape \(1, 3, 4, 8, 8\) does not have the 4"
+        ),
     ):
         net(nets.noise(1, 3, 4, 8, 8), torch.tensor([500]))

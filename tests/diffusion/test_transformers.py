@@ -67,7 +67,7 @@ def run_flux(net, tokens, img_ids, t, nets, **more):
 
 
 def of_flow(t, m=2.0):
-    """tau and the input's scale for an m x m average, by design 2.6."""
+    """tau and the input's scale for an m x m average, by docs/guidance.md, "Matched time and power"."""
     return t / (t + m * (1 - t)), (1 - t) + t / m
 
 
@@ -167,7 +167,7 @@ def test_flux_has_no_trained_size_in_its_config(nets, flux, flow):
 
 
 def test_kernels_of_a_transformer_have_no_preset(nets, sd3, flow):
-    with pytest.raises(rk.RekernelError, match="layers='inner' is no preset of this SD3Transformer2DModel"):
+    with pytest.raises(rk.RekernelError, match="layers='inner' is not a preset of this SD3Transformer2DModel"):
         SupersampledKernels(2).attach(sd3, scheduler=flow)
 
 

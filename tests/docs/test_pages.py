@@ -63,3 +63,16 @@ def test_every_public_name_is_in_the_reference(module):
     page = (DOCS / "api" / f"{module.rpartition('.')[2]}.md").read_text(encoding="utf-8")
     listed = re.findall(r"^::: [\w.]+\.(\w+)$", page, re.MULTILINE)
     assert sorted(listed) == sorted(set(importlib.import_module(module).__all__) - {"__version__"})
+
+
+def test_the_map_of_the_source_names_files_and_levels_that_exist():
+    page = (DOCS / "source.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:src|cli|tests)/[^`]*)`", page)
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    rows = re.findall(r"^\| \d \| (.*) \|$", page, flags=re.MULTILINE)
+    named = {name.strip("/").removesuffix(".py") for row in rows for name in re.findall(r"`([^`]*)`", row)}
+    assert named == {path.name.removesuffix(".py") for path in (ROOT / "src" / "rekernel").iterdir()} - {
+        "__init__", "__pycache__", "py.typed"
+    }  # fmt: skip

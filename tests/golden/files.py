@@ -393,8 +393,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", required=True)
     parser.parse_args()
     write()
-    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
-    sys.stdout.write(f"rekernel of {Path(rk.__file__).parent}: {size} bytes in {FOLDER}\n")
+    sys.stdout.write(f"rekernel of {Path(rk.__file__).parent} wrote {FOLDER}\n")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_what_fails_names_the_address(hub, rekernel, name, parts):
         f"hf://me/{name}/model.onnx: its tensors lie in {DATA}, which is missing; put it beside it"
     )  # fmt: skip
     assert rekernel("inspect", f"hf://me/{name}/bad.onnx").line.startswith(
-        f"hf://me/{name}/bad.onnx: no ONNX model that can be read"
+        f"hf://me/{name}/bad.onnx: not a readable ONNX model"
     )
     said = rekernel("inspect", f"hf://me/{name}/none.onnx").line
     assert said.startswith(f"hf://me/{name}/none.onnx: no such file")

@@ -96,8 +96,8 @@ def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
 
 def test_opening_an_address_reads_its_weights_from_the_cache(rekernel, name, repo):
     script = (
-        "from rekernel.checkpoint.open_local import open_checkpoint\n"
-        f"with open_checkpoint('hf://org/{name}') as source:\n"
+        "from rekernel.sources.opening import open_source\n"
+        f"with open_source('hf://org/{name}') as source:\n"
         "    print(len(source.read('conv1.weight')), 'snapshots' in str(source.path))\n"
     )
     assert rekernel(python=script).stdout == f"{16 * 3 * 9 * 4} True\n"

@@ -59,8 +59,8 @@ print(models[0].conv2.kernel_size, all(torch.equal(models[0](x), model(x)) for m
     "arguments, said",
     [
         ("'me/never-made'", "hf://me/never-made: no such model repository"),
-        ("'out', revision='main'", "out: a folder of the disk has no revision main"),
-        ("'hf://org/name@v1', revision='v2'", "hf://org/name@v1: names another revision than revision=v2"),
+        ("'out', revision='main'", "out: a local folder has no revision main"),
+        ("'hf://org/name@v1', revision='v2'", "hf://org/name@v1: has another revision than revision=v2"),
         ("'nowhere.safetensors'", "nowhere.safetensors: no such file or folder"),
     ],
 )

@@ -146,12 +146,12 @@ def test_links_of_a_cache_are_followed_and_others_are_not(tmp_path):
     "change, said",
     [
         (lambda told: told.update(offset="17"), "cut short"),
-        (lambda told: told.update(length="3"), "its data is 3 bytes, where its shape needs 864"),
-        (lambda told: told.update(offset="-1"), "no place in a file"),
-        (lambda told: told.update(offset="9" * 30), "no place in a file"),
-        (lambda told: told.update(location="../w.bin"), "no file below the model's folder"),
-        (lambda told: told.update(location="C:\\w.bin"), "no file below the model's folder"),
-        (lambda told: told.pop("location"), "no file below the model's folder"),
+        (lambda told: told.update(length="3"), "its data is 3 bytes long, but its shape needs 864"),
+        (lambda told: told.update(offset="-1"), "not a position in a file"),
+        (lambda told: told.update(offset="9" * 30), "not a position in a file"),
+        (lambda told: told.update(location="../w.bin"), "not a file below the model's folder"),
+        (lambda told: told.update(location="C:\\w.bin"), "not a file below the model's folder"),
+        (lambda told: told.pop("location"), "not a file below the model's folder"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_by_the_tensor_s_name(tmp_path, change, said):
@@ -181,7 +181,7 @@ def test_a_model_too_large_for_one_file_is_refused_before_its_data_is_looked_for
     made.graph.output[0].CopyFrom(helper.make_tensor_value_info("a", TensorProto.FLOAT, None))
     source = saved(tmp_path / "m.onnx", made)
     text = refused("convert", source, tmp_path / "out.onnx", "--scale", "2")
-    assert "do not fit one ONNX file (2 GiB)" in text
+    assert "do not fit into one ONNX file (2 GiB)" in text
 
 
 def test_a_folder_s_preprocessor_gets_the_new_size_and_its_config_a_note(tmp_path):
@@ -223,7 +223,7 @@ def test_names_that_are_no_text_are_refused(tmp_path):
     source = saved(tmp_path / "m.onnx")
     source.write_bytes(source.read_bytes().replace(b"first.weight", b"first\xffweight"))
     for args in (("inspect", source), ("convert", source, tmp_path / "out.onnx", "--scale", "2")):
-        assert "a name in it is no UTF-8 text" in refused(*args)
+        assert "a name in it is not UTF-8 text" in refused(*args)
 
 
 @pytest.mark.parametrize("beside", ["", "w.dat"])

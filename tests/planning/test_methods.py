@@ -17,6 +17,7 @@ from rekernel.onnx.axes import image  # noqa: E402
 from rekernel.onnx.layer_changes import values_change  # noqa: E402
 from rekernel.planning.layers import Weight  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
+from rekernel.resampling.methods import for_values  # noqa: E402
 
 VALUES = {
     "bicubic": "cubic", "bilinear": "linear", "optimal": "cubic", "optimal-filter": "cubic", "dilate": "cubic",
@@ -48,7 +49,7 @@ class Vit(nn.Module):
 
 @pytest.mark.parametrize(("asked", "used"), VALUES.items())
 def test_position_embeddings_have_one_method(asked: str, used: str, tmp_path: Path) -> None:
-    assert Settings(2, asked).values_method() == used
+    assert for_values(Settings(2, asked).method) == used
     graph = values_change(Weight("p", "F32", (1, 3, 4, 4)), image((1, 3, 4, 4), (2.0, 2.0)), Settings(2, asked))
     assert {o.method for o in graph.operators} == {used}
     model, x = Vit().eval(), torch.zeros(1, 3, 16, 16)

@@ -11,7 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from rekernel import Hints, Plan, RekernelError, conv_geometry, plan_checkpoint
-from rekernel.planning.by_name import RESAMPLED_DTYPES
+from rekernel.checkpoint.dtypes import FLOATS
 
 torch = pytest.importorskip("torch")
 SEED = 7
@@ -312,7 +312,7 @@ def test_a_selected_weight_of_another_dtype_is_refused_by_name_unless_allowed(dt
     with pytest.raises(RekernelError, match=r"q\.weight: dtype .*exclude=\['q\.weight'\].*allow_cast=True"):
         planned({"a.weight": (8, 4, 3, 3), "q.weight": odd})
     plan, _ = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, exclude=["q.weight"])
-    assert {c.dtype for c in plan.changed} <= set(RESAMPLED_DTYPES)
+    assert {c.dtype for c in plan.changed} <= set(FLOATS)
     _, changes = planned({"a.weight": (8, 4, 3, 3), "q.weight": odd}, allow_cast=True)
     assert changes["q.weight"].new_shape == (8, 4, 5, 5)
 

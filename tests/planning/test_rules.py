@@ -216,7 +216,10 @@ def test_a_layer_that_nothing_reaches_stays():
         (lambda: checked_mode("grow"), "supersample, absorb"),
         (lambda: rules.reads_grid(Weight("fc", "F32", (5, 12)), 1, [Cells(5, 10)], Settings(2), ""), "12 entries"),
         (lambda: grid_cells(12, (3, 5), (3, 10), "channels-first"), "15 cells"),
-        (lambda: rules.pooling("p", "max-pool", [ConvAxis(AxisGeometry(2, 2, (0, 1)), 2, 2)]), "between the sides"),
+        (
+            lambda: rules.pooling("p", "max-pool", [ConvAxis(AxisGeometry(2, 2, (0, 1)), 2, 2)]),
+            "two sides must be equal",
+        ),
         (lambda: rules.pooling("p", "avg-pool", [ConvAxis(AxisGeometry(2, 2, (0, 0)), 1.5, 1.5)]), "whole numbers"),
     ],
 )

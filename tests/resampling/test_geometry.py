@@ -29,7 +29,7 @@ LAYERS = [
     (2, 2, 0),
     (3, 1, 1),
     (5, 3, 2),
-]  # k, stride, padding; the first four: design 2.5
+]  # (k, stride, padding)
 PIXELS = 48
 
 
@@ -331,5 +331,5 @@ def test_a_half_pixel_is_rounded_up_at_every_size():
 def test_a_size_that_has_to_be_whole_is_refused_by_name():
     assert new_size(16, 1.5, exact=True) == new_size(15, 1.6, exact=True) == 24
     for n, scale in ((7, 1.5), (1, 0.25), (4, 1e-9)):
-        with pytest.raises(rk.RekernelError, match=f"a patch at scale {scale:g} would become .*no whole number"):
+        with pytest.raises(rk.RekernelError, match=f"a patch at scale {scale:g} would become .*not a whole number"):
             new_size(n, scale, exact=True, what="a patch")

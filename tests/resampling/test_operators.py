@@ -83,7 +83,7 @@ def test_grid_columns_sum_to_one_for_readers_and_rows_for_values(n, m, method):
 
 
 def test_column_sums_of_the_scalar_coefficient():
-    """The table of design 2.2: where dividing by the scale alone restores the response to a constant.
+    """The table of docs/mathematics.md, "DC gain": where dividing by the scale alone keeps the response to a constant.
 
     The bicubic figures are torch's, whose cubic has a = -3/4. Half-pixel centres (3->6) read a clamped edge there,
     which is a grid; a kernel is zero outside, and its 6 taps give .875, 1, .875 and .94, 1.04, .94 instead.
@@ -250,7 +250,7 @@ def test_pseudo_inverse_keeps_responses_to_resized_inputs(n, m, method):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: rk.kernel_operator(0, 2.0), "k=0 is no kernel size"),
+        (lambda: rk.kernel_operator(0, 2.0), "k=0 is not a kernel size"),
         (lambda: rk.kernel_operator(True, 2.0), "k=True"),
         (lambda: rk.kernel_operator(3.0, 2.0), r"k=3\.0"),
         (lambda: rk.kernel_operator(3, 0.0), r"scale=0\.0"),
@@ -268,8 +268,8 @@ def test_pseudo_inverse_keeps_responses_to_resized_inputs(n, m, method):
         (lambda: rk.kernel_operator(3, 1.5, "dilate"), r"method='dilate' cannot move 3 taps to \[-1\.5, 0\.0, 1\.5\]"),
         (lambda: rk.kernel_operator(3, 2.0, "dilate", phase=0.5), "method='dilate'"),
         (lambda: rk.kernel_operator(5, 2.0, "linear", taps=3), r"k=5, scale=2, .*taps=3.*gain='dc' cannot"),
-        (lambda: rk.grid_operator(0, 4), "n=0 is no grid size"),
-        (lambda: rk.grid_operator(4, -1), "n_new=-1 is no grid size"),
+        (lambda: rk.grid_operator(0, 4), "n=0 is not a grid size"),
+        (lambda: rk.grid_operator(4, -1), "n_new=-1 is not a grid size"),
         (lambda: rk.grid_operator(4, 8, "dilate"), "method='dilate'"),
         (lambda: rk.grid_operator(4, 8, gain=""), "gain=''"),
     ],

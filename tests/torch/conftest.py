@@ -155,11 +155,11 @@ class Check:
 
     def passes(self, build: Callable[[], nn.Module], model: nn.Module, example: Any) -> None:
         """A pass without computing sees what one that computes sees, on the meta device too, and changes nothing."""
-        computed = trace(model, [example], pretend=False)
+        computed = trace(model, [example], shape_only=False)
         before = snapshot(model)
-        pretended = trace(model, [example], pretend=True)
-        assert pretended.pretended
-        assert pretended == computed
+        shapes = trace(model, [example], shape_only=True)
+        assert shapes.shape_only
+        assert shapes == computed
         assert_same(snapshot(model), before)
         with torch.device("meta"):
             empty = build()

@@ -19,7 +19,7 @@ from rekernel_cli.main import main  # noqa: E402
 
 from ..numeric import assert_bits, assert_ulps  # noqa: E402
 
-pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 RESCALED = {"0.weight", "2.weight", "4.weight"}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 EXACT = (("dilate", 2), ("dilate", 3), ("nearest", 2), ("nearest", 4))

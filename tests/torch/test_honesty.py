@@ -221,13 +221,13 @@ def test_a_convolution_that_pads_in_its_own_forward_is_replaced_and_named() -> N
     x = torch.randn(1, 3, 32, 32)
     for form in ("dense", "factored"):
         larger = rkt.rescale(nn.Sequential(same), 2, X, form=form)
-        assert "0: a Same with a forward of its own" in "".join(larger.rekernel_plan.warnings)
+        assert "0: a Same with a forward method of its own" in "".join(larger.rekernel_plan.warnings)
         assert torch.allclose(larger(x), rkt.rescale(ByHand(plain), 2, X, form=form)(x), atol=1e-6)
 
 
 def test_padding_by_hand_before_a_pooling_is_named() -> None:
     net = Net(lambda m, x: m.p(F.pad(m.c(x), (1, 1, 1, 1))), c=conv(), p=nn.MaxPool2d(3, 2))
-    with pytest.raises(RekernelError, match="p: a pooling behind padding done by hand"):
+    with pytest.raises(RekernelError, match="p: a pooling behind explicit padding"):
         rkt.rescale(net, 2, X)
 
 

@@ -64,7 +64,7 @@ def test_windows_grow_with_their_grid(check: Any, window: int, size: int, tmp_pa
     ours, others = error(model, larger, x), error(model, kept, x)
     assert ours < others / 2  # windows of 4: .12 against .37; of 7: .16 against .45
     assert "attention in windows" not in "".join(larger.rekernel_plan.warnings)
-    assert f"in windows of {window}x{window} tokens that stay so" in "".join(kept.rekernel_plan.warnings)
+    assert f"in windows of {window}x{window} tokens, which do not grow" in "".join(kept.rekernel_plan.warnings)
     rkt.save(larger, tmp_path / "out.safetensors")
     loaded = rkt.load(swin(window=window, size=size), tmp_path / "out.safetensors")
     assert torch.equal(grid(loaded, x), grid(larger, x))
@@ -92,7 +92,9 @@ def test_an_absorbing_patch_embedding_leaves_the_windows() -> None:
 
 def test_windows_that_would_not_be_whole_stay_and_are_named() -> None:
     larger = rkt.rescale(swin(window=7, size=56), 1.5, torch.zeros(1, 3, 56, 56), modes=GROWS)
-    assert "7x7 tokens that stay so (times (1.5, 1.5) they are not whole)" in "".join(larger.rekernel_plan.warnings)
+    assert "7x7 tokens, which do not grow (times (1.5, 1.5) is not a whole number)" in "".join(
+        larger.rekernel_plan.warnings
+    )
 
 
 def test_merging_of_neighbours_is_named() -> None:
@@ -106,7 +108,7 @@ def test_a_position_network_in_place_of_a_table_is_named() -> None:
     larger = rkt.rescale(transformers.Swinv2Model(config), 2, torch.zeros(1, 3, 64, 64), modes=GROWS)
     said = "".join(larger.rekernel_plan.warnings)
     for block in (0, 1):
-        assert f"blocks.{block}.attention.self: attention in windows of 4x4 tokens that stay so" in said
+        assert f"blocks.{block}.attention.self: attention in windows of 4x4 tokens, which do not grow" in said
 
 
 def test_beit_interpolates_its_table_itself() -> None:

@@ -80,12 +80,12 @@ def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
     for name, variants in (("mlp", MLP_VARIANTS), ("cnn", CNN_VARIANTS)):
         state = load_file(examples() / f"{name}.safetensors")
         original = build(models, name, state, {})
-        results[name] = {"trained": score_of(original, images, labels, 1), "rows": []}
+        results[name] = {"trained": score(original, images, labels, 1), "rows": []}
         for variant in variants:
             row: dict[str, Any] = {"label": variant.label, "options": variant.options}
             for scale in SCALES:
-                model, nbytes = converted_to(models, name, variant, scale, out)
-                row[f"{scale}x"] = {**score_of(model, images, labels, scale), "bytes": nbytes}
+                model, nbytes = converted(models, name, variant, scale, out)
+                row[f"{scale}x"] = {**score(model, images, labels, scale), "bytes": nbytes}
                 advance(1)
             results[name]["rows"].append(row)
     return results
@@ -98,8 +98,7 @@ def convert_example(name: str, scale: int, target: Path, **options: Any) -> rk.P
     return rk.convert(source, target, scale=scale, hints=hints, force=True, **options).plans[""]
 
 
-def converted_to(models: ModuleType, name: str, variant: Variant, scale: int, out: Path) -> tuple[nn.Module, int]:
-    """A classifier at a scale, made as the variant says, and the bytes of its weights."""
+def converted(models: ModuleType, name: str, variant: Variant, scale: int, out: Path) -> tuple[nn.Module, int]:
     source = examples() / f"{name}.safetensors"
     if variant.untouched:
         return build(models, name, load_file(source), {}), source.stat().st_size
@@ -137,7 +136,6 @@ def _like_a_picture(state: dict[str, Tensor], scale: int) -> tuple[dict[str, Ten
 
 
 def build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dict[str, Any]) -> nn.Module:
-    """A classifier with these weights; the geometry replaces that of layers by name."""
     model: nn.Module
     if name == "mlp":
         model = models.GlyphMLP.from_state_dict(state)
@@ -146,7 +144,7 @@ def build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dic
     return model
 
 
-def score_of(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
+def score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
     """Accuracy and macro F1, in percent, on the test images at `scale` times the trained size."""
     factor = images.shape[1] // (TRAINED * scale)
     n, size = len(images), TRAINED * scale

@@ -1,1 +1,1 @@
-"""What a model is, told from the names and shapes of its tensors."""
+"""Recognise the architecture of a model from the names and shapes of the tensors."""

@@ -1,6 +1,7 @@
-"""How each framework stores weights: the order of a kernel's axes, of a matrix's, and of a flattened grid.
+"""How each framework stores weights: the order of the axes of a kernel, of a matrix, and of a flattened grid.
 
-Knows shapes and names; no file, family or scale. PyTorch's order is the one in which families know their layers.
+Scope: shapes and names. Not here: files (see `checkpoint`) and families (see `architectures.registry`). Families
+describe their layers in PyTorch's order.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _SPATIAL = "DHW"
 class Layout:
     """The conventions of one framework.
 
-    name : as in a file's `format` metadata
-    conv : a 2-D convolution's axes; 1-D and 3-D ones follow
-    linear : 'OI' or 'IO'
-    order : in which a grid is flattened, 'channels-first' or 'channels-last'
+    name : name of the framework in the `format` metadata of a file
+    conv : axes of a 2-D convolution's weight; the axes of 1-D and 3-D convolutions follow from them
+    linear : axes of a linear layer's weight, 'OI' or 'IO'
+    order : order of a flattened grid, 'channels-first' or 'channels-last'
     """
 
     name: str
@@ -30,7 +31,7 @@ class Layout:
     order: str
 
     def of(self, ndim: int) -> str | None:
-        """The axes of a weight with so many of them; None where no convolution or linear layer has that many.
+        """Return the axes of a weight with `ndim` axes; None if no convolution or linear layer has `ndim` axes.
 
         Examples
         --------
@@ -51,14 +52,15 @@ _BY_FORMAT = {"flax": FLAX, "jax": FLAX, "keras": KERAS, "tf": KERAS, "tensorflo
 
 
 def layout_of(metadata: Mapping[str, str], asked: str | None = None) -> Layout:
-    """The conventions of a file.
+    """Return the conventions of a file.
 
     Parameters
     ----------
-    metadata : of the file
-        Its `format`, where it names a framework: 'flax', 'jax', 'keras', 'tf', 'mlx'.
+    metadata : mapping
+        Metadata of the file. The entry `format` may name a framework: 'flax', 'jax', 'keras', 'tf', 'mlx'.
     asked : str, optional
-        A layout that was asked for every tensor; it wins. 'HWIO' means Flax's conventions, 'OHWI' MLX's.
+        Layout that the user gave for every tensor. This layout overrides the metadata: 'HWIO' selects Flax's
+        conventions, 'OHWI' selects MLX's.
 
     Examples
     --------
@@ -72,7 +74,7 @@ def layout_of(metadata: Mapping[str, str], asked: str | None = None) -> Layout:
 
 
 def pytorch_shape(shape: Shape, axes: str | None) -> Shape:
-    """A weight's shape in PyTorch's order of axes.
+    """Return the shape of a weight in PyTorch's order of axes.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def pytorch_shape(shape: Shape, axes: str | None) -> Shape:
 
 
 def pytorch_name(name: str) -> str:
-    """A tensor's name as PyTorch's module of the same layers would have it.
+    """Return the name that the tensor has in a PyTorch module with the same layers.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a family of models is: how its names are recognised and what they tell of a layer."""
+"""Interface of a model family: recognise the tensor names, and tell the properties of each layer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What a layer's name tells beyond its shape.
+    """Properties of a layer that follow from the name of the layer, not from the shape.
 
     role : 'conv', 'conv-transpose', 'patch' (stride = kernel, no overlap), 'positions' (values on the token grid)
-    stride : along every spatial axis
-    padding : (left, right); None is 'same' for odd kernels
-    prefix : class and register tokens in front of the grid, for 'positions'
-    layout : axes of the weight, where its name does not end as a weight's
-    view : shape of the kernel, where the tensor holds it flattened
-    refusal : why the tensor cannot be rescaled; whoever selects it is told
+    stride : stride along every spatial axis
+    padding : (left, right) padding; None means 'same' padding of an odd kernel
+    prefix : number of class and register tokens in front of the grid, for 'positions'
+    layout : axes of the weight, where the name of the tensor does not end like the name of a weight
+    view : shape of the kernel, where the tensor stores the kernel flattened
+    refusal : reason why the tensor cannot be rescaled, shown to users who select the tensor; empty if it can
     """
 
     role: str = "conv"
@@ -33,31 +33,31 @@ class LayerFacts:
 
 
 class Family(Protocol):
-    """One architecture's naming scheme."""
+    """The naming scheme of one architecture."""
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Name of the family, for messages."""
 
     @property
     def default(self) -> str:
-        """The preset used where nothing is included by hand."""
+        """Name of the preset that applies if the user includes no pattern."""
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Whether a checkpoint with these tensors is of the family."""
+        """Whether a checkpoint with these tensors belongs to the family."""
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        """What is known of tensor `name`; None where it is no layer of the family, so that its stride is a guess."""
+        """Return the properties of the layer of `name`; None if the family does not know the layer and its stride."""
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
-        """Patterns by preset name, only such as have a tensor to match."""
+        """Return patterns by preset name; every pattern matches a tensor."""
 
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
-        """What must change in the model that no tensor shows."""
+        """Return notes on changes that the model needs and that no tensor shows."""
 
 
 def exactly(names: Iterable[str]) -> tuple[str, ...]:
-    """One pattern that matches these names and no other; none where there are none.
+    """Return one pattern that matches exactly these names; no pattern if there are no names.
 
     Examples
     --------
@@ -73,5 +73,5 @@ def has_all(shapes: Shapes, *patterns: str) -> bool:
 
 
 def indices(shapes: Shapes, pattern: str) -> list[int]:
-    """Sorted numbers that the pattern's group takes among the names."""
+    """Return the sorted numbers that the group of the pattern matches in the names."""
     return sorted({int(m[1]) for name in shapes if (m := re.search(pattern, name))})

@@ -1,6 +1,7 @@
-"""What kind of checkpoint this is: the framework's conventions, and the family behind the names it uses.
+"""Recognise a checkpoint: the conventions of the framework, and the family of the model.
 
-Knows how to put `layouts`, `lora` and `families` together; no scale and no file.
+Scope: combining `architectures.axis_order`, `architectures.lora` and `architectures.registry`. Not here: files (see
+`checkpoint`) and scales (see `planning`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from .registry import recognise
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the names, shapes and metadata of a checkpoint tell.
+    """What the names, shapes and metadata of a checkpoint show.
 
-    family : of architectures, speaking of the names in the file; None where none is recognised
-    layout : the framework's conventions
-    shapes : of all tensors, their axes in PyTorch's order
+    family : family of the model, which takes the tensor names of the file; None if no family is recognised
+    layout : conventions of the framework
+    shapes : shapes of all tensors by name, with the axes in PyTorch's order
     """
 
     family: Family | None
@@ -34,10 +35,12 @@ def architecture(shapes: Shapes, metadata: Mapping[str, str], asked: str | None 
 
     Parameters
     ----------
-    shapes : of its tensors, as they are
-    metadata : of the file
+    shapes : mapping
+        Shapes of the tensors by name, as stored.
+    metadata : mapping
+        Metadata of the file.
     asked : str, optional
-        A layout that was asked for every tensor, such as 'HWIO'.
+        Layout that the user gave for every tensor, such as 'HWIO'.
 
     Examples
     --------
@@ -61,7 +64,7 @@ def architecture(shapes: Shapes, metadata: Mapping[str, str], asked: str | None 
 
 
 def is_weight(name: str) -> bool:
-    """Whether a tensor's name is that of a kernel or matrix, in any framework.
+    """Whether the name is the name of a kernel or matrix, in any framework.
 
     Examples
     --------
@@ -73,10 +76,10 @@ def is_weight(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A family whose layers have other names in this file.
+    """A family, for a file in which the layers have other names.
 
-    family : the family that knows PyTorch's names
-    names : its name of each tensor, by the file's
+    family : family that uses PyTorch's names
+    names : PyTorch's name of each tensor, by the name in the file
     """
 
     family: Family

@@ -1,4 +1,4 @@
-"""Families of diffusion models: diffusers UNets and AutoencoderKL, single-file Stable Diffusion."""
+"""Families of diffusion models: diffusers UNets and AutoencoderKL, and single-file Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import LayerFacts, Shapes, exactly, has_all, indices
 
 
 class DiffusersUNet:
-    """diffusers UNet2DModel, UNet2DConditionModel and kin."""
+    """UNet2DModel, UNet2DConditionModel and similar UNets of diffusers."""
 
     name = "diffusers UNet"
     default = "inner"
@@ -25,7 +25,7 @@ class DiffusersUNet:
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         down, up = (indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
-        finest = max(down[-1:] + up[-1:], default=0)  # adapters of it lack blocks
+        finest = max(down[-1:] + up[-1:], default=0)  # an adapter of a UNet may lack blocks
         inner = [f"down_blocks.{i}.*" for i in down if i > 0] + [f"up_blocks.{i}.*" for i in up if i < finest]
         inner += [p for p, there in (("mid_block.*", "mid_block."),) if any(n.startswith(there) for n in shapes)]
         inner += [f"*.{part}.*" for part in ("downsamplers", "upsamplers") if has_all(shapes, rf"\.{part}\.")]
@@ -36,7 +36,7 @@ class DiffusersUNet:
 
 
 class AutoencoderKL:
-    """diffusers AutoencoderKL."""
+    """AutoencoderKL of diffusers."""
 
     name = "diffusers AutoencoderKL"
     default = "all"
@@ -47,7 +47,7 @@ class AutoencoderKL:
         )
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        # diffusers pads by hand, right and bottom only, before a convolution without padding.
+        # diffusers pads explicitly, on the right and bottom only, before a convolution without padding.
         return LayerFacts(stride=2, padding=(0, 1)) if ".downsamplers." in name else LayerFacts()
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
@@ -58,7 +58,7 @@ class AutoencoderKL:
 
 
 class SingleFileDiffusion:
-    """Stable Diffusion 1.x, 2.x and XL as one file with the original key names, or its UNet alone (ComfyUI)."""
+    """Stable Diffusion 1.x, 2.x and XL in one file with the original tensor names, or only the UNet (ComfyUI)."""
 
     name = "Stable Diffusion single file"
     default = "inner"
@@ -67,11 +67,12 @@ class SingleFileDiffusion:
     _beside = ("first_stage_model.", "model_ema.")
 
     def recognises(self, shapes: Shapes) -> bool:
-        prefix = self._prefix(shapes)  # without one, others too name their layers so: guided-diffusion, without `op`
+        # Other models use these names without a prefix: guided-diffusion, which has no `op`.
+        prefix = self._prefix(shapes)
         return prefix is not None and (bool(prefix) or has_all(shapes, r"^input_blocks\.\d+\.0\.op\.weight$"))
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        # In averaged copies of the weights the names lose their dots: model_ema.diffusion_modelinput_blocks30opweight.
+        # The names of averaged weights have no dots: model_ema.diffusion_modelinput_blocks30opweight.
         if re.search(r"input_blocks(\.\d+\.0\.op\.|\d+op)weight$", name):
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
@@ -84,7 +85,7 @@ class SingleFileDiffusion:
         ups = indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.\d+\.conv\.")
         blocks = indices(shapes, rf"^{re.escape(unet)}input_blocks\.(\d+)\.")
         outputs = indices(shapes, rf"^{re.escape(unet)}output_blocks\.(\d+)\.")
-        # The first downsampler ends the finest level; the last upsampler begins it again.
+        # The first downsampler ends the finest level; after the last upsampler the finest level begins again.
         inner = [f"{unet}input_blocks.{i}.*" for i in blocks if downs and i >= downs[0]]
         inner += [f"{unet}middle_block.*"] if any(n.startswith(f"{unet}middle_block.") for n in shapes) else []
         inner += [f"{unet}output_blocks.{i}.*" for i in outputs if ups and i <= ups[-1]]
@@ -104,6 +105,6 @@ class SingleFileDiffusion:
 
     @staticmethod
     def _averaged(shapes: Shapes, patterns: Iterable[str]) -> tuple[str, ...]:
-        """The averaged copies of what the patterns match."""
+        """Return patterns for the averaged copies of the tensors that `patterns` match."""
         copies = {f"model_ema.{''.join(name.split('.')[1:])}": name for name in shapes if name.startswith("model.")}
         return exactly(n for n, of in copies.items() if n in shapes and any(fnmatchcase(of, p) for p in patterns))

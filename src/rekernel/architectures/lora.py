@@ -1,9 +1,10 @@
-"""Low-rank adapters (LoRA, LoCon, LoKr, full differences): which of their tensors carries the kernel.
+"""Low-rank adapters (LoRA, LoCon, LoKr, full differences): find the tensor that holds the kernel.
 
-Knows the names of kohya, LyCORIS, diffusers and PEFT, and how each adapter's tensors make the difference they stand
-for. Where that difference is linear in the tensor that holds the spatial axes, rescaling this one tensor rescales the
-difference exactly; where it is not, the tensor is refused. Source: our derivation (resampling acts on spatial axes,
-products of the other axes commute with it).
+Scope: the names of kohya, LyCORIS, diffusers and PEFT, and how the tensors of each adapter combine to a weight
+difference. If the difference is linear in the tensor with the spatial axes, rescaling this tensor rescales the
+difference exactly. Otherwise the tensor is refused. Not here: the layers of the adapted model (see
+`architectures.diffusion`). Source: our derivation (resampling acts on the spatial axes, and commutes with products
+along the other axes).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _WHOLE_KERNELS = re.compile(
     r"\.resnets\.\d+\.conv[12]$|\.(down|up)samplers\.\d+\.conv$|^conv_(in|out)$"
     r"|\.(in_layers|out_layers)\.[23]$|(^|\.)out\.2$|\.\d+\.(op|conv)$|input_blocks\.0\.0$"
 )
-"""Layers of diffusion UNets whose kernel is 3x3: what a flattened kernel's shape does not tell."""
+"""Layers of diffusion UNets with a 3x3 kernel; the shape of a flattened kernel does not show the kernel size."""
 _KERNEL = (1, 1, 3, 3)
 _UNDERSCORED = re.compile(r"^(?:lora|lycoris|oft|boft)_(?:(unet|te\d?)_)?(.+)$")
 _DOTTED = re.compile(r"^(base_model\.model\.|transformer\.|unet\.)")
@@ -36,7 +37,12 @@ _DOTTED = re.compile(r"^(base_model\.model\.|transformer\.|unet\.)")
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of an adapter: the layer as the file names it, and which of the adapter's tensors it is."""
+    """A tensor of an adapter.
+
+    layer : name of the layer in the file
+    part : role of the tensor in the adapter, such as 'lora_down'
+    leaf : '.weight', '.bias' or empty
+    """
 
     layer: str
     part: str
@@ -45,13 +51,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the names in an adapter's file say.
+    """What the names in an adapter's file show.
 
-    parts : by tensor
-    layers : the adapted model's name of each layer, by the file's
-    members : tensors of each layer, by part; biases aside
-    base : the family of the adapted model
-    base_shapes : stand-ins for the adapted weights: families read their names, and that they have kernels
+    parts : part of each tensor, by the name of the tensor
+    layers : name of each layer in the adapted model, by the name in the file
+    members : tensors of each layer, by part, without biases
+    base : family of the adapted model; None if the family is not recognised
+    base_shapes : stand-ins for the shapes of the adapted weights; a family reads only the names, and whether a layer
+        has a kernel
     """
 
     parts: dict[str, Part]
@@ -62,7 +69,7 @@ class Contents:
 
 
 class Adapter:
-    """An adapter's file, read through the family of the model it is for."""
+    """The family of adapter files. The family of the adapted model supplies the properties of the layers."""
 
     name = "LoRA"
     default = "inner"
@@ -108,10 +115,10 @@ class Adapter:
             _has_kernel({part: shapes[n] for part, n in members.items()}, contents.layers[layer])
             for layer, members in contents.members.items()
         ):
-            return ("an adapter without kernels: it goes with the rescaled model as it is",)
+            return ("this adapter has no kernels: use it unchanged with the rescaled model",)
         if base is None:
-            return ("an adapter for a model of no known family: every kernel in it is rescaled, at stride 1",)
-        return (f"an adapter for a {base.name}: rescale that one with the same options, and use them together",)
+            return ("this adapter is for a model of unknown family: every kernel is rescaled, assuming stride 1",)
+        return (f"this adapter is for a {base.name}: rescale that model with the same options, and use both together",)
 
 
 @lru_cache(maxsize=4)
@@ -128,13 +135,16 @@ def _read(names: tuple[str, ...]) -> Contents:
 
 
 def _base_of(shapes: Shapes) -> tuple[Family | None, Shapes]:
-    """The family of the adapted model, of which an adapter has but some layers: those that tell a UNet are supplied."""
+    """Return the family of the adapted model, and the shapes with stand-ins.
+
+    An adapter holds only some layers, so the layers that identify a UNet are added as stand-ins.
+    """
     original = next((m for name in shapes if (m := re.match(r"(.*?)(input|output|middle)_blocks?\.\d", name))), None)
     marks: tuple[str, ...] = ()
     if original:
         unet = original[1]
         marks = (f"{unet}input_blocks.0.0.weight", f"{unet}input_blocks.3.0.op.weight")
-        # Where levels begin and end in Stable Diffusion 1, 2 and XL, all with two blocks a level.
+        # First and last blocks of the levels in Stable Diffusion 1, 2 and XL, which have two blocks per level.
         if not any(name.endswith(".0.op.weight") for name in shapes):
             shapes = {**shapes, marks[1]: _KERNEL}
         outputs = [int(m[1]) for name in shapes if (m := re.search(r"output_blocks\.(\d+)\.", name))]
@@ -146,7 +156,7 @@ def _base_of(shapes: Shapes) -> tuple[Family | None, Shapes]:
 
 
 def base_layer(layer: str) -> str:
-    """The adapted model's name of a layer.
+    """Return the name of a layer in the adapted model.
 
     Examples
     --------
@@ -167,7 +177,7 @@ def base_layer(layer: str) -> str:
 
 
 def _has_kernel(parts: Mapping[str, tuple[int, ...]], layer: str) -> bool:
-    """Whether the adapted layer has a kernel of more than one tap, flattened ones included."""
+    """Whether the adapted layer has a kernel of more than one tap, flattened or not."""
     if any(len(shape) > 2 and max(shape[2:]) > 1 for part, shape in parts.items() if part != "dora_scale"):
         return True
     flattened = [parts[n] for n in ("lokr_w2_b", "hada_w1_b") if n in parts and "hada_t1" not in parts]
@@ -176,15 +186,15 @@ def _has_kernel(parts: Mapping[str, tuple[int, ...]], layer: str) -> bool:
 
 
 def _refusal(parts: Mapping[str, tuple[int, ...]]) -> str:
-    """Why an adapter of a layer with a kernel cannot be rescaled exactly; empty where it can."""
-    merge = "merge it into the model and convert that"
+    """Return why the adapter of a layer with a kernel cannot be rescaled exactly; empty if it can."""
+    merge = "merge the adapter into the model and convert the merged model"
     if any(part.startswith("hada_") for part in parts):
-        return f"LoHa multiplies two kernels tap by tap, and the product's interpolation is not theirs; {merge}"
+        return f"LoHa multiplies two kernels tap by tap, so rescaling the factors does not rescale the product; {merge}"
     if "dora_scale" in parts or "lora_magnitude_vector" in parts:
-        return f"DoRA divides by the norm of the whole weight, which changes with its size; {merge}"
+        return f"DoRA divides by the norm of the whole weight, and the norm changes with the size; {merge}"
     with_kernel = [p for p, s in parts.items() if p in _CARRIERS | {"lokr_w1"} and len(s) > 2 and max(s[2:]) > 1]
     if len(with_kernel) > 1:
-        return f"{' and '.join(sorted(with_kernel))} both have a kernel, and only one may; {merge}"
+        return f"{' and '.join(sorted(with_kernel))} both have a kernel, and only one of them may have one; {merge}"
     if with_kernel == ["lokr_w1"]:
-        return f"the kernel is in lokr_w1, where no known tool puts it; {merge}"
+        return f"the kernel is in lokr_w1, where known tools do not store one; {merge}"
     return ""

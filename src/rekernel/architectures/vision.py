@@ -9,10 +9,10 @@ from .base import LayerFacts, Shapes, has_all
 
 
 class ViT:
-    """timm, Hugging Face and DINOv2 vision transformers.
+    """Vision transformers of timm, Hugging Face and DINOv2.
 
-    Not those that predict depth (DPT): their decoders divide the image by a patch size of their own, so that larger
-    patches do not go unnoticed.
+    Depth models (DPT) are excluded: their decoders divide the image by a separate patch size, which does not follow the
+    rescaled patches.
     """
 
     name = "vision transformer"
@@ -46,28 +46,28 @@ class ViT:
 
     @staticmethod
     def _prefix(tokens: int) -> int:
-        """Tokens beyond the largest square: 1 class token, and up to 8 registers or a distillation token."""
+        """Return the number of tokens beyond the largest square (class, registers, distillation), up to 9."""
         side = int(tokens**0.5)
         return tokens - side * side if tokens - side * side <= 9 else 0
 
 
 class ResNet:
-    """torchvision, timm and Hugging Face ResNets, alone or as the trunk of another network."""
+    """ResNets of torchvision, timm and Hugging Face, alone or as the trunk of another network."""
 
     name = "ResNet"
     default = "all"
-    _stem = re.compile(r"^(.*\.)?conv1(\.[036])?\.weight$")  # timm's deep one has three 3x3, of which the first strides
+    _stem = re.compile(r"^(.*\.)?conv1(\.[036])?\.weight$")  # timm's deep stem: three 3x3 layers, the first strided
     _block = re.compile(r"(^|\.)layer(\d)\.(\d+)\.(conv\d|downsample\.\d)\.weight$")
     _hf_stem = re.compile(r"(^|\.)embedder\.embedder\.convolution\.weight$")
     _hf_block = re.compile(r"stages\.(\d+)\.layers\.(\d+)\.(layer\.\d|shortcut)\.convolution\.weight$")
 
     def recognises(self, shapes: Shapes) -> bool:
-        if has_all(shapes, r"(^|\.)attnpool\."):  # CLIP's variant, which pools where the others stride
+        if has_all(shapes, r"(^|\.)attnpool\."):  # the variant of CLIP, which pools instead of striding
             return False
         if has_all(shapes, r"(^|\.)layer1\.0\.conv1\.weight$", r"(^|\.)layer2\.0\."):
             return True
         stems = [shape for name, shape in shapes.items() if self._hf_stem.search(name)]
-        # RegNet has the same names, but its first stage strides too; its stem is 3x3.
+        # RegNet uses the same names, but has a 3x3 stem and a stride in the first stage.
         return has_all(shapes, r"stages\.\d+\.layers\.0\.layer\.0\.") and any(s[-2:] == (7, 7) for s in stems)
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
@@ -79,11 +79,11 @@ class ResNet:
         if (m := self._stem.match(name)) and f"{m[1] or ''}layer1.0.conv1.weight" in shapes:
             if m[2]:
                 return LayerFacts(stride=2) if shape[1] <= 4 else LayerFacts()
-            return LayerFacts(stride=2, padding=(3, 3)) if shape[-1] == 7 else None  # 3x3 ones stride or not
+            return LayerFacts(stride=2, padding=(3, 3)) if shape[-1] == 7 else None  # 3x3 stems have stride 1 or 2
         if m := self._block.search(name):
             if int(m[2]) > 2 and _labels_pixels(tuple(shapes.items())):
                 return None
-            # The bottleneck strides in its 3x3 (torchvision's and timm's choice), the basic block in its first.
+            # A bottleneck has the stride in the 3x3 layer (torchvision and timm), a basic block in the first layer.
             bottleneck = name[: m.start(4)] + "conv3.weight" in shapes
             first = m[3] == "0" and m[2] != "1"
             strided = first and m[4] in ("downsample.0", "conv2" if bottleneck else "conv1")
@@ -101,12 +101,13 @@ class ResNet:
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
         notes = []
         if any(shape[-2:] == (7, 7) for shape in shapes.values() if len(shape) == 4):
-            notes.append("the 3x3 max pooling behind the first convolution has no weights: dilate it by the scale")
+            notes.append("the 3x3 max pooling after the first convolution has no weights: dilate it by the scale")
         if _labels_pixels(tuple(shapes.items())):
             notes.append(
-                "a head for segmentation, in front of which a ResNet is usually dilated where it strode, which no name "
-                "tells: stride 1 is assumed from layer3 on. Where a layer strides, say --stride NAME=2; where it is "
-                "dilated, say --dilation NAME=2. rekernel.torch.rescale reads all this off the model"
+                "this network has a segmentation head: the ResNet before such a head usually has dilations instead of "
+                "strides, which no name shows. Stride 1 is assumed from layer3 on. For a layer with a stride, pass "
+                "--stride NAME=2; for a dilated layer, pass --dilation NAME=2. rekernel.torch.rescale reads strides "
+                "and dilations from the model"
             )
         return tuple(notes)
 
@@ -114,11 +115,11 @@ class ResNet:
 _SEGMENTS = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
 
 
-@lru_cache(maxsize=8)  # asked for every layer of a trunk, and all names are looked through
+@lru_cache(maxsize=8)  # called for every layer of a trunk, and each call searches all names
 def _labels_pixels(tensors: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
-    """Whether the last stages of a trunk may be dilated: the network labels pixels (DeepLab, FCN, PSPNet).
+    """Whether the last stages of a trunk may be dilated, since the network labels pixels (DeepLab, FCN, PSPNet).
 
-    Not where a feature pyramid puts what was strided together again (UPerNet).
+    A network with a feature pyramid (UPerNet) keeps the strides, so the answer is no.
     """
     shapes = dict(tensors)
     if has_all(shapes, r"(^|\.)fpn_convs\."):
@@ -128,7 +129,7 @@ def _labels_pixels(tensors: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
 
 
 class ConvNeXt:
-    """ConvNeXt of its authors, timm, torchvision and Hugging Face."""
+    """ConvNeXt of the original authors, timm, torchvision and Hugging Face."""
 
     name = "ConvNeXt"
     default = "all"
@@ -151,12 +152,12 @@ class ConvNeXt:
 
     @staticmethod
     def _patchify(shapes: Shapes) -> set[str]:
-        """The stem and the downsamplers: kernels as large as their stride, 4 and 2."""
+        """Return the names of the stem and the downsamplers; their kernels, 4 and 2, equal their strides."""
         return {n for n, s in shapes.items() if len(s) == 4 and s[2:] in ((4, 4), (2, 2)) and s[1] > 1}
 
 
 class MLP:
-    """Fully-connected layers and nothing else but biases and norms."""
+    """Networks of fully connected layers, biases and norms only."""
 
     name = "plain MLP"
     default = "all"
@@ -176,7 +177,7 @@ class MLP:
 
     @staticmethod
     def _chains(shapes: Shapes) -> bool:
-        """Every layer but one reads what another one writes."""
+        """Whether every layer but one reads the output of another layer."""
         matrices = [s for s in shapes.values() if len(s) == 2]
         written = {s[0] for s in matrices}
         return sum(s[1] not in written for s in matrices) <= 1 and len(matrices) <= 32

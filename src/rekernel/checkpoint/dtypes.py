@@ -1,11 +1,12 @@
-"""Safetensors' dtype names and NumPy's, and casts between them that do not lose a value in silence.
+"""The table of dtypes, and casts between them that do not lose a value in silence.
 
-Knows dtypes; no tensor names. ml_dtypes, which teaches NumPy bfloat16 and float8, is imported where needed.
+Scope: names and bits. Not here: tensors. ml_dtypes, which teaches NumPy bfloat16 and float8, is imported where needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,64 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 
-_NUMPY = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
-    "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64",
-}  # fmt: skip
-_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""What `--dtype` may cast from; float8 is a quantisation with scales elsewhere and is left alone."""
+
+@dataclass(frozen=True)
+class DType:
+    """One dtype of the format, under the name that each library gives it.
+
+    name : as safetensors writes it
+    bits : of one element
+    numpy, torch, onnx : the library's own name; empty where the library has none
+    taught : whether NumPy knows the dtype only after ml_dtypes was imported
+    computed : 'float' where weights of this dtype are resampled, 'rounded' where that needs a cast that rounds, empty
+        where the values cannot be computed with
+    """
+
+    name: str
+    bits: int
+    numpy: str = ""
+    torch: str = ""
+    onnx: str = ""
+    taught: bool = False
+    computed: str = ""
+
+
+# The order is the reference's order of alignment: files are laid out from the last to the first.
+TABLE = (
+    DType("BOOL", 8, "bool", "bool", "BOOL"),
+    DType("F4", 4),
+    DType("F6_E2M3", 6),
+    DType("F6_E3M2", 6),
+    DType("U8", 8, "uint8", "uint8", "UINT8", computed="rounded"),
+    DType("I8", 8, "int8", "int8", "INT8", computed="rounded"),
+    DType("F8_E5M2", 8, "float8_e5m2", "float8_e5m2", taught=True, computed="rounded"),
+    DType("F8_E4M3", 8, "float8_e4m3fn", "float8_e4m3fn", taught=True, computed="rounded"),
+    DType("F8_E8M0", 8, "float8_e8m0fnu", "float8_e8m0fnu", taught=True),
+    DType("F8_E4M3FNUZ", 8, torch="float8_e4m3fnuz"),
+    DType("F8_E5M2FNUZ", 8, torch="float8_e5m2fnuz"),
+    DType("I16", 16, "int16", "int16", computed="rounded"),
+    DType("U16", 16, "uint16", "uint16", computed="rounded"),
+    DType("F16", 16, "float16", "float16", "FLOAT16", computed="float"),
+    DType("BF16", 16, "bfloat16", "bfloat16", "BFLOAT16", taught=True, computed="float"),
+    DType("I32", 32, "int32", "int32", "INT32", computed="rounded"),
+    DType("U32", 32, "uint32", "uint32", computed="rounded"),
+    DType("F32", 32, "float32", "float32", "FLOAT", computed="float"),
+    DType("C64", 64, "complex64", "complex64"),
+    DType("F64", 64, "float64", "float64", "DOUBLE", computed="float"),
+    DType("I64", 64, "int64", "int64", "INT64", computed="rounded"),
+    DType("U64", 64, "uint64", "uint64", computed="rounded"),
+)
+"""Every dtype of the format: the one list that all readers and writers ask."""
+
+DTYPE_BITS = {dtype.name: dtype.bits for dtype in TABLE}
+FLOATS = tuple(dtype.name for dtype in TABLE if dtype.computed == "float")
+"""Dtypes whose weights are resampled, and from and to which `--dtype` casts. A float8 weight is left alone: it is
+quantised, with a scale elsewhere."""
+ROUNDED = tuple(dtype.name for dtype in TABLE if dtype.computed == "rounded")
+"""Dtypes that are computed with as floats where a cast is allowed. Truth values, complex and packed numbers are not."""
+OF_TORCH = {dtype.torch: dtype.name for dtype in TABLE if dtype.torch}
+"""The format's name by torch's."""
+_BY_NAME = {dtype.name: dtype for dtype in TABLE}
 
 _SPELLINGS = {
     "fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16",
@@ -40,12 +92,13 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     >>> numpy_dtype("F16").name, numpy_dtype("BF16").name
     ('float16', 'bfloat16')
     """
-    if name in _NUMPY:
-        return np.dtype("<" + np.dtype(_NUMPY[name]).str[1:])
-    if name in _ML_DTYPES:
+    dtype = _BY_NAME.get(name)
+    if dtype is not None and dtype.numpy and not dtype.taught:
+        return np.dtype("<" + np.dtype(dtype.numpy).str[1:])
+    if dtype is not None and dtype.numpy:
         import ml_dtypes
 
-        scalar: type[Any] = getattr(ml_dtypes, _ML_DTYPES[name])
+        scalar: type[Any] = getattr(ml_dtypes, dtype.numpy)
         return np.dtype(scalar)
     raise RekernelError(f"dtype {name} has no NumPy counterpart, so its values cannot be computed with")
 
@@ -91,12 +144,3 @@ def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> 
     """
     if result.dtype == np.float16 and not np.isfinite(result).all():
         cast(wider(), "F16")
-
-
-# Bits per element. The order is the reference's order of alignment: files are laid out from the last to the first.
-DTYPE_BITS: dict[str, int] = {
-    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
-    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
-}  # fmt: skip

@@ -15,17 +15,10 @@ from typing import Any, Self
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
+from .dtypes import OF_TORCH
 from .file_kind import ALLOW_PICKLE, open_regular
 from .header import TensorInfo, build_header
 from .shard import Shard
-
-# torch's name -> the format's
-_DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
-    "int64": "I64", "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
-    "complex64": "C64", "float8_e5m2": "F8_E5M2", "float8_e4m3fn": "F8_E4M3", "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
-}  # fmt: skip
 
 
 class PickleCheckpoint:
@@ -143,7 +136,7 @@ class PickleCheckpoint:
         where = f"{self._where}: tensor {shown(name)}"
         if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type != "cpu":
             raise CheckpointError(f"{where}: sparse, quantized or without data; safetensors holds plain tensors.")
-        dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        dtype = OF_TORCH.get(str(tensor.dtype).removeprefix("torch."))
         if dtype is None:
             raise CheckpointError(f"{where}: dtype {tensor.dtype} does not exist in safetensors; cast it first.")
         # A stride of 0 lets a file of a kilobyte claim a petabyte. Torch's files are not compressed.

@@ -1,7 +1,7 @@
-"""What the settings of guidance and of kernels share: the scale, and their options by name.
+"""Hold what the settings of guidance and of kernels share: the scale, and access to options by name.
 
-Scope: names, types and checks of options, as a record, a card and the command line have them. Not here: what an option
-means (see `guidance_settings` and `kernel_settings`). Imports neither torch nor a pipeline.
+Scope: names, types and checks of options, for records, model cards and the command line. Not here: the meaning of an
+option (see `guidance/settings` and `kernels/settings`). Imports neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from .formulas.sizes import Scale, checked_scale
 
 @dataclass(eq=False, repr=False)
 class SamplerSettings:
-    """The scale of a sampler; a subclass adds the fields that say what happens at this scale.
+    """The scale of a sampler; a subclass adds its own settings as fields.
 
-    _what : names the settings in messages about an option
-    _not_options : fields that a record does not keep among the options
+    scale : 'auto', a number, or one per grid axis
+    _what : name of the settings in messages about an option
+    _not_options : names of fields that are not options in a record or on the command line
     """
 
     scale: float | Sequence[float] | str = "auto"
@@ -45,18 +46,18 @@ class SamplerSettings:
 
     @classmethod
     def option_types(cls) -> dict[str, type]:
-        """The type of each option where one is given; of several types, the first that is written."""
+        """The type of each option; where its annotation is a union, the first type of the union."""
         hints = get_type_hints(cls)
         return {name: (get_args(hints[name]) or (hints[name],))[0] for name in cls.option_names()}
 
     @classmethod
     def from_options(cls, scale: Scale, options: Mapping[str, Any]) -> Self:
-        """The settings that options describe.
+        """Make settings from a scale and options by name.
 
         Raises
         ------
         RekernelError
-            For an option that does not exist, and for a value that the settings refuse.
+            For an option that does not exist, and for a value that is not valid.
         """
         cls._check_options(options)
         return cls(scale, **options)
@@ -66,7 +67,7 @@ class SamplerSettings:
         what, names = cls._what, cls.option_names()
         if not isinstance(options, Mapping):
             text = shown(repr(options), 80)
-            raise RekernelError(f"{what}: {text} are no options by name; write {{{names[0]!r}: ...}}")
+            raise RekernelError(f"{what}: {text} is not a mapping of options by name; write {{{names[0]!r}: ...}}")
         if unknown := sorted(set(options) - set(names)):
             raise RekernelError(f"{what}: no option {', '.join(map(shown, unknown))}; there are {', '.join(names)}")
         for name, value in options.items():

@@ -1,4 +1,4 @@
-"""ONNX models: listed, planned, rescaled and written as ONNX models."""
+"""List, plan and rescale ONNX models."""
 
 from .listing import Listing, Value, list_model
 from .run import FAMILY, convert_onnx, output_bytes, plan_onnx

@@ -1,6 +1,7 @@
-"""Where a grid that grows lies in a tensor: each axis as a row-major product of parts, each with its scale.
+"""Describe where a grid that grows lies in a tensor: each axis is a row-major product of parts, each with its scale.
 
-Knows shapes and how reshaping regroups them; no ONNX. Pure functions.
+Scope: shapes, and how a reshape regroups them, as pure functions. Not here: ONNX and its operators (see
+`onnx.shape_operators`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ..resampling.geometry import new_size
 class Part:
     """A factor of an axis.
 
-    size : before
-    scale : of the grid it belongs to; 1 for channels, batches and tokens that stay
+    size : number of entries before rescaling
+    scale : scale of the grid that the part belongs to; 1 for channels, batches and tokens that stay
     """
 
     size: int
@@ -26,7 +27,7 @@ class Part:
 
     @property
     def new(self) -> int:
-        """Its size afterwards."""
+        """The number of entries after rescaling."""
         return new_size(self.size, self.scale)
 
 
@@ -35,7 +36,7 @@ Axes = tuple[Axis, ...]
 
 
 def plain(shape: Sequence[int]) -> Axes:
-    """Axes of which none grows.
+    """The axes of a tensor of which no axis grows.
 
     Examples
     --------
@@ -46,7 +47,7 @@ def plain(shape: Sequence[int]) -> Axes:
 
 
 def image(shape: Sequence[int], scales: Sequence[float]) -> Axes:
-    """Axes of (N, C, *spatial), the spatial ones at these scales.
+    """The axes of an image (N, C, *spatial) whose spatial axes grow by these scales.
 
     Examples
     --------
@@ -57,12 +58,12 @@ def image(shape: Sequence[int], scales: Sequence[float]) -> Axes:
 
 
 def scale_of(axis: Axis) -> float:
-    """New entries per old one along an axis."""
+    """New entries per old entry along an axis."""
     return math.prod(part.scale for part in axis)
 
 
 def grows(axes: Axes) -> bool:
-    """Whether any axis does.
+    """Whether any axis grows.
 
     Examples
     --------
@@ -73,22 +74,22 @@ def grows(axes: Axes) -> bool:
 
 
 def old_shape(axes: Axes) -> tuple[int, ...]:
-    """Sizes before."""
+    """The shape before rescaling."""
     return tuple(math.prod(part.size for part in axis) for axis in axes)
 
 
 def new_shape(axes: Axes) -> tuple[int, ...]:
-    """Sizes afterwards."""
+    """The shape after rescaling."""
     return tuple(math.prod(part.new for part in axis) for axis in axes)
 
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
-    """The axes after a reshape to `shape` (in old sizes): parts stay in order, and only those that stay may be split.
+    """The axes after a reshape to `shape` (in old sizes). Parts keep their order; a part that grows cannot be split.
 
     Raises
     ------
     RekernelError
-        Where a part that grows would be split, as for windows or patches made by reshaping.
+        If a part that grows would be split, as for windows or patches made by reshaping.
 
     Examples
     --------
@@ -104,7 +105,9 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
         needed = size
         while needed > 1:
             if not rest or needed == 0:
-                raise RekernelError(f"reshapes {old_shape(axes)} to {tuple(shape)}, which does not fit")
+                raise RekernelError(
+                    f"reshapes {old_shape(axes)} to {tuple(shape)}, which has another number of entries"
+                )
             part = rest.pop(0)
             if needed % part.size == 0:
                 taken.append(part)
@@ -116,13 +119,13 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
             rest.insert(0, Part(part.size // needed))
             needed = 1
         result.append(taken)
-    if rest:  # single pixels that grow
+    if rest:  # parts of size 1 that grow
         result[-1:] = [result[-1] + rest] if result else [rest]
     return tuple(_merged(axis) for axis in result)
 
 
 def _merged(axis: list[Part]) -> Axis:
-    """Neighbours that stay are one part."""
+    """Join neighbouring parts that do not grow."""
     merged: list[Part] = []
     for part in axis:
         if merged and part.scale == 1 == merged[-1].scale:
@@ -133,12 +136,12 @@ def _merged(axis: list[Part]) -> Axis:
 
 
 def broadcast(inputs: Sequence[Axes]) -> Axes:
-    """The axes of an elementwise result.
+    """The axes of the result of an elementwise operator.
 
     Raises
     ------
     RekernelError
-        Where two inputs grow differently along one axis.
+        If two inputs grow differently along one axis.
 
     Examples
     --------
@@ -153,6 +156,6 @@ def broadcast(inputs: Sequence[Axes]) -> Axes:
         if len({new_shape((axis,)) for axis in wide}) > 1:
             sizes = " and ".join(sorted({str(new_shape((axis,))[0]) for axis in wide}))
             raise RekernelError(f"combines grids that grow differently: axis {position} would be {sizes}")
-        # Of equal sizes, the one that knows most of what the axis is made of.
+        # Of axes with equal sizes, take the one with the most parts.
         result.append(max(wide, key=len) if wide else column[0])
     return tuple(result)

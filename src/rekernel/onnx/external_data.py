@@ -1,7 +1,7 @@
-"""The tensors of an ONNX model that lie in files of their own: which files, and their bytes, read from there alone.
+"""Read the tensors of an ONNX model whose data lies in other files (external data), and only from the model's folder.
 
-Knows ONNX's tensor message and files below the model's folder. `onnx.load` reads such data too, but all of it at once,
-and it refuses links, of which the Hub's cache is made.
+Scope: ONNX's tensor message, and files below the folder of the model. `onnx.load` reads such data, too, but all of it
+at once, and it refuses links, of which the Hub's cache consists. Not here: the graph (see `onnx.graph`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from ..checkpoint.paths import contained, plain_parts
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 
-_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # packed; NumPy counts whole bytes
+_BITS = {
+    "INT4": 4,
+    "UINT4": 4,
+    "FLOAT4E2M1": 4,
+    "INT2": 2,
+    "UINT2": 2,
+}  # bits of packed types; NumPy counts whole bytes
 
 
 def tensors_of(proto: Any) -> Iterator[Any]:
-    """Every tensor of a model: initialisers and attributes, of graphs inside nodes and of local functions too."""
+    """All tensors of a model: initialisers and attributes, also in graphs inside nodes and in local functions."""
     yield from _in_graph(proto.graph)
     for function in proto.functions:
         yield from _in_nodes(function.node)
 
 
 def is_outside(tensor: Any) -> bool:
-    """Whether a tensor's data lies in a file of its own.
+    """Whether the data of a tensor lies in another file than the model.
 
     Examples
     --------
@@ -41,18 +47,18 @@ def is_outside(tensor: Any) -> bool:
 
 
 def data_files(tensors: Iterable[Any], model: Path) -> list[Path]:
-    """The files, below the model's folder, that hold the data of those of `tensors` that lie outside.
+    """The files that hold the external data of `tensors`.
 
     Raises
     ------
     RekernelError
-        For a tensor whose file is not below the folder.
+        If a file does not lie below the folder of the model.
     """
     return [model.parent / name for name in sorted({_place(t, model).as_posix() for t in tensors if is_outside(t)})]
 
 
 def data_bytes(tensor: Any) -> int:
-    """How many bytes a tensor's values take.
+    """Number of bytes of the values of a tensor.
 
     Examples
     --------
@@ -74,12 +80,12 @@ def data_bytes(tensor: Any) -> int:
 
 
 def bring_in(tensor: Any, model: Path) -> None:
-    """Read a tensor's data from its file into the tensor itself; one whose data is there stays as it is.
+    """Read the external data of a tensor into the tensor itself. A tensor without external data is not changed.
 
     Raises
     ------
     RekernelError
-        For a file that is missing, leads out of the folder, or holds less than the tensor needs.
+        If the file is missing, lies outside the folder, or is too short for the tensor.
     """
     if not is_outside(tensor):
         return
@@ -88,13 +94,13 @@ def bring_in(tensor: Any, model: Path) -> None:
     told = {entry.key: entry.value for entry in tensor.external_data}
     offset, nbytes = _number(told.get("offset", "0"), where), data_bytes(tensor)
     if "length" in told and _number(told["length"], where) != nbytes:
-        raise RekernelError(f"{where}: its data is {told['length']} bytes, where its shape needs {nbytes}")
+        raise RekernelError(f"{where}: its data is {told['length']} bytes long, but its shape needs {nbytes}")
     if not path.is_file():
         raise RekernelError(f"{where}: its data lies in {shown(path.name)}, which is missing; put it beside the model")
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if offset + nbytes > size:
-            raise RekernelError(f"{where}: {shown(path.name)} of {size} bytes is cut short; download it again")
+            raise RekernelError(f"{where}: {shown(path.name)} has {size} bytes and is cut short; download it again")
         file.seek(offset)
         data = file.read(nbytes)
     if len(data) != nbytes:
@@ -122,7 +128,7 @@ def _place(tensor: Any, model: Path) -> Path:
     place = plain_parts(location)
     if place is None:
         raise RekernelError(
-            f"{shown_path(model)}: {shown(tensor.name)}: its data is said to lie in {shown(location)}, which is no "
+            f"{shown_path(model)}: {shown(tensor.name)}: its data is said to lie in {shown(location)}, which is not a "
             f"file below the model's folder; refused"
         )
     return place
@@ -130,5 +136,5 @@ def _place(tensor: Any, model: Path) -> Path:
 
 def _number(text: str, where: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise RekernelError(f"{where}: {shown(text)} is no place in a file")
+        raise RekernelError(f"{where}: {shown(text)} is not a position in a file")
     return int(text)

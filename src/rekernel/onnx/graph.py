@@ -1,7 +1,7 @@
-"""An ONNX model as a graph of nodes, constants and shapes: reading it, asking it, writing it.
+"""Read an ONNX model as a graph of nodes, constants and shapes, and serialise it.
 
-Knows ONNX's file and its shape inference; nothing of scales. A tensor that lies in a file beside the model's is read
-when its values are asked for; what is written is one file.
+Scope: ONNX's file format and its shape inference. External data is read when its values are needed; a model is written
+as one file. Not here: scales (see `onnx.walk`), and where external data lies (see `onnx.external_data`).
 """
 
 from __future__ import annotations
@@ -29,34 +29,31 @@ try:
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
 
+from ..checkpoint.dtypes import TABLE
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
-"""Bytes of one protobuf file; larger models keep their tensors outside, which is not written."""
-PRETENDED = 64
-"""Pixels along an axis whose size the model leaves open; any multiple of the strides would do."""
+"""Largest number of bytes of a protobuf file. Larger models need external data, which is not written."""
+ASSUMED_SIZE = 64
+"""Assumed number of pixels along an axis whose size the model leaves open; any multiple of the strides works."""
 
-_DTYPES = {
-    onnx.TensorProto.FLOAT: "F32", onnx.TensorProto.FLOAT16: "F16", onnx.TensorProto.BFLOAT16: "BF16",
-    onnx.TensorProto.DOUBLE: "F64", onnx.TensorProto.INT64: "I64", onnx.TensorProto.INT32: "I32",
-    onnx.TensorProto.INT8: "I8", onnx.TensorProto.UINT8: "U8", onnx.TensorProto.BOOL: "BOOL",
-}  # fmt: skip
+_DTYPES = {onnx.TensorProto.DataType.Value(dtype.onnx): dtype.name for dtype in TABLE if dtype.onnx}
 _DOMAINS = ("", "ai.onnx")
-_SMALL = 1024  # values of a tensor that is no weight
-_FEW = 16  # the same of one that is not of whole numbers: scales of a Resize, what a Pad fills in
+_SMALL = 1024  # most values of a tensor of whole numbers that is not a weight
+_FEW = 16  # most values of another tensor that is not a weight: scales of a Resize, the value of a Pad
 _WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
 
 
 @dataclass
 class Model:
-    """A model and what is known of its tensors.
+    """A model, and what is known about its tensors.
 
-    path : where it was read
-    proto : the model itself
-    constants : tensors that are known beforehand, by name: initialisers and the results of Constant nodes
-    shapes : of every tensor that shape inference knows, open sizes pretended
-    kinds : ONNX's data type of the same
-    users : how many nodes and outputs read a tensor
+    path : path of the file
+    proto : the message of the model
+    constants : tensors whose values the file holds, by name: initialisers and the results of Constant nodes
+    shapes : shapes of all tensors that shape inference knows, with assumed numbers for open sizes
+    kinds : data types of the same tensors, as ONNX numbers them
+    users : number of nodes and outputs that read a tensor
     """
 
     path: Path
@@ -76,7 +73,7 @@ class Model:
 
     @property
     def inputs(self) -> list[Any]:
-        """The graph's inputs that are no initialisers."""
+        """The inputs of the graph that are not initialisers."""
         return [given for given in self.proto.graph.input if given.name not in self.constants]
 
     @property
@@ -84,7 +81,7 @@ class Model:
         return list(self.proto.graph.output)
 
     def array(self, name: str) -> NDArray[Any]:
-        """A constant's values."""
+        """The values of a constant."""
         tensor = self.constants[name]
         if is_outside(tensor):
             tensor = onnx.TensorProto()
@@ -96,19 +93,19 @@ class Model:
             raise RekernelError(f"{shown(name)}: its data does not fit its shape: {_first_line(error)}") from None
 
     def dtype(self, name: str) -> str:
-        """Of a constant, as `dtype_name` calls it."""
+        """The dtype of a constant, as named by `dtype_name`."""
         return dtype_name(self.constants[name].data_type)
 
     def metadata(self) -> dict[str, str]:
         return metadata_of(self.proto)
 
     def named(self, node: Any) -> str:
-        """What to call a node: its name, or what it makes."""
+        """The name of a node for messages: its own, or that of its first output."""
         return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
 def constants_of(graph: Any) -> dict[str, Any]:
-    """Tensors that are known beforehand, by name: initialisers and the results of Constant nodes."""
+    """The tensors whose values the file holds, by name: initialisers and the results of Constant nodes."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
@@ -118,7 +115,7 @@ def constants_of(graph: Any) -> dict[str, Any]:
 
 
 def metadata_of(proto: Any) -> dict[str, str]:
-    """A model's metadata.
+    """The metadata of a model.
 
     Examples
     --------
@@ -129,7 +126,7 @@ def metadata_of(proto: Any) -> dict[str, str]:
 
 
 def dtype_name(kind: int) -> str:
-    """ONNX's data type as safetensors calls it; ONNX's own name where that has none.
+    """The safetensors name of an ONNX data type; ONNX's own name if safetensors has none.
 
     Examples
     --------
@@ -142,7 +139,7 @@ def dtype_name(kind: int) -> str:
 
 
 def read_proto(path: Path) -> Any:
-    """The model in a file, its local functions written out; tensors that lie in other files stay there."""
+    """Read the model in a file and inline its local functions. External data stays in its files."""
     where = shown_path(path)
     if not path.is_file():
         raise RekernelError(f"{where}: no such file")
@@ -151,9 +148,9 @@ def read_proto(path: Path) -> Any:
     try:
         proto = onnx.ModelProto.FromString(raw)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RekernelError(f"{where}: no ONNX model that can be read: {_first_line(error)}") from None
+        raise RekernelError(f"{where}: not a readable ONNX model: {_first_line(error)}") from None
     if not _is_text(proto):
-        raise RekernelError(f"{where}: no ONNX model that can be read: a name in it is no UTF-8 text")
+        raise RekernelError(f"{where}: not a readable ONNX model: a name in it is not UTF-8 text")
     if not proto.graph.node:
         raise RekernelError(f"{where}: an ONNX model without a node")
     if proto.functions:
@@ -164,8 +161,8 @@ def read_proto(path: Path) -> Any:
 
 
 def _is_text(message: Any) -> bool:
-    """Whether every text of a message is one: protobuf hands on bytes where it is not."""
-    if isinstance(message, onnx.TensorProto):  # its other fields hold data, maybe gigabytes
+    """Whether every text field of a message is text. Protobuf returns bytes if a field is not valid UTF-8."""
+    if isinstance(message, onnx.TensorProto):  # its other fields hold data, perhaps gigabytes
         told = (text for entry in message.external_data for text in (entry.key, entry.value))
         return all(isinstance(text, str) for text in (message.name, *told))
     for kind, value in message.ListFields():
@@ -178,7 +175,7 @@ def _is_text(message: Any) -> bool:
 
 
 def read_by_value(proto: Any) -> list[Any]:
-    """The tensors whose values, and not shapes alone, decide what a node gives: sizes, paddings, scales."""
+    """The tensors whose values decide the shape of a result, not only their own shapes: sizes, paddings, scales."""
     return [tensor for tensor in tensors_of(proto) if math.prod(tensor.dims) <= _most_values(tensor)]
 
 
@@ -187,9 +184,9 @@ def _most_values(tensor: Any) -> int:
 
 
 def read_model(path: Path) -> Model:
-    """The same, looked through: what nodes compute of constants is computed.
+    """Read a model, and replace nodes that compute whole numbers from small constants by their results.
 
-    Of tensors that lie in other files only those are read that `read_by_value` names.
+    External data is read only for the tensors of `read_by_value`.
     """
     proto = read_proto(path)
     for tensor in read_by_value(proto):
@@ -201,9 +198,9 @@ def read_model(path: Path) -> Model:
 
 
 def _fold(model: Model) -> bool:
-    """Put constants in the place of nodes that compute whole numbers from small constants: exporters build paddings so.
+    """Replace nodes that compute whole numbers from small constants (exporters compute paddings so) by constants.
 
-    Returns whether any was; the shapes that depend on them can be inferred then.
+    Returns whether any node was replaced. Shapes that depend on the new constants can then be inferred.
     """
     graph = model.proto.graph
     constants = model.constants.items()
@@ -217,7 +214,7 @@ def _fold(model: Model) -> bool:
         whole = all(model.kinds.get(name) in _WHOLE for name in node.output)
         if not (read and fits and whole and is_standard(node) and small.issuperset(read)):
             continue
-        with suppress(Exception):  # what the reference implementation cannot do stays as it is
+        with suppress(Exception):  # a node that the reference implementation cannot run stays as it is
             values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: model.array(name) for name in read})
             tensors = [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(node.output, values, strict=True)]
             done.append((node, tensors))
@@ -228,7 +225,7 @@ def _fold(model: Model) -> bool:
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """A node's attributes as Python's values.
+    """The attributes of a node as Python values.
 
     Examples
     --------
@@ -239,12 +236,12 @@ def attributes(node: Any) -> dict[str, Any]:
 
 
 def is_standard(node: Any) -> bool:
-    """Whether a node's meaning is ONNX's own."""
+    """Whether the operator of a node is one of ONNX itself."""
     return node.domain in _DOMAINS
 
 
 def wrong_of(node: Any, proto: Any) -> str:
-    """What ONNX's own checker finds wrong with a node; empty where nothing."""
+    """The error that ONNX's own checker finds in a node; empty if there is none."""
     context = onnx.checker.C.CheckerContext()
     context.ir_version = proto.ir_version
     context.opset_imports = {o.domain: o.version for o in proto.opset_import}
@@ -256,7 +253,7 @@ def wrong_of(node: Any, proto: Any) -> str:
 
 
 def outer_names(node: Any) -> Iterator[str]:
-    """Everything that the graphs inside a node (of an If or Loop) read."""
+    """The names of all tensors that the graphs inside a node (an If or a Loop) read."""
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             for inner in graph.node:
@@ -267,7 +264,10 @@ def outer_names(node: Any) -> Iterator[str]:
 def inferred(
     proto: Any, sizes: Mapping[str, tuple[int, ...]], where: str
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Shapes and data types of all tensors, for inputs of these sizes (by default their own, open ones pretended)."""
+    """Shapes and data types of all tensors, for inputs of these sizes.
+
+    An input that is not in `sizes` has the sizes of the model, and assumed numbers for open sizes.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.graph.value_info[:]
@@ -279,7 +279,7 @@ def inferred(
             if given.name in sizes:
                 dim.dim_value = sizes[given.name][position]
             elif not dim.HasField("dim_value") or dim.dim_value < 1:
-                dim.dim_value = 1 if position == 0 else PRETENDED
+                dim.dim_value = 1 if position == 0 else ASSUMED_SIZE
     for out in copy.graph.output:
         if out.type.HasField("tensor_type"):
             out.type.tensor_type.ClearField("shape")
@@ -300,16 +300,16 @@ def inferred(
 
 
 def refuse_too_large(size: int, path: Path) -> None:
-    """Raise where a model of `size` bytes does not fit the one file that is written."""
+    """Raise if a model of `size` bytes does not fit into one file."""
     if size > LARGEST:
         raise RekernelError(
-            f"{shown_path(path)}: {size:,} bytes of weights do not fit one ONNX file (2 GiB); external data is not "
-            f"written. Convert to float16 first, or convert the weights as safetensors"
+            f"{shown_path(path)}: {size:,} bytes of weights do not fit into one ONNX file (2 GiB), and external data "
+            f"is not written. Convert to float16 first, or convert the weights as safetensors"
         )
 
 
 def serialised(proto: Any, source: Path, target: Path) -> bytes:
-    """The model as one file's bytes, with the tensors that lay beside `source`; an error where they are too many."""
+    """The bytes of the model as one file, external data beside `source` included; raises if it is too large."""
     tensors = list(tensors_of(proto))
     size = sum(data_bytes(tensor) if is_outside(tensor) else tensor.ByteSize() for tensor in tensors)
     refuse_too_large(size, target)

@@ -1,6 +1,7 @@
-"""Where a pass through an ONNX graph is: the node, what is known of its inputs, and what was decided so far.
+"""Hold the state of a pass through an ONNX graph: the current node, the axes of its inputs, and the decisions so far.
 
-Knows constants and shapes; what an operator does is `movement`'s and `weights`', their order `walk`'s.
+Scope: constants, shapes and collected changes. Not here: what an operator does (see `onnx.shape_operators` and
+`onnx.weight_operators`), and the order of nodes (see `onnx.walk`).
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint.dtypes import FLOATS
 from ..escape import shown
 from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
-from ..planning.by_name import RESAMPLED_DTYPES
 from ..planning.settings import Settings
 from .axes import Axes, new_shape, old_shape, plain, scale_of
 from .graph import Model
 
 
 class Refusal(Exception):  # noqa: N818 - becomes a RekernelError that names the node
-    """Why a node cannot be rescaled."""
+    """A node cannot be rescaled, for the reason that the message gives."""
 
 
 @dataclass
-class Edits:
-    """What to change in a graph besides weights.
+class NodeEdits:
+    """Changes of a graph other than weights.
 
-    attributes : by the node's position, new values by name; None removes one
-    constants : by (node, input): what replaces the constant that the node reads there
-    padding : by the node's position, -inf to put around its input, as Pad counts it: onnxruntime wants a maximum
-        pooling's own padding to be smaller than its kernel, however far its taps are spread
+    attributes : new attributes of a node by name, by the position of the node; None removes an attribute
+    constants : new values of a constant input, by (position of the node, position of the input)
+    padding : amounts of -inf padding to insert before a node, in the order of Pad, by the position of the node.
+        onnxruntime requires the padding of a max pooling to be smaller than its kernel, even if its taps are spread
     """
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -42,33 +43,33 @@ class Edits:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of a conversion.
+    """What the caller asked for.
 
-    scale : new pixels per old one; one number, or one per spatial axis
-    settings : of a weight, by its name
-    left : names that stay
-    mode : of a weight's layer by name: 'supersample', 'absorb', or None for the usual one
-    ready : a plan to carry out instead of making one
+    scale : new pixels per old pixel; one number, or one per spatial axis
+    settings : function from the name of a weight to its settings
+    excluded : names of the constants that were not selected
+    mode : function from the name of a weight to 'supersample', 'absorb', or None for the default
+    ready : a plan to carry out, instead of making one
     """
 
     scale: Any
     settings: Callable[[str], Settings]
-    left: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
     mode: Callable[[str], Mode | None] = lambda name: None
     ready: Plan | None = None
 
 
 @dataclass
-class Pass:
-    """The state of a pass.
+class GraphPass:
+    """The state of a pass through a graph.
 
-    axes : of every tensor that came from the image
-    changes, modules, notes : of the plan
-    edits : of the graph
-    fresh : tensors that no convolution or pooling has touched yet
-    padded : results of Pad nodes: the node's position, its padding by axis, whether with zeros
-    ready : changes by name, of a plan that is carried out
-    index, node, attributes : where the pass is
+    axes : axes of every tensor that comes from the image
+    changes, modules, notes : parts of the plan, as far as it is made
+    edits : changes of the graph other than weights
+    fresh : names of tensors that come from the image without a convolution or pooling between
+    padded : for the result of a Pad node: position of the node, padding per axis, and whether it pads with zeros
+    ready : changes of the plan that is carried out, by name; None while a plan is made
+    index, node, attributes : the current node: its position, its message and its attributes
     """
 
     model: Model
@@ -77,7 +78,7 @@ class Pass:
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: list[ModuleChange] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    edits: Edits = field(default_factory=Edits)
+    edits: NodeEdits = field(default_factory=NodeEdits)
     fresh: set[str] = field(default_factory=set)
     padded: dict[str, tuple[int, tuple[tuple[int, int], ...], bool]] = field(default_factory=dict)
     ready: dict[str, LayerChange] | None = None
@@ -86,53 +87,53 @@ class Pass:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> Axes:
-        """The axes of a tensor, which need not come from the image."""
+        """The axes of a tensor, whether or not it comes from the image."""
         if name in self.axes:
             return self.axes[name]
         if name not in self.model.shapes:
-            raise Refusal(f"the shape of {shown(name)} is not known beforehand")
+            raise Refusal(f"the shape of {shown(name)} is not known before the model runs")
         return plain(self.model.shapes[name])
 
     def out(self, axes: Axes, position: int = 0) -> None:
-        """Note the axes of what the node gives."""
+        """Note the axes of an output of the node."""
         name = self.node.output[position]
         known = self.model.shapes.get(name)
         if known is not None and known != old_shape(axes):
-            raise Refusal(f"gives {known}, where its inputs tell {old_shape(axes)}")
+            raise Refusal(f"has an output of shape {known}, but its inputs imply {old_shape(axes)}")
         self.axes[name] = axes
 
     def shape_out(self, position: int = 0) -> tuple[int, ...]:
-        """The old shape of what the node gives."""
+        """The old shape of an output of the node."""
         name = self.node.output[position]
         if name not in self.model.shapes:
             raise Refusal(
-                "the shape of what it gives is not known beforehand; export the model with a fixed input size"
+                "the shape of its output is not known before the model runs; export the model with a fixed input size"
             )
         return self.model.shapes[name]
 
     def constant(self, position: int) -> NDArray[Any] | None:
-        """A constant input's values; None where there is none, or it is computed."""
+        """The values of a constant input; None if the input is missing or computed."""
         inputs = self.node.input
         name = inputs[position] if position < len(inputs) else ""
         return self.model.array(name) if name in self.model.constants else None
 
     def opset(self) -> int:
-        """The version of ONNX's own operators."""
+        """The version of ONNX's operators that the model uses."""
         return max((o.version for o in self.model.proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
 
     def dtype(self, name: str) -> str:
-        """Of a constant that is to be resampled."""
+        """The dtype of a constant; refuses one that is not resampled."""
         dtype = self.model.dtype(name)
-        if dtype not in RESAMPLED_DTYPES:
+        if dtype not in FLOATS:
             raise Refusal(f"{shown(name)} has dtype {shown(dtype)}, which is not resampled; convert before quantising")
         return dtype
 
     def change(self, name: str, make: Callable[[], LayerChange]) -> LayerChange:
-        """The change of a constant: the plan's where one was given, the same for every node that reads it."""
+        """Note the change of a constant: that of a given plan, or a new one. All nodes that read it must agree."""
         change = make() if self.ready is None else self._planned(name, self.ready)
         before = self.changes.get(name)
         if before is not None and (before.operators, before.new_geometry) != (change.operators, change.new_geometry):
-            raise Refusal(f"{shown(name)} serves layers that need it at different sizes")
+            raise Refusal(f"{shown(name)} is the weight of several layers, which need it at different sizes")
         self.changes[name] = change
         return change
 
@@ -145,17 +146,17 @@ class Pass:
         return change
 
     def keep(self, name: str, reason: str) -> None:
-        """Note a constant that stays."""
+        """Note that a constant stays as it is."""
         shape = tuple(self.model.constants[name].dims)
         self.changes[name] = LayerChange.unchanged(name, self.model.dtype(name), shape, reason)
 
     def say(self, note: str) -> None:
-        """A note for the plan, once."""
+        """Add a note to the plan, unless it is there already."""
         if note not in self.notes:
             self.notes.append(note)
 
     def resize_constant(self, position: int, target: NDArray[Any], axes: Axes) -> None:
-        """A constant shape: its entries for axes that grow; 0 and -1 mean what they meant."""
+        """Replace the sizes of axes that grow in a constant shape; 0 and -1 keep their meaning."""
         pairs = zip(target.tolist(), axes, new_shape(axes), strict=True)
         new = np.array([n if n < 1 or scale_of(axis) == 1 else m for n, axis, m in pairs], target.dtype)
         if not np.array_equal(new, target):

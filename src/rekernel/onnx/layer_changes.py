@@ -1,7 +1,7 @@
-"""Layers of a graph as the shared rules take them: windows from attributes, cells from axes.
+"""Describe the layers of a graph for the shared rules: kernel windows from attributes, grids from axes.
 
 Scope: kernels, paddings and axes of ONNX nodes. Not here: what becomes of a layer (see `planning.rules`), nor the graph
-itself (see `weight_operators` and `shape_operators`).
+itself (see `onnx.weight_operators` and `onnx.shape_operators`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Pads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Window:
-    """How a convolution or pooling runs, one entry per spatial axis.
+class KernelWindow:
+    """The geometry of a convolution or pooling, one entry per spatial axis.
 
-    kernel, stride, dilation : in pixels
-    padding : (left, right) of the node itself and of a Pad node in front of it
-    size : pixels of its input
-    extra : of a transposed convolution, output_padding
+    kernel, stride, dilation : kernel size, stride and dilation in pixels
+    padding : (left, right), of the node itself and of a Pad node in front of it together
+    size : pixels of the input
+    extra : output padding of a transposed convolution
     """
 
     kernel: tuple[int, ...]
@@ -37,11 +37,11 @@ class Window:
     extra: tuple[int, ...] = ()
 
     def geometry(self) -> tuple[AxisGeometry, ...]:
-        """As a plan has it."""
+        """The geometry in the form that a plan has."""
         return tuple(map(AxisGeometry, self.kernel, self.stride, self.padding, self.dilation))
 
     def axes(self, arriving: Sequence[float], leaving: Sequence[float]) -> list[ConvAxis]:
-        """As the rules take them, with the scales of the grid before and after the layer."""
+        """The axes in the form that the rules take, with the scales of the grid before and after the layer."""
         return [
             ConvAxis(geometry, before, after, size, self._right(axis))
             for axis, (geometry, before, after, size) in enumerate(
@@ -50,15 +50,21 @@ class Window:
         ]
 
     def _right(self, axis: int) -> int:
-        """Output padding along an axis: the node's own where both sides are cropped alike."""
+        """Output padding along an axis, if the padding of both sides were that of the left side."""
         left, right = self.padding[axis]
         return (self.extra[axis] if self.extra else 0) + left - right
 
 
 def conv_change(
-    weight: Weight, window: Window, scales: Sequence[float], mode: Mode, settings: Settings, *, transposed: bool = False
+    weight: Weight,
+    window: KernelWindow,
+    scales: Sequence[float],
+    mode: Mode,
+    settings: Settings,
+    *,
+    transposed: bool = False,
 ) -> Became:
-    """A convolution at `scales`, that supersamples or absorbs."""
+    """The change of a convolution, which supersamples or absorbs."""
     leaving = [1.0] * len(scales) if mode == ABSORB else scales
     return convolution(
         weight, window.axes(scales, leaving), settings, first=2, mode=mode, transposed=transposed,
@@ -67,13 +73,13 @@ def conv_change(
 
 
 def linear_change(weight: Weight, axis: int, read: Sequence[Part], settings: Settings) -> LayerChange:
-    """A matrix whose `axis` reads a flattened grid, made of these parts in order."""
+    """The change of a matrix whose `axis` reads a flattened grid, which consists of these parts in order."""
     grid = "x".join(str(part.size) for part in read)
     return reads_grid(weight, axis, _cells(read), settings, f"fully connected: reads a {grid} grid")
 
 
 def values_change(weight: Weight, axes: Axes, settings: Settings) -> LayerChange:
-    """A constant with an entry for every pixel, such as position embeddings."""
+    """The change of a constant with an entry for every pixel, such as position embeddings."""
     cells = {axis: _cells(parts) for axis, parts in enumerate(axes)}
     return values(weight, cells, settings, "a value for every pixel: no coefficient")
 

@@ -1,6 +1,7 @@
-"""What an ONNX model holds, without its weights' values: constants, metadata, inputs and outputs.
+"""List what an ONNX model holds, without the values of its weights: constants, metadata, inputs and outputs.
 
-Knows ONNX's messages; walks no graph, so that a model that cannot be rescaled can still be looked at.
+Scope: ONNX's messages. The graph is not walked, so a model that cannot be rescaled can still be listed. Not here:
+planning (see `onnx.walk`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from .graph import constants_of, dtype_name, metadata_of, read_proto
 
 @dataclass(frozen=True)
 class Value:
-    """What a model takes or gives.
+    """An input or an output of a model.
 
-    dtype : as safetensors calls it; ONNX's kind of value where it is no tensor
-    shape : a number per axis, or the name of a size that is open, '?' where it has none; None where the rank is open
+    name : its name
+    dtype : safetensors name of its dtype; ONNX's kind of value if it is not a tensor
+    shape : a number per axis, or the name of an open size, or '?' for one without a name; None if the rank is open
     """
 
     name: str
@@ -29,12 +31,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Listing:
-    """A model from the outside.
+    """The constants, metadata, inputs and outputs of a model.
 
-    tensors : its constants, named as a plan names them; offsets are those of tensors laid end to end
-    metadata : of the model
-    inputs, outputs : those that are no constants
-    beside : the files that hold tensors, where they do not lie in the model's own
+    tensors : its constants, named as in a plan; the offsets are those of tensors stored one after the other
+    metadata : metadata of the model
+    inputs, outputs : inputs and outputs that are not constants
+    beside : files that hold external data
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -45,7 +47,7 @@ class Listing:
 
 
 def list_model(path: Path) -> Listing:
-    """Read a model's file, and none of the files beside it.
+    """List a model. Only its own file is read, and not its external data.
 
     Examples
     --------

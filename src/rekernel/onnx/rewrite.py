@@ -1,7 +1,7 @@
-"""A walked graph carried out: weights resampled, attributes set, constants and shapes replaced, and looked at again.
+"""Carry out the changes of a pass on an ONNX graph: resample weights, set attributes, replace constants and shapes.
 
-Knows protobuf messages; decides nothing. The second look runs shape inference at the new size: every tensor must have
-the shape that the walk gave it.
+Afterwards, shape inference runs at the new size: every tensor must have the shape that the pass gave it.
+Scope: protobuf messages. Not here: deciding what changes (see `onnx.walk`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..escape import shown, shown_path
 from ..plan.recipe import KEY, Recipe
 from .axes import grows, new_shape
 from .graph import inferred, outer_names
-from .graph_pass import Pass
+from .graph_pass import GraphPass
 
 
-def rewritten(done: Pass, recipe: Recipe) -> Any:
-    """The new model; the walk's own is left as it was.
+def rewritten(done: GraphPass, recipe: Recipe) -> Any:
+    """The new model. The model of the pass is not changed.
 
     Raises
     ------
     RekernelError
-        Where shape inference at the new size finds another shape than was planned, naming the node.
+        If shape inference at the new size finds another shape than planned; the message names the node.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(done.model.proto)
@@ -42,8 +42,8 @@ def rewritten(done: Pass, recipe: Recipe) -> Any:
     return proto
 
 
-def _weights(done: Pass, proto: Any) -> None:
-    """Every constant that changes, in its initialiser or its Constant node."""
+def _weights(done: GraphPass, proto: Any) -> None:
+    """Resample every constant that changes, in its initialiser or its Constant node."""
     new = {}
     for name, change in done.changes.items():
         if change.kept:
@@ -61,13 +61,13 @@ def _weights(done: Pass, proto: Any) -> None:
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.output[0] in new:
             next(a for a in node.attribute if a.name == "value").t.CopyFrom(new[node.output[0]])
-    for given in proto.graph.input:  # initialisers of old models are inputs too
+    for given in proto.graph.input:  # in old models, initialisers are inputs, too
         if given.name in new:
             for dim, n in zip(given.type.tensor_type.shape.dim, new[given.name].dims, strict=True):
                 dim.dim_value = n
 
 
-def _nodes(done: Pass, proto: Any) -> None:
+def _nodes(done: GraphPass, proto: Any) -> None:
     for index, attributes in done.edits.attributes.items():
         node = proto.graph.node[index]
         rest = [a for a in node.attribute if a.name not in attributes]
@@ -90,8 +90,8 @@ def _nodes(done: Pass, proto: Any) -> None:
         proto.graph.initializer.remove(tensor)
 
 
-def _padding(done: Pass, proto: Any) -> None:
-    """Pad nodes in front of maximum poolings that spread too far."""
+def _padding(done: GraphPass, proto: Any) -> None:
+    """Insert Pad nodes before max poolings whose padding would be as large as their kernel."""
     version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
     for index, pads in sorted(done.edits.padding.items(), reverse=True):
         node = proto.graph.node[index]
@@ -109,8 +109,8 @@ def _padding(done: Pass, proto: Any) -> None:
         proto.graph.node.insert(index, pad)
 
 
-def _shapes(done: Pass, proto: Any) -> None:
-    """Inputs and outputs at the new size, intermediate shapes inferred again, and all of them checked."""
+def _shapes(done: GraphPass, proto: Any) -> None:
+    """Set the new sizes of inputs and outputs, infer all other shapes again, and check them."""
     sizes = {}
     for given in done.model.inputs:
         if given.name in done.model.shapes:
@@ -127,16 +127,16 @@ def _shapes(done: Pass, proto: Any) -> None:
             node = makers.get(name)
             which = f"{shown(done.model.named(node))} ({shown(node.op_type)})" if node is not None else shown(name)
             raise RekernelError(
-                f"{which}: gives {found[name]} at the new size, where {new_shape(axes)} was planned; choose a size and "
-                f"scale that every stride divides, or leave the layer out"
+                f"{which}: gives {found[name]} at the new size, but {new_shape(axes)} was planned; choose a size and "
+                f"scale that every stride divides, or exclude the layer"
             )
     for value in list(proto.graph.value_info):
         if value.name in found or value.name in done.axes:
             proto.graph.value_info.remove(value)
 
 
-def _resize(done: Pass, values: Any) -> None:
-    """Sizes that are numbers become the new ones; open ones stay open."""
+def _resize(done: GraphPass, values: Any) -> None:
+    """Replace sizes that are numbers; open sizes stay open."""
     for value in values:
         axes = done.axes.get(value.name)
         if axes is None or not value.type.tensor_type.HasField("shape"):

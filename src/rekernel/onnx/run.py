@@ -1,8 +1,8 @@
-"""ONNX models through the same door as checkpoints: a plan, an estimate, a converted file or folder.
+"""Plan, estimate and convert ONNX models, as files or in a folder. The recipe goes into the metadata of the model.
 
-Knows the order of steps; the graph is `walk`'s, the file `model`'s. The recipe goes into the model's metadata. A graph
-is one message, so that of a model on the Hub the whole file is downloaded, also to plan; files beside it with its
-tensors only where values are needed: of small ones to plan, of all to convert.
+A graph is one message, so a model on the Hub is downloaded completely, even to plan it. Its external data is downloaded
+only where values are needed: to plan, if the tensors are small; to convert, always.
+Scope: the order of steps. Not here: the graph (see `onnx.walk`), and reading the file (see `onnx.graph`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
 from .graph import Model, read_by_value, read_model, read_proto, refuse_too_large, serialised
-from .graph_pass import Asked, Pass
+from .graph_pass import Asked, GraphPass
 from .rewrite import rewritten
 from .walk import kept, walk
 
@@ -61,7 +61,7 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(place, path), Request(scale, **planning))[0]
+    return _planned(_opened(place, path), _requested(scale=scale, **planning))[0]
 
 
 def convert_onnx(
@@ -108,7 +108,7 @@ def convert_onnx(
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     model = _opened(place, path)
-    plan, done = _planned(model, Request(**planning)) if plan is None else (plan, _walked_again(model, plan))
+    plan, done = _planned(model, _requested(**planning)) if plan is None else (plan, _walked_again(model, plan))
     if not plan.changed:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
@@ -205,15 +205,20 @@ def _digest(path: Path, origin: Origin | None) -> SourceFile:
         return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), *known_of(path, origin))
 
 
-def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
+def _requested(*, allow_pickle: bool = False, allow_cast: bool = False, **planning: Any) -> Request:
+    """The request, without the options that have no meaning for a graph."""
+    if allow_cast or allow_pickle:
+        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
+        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
+    return Request.of(**planning)
+
+
+def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
     if request.preset is not None:
         raise RekernelError(
             "an ONNX graph has no presets; choose its tensors with ", Option("include", "--include"), " and ",
             Option("exclude", "--exclude"),
         )  # fmt: skip
-    if request.allow_cast or request.allow_pickle:
-        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
-        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
     shapes = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
     hints = request.checked_hints(list(shapes))
     unused = [what for what, given in vars(hints).items() if given and what != "mode"]
@@ -222,7 +227,7 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
     for mode in hints.mode.values():
         checked_mode(mode)
-    base, each = request.base(), request.each(shapes)
+    base, each = request.settings, request.each(shapes)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
     asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))
@@ -231,7 +236,7 @@ def _planned(model: Model, request: Request) -> tuple[Plan, Pass]:
     return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 
-def _walked_again(model: Model, plan: Plan) -> Pass:
+def _walked_again(model: Model, plan: Plan) -> GraphPass:
     """The same decisions from a plan that was made before: of the settings it takes the scale of the input alone."""
     if plan.origin != "onnx":
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")

@@ -1,6 +1,7 @@
-"""What operators without weights do to a grid that grows: carry it on, move its parts, or refuse.
+"""Handle ONNX operators without weights on a grid that grows: pass the grid on, move its parts, or refuse.
 
-Knows ONNX's operators one by one; a handler reads the pass and notes the axes of what the node gives.
+Scope: one handler per operator; it reads the pass and notes the axes of the outputs. Not here: operators with weights
+or kernels (see `onnx.weight_operators`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
 from ..planning.layers import Weight
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
-from .graph_pass import Pass, Refusal
+from .graph_pass import GraphPass, Refusal
 from .layer_changes import values_change
 
 _SAME = """
@@ -29,7 +30,7 @@ _ELEMENTWISE = """
 _FAR = 1 << 62
 
 
-def _same(at: Pass) -> None:
+def _same(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     if at.node.op_type == "Softmax":
         axis = at.attributes.get("axis", -1 if at.opset() >= 13 else 1)
@@ -41,7 +42,7 @@ def _same(at: Pass) -> None:
             at.out(axes, position)
 
 
-def _elementwise(at: Pass) -> None:
+def _elementwise(at: GraphPass) -> None:
     known = [at.axes[n] for n in at.node.input if n in at.axes]
     grid = broadcast(known)
     operands = list(known)
@@ -49,29 +50,29 @@ def _elementwise(at: Pass) -> None:
     at.out(broadcast(operands))
 
 
-def _operand(at: Pass, name: str, grid: Axes) -> Axes:
-    """Another input of an elementwise node: one with a value for every pixel has to grow too."""
+def _operand(at: GraphPass, name: str, grid: Axes) -> Axes:
+    """The axes of another input of an elementwise node. A constant with a value for every pixel has to grow, too."""
     axes = at.of(name)
     shape = old_shape(axes)
     under = grid[len(grid) - len(shape) :]
     if all(n == 1 or scale_of(axis) == 1 for n, axis in zip(shape, under, strict=True)):
         return axes
     if name not in at.model.constants:
-        raise Refusal(f"{shown(name)} of shape {shape} is computed for a grid of the old size")
+        raise Refusal(f"{shown(name)} of shape {shape} is computed, for a grid of the old size")
     wide = tuple(axis if n > 1 else (Part(1),) for n, axis in zip(shape, under, strict=True))
-    if name in at.asked.left:
-        raise Refusal(f"{shown(name)} has a value for every pixel, so it cannot be left out")
+    if name in at.asked.excluded:
+        raise Refusal(f"{shown(name)} has a value for every pixel, so it cannot be excluded")
     tensor = Weight(name, at.dtype(name), shape)
     at.change(name, lambda: values_change(tensor, wide, at.asked.settings(name)))
     return wide
 
 
-def _mean(at: Pass) -> None:
+def _mean(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     if at.node.op_type.startswith("Arg"):
         chosen = {at.attributes.get("axis", 0) % len(axes)}
         if any(scale_of(axes[i]) != 1 for i in chosen):
-            raise Refusal("looks for a pixel of the grid that grows")
+            raise Refusal("gives the position of a pixel, which is counted on the grid that grows")
     else:
         given = at.attributes.get("axes")
         if given is None and len(at.node.input) > 1 and at.node.input[1]:
@@ -84,7 +85,7 @@ def _mean(at: Pass) -> None:
     at.out(tuple((Part(1),) if i in chosen else a for i, a in enumerate(axes) if keep or i not in chosen))
 
 
-def _reshape(at: Pass) -> None:
+def _reshape(at: GraphPass) -> None:
     axes = regrouped(at.of(at.node.input[0]), at.shape_out())
     target = at.constant(1) if at.node.op_type == "Reshape" else None
     if target is not None and len(target) == len(axes):
@@ -92,10 +93,10 @@ def _reshape(at: Pass) -> None:
     at.out(axes)
 
 
-def _resize(at: Pass) -> None:
+def _resize(at: GraphPass) -> None:
     axes, shape = at.of(at.node.input[0]), at.shape_out()
     if at.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
-        raise Refusal("crops as it resizes")
+        raise Refusal("resizes with tf_crop_and_resize, which also crops")
     out = []
     for axis, n in zip(axes, shape, strict=True):
         out.append(axis if old_shape((axis,))[0] == n else (Part(n, scale_of(axis)),))
@@ -107,47 +108,49 @@ def _resize(at: Pass) -> None:
     at.out(tuple(out))
 
 
-def _module(at: Pass, kind: str, before: Axes, after: Axes) -> None:
+def _module(at: GraphPass, kind: str, before: Axes, after: Axes) -> None:
     old, new = (tuple(AxisGeometry(n, 1, (0, 0)) for n in s) for s in (old_shape(after)[2:], new_shape(after)[2:]))
     at.modules.append(ModuleChange(at.model.named(at.node), kind, "fixed size", old, new))
 
 
-def _shuffle(at: Pass) -> None:
+def _shuffle(at: GraphPass) -> None:
     axes, shape = at.of(at.node.input[0]), at.shape_out()
     if any(scale_of(axis) != 1 for axis in axes[:2]):
-        raise Refusal("moves pixels of a grid that lies in the channels")
+        raise Refusal("moves pixels of a grid that lies in the batch or the channels")
     at.out((*plain(shape[:2]), *((Part(n, scale_of(a)),) for n, a in zip(shape[2:], axes[2:], strict=True))))
 
 
-def _global_pool(at: Pass) -> None:
+def _global_pool(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     at.out((*axes[:2], *(((Part(1),),) * (len(axes) - 2))))
 
 
-def _layer_norm(at: Pass) -> None:
+def _layer_norm(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     if any(scale_of(axis) != 1 for axis in axes[at.attributes.get("axis", -1) :]):
-        raise Refusal("normalises with a weight for every pixel")
+        raise Refusal("normalises with a weight for every pixel of a grid that grows")
     at.out(axes)
 
 
-def _transpose(at: Pass) -> None:
+def _transpose(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     order = at.attributes.get("perm", range(len(axes) - 1, -1, -1))
     at.out(tuple(axes[i] for i in order))
 
 
-def _concat(at: Pass) -> None:
+def _concat(at: GraphPass) -> None:
     inputs = [at.of(name) for name in at.node.input]
     axis = at.attributes["axis"] % len(inputs[0])
     if any(scale_of(axes[axis]) != 1 for axes in inputs):
-        raise Refusal("puts tokens beside those of a grid that grows; let the first layer absorb: --mode '*=absorb'")
+        raise Refusal(
+            "concatenates other tokens with those of a grid that grows; let the first layer absorb: --mode '*=absorb'"
+        )
     total = sum(old_shape(axes)[axis] for axes in inputs)
     rest = broadcast([(*axes[:axis], (Part(1),), *axes[axis + 1 :]) for axes in inputs])
     at.out((*rest[:axis], (Part(total),), *rest[axis + 1 :]))
 
 
-def _split(at: Pass) -> None:
+def _split(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     axis = at.attributes.get("axis", 0) % len(axes)
     if scale_of(axes[axis]) != 1:
@@ -157,7 +160,7 @@ def _split(at: Pass) -> None:
         at.out((*axes[:axis], (Part(size),), *axes[axis + 1 :]), position)
 
 
-def _slice(at: Pass) -> None:
+def _slice(at: GraphPass) -> None:
     axes, shape = at.of(at.node.input[0]), at.shape_out()
     for axis, n in zip(axes, shape, strict=True):
         if scale_of(axis) != 1 and old_shape((axis,))[0] != n:
@@ -176,16 +179,16 @@ def _slice(at: Pass) -> None:
         )
 
 
-def _gather(at: Pass) -> None:
+def _gather(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     axis = at.attributes.get("axis", 0) % len(axes)
     indices = at.of(at.node.input[1])
     if scale_of(axes[axis]) != 1 or grows(indices):
-        raise Refusal("picks pixels of a grid that grows")
+        raise Refusal("selects single pixels of a grid that grows")
     at.out((*axes[:axis], *indices, *axes[axis + 1 :]))
 
 
-def _expand(at: Pass) -> None:
+def _expand(at: GraphPass) -> None:
     axes, shape = at.of(at.node.input[0]), at.shape_out()
     out = broadcast([axes, tuple((Part(n),) if scale_of(a) == 1 else a for n, a in zip(
         shape, ((Part(1),),) * (len(shape) - len(axes)) + axes, strict=True))])  # fmt: skip
@@ -195,8 +198,8 @@ def _expand(at: Pass) -> None:
     at.out(out)
 
 
-def _of_all_axes(at: Pass, pads: Any, count: int) -> Any:
-    """Padding before and after each of `count` axes, of a node that may name some alone; None where it is computed."""
+def _of_all_axes(at: GraphPass, pads: Any, count: int) -> Any:
+    """Padding before and after each of `count` axes; the node may list only some. None if it is computed."""
     if len(at.node.input) < 4 or pads is None:
         return pads
     axes = at.constant(3)
@@ -208,7 +211,7 @@ def _of_all_axes(at: Pass, pads: Any, count: int) -> Any:
     return spread
 
 
-def _pad(at: Pass) -> None:
+def _pad(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     value: Any
     if len(at.node.input) == 1:  # attributes, before opset 11
@@ -217,7 +220,7 @@ def _pad(at: Pass) -> None:
         pads, value = at.constant(1), at.constant(2)
     pads = _of_all_axes(at, pads, len(axes))
     if pads is None:
-        raise Refusal("how much it pads is computed")
+        raise Refusal("the amount of padding is computed")
     mode = at.attributes.get("mode", b"constant").decode()
     zeros = mode == "constant" and (value is None or float(value.reshape(-1)[0]) == 0)
     sides = tuple((int(pads[i]), int(pads[i + len(axes)])) for i in range(len(axes)))
@@ -226,12 +229,12 @@ def _pad(at: Pass) -> None:
         at.out(tuple((Part(n),) if any(p) else a for n, p, a in zip(shape, sides, axes, strict=True)))
         return
     if any(map(any, sides[:2])) or at.model.users.get(at.node.output[0]) != 1:
-        raise Refusal("pads channels together with pixels, or for several nodes")
+        raise Refusal("pads channels together with pixels, or several nodes read its result")
     at.padded[at.node.output[0]] = (at.index, sides, zeros)
     at.axes[at.node.output[0]] = axes
 
 
-_BY_OPERATORS: dict[str, Callable[[Pass], None]] = {
+_BY_OPERATORS: dict[str, Callable[[GraphPass], None]] = {
     _SAME: _same,
     _ELEMENTWISE: _elementwise,
     "ReduceMean ReduceMax ReduceMin ArgMax ArgMin": _mean,
@@ -249,4 +252,4 @@ _BY_OPERATORS: dict[str, Callable[[Pass], None]] = {
     "Pad": _pad,
 }
 MOVEMENT = {operator: handler for operators, handler in _BY_OPERATORS.items() for operator in operators.split()}
-"""A handler for every operator."""
+"""The handler of each operator."""

@@ -1,7 +1,7 @@
-"""One pass through an ONNX graph: the scale that arrives at every node, and what the node does about it.
+"""Walk through an ONNX graph: find the scale that arrives at every node, and decide what the node does about it.
 
-Knows the order of nodes. Decisions are those of the torch adapter: everything supersamples, a flatten absorbs, and a
-network with attention that gives no image back absorbs in its first convolution.
+Scope: the order of nodes. Not here: what an operator does (see `onnx.shape_operators` and `onnx.weight_operators`), and
+the default mode of a layer, which all planners share (see `planning.roles`).
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ from collections.abc import Mapping
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
+from ..planning.layers import NOT_RESCALED
 from ..planning.settings import Settings
 from .axes import grows, image, plain
 from .graph import Model, attributes, is_standard, outer_names, wrong_of
-from .graph_pass import Asked, Pass, Refusal
+from .graph_pass import Asked, GraphPass, Refusal
 from .shape_operators import MOVEMENT
 from .weight_operators import WEIGHTS
 
 _HANDLERS = MOVEMENT | WEIGHTS
 _WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
-_ANSWERS = frozenset({"Shape", "Size"})  # sizes, read when the model runs
+_ANSWERS = frozenset({"Shape", "Size"})  # they give the sizes that the model has when it runs
 
 
-def walk(model: Model, asked: Asked) -> Pass:
+def walk(model: Model, asked: Asked) -> GraphPass:
     """Walk through all nodes of a model.
 
     Returns
     -------
-    Pass
-        Its changes and modules are the plan's, its edits the graph's.
+    GraphPass
+        Its changes and modules belong to the plan, its edits to the graph.
 
     Raises
     ------
     RekernelError
-        Naming the node that cannot be rescaled faithfully.
+        If a node cannot be rescaled faithfully; the message names the node.
     """
-    at = Pass(model, asked)
+    at = GraphPass(model, asked)
     if asked.ready is not None:
         at.ready = {change.name: change for change in asked.ready.changed}
     _begin(at)
@@ -52,15 +53,18 @@ def walk(model: Model, asked: Asked) -> Pass:
                 raise RekernelError(f"{shown(model.named(at.node))} ({shown(at.node.op_type)}): {said}") from None
             raise
     if given_back := at.padded.keys() & {out.name for out in model.outputs}:
-        raise RekernelError(f"{shown(min(given_back))}: the model gives back padding that another size would change")
+        raise RekernelError(
+            f"{shown(min(given_back))}: an output of the model is the result of a Pad node, which another size would "
+            f"change"
+        )
     return at
 
 
-def _begin(at: Pass) -> None:
+def _begin(at: GraphPass) -> None:
     pixels = [g for g in at.model.inputs if len(at.model.shapes.get(g.name, ())) >= 3]
     rank = max((len(at.model.shapes[g.name]) for g in pixels), default=0)
     if not rank:
-        raise RekernelError("no input of the model is an image of shape (N, C, ...)")
+        raise RekernelError("the model has no input that is an image of shape (N, C, ...)")
     for given in pixels:
         shape = at.model.shapes[given.name]
         if len(shape) < rank:
@@ -77,7 +81,7 @@ def _begin(at: Pass) -> None:
         at.fresh.add(given.name)
 
 
-def _visit(at: Pass) -> None:
+def _visit(at: GraphPass) -> None:
     node = at.node
     inner = [n for n in outer_names(node) if n in at.axes and grows(at.axes[n])]
     inputs = [n for n in node.input if n in at.axes]
@@ -90,18 +94,19 @@ def _visit(at: Pass) -> None:
         return
     handler = _HANDLERS.get(node.op_type) if is_standard(node) and not inner else None
     if handler is None:
-        raise Refusal("reads a grid that grows, and what this operator does with it is not known")
+        raise Refusal("reads a grid that grows, and rekernel does not know what this operator does with it")
     if any(n in at.padded for n in inputs) and node.op_type != "Conv":
-        raise Refusal("reads a grid behind a Pad node, which is known before a convolution alone")
+        raise Refusal("reads the result of a Pad node, which is only supported before a convolution")
     handler(at)
     if node.op_type not in _WINDOWS and all(n in at.fresh for n in inputs):
         at.fresh.update(node.output)
 
 
 def kept(model: Model, changes: Mapping[str, LayerChange]) -> tuple[LayerChange, ...]:
-    """A change for every constant, those that stay too, in the model's order."""
+    """A change for every constant, also for those that stay, in the order of the model."""
     listed = []
     for name, tensor in model.constants.items():
-        reason = "reads no grid, or one at its trained scale"
-        listed.append(changes.get(name) or LayerChange.unchanged(name, model.dtype(name), tuple(tensor.dims), reason))
+        listed.append(
+            changes.get(name) or LayerChange.unchanged(name, model.dtype(name), tuple(tensor.dims), NOT_RESCALED)
+        )
     return tuple(listed)

@@ -1,1 +1,1 @@
-"""What a plan is: changes of layers, their JSON form, and the recipe stored in a result."""
+"""Plans: the changes of layers, their JSON form, and the recipe that a converted file stores."""

@@ -1,14 +1,14 @@
 """Changes: what happens to one tensor or one layer, why, and the geometry it has afterwards.
 
-Knows shapes and operators, and applies them to an array; no files, no JSON (`serialization`), and no opinion on which
-tensors to choose (`planning`).
+Scope: shapes and operators, and applying them to an array. Not here: JSON (see `plan.serialization`), files (see
+`conversion`), and which tensors to choose (see `planning`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,20 @@ from ..resampling.operators import grid_operator, kernel_operator
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
 Mode = Literal["", "supersample", "absorb"]
+Form = Literal["dense", "factored", "auto"]
+FORMS: tuple[str, ...] = get_args(Form)
+"""The ways to run a rescaled convolution."""
 
 
 @dataclass(frozen=True)
 class AxisOperator:
-    """One matrix on one axis, in numbers from which it is built again.
+    """One matrix on one axis, stored as the numbers that rebuild the matrix.
 
-    axis : of the tensor as seen through `LayerChange.view`
-    old, new : its size before and after
-    geometry : 'kernel' (a filter that slides) or 'grid' (pixels of a finite image)
-    scale : new samples per old one
-    method, gain, phase, a, smoothness : as for `kernel_operator` and `grid_operator`
+    axis : index of the axis, in the tensor as seen through `LayerChange.view`
+    old, new : size of the axis before and after
+    geometry : 'kernel' (a sliding filter) or 'grid' (pixels of a finite image)
+    scale : number of new samples per old sample
+    method, gain, phase, a, smoothness : arguments of `kernel_operator` and `grid_operator`
     dilation : spacing of the old taps; 1 for an ordinary kernel
     """
 
@@ -47,7 +50,7 @@ class AxisOperator:
     smoothness: float = SMOOTHNESS
 
     def matrix(self) -> NDArray[np.float64]:
-        """The (new, old) matrix.
+        """Return the matrix, of shape (new, old).
 
         Examples
         --------
@@ -59,10 +62,10 @@ class AxisOperator:
 
 @dataclass(frozen=True)
 class AxisGeometry:
-    """How a layer runs along one spatial axis.
+    """Geometry of a layer along one spatial axis.
 
-    kernel, stride, dilation : in pixels
-    padding : (left, right) in pixels; they may differ after rescaling
+    kernel, stride, dilation : size of the kernel, step of the layer and spacing of the taps, in pixels
+    padding : (left, right) padding in pixels; the two sides may differ after rescaling
     """
 
     kernel: int
@@ -75,17 +78,21 @@ class AxisGeometry:
 class LayerChange:
     """What happens to one tensor.
 
-    name, dtype, shape, new_shape : of the tensor; dtype as safetensors names it
-    kind : one of `KINDS`; 'keep' leaves every byte
-    reason : why, for a person
-    view : shape through which the tensor is seen while resampled (a flattened grid unfolded), empty if kept
-    operators : one for each axis that changes, empty if kept
-    prefix, grid_axis : entries at the start of that axis that are no pixels (class tokens), kept in front
-    geometry, new_geometry : of the layer, one entry per spatial axis; empty where a layer has none or it is unknown
-    factors : instead of operators, the matrices of a layer in factored form, whose weight itself stays
-    by_hand : padding that the model adds before the layer, (left, right) per spatial axis; it goes on doing so
-    by_hand_mode : how, as torch.nn.functional.pad calls it; empty for zeros
-    mode : what the layer does with the scale: 'supersample' (its output grows), 'absorb' (its stride grows), or empty
+    name, dtype, shape, new_shape : name, dtype, old shape and new shape of the tensor; the dtype is spelled as in
+        safetensors
+    kind : one of `KINDS`; 'keep' copies every byte
+    reason : explanation of the kind, for a person
+    view : shape that the tensor is given for resampling (a flattened grid unfolded); empty if the tensor is kept
+    operators : one operator for each axis that changes; empty if the tensor is kept
+    prefix, grid_axis : number of entries at the start of axis `grid_axis` that are not pixels (class tokens); they stay
+        in front
+    geometry, new_geometry : geometry of the layer before and after, one entry per spatial axis; empty where the layer
+        has no geometry or the geometry is unknown
+    factors : matrices of a layer in factored form, whose weight stays; a change has operators or factors, not both
+    by_hand : explicit padding in the model's own code before the layer, (left, right) per spatial axis; the padding
+        stays there
+    by_hand_mode : mode of that padding, as in torch.nn.functional.pad; empty for zeros
+    mode : effect of the scale on the layer: 'supersample' (the output grows), 'absorb' (the stride grows), or empty
     """
 
     name: str
@@ -107,7 +114,7 @@ class LayerChange:
 
     @classmethod
     def unchanged(cls, name: str, dtype: str, shape: tuple[int, ...], reason: str) -> Self:
-        """The entry of a tensor that keeps every byte.
+        """Return the entry of a tensor that keeps every byte.
 
         Examples
         --------
@@ -118,20 +125,20 @@ class LayerChange:
 
     @property
     def kept(self) -> bool:
-        """Whether the layer stays as it is."""
+        """Whether the tensor and its layer stay unchanged."""
         return not self.operators and not self.factors
 
     def apply(self, w: Any, *, allow_cast: bool = False) -> Any:
-        """The new tensor. A slice of the leading axis will do where no operator touches that axis.
+        """Return the new tensor. A slice of axis 0 is accepted where no operator acts on axis 0.
 
         Parameters
         ----------
         w : array of NumPy, PyTorch, JAX or CuPy
-            Of shape `shape`, or fewer entries along axis 0.
+            The tensor, of shape `shape`, or with fewer entries along axis 0.
 
         Returns
         -------
-        array like `w`, of shape `new_shape` (as many entries along axis 0 as given)
+        array like `w`, of shape `new_shape` (with as many entries along axis 0 as `w` has)
         """
         if not self.operators:
             return w
@@ -153,11 +160,11 @@ class LayerChange:
 
     @property
     def by_rows(self) -> bool:
-        """Whether slices along axis 0 can be done one by one."""
+        """Whether slices along axis 0 can be converted one by one."""
         return not self.prefix and len(self.shape) > 1 and all(o.axis > 0 for o in self.operators)
 
     def dc_deviation(self) -> float:
-        """Largest departure from unit gain at zero frequency (from reproducing a constant, for values)."""
+        """Return the largest error of the gain at zero frequency; for values, the largest error on a constant input."""
         low, high = 1.0, 1.0
         for operator in self.operators or self.factors:
             sums = operator.matrix().sum(axis=1 if self.kind in ("values", "linear-out") else 0)
@@ -165,7 +172,7 @@ class LayerChange:
         return max(abs(low - 1), abs(high - 1))
 
     def settings(self) -> str:
-        """Method, taps and gain on one line, for a table."""
+        """Return the form, the methods and the sizes on one line, for a table."""
         if self.kept:
             return "keep"
         form = "factored " if self.factors else ""
@@ -177,10 +184,10 @@ class ModuleChange:
     """What happens to a layer that has no tensor.
 
     name : path of the module
-    kind : one of `MODULE_KINDS`; the kernel of the geometry is what 'upsample' and 'unflatten' make, what 'enlarge'
-        makes of the grid that its layer is given, and the tokens in a 'window' of attention
-    reason : why, for a person
-    geometry, new_geometry : one entry per spatial axis
+    kind : one of `MODULE_KINDS`. The kernel of the geometry is the output size of an 'upsample' or 'unflatten' layer,
+        the size to which 'enlarge' brings the input grid of the layer, or the tokens of an attention 'window'
+    reason : explanation of the change, for a person
+    geometry, new_geometry : geometry before and after, one entry per spatial axis
     """
 
     name: str
@@ -192,7 +199,7 @@ class ModuleChange:
 
 @cache
 def _matrix(o: AxisOperator) -> NDArray[np.float64]:
-    # One checkpoint has hundreds of layers and a handful of different matrices.
+    # A checkpoint has hundreds of layers, and only a few different matrices.
     shape = {"a": o.a, "smoothness": o.smoothness}
     if o.geometry == "grid":
         matrix = grid_operator(o.old, o.new, o.method, gain=o.gain, **shape)

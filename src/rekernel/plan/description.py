@@ -1,6 +1,7 @@
-"""What a plan was asked for, as text for people.
+"""The options that a plan was made with, as text for people.
 
-Knows the options that a plan keeps for its reader. Beside `serialization` this module alone reads them.
+Scope: the options that a plan stores for its reader. Not here: reading the options of old plans (see
+`plan.serialization`). No other module reads the options.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ _SHOWN = ("method", "taps", "gain", "selection")
 
 
 def described(plan: Plan) -> dict[str, str]:
-    """Texts by label: the scale, and of method, taps, gain and selection those that the plan says.
+    """Return texts by label: the scale, then method, taps, gain and selection where the plan states them.
 
-    A plan may come from a stranger, and these texts are not escaped. Whoever shows them escapes them.
+    The texts are not escaped, and a plan may come from an untrusted file. The caller must escape the texts.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Plan: the changes to every tensor of a checkpoint, as JSON and as a table.
 
-Knows changes and text; no files, and no opinion on which tensors to choose (`planning` has that).
-Format: docs/recipe.md.
+Scope: a plan, its JSON document and its table. Not here: the entries of the JSON (see `plan.serialization`), files
+(see `conversion`), and which tensors to choose (see `planning`). Format: docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is done to a checkpoint.
+    """All changes that a conversion makes to a checkpoint.
 
     changes : one `LayerChange` per tensor
-    family : name of the architecture recognised from the keys, or empty
-    options : what was asked for (scale, method, ...), for people; no code decides on it
-    warnings : what was ambiguous, and the option that resolves it
-    modules : layers without tensors that change; a checkpoint alone does not show them
-    origin : what the plan was made from: the 'names' and shapes of a checkpoint, the 'trace' of a module, or an 'onnx'
-        graph
-    scale : new pixels per old one that was asked for; a tuple has one number per spatial axis
-    size : spatial axes of the input that was traced, before rescaling; empty where nothing was traced
-    form : form of the layers that was asked for ('dense', 'factored', 'auto'); empty where nothing was traced
+    family : name of the architecture recognised from the tensor names, or empty
+    options : requested options (scale, method, ...), for people; no code depends on them
+    warnings : notes, each naming an ambiguity and the option that resolves it
+    modules : changes of layers without tensors; the names in a checkpoint do not show these layers
+    origin : source of the plan: the 'names' and shapes of a checkpoint, the 'trace' of a module, or an 'onnx' graph
+    scale : requested number of new pixels per old pixel; a tuple has one number per spatial axis
+    size : sizes of the spatial axes of the traced input, before rescaling; empty where nothing was traced
+    form : requested form of the layers ('dense', 'factored', 'auto'); empty where nothing was traced
     """
 
     changes: tuple[LayerChange, ...]
@@ -58,21 +57,21 @@ class Plan:
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
-        """The changes that change something."""
+        """The changes of tensors that do not stay unchanged."""
         return tuple(change for change in self.changes if not change.kept)
 
     @property
     def recognised(self) -> bool:
-        """Whether the names of the tensors told the architecture, so that the padding of its layers is known."""
+        """Whether the tensor names identified the architecture, so that the padding of the layers is known."""
         return self.origin == "names" and bool(self.family)
 
     def to_json(self, *, kept: bool = True, indent: int | None = 2) -> str:
-        """JSON text from which `from_json` makes the same plan; keys sorted, so equal plans give equal text.
+        """Return JSON text that `from_json` reads back. The keys are sorted, so equal plans give equal text.
 
         Parameters
         ----------
         kept : bool
-            Also list the tensors that stay; a tensor that is not listed stays.
+            Also list the tensors that stay unchanged. A tensor that is not listed stays unchanged.
         """
         changes = self.changes if kept else self.changed
         document = {
@@ -92,12 +91,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The plan that `to_json` wrote, checked: unknown fields, other versions and impossible shapes are refused.
+        """Read and check a plan that `to_json` wrote.
 
         Raises
         ------
         RekernelError
-            Naming the entry and what is wrong with it.
+            If a field is unknown, the version is another one, or a shape is impossible; the message names the entry.
 
         Examples
         --------
@@ -138,7 +137,7 @@ class Plan:
         return cls(changes, family, options, warnings, modules, **facts_of(document))
 
     def __str__(self) -> str:
-        """A table of what changes, and a line for each reason why something stays."""
+        """Return a table of the changes, and a line for each reason why tensors stay unchanged."""
         rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "DC deviation")]
         rows += [
             (

@@ -1,6 +1,6 @@
-"""The recipe: how a rescaled file says what was done to it, inside its own metadata.
+"""The recipe: the record of a conversion in the metadata of the converted file.
 
-Knows the JSON under one metadata key and nothing of files. Format: docs/recipe.md.
+Scope: the JSON under one metadata key. Not here: files (see `conversion`). Format: docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from ..errors import RekernelError
 from .plan import Plan
 
 KEY = "rekernel"
-"""The metadata key; every other entry of the source's metadata is kept as it is."""
+"""The metadata key. Every other entry of the source's metadata is copied unchanged."""
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was converted: what to compare with the Hub's LFS entry, or with `sha256sum`.
+    """A file that was converted. The hash can be compared with the Hub's LFS entry, or with `sha256sum`.
 
-    repo, commit, path : where on the Hub it came from; empty for a file of the disk
+    nbytes, sha256 : size and hash of the file
+    repo, commit, path : repository, commit and path of the file on the Hub; empty for a local file
     """
 
     nbytes: int
@@ -32,24 +33,24 @@ class SourceFile:
     path: str = ""
 
     def to_document(self) -> dict[str, Any]:
-        """For JSON; what is empty is left out."""
+        """Return the fields for JSON, without the empty ones."""
         known = {"repo": self.repo, "commit": self.commit, "path": self.path}
         return {"bytes": self.nbytes, "sha256": self.sha256} | {key: value for key, value in known.items() if value}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The same back."""
+        """Read the fields that `to_document` wrote."""
         known = (str(document.get(key, "")) for key in ("repo", "commit", "path"))
         return cls(int(document["bytes"]), str(document["sha256"]), *known)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was done, and to what.
+    """The plan of a conversion and the files that were converted.
 
-    plan : the changes alone; a tensor that is not listed is the source's
-    sources : the source's files, in order
-    dtype : what floats were cast to, or empty
+    plan : the plan, without the tensors that stay unchanged
+    sources : files of the source, in order
+    dtype : dtype to which floats were cast, or empty
     tool : name and version of the program
     """
 
@@ -59,7 +60,7 @@ class Recipe:
     tool: str = ""
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys: equal recipes give equal bytes."""
+        """Return one line of JSON with sorted keys, so equal recipes give equal bytes."""
         document: dict[str, Any] = {
             "version": VERSION,
             "tool": self.tool,
@@ -71,12 +72,12 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The recipe that `to_json` wrote.
+        """Read a recipe that `to_json` wrote.
 
         Raises
         ------
         RekernelError
-            For text that is none, or of a version this rekernel does not read.
+            If the text is not a recipe, or the version is one that this rekernel does not read.
 
         Examples
         --------
@@ -93,11 +94,11 @@ class Recipe:
             plan = Plan.from_json(json.dumps(document["plan"]))
             return cls(plan, sources, str(document["dtype"]), str(document["tool"]))
         except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-            raise RekernelError(f"recipe: metadata key {KEY!r} holds no rekernel recipe ({error})") from None
+            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({error})") from None
 
 
 def find_recipe(metadata: Mapping[str, str]) -> Recipe | None:
-    """The recipe in a file's metadata, if it has one.
+    """Return the recipe in a file's metadata, or None.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""The entries of a plan's JSON: written without what is a default, read with every field checked.
+"""The entries of a plan's JSON: defaults are left out when writing, every field is checked when reading.
 
-Knows JSON values and `changes`; not the document around them (`plan`). A plan may come from a stranger: what could not
-be carried out is refused here, before any file is touched. Format: docs/recipe.md.
+Scope: JSON values and `plan.changes`. Not here: the document around the entries (see `plan.plan`). A plan may come from
+an untrusted file: a change that cannot be carried out is refused here, before any file is touched. Format:
+docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from typing import Any, get_args
 from ..errors import RekernelError
 from ..escape import inert, shown
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
-from .changes import KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
+from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
-_LARGEST_SCALE = 1024  # of a kernel: the work grows with it, and a plan may come from a stranger
-_SMALL = 1 << 12  # entries of a matrix that costs nothing to try
-_LARGEST = 1 << 20  # scale of a plan: more than any matrix can have, and small enough to multiply sizes with
+_LARGEST_SCALE = 1024  # scale of a kernel: the work grows with the scale, and a plan may come from an untrusted file
+_SMALL = 1 << 12  # entries of a matrix that is cheap to build
+_LARGEST = 1 << 20  # scale of a plan: above every possible matrix, and small enough to multiply sizes with
 _ORIGINS = ("names", "trace", "onnx")
-_FORMS = ("", "dense", "factored", "auto")
+_FORMS = ("", *FORMS)
 _MODES_OF_KINDS = {"patch": "absorb", "linear-in": "absorb", "linear-out": "supersample", "values": "supersample"}
 
 
 def filled(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object of a plan with the fields that 0.1.0 did not write, read from its options and reasons.
+    """Return the JSON object of a plan, with the fields that rekernel 0.1.0 did not write.
 
-    Every later plan has "origin"; such an object is given back as it is. This function alone reads the prose.
+    The fields are read from the options and reasons of the plan. Every later plan has "origin", and is returned
+    unchanged. No other function reads options and reasons.
 
     Examples
     --------
@@ -49,7 +51,7 @@ def filled(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_mode(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of "changes" with its mode, which 0.1.0 said in the last word of a convolution's reason."""
+    """Return an entry of "changes" with the mode; 0.1.0 wrote the mode as the last word of a convolution's reason."""
     kind, reason = entry.get("kind"), entry.get("reason")
     mode = _MODES_OF_KINDS.get(kind, "") if isinstance(kind, str) else ""
     if kind in ("conv", "conv-transpose") and isinstance(reason, str):
@@ -58,9 +60,9 @@ def _with_mode(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts_written(origin: str, scale: tuple[float, ...] | float, size: tuple[int, ...], form: str) -> dict[str, Any]:
-    """What a plan writes of its own fields: those that differ from their defaults, and always the origin.
+    """Return the origin, and those of scale, size and form that differ from their defaults, for the JSON object.
 
-    A plan without origin is one of 0.1.0, whose fields `filled` reads from its options.
+    A plan without an origin was written by 0.1.0. `filled` reads the fields of that plan from the options.
 
     Examples
     --------
@@ -73,12 +75,12 @@ def facts_written(origin: str, scale: tuple[float, ...] | float, size: tuple[int
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The origin, scale, size and form that the JSON object of a plan says.
+    """Read and check the origin, scale, size and form in the JSON object of a plan.
 
     Raises
     ------
     RekernelError
-        Naming the field that is not what it has to be.
+        If a field has a wrong value; the message names the field.
     """
     origin, form = document.get("origin"), document.get("form", "")
     scale, size = document.get("scale", 1.0), document.get("size", [])
@@ -102,19 +104,19 @@ def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sparse(change: LayerChange) -> dict[str, Any]:
-    """The fields that differ from their defaults, so that a plan reads like what happens."""
+    """Return the fields that differ from their defaults, so that the JSON of a plan stays readable."""
     always = ("name", "dtype", "shape", "new_shape", "kind")
     written = asdict(change)
     return {f.name: written[f.name] for f in fields(change) if f.name in always or written[f.name] != f.default}
 
 
 def change_of(entry: Any) -> LayerChange:
-    """The change that an entry of "changes" says.
+    """Read and check the change in an entry of "changes".
 
     Raises
     ------
     RekernelError
-        Naming the tensor and what is wrong: a field, its type, or a change that could not be carried out.
+        If a field or its type is wrong, or the change cannot be carried out; the message names the tensor.
 
     Examples
     --------
@@ -123,14 +125,14 @@ def change_of(entry: Any) -> LayerChange:
     (4,)
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise RekernelError('plan: an entry of "changes" is no object with a name')
+        raise RekernelError('plan: an entry of "changes" is not an object with a name')
     name = entry["name"]
     allowed = {f.name for f in fields(LayerChange)}
     if extra := set(entry) - allowed:
         raise RekernelError(f"plan: {shown(name)}: unknown field {shown(sorted(extra)[0])}")
     for what in ("dtype", "kind", "reason", "by_hand_mode", "mode"):
         if not isinstance(entry.get(what, ""), str):
-            raise RekernelError(f"plan: {shown(name)}: {what} is no text")
+            raise RekernelError(f"plan: {shown(name)}: {what} is not text")
         if what not in entry and what not in ("by_hand_mode", "mode"):
             raise RekernelError(f"plan: {shown(name)}: field {what!r} is missing")
     try:
@@ -156,9 +158,9 @@ def change_of(entry: Any) -> LayerChange:
 
 
 def module_of(entry: Any) -> ModuleChange:
-    """The change that an entry of "modules" says; errors as for `change_of`."""
+    """Read and check the change in an entry of "modules"; raises the errors of `change_of`."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(n), str) for n in ("name", "kind", "reason")):
-        raise RekernelError('plan: an entry of "modules" is no object with a name, a kind and a reason')
+        raise RekernelError('plan: an entry of "modules" is not an object with a name, a kind and a reason')
     try:
         sides = {n: tuple(_axis_geometry(g) for g in entry[n]) for n in ("geometry", "new_geometry")}
         module = ModuleChange(**{**entry, **sides})
@@ -174,7 +176,7 @@ def module_of(entry: Any) -> ModuleChange:
 def _sizes(value: Any) -> tuple[int, ...]:
     sizes = tuple(value)
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in sizes):
-        raise RekernelError(f"{shown(str(sizes))} is no shape")
+        raise RekernelError(f"{shown(str(sizes))} is not a shape")
     return sizes
 
 
@@ -199,7 +201,7 @@ def _axis_operator(values: Any) -> AxisOperator:
 
 @contextmanager
 def _entry(field: str, i: int) -> Iterator[None]:
-    """Say in an error which operator it is about."""
+    """Name the operator in the errors that the block raises."""
     try:
         yield
     except (RekernelError, TypeError, ValueError) as error:
@@ -209,7 +211,7 @@ def _entry(field: str, i: int) -> Iterator[None]:
 def _pair(value: Any) -> tuple[int, int]:
     left, right = value
     if not (_is_whole(left) and _is_whole(right)):
-        raise RekernelError(f"{shown(str(value))} is no padding")
+        raise RekernelError(f"{shown(str(value))} is not a padding")
     return left, right
 
 
@@ -228,11 +230,11 @@ def _is_whole(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return _is_whole(value) and abs(value) <= 2**53  # a larger one may be no float at all
+    return _is_whole(value) and abs(value) <= 2**53  # a larger integer may not fit a float
 
 
 def _check(change: LayerChange) -> None:
-    """Refuse what could not be carried out, before any file is touched."""
+    """Raise if a change cannot be carried out, before any file is touched."""
     if change.kind not in KINDS:
         raise RekernelError(f"kind {change.kind!r} is not one of {', '.join(KINDS)}")
     if change.mode not in get_args(Mode):
@@ -261,7 +263,7 @@ def _check(change: LayerChange) -> None:
             with _entry(field, i):
                 _check_operator(o, change.view)
                 if field == "factors" and o.geometry != "kernel":
-                    raise RekernelError("a factor is a kernel, and not a grid")
+                    raise RekernelError("a factor must be a kernel, not a grid")
             if field == "operators":
                 new_view[o.axis] = o.new
     if math.prod(new_view) != new_cells:
@@ -269,7 +271,7 @@ def _check(change: LayerChange) -> None:
 
 
 def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
-    """Refuse an operator that does not fit the view, or has no matrix of a size that can be computed."""
+    """Raise if an operator does not fit the view, or if the matrix of the operator is too large to compute."""
     if not 0 <= o.axis < len(view) or view[o.axis] != o.old:
         raise RekernelError(f"operator {o.old}->{o.new} does not fit axis {o.axis} of view {view}")
     if o.geometry not in ("kernel", "grid") or o.gain not in GAINS:
@@ -279,6 +281,6 @@ def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
         raise RekernelError(f"operator {o.old}->{o.new}, dilation {o.dilation}, is impossible")
     if o.geometry == "kernel":
         if o.scale > _LARGEST_SCALE:
-            raise RekernelError(f"a kernel's scale of {o.scale:g} is beyond {_LARGEST_SCALE}")
+            raise RekernelError(f"a kernel's scale of {o.scale:g} is above {_LARGEST_SCALE}")
         if o.dilation * o.old * o.new <= _SMALL:
-            o.matrix()  # raises where this method has no such kernel
+            o.matrix()  # raises if the method has no kernel of this size

@@ -1,1 +1,1 @@
-"""Making a plan from names and shapes, and the rules that say what a layer becomes."""
+"""Plan a checkpoint from the names and shapes of its tensors; hold the rules that all planners share."""

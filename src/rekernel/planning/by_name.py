@@ -1,6 +1,7 @@
-"""From the shapes and names of a checkpoint to a plan: which tensors are rescaled, how, and what stays unclear.
+"""Plan a checkpoint from the names and shapes of its tensors: which are rescaled, how, and what stays unclear.
 
-Knows selections, overrides and warnings; what a single tensor becomes is `layer_planner`'s. Reads no weights.
+Scope: selection, overrides, notes. No weights are read. Not here: what a single tensor is (see `planning.tensor`), nor
+what becomes of it (see `planning.rules`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..architectures.base import Family
 from ..architectures.detect import architecture
+from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
@@ -20,12 +22,8 @@ from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
-from .settings import Hints, Request, Scale
+from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
-
-RESAMPLED_DTYPES = ("F16", "BF16", "F32", "F64")
-ROUNDED_DTYPES = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
-"""Those that are computed with as floats where that is allowed; truth values, complex and packed numbers are not."""
 
 
 def plan_checkpoint(
@@ -52,7 +50,8 @@ def plan_checkpoint(
     source : path, address or open checkpoint
         A safetensors file, an index, or a folder with one of them; or the `hf://` address of one.
     scale : float or sequence of float
-        New pixels per old one; a sequence gives one per spatial axis (two leave the time axis of a video model alone).
+        New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
+        it is).
     method, taps, gain, a, smoothness
         As for `kernel_operator`. Values on a grid (position embeddings) are interpolated without coefficient,
         by cubic where the method is 'optimal' or 'dilate'.
@@ -87,9 +86,8 @@ def plan_checkpoint(
     >>> plan_checkpoint(path, scale=2).changes[0].new_shape
     (8, 4, 5, 5)
     """
-    asked = Request(
-        scale, method, taps, gain, a, smoothness, preset, include, exclude, overrides, hints, allow_cast, allow_pickle
-    )
+    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness)
+    asked = Request(settings, preset, include, exclude, overrides, hints, allow_cast)
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             return _plan(opened, asked)
@@ -105,7 +103,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     found = architecture(shapes, source.metadata, hints.layout_of_all())
     family, shapes = found.family, found.shapes
     chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
-    base, each = asked.base(), asked.each(shapes)
+    base, each = asked.settings, asked.each(shapes)
     changes, warnings = [], list(family.notes(shapes)) if family else []
     for name, info in source.tensors.items():
         layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, found.layout)
@@ -114,8 +112,8 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         except Unclear as unclear:
             warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
             change = layer.kept("unclear, see the notes")
-        castable = info.dtype in ROUNDED_DTYPES
-        if not change.kept and info.dtype not in RESAMPLED_DTYPES and not (castable and asked.allow_cast):
+        castable = info.dtype in ROUNDED
+        if not change.kept and info.dtype not in FLOATS and not (castable and asked.allow_cast):
             cast = ("), or allow a cast (", Option("allow_cast=True", "--allow-cast"))
             raise RekernelError(
                 f"{shown(name)}: dtype {info.dtype} is not resampled, since rounding would change its meaning. "
@@ -133,7 +131,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
 def _assumed(
     changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
 ) -> list[str]:
-    """A note of the convolutions whose stride nothing told."""
+    """The note that names the convolutions whose stride was assumed: no hint and no family gives it."""
     guessed = [
         c.name for c in changes
         if c.kind == "conv" and hints.given("stride", c.name) is None
@@ -144,10 +142,10 @@ def _assumed(
     why, whose = "no family recognised", ""
     if family:
         listed = ", ".join(map(shown, guessed[:3])) + (", ..." if len(guessed) > 3 else "")
-        why, whose = f"not told by the names of a {family.name}", f" ({listed})"
+        why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
         f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"say --stride NAME=2"
+        f"pass --stride NAME=2"
     ]
 
 
@@ -158,7 +156,7 @@ def _chosen(
     include: Sequence[str] | None,
     exclude: Sequence[str],
 ) -> tuple[set[str], str]:
-    """The names to rescale, and how to call that choice in a reason."""
+    """The names of the tensors to rescale, and a name for this choice that the reasons in the plan use."""
     if preset is None and include is not None:
         chosen, called = select(shapes, include, "include"), "include"
     else:

@@ -1,4 +1,7 @@
-"""Refusals that hold for every way of planning."""
+"""Refuse what no planner can use: a plan that changes nothing, and weights that were rescaled before.
+
+Scope: errors that all planners share. Not here: what a single layer cannot do (see `planning.rules`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ..text import scale_text
 
 
 def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
-    """The error for a plan without a change, with up to three of its notes: those that name an option first."""
+    """The error for a plan that changes nothing. It quotes up to three notes, those that name an option first."""
     telling = sorted(warnings, key=lambda note: "--" not in note)
     rest = f" ({len(telling) - 3} more notes: see the plan.)" if len(telling) > 3 else ""
     notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
@@ -25,29 +28,31 @@ def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
 
 
 def refuse_rescaled(source: TensorSource) -> None:
-    """Raise where a checkpoint was rescaled before: its layers no longer have the strides their names tell."""
+    """Raise if a checkpoint was rescaled before: its layers no longer have the strides that their names imply."""
     recipe = find_recipe(source.metadata)
     if recipe is not None:
         scale = scale_text(recipe.plan.scale)
         raise RekernelError(
             f"{shown_path(source.path)}: was rescaled already (scale {scale}, {shown(recipe.tool)}) "
-            f"and its layers' geometry with it; convert the original instead"
+            f"and its layers no longer have their trained kernels and strides; convert the original instead"
         )
 
 
 def refuse_recorded(weights: Path, *, whole: bool) -> None:
-    """Raise where the config beside weights says that they are rescaled, or are sampled with rescaled kernels.
+    """Raise if the `config.json` beside the weights records that they were rescaled, or records guidance for them.
 
     Parameters
     ----------
-    weights : file, or the folder it is in
+    weights : Path
+        The file with the weights, or its folder.
     whole : bool
-        Whether the folder is converted with the config in it. Of a file alone, guidance stays behind.
+        Whether the whole folder is converted, `config.json` included. A single file is converted without the guidance
+        that its folder records.
 
     Raises
     ------
     RekernelError
-        Before everything is applied twice.
+        If a conversion would apply the scale a second time.
     """
     path = (weights if weights.is_dir() else weights.parent) / "config.json"
     entry: Any = None

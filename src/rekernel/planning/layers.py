@@ -1,6 +1,6 @@
-"""Layers as the rules take them, and what the rules give back.
+"""Describe layers for the rules, and hold what the rules return.
 
-Scope: records of tensors, spatial axes and flattened grids. Not here: what a layer becomes (see `rules`).
+Scope: records of tensors, spatial axes and flattened grids. Not here: what a layer becomes (see `planning.rules`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from ..plan.changes import AxisGeometry, LayerChange, ModuleChange
 from ..resampling.arrays import flattened_grid
 
+NOT_RESCALED = "no spatial kernel (bias, norm, 1x1), or its input keeps its trained size"
+"""The reason in a plan of a tensor that no planner had to look at."""
+
 
 @dataclass(frozen=True)
 class Weight:
-    """The tensor that a rule speaks of.
+    """The tensor that a rule is applied to.
 
-    name, shape : of the tensor
-    dtype : as safetensors names it
+    name : full name of the tensor
+    dtype : safetensors name of its dtype
+    shape : its shape
     """
 
     name: str
@@ -25,7 +29,7 @@ class Weight:
     shape: tuple[int, ...]
 
     def kept(self, reason: str) -> LayerChange:
-        """The tensor stays as it is.
+        """The entry of a plan that leaves the tensor as it is.
 
         Examples
         --------
@@ -37,12 +41,12 @@ class Weight:
 
 @dataclass(frozen=True)
 class ConvAxis:
-    """One spatial axis of a convolution or a pooling, as it was seen or as it is assumed.
+    """One spatial axis of a convolution or a pooling, as a planner saw it in the model or assumed it.
 
-    geometry : of the trained layer: kernel, stride, all of the padding in front of it, dilation
-    scale_in, scale_out : new pixels per old one, of its input and of its output
-    size : old pixels that arrive, before padding; None where only names are known
-    output_padding : of a transposed convolution
+    geometry : kernel, stride, padding and dilation of the trained layer; the padding is all that lies in front of it
+    scale_in, scale_out : new pixels per old pixel in the input and in the output of the layer
+    size : pixels of the trained input before padding; None where only names are known
+    output_padding : output padding of a transposed convolution
     """
 
     geometry: AxisGeometry
@@ -53,17 +57,17 @@ class ConvAxis:
 
     @property
     def stays(self) -> bool:
-        """Whether nothing changes along the axis: no scale arrives, or the layer is pointwise there."""
+        """Whether the layer keeps its geometry along this axis: its input keeps its size, or it is pointwise."""
         return self.scale_in == 1 or (self.geometry.kernel == 1 and self.geometry.stride == 1)
 
 
 @dataclass(frozen=True)
 class Became:
-    """What a layer becomes.
+    """What a rule makes of a layer with weights.
 
-    change : its entry in the plan
-    offset : per spatial axis, by how many new input pixels its taps lie beside their exact place, because taps that are
-        not interpolated cannot lie between pixels; 0 where they lie exactly
+    change : entry of the layer in the plan
+    offset : distance of the taps from their exact place, in new input pixels, one number per spatial axis. Taps that
+        are not interpolated cannot lie between pixels; the offset is 0 where the taps lie exactly
     """
 
     change: LayerChange
@@ -72,7 +76,7 @@ class Became:
 
 @dataclass(frozen=True)
 class PoolBecame:
-    """What a pooling becomes; the fields are those of `Became`."""
+    """What a rule makes of a pooling; the fields are those of `Became`."""
 
     change: ModuleChange
     offset: tuple[float, ...]
@@ -80,9 +84,9 @@ class PoolBecame:
 
 @dataclass(frozen=True)
 class Cells:
-    """One factor of a flattened axis: channels, or pixels along one direction.
+    """One factor of a flattened axis: the channels, or the pixels along one direction.
 
-    old, new : how many before and after
+    old, new : number of entries before and after rescaling
     """
 
     old: int
@@ -90,7 +94,7 @@ class Cells:
 
 
 def grid_cells(size: int, grid: Sequence[int], new_grid: Sequence[int], order: str) -> tuple[Cells, ...]:
-    """The cells of an axis of `size` entries that is a flattened (C, *spatial) grid, in the order of flattening.
+    """The factors of an axis whose `size` entries are a flattened (C, *spatial) grid, in the order of flattening.
 
     Parameters
     ----------
@@ -99,7 +103,7 @@ def grid_cells(size: int, grid: Sequence[int], new_grid: Sequence[int], order: s
     Raises
     ------
     RekernelError
-        Where the grid does not have `size` cells.
+        If the grid does not have `size` entries.
 
     Examples
     --------

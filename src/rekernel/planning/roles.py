@@ -1,7 +1,7 @@
-"""Where a layer stands in its network, and what it does with a scale where nobody says so.
+"""Name the role of a convolution in its network, and choose the mode of a layer by its role.
 
-Scope: roles and modes. Not here: how a role is found (each planner knows its own way), nor what the layer becomes (see
-`rules`).
+Scope: roles and modes. Not here: how a planner finds the role of a layer (see `planning.tensor`,
+`rekernel.torch.planning` and `rekernel.onnx`), nor what the layer becomes (see `planning.rules`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Role(StrEnum):
 def role_of(
     strides: Sequence[int], *, transposed: bool = False, reads_image: bool = False, writes_image: bool = False
 ) -> Role:
-    """The role of a convolution, from what a planner found out about it.
+    """The role of a convolution, from the facts that a planner found.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def role_of(
 
 @dataclass(frozen=True)
 class Network:
-    """What decides about all layers of a network.
+    """Facts about a whole network that decide the default mode of its layers.
 
     attends : whether tokens attend to each other
     gives_image : whether its output has as many pixels as its input
@@ -69,10 +69,10 @@ class Network:
 
 
 def default_mode(role: Role, network: Network) -> Mode:
-    """What a convolution does with a scale where nobody asked for a mode.
+    """The mode of a convolution if the caller did not choose one.
 
-    A network with attention that gives no image back absorbs the scale where it reads the image: it keeps its number of
-    tokens, and the layers behind stay exact. Every other convolution supersamples.
+    A network with attention whose output is not an image absorbs the scale in the convolution that reads the image: the
+    number of tokens stays, so the layers behind that convolution stay exact. Every other convolution supersamples.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def default_mode(role: Role, network: Network) -> Mode:
 
 
 def checked_mode(mode: str) -> Mode:
-    """The mode, or an error that lists the modes.
+    """Return `mode`; raise an error that lists the modes if it is not one of them.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""What a layer becomes at a scale: the one place where that is written.
+"""Decide what each kind of layer becomes at a scale. Every planner calls these functions.
 
 Scope: tensors, kernels, strides, paddings and sizes. Not here: how a layer is found. `planning.tensor` reads names and
-shapes, `rekernel.torch.planning` reads a trace, and `rekernel.onnx` reads a graph; all three describe the layer they
-found with the records of `planning.layers` and call the same functions.
-Derivation: docs/mathematics.md.
+shapes, `rekernel.torch.planning` reads a trace, and `rekernel.onnx` reads a graph; each describes the layers that it
+finds with the records of `planning.layers`.
+Derivation: docs/mathematics.md, "Stay on the grid" and "Pointwise layers, pooling, and what stays".
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ def convolution(
     factored: bool = False,
     view: tuple[int, ...] = (),
 ) -> Became:
-    """A convolution on a grid that grows.
+    """Rescale a convolution whose input grid grows.
 
     Parameters
     ----------
     weight : Weight
-        Its kernel; of any layout whose spatial axes lie beside each other.
+        The kernel, in any layout in which the spatial axes are adjacent.
     axes : sequence of ConvAxis
         One per spatial axis.
     first : int
-        Position of the first spatial axis in `view`, or in the tensor where no view is given.
+        Position of the first spatial axis in `view`, or in the tensor if no view is given.
     mode : {'supersample', 'absorb'}
-        Whether its output grows with its input, or its stride grows instead.
+        Whether the output grows with the input, or the stride grows instead.
     reason : str
-        Why, for a person.
+        The reason that the plan shows.
     transposed : bool
-        Whether it enlarges.
+        Whether the convolution is a transposed one.
     factored : bool
-        Keep the weight and put a blur in front, instead of a dense kernel.
+        Keep the weight and put a blur in front of the layer, instead of making a dense kernel.
     view : tuple of int, optional
-        Shape of the kernel, where the tensor holds it flattened.
+        Shape of the kernel, if the tensor holds it flattened.
 
     Raises
     ------
     RekernelError
-        Where a transposed convolution is to absorb, a patch would not be whole, or no kernel suits.
+        If a transposed convolution is to absorb, if the new patch size is not a whole number, or if no kernel fits.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def convolution(
         after.append(geometry)
         offset.append(beside)
         if operator is not None:
-            operator.matrix()  # refuses what cannot be, while the layer is still known
+            operator.matrix()  # raises for an impossible operator here, where the caller still knows the layer
             operators.append(operator)
     if not operators:
         return Became(weight.kept("pointwise, or scale 1"), (0.0,) * len(axes))
@@ -113,7 +113,7 @@ def convolution(
 
 
 def is_patch(axes: Sequence[ConvAxis]) -> bool:
-    """Whether a convolution reads patches beside each other: each is an image of its own, and no filter slides.
+    """Whether a convolution reads adjacent patches: its stride is its kernel size, it has no padding or dilation.
 
     Examples
     --------
@@ -136,9 +136,9 @@ def _kernel_axis(
         return None, axis.geometry, 0.0
     method, taps = _blur(axis, settings) if factored else (settings.method, settings.taps)
     place = _placed(axis, method, taps, transposed=transposed)
-    if factored and isinstance(taps, int) and abs(place.phase) > PHASE_TOLERANCE:  # one tap longer, it sits exactly
+    if factored and isinstance(taps, int) and abs(place.phase) > PHASE_TOLERANCE:  # one tap more centres it exactly
         place = _placed(axis, method, taps + 1, transposed=transposed)
-    # Dilation has no taps between pixels: its phase is left over, as in every dilated network.
+    # 'dilate' cannot place taps between pixels, so the phase stays as an offset, as in every dilated network.
     phase, beside = (0.0, place.phase) if method == "dilate" else (place.phase, 0.0)
     k, dilation = axis.geometry.kernel, axis.geometry.dilation
     operator = settings.on_kernel(position, k, place.taps, axis.scale_in, method, phase=phase, dilation=dilation)
@@ -160,13 +160,14 @@ def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: 
 
 
 def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
-    """Method and taps of the factored form, whose blur is one filter for every tap of the kernel.
+    """Method and number of taps of the factored form.
 
-    So it takes the shift-invariant design, and interpolation at its full support: length costs next to nothing here.
+    The blur is the same filter for every tap of the kernel, so the method is the shift-invariant one. Interpolation
+    filters keep their full support, because a longer blur costs next to nothing.
     """
     if settings.taps not in (None, "full"):
         raise RekernelError(
-            f"form='factored' takes taps='full', not {settings.taps!r}: the blur's length costs next to nothing"
+            f"form='factored' takes taps='full', not {settings.taps!r}: a longer blur costs next to nothing"
         )
     if settings.method in ("optimal", "dilate"):
         return ("optimal-filter" if settings.method == "optimal" else "dilate"), None
@@ -175,7 +176,7 @@ def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
 
 
 def reads_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:
-    """A matrix whose `axis` reads a flattened grid: it absorbs the scale, and every old pixel keeps its gain.
+    """Rescale a matrix whose `axis` reads a flattened grid: it absorbs the scale, and each old pixel keeps its gain.
 
     Examples
     --------
@@ -186,7 +187,7 @@ def reads_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Sett
 
 
 def writes_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:
-    """A matrix or bias whose `axis` writes a flattened grid: its entries are values there, without a coefficient.
+    """Rescale a matrix or bias whose `axis` writes a flattened grid: interpolate its entries without a coefficient.
 
     Examples
     --------
@@ -199,14 +200,14 @@ def writes_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Set
 def values(
     weight: Weight, axes: Mapping[int, Sequence[Cells]], settings: Settings, reason: str, *, prefix: int = 0
 ) -> LayerChange:
-    """A tensor with an entry for every pixel or token (position embeddings): values, without a coefficient.
+    """Interpolate a tensor with an entry for every pixel or token (position embeddings), without a coefficient.
 
     Parameters
     ----------
     axes : {axis of the tensor: its cells}
-        An axis that is not named stays as it is.
+        An axis that is not listed keeps its size.
     prefix : int
-        Entries at the start of the one axis named that are not pixels (class tokens); they stay in front.
+        Number of entries at the start of the listed axis that are not pixels (class tokens); they stay in front.
 
     Examples
     --------
@@ -228,7 +229,7 @@ def _on_cells(
         ahead = prefix if axis in axes else 0
         if math.prod(cell.old for cell in cells) + ahead != size:
             grid = "x".join(str(cell.old) for cell in cells)
-            tokens = f" behind {ahead} tokens" if ahead else ""
+            tokens = f" after {ahead} class tokens" if ahead else ""
             raise RekernelError(f"axis {axis} has {size} entries, which are not a grid of {grid}{tokens}")
         for cell in cells:
             operator = settings.on_grid(len(view), cell.old, cell.new, values=kind != "linear-in")
@@ -245,7 +246,7 @@ def _on_cells(
 
 
 def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
-    """A pooling on a grid that grows: the window of an average grows, the taps of a maximum spread.
+    """Rescale a pooling: the window of average pooling grows, and the taps of max pooling are spread.
 
     Parameters
     ----------
@@ -257,7 +258,7 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
     Raises
     ------
     RekernelError
-        For a scale that is not a whole number, and for padding that differs between the sides.
+        If the scale is not a whole number, or if the padding differs between the two sides.
 
     Examples
     --------
@@ -270,7 +271,7 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
         if not is_whole(scale):
             raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale:g}")
         if g.padding[0] != g.padding[1]:
-            raise RekernelError(f"pools with padding {g.padding} that differs between the sides")
+            raise RekernelError(f"pooling with padding {g.padding} cannot be rescaled: the two sides must be equal")
         place = pool_geometry(
             g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding[0], dilation=g.dilation,
             scale_in=scale, size=axis.size,
@@ -282,7 +283,7 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
 
 
 def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> ModuleChange:
-    """A module that holds the size of a grid, or of a window of attention, and has to hold the new one.
+    """Give a module that holds the size of a grid, or of an attention window, the new size.
 
     Parameters
     ----------
@@ -296,14 +297,14 @@ def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> Module
     (AxisGeometry(kernel=16, stride=1, padding=(0, 0), dilation=1),)
     """
     before, after = [], []
-    for cells in sizes:  # windows lie beside each other
+    for cells in sizes:  # attention windows are adjacent, so their stride is their size
         before.append(AxisGeometry(cells.old, cells.old if kind == "window" else 1, (0, 0)))
         after.append(AxisGeometry(cells.new, cells.new if kind == "window" else 1, (0, 0)))
     return ModuleChange(name, kind, reason, tuple(before), tuple(after))
 
 
 def offset_note(where: str, offset: Sequence[float]) -> str:
-    """The note about a maximum pooling whose taps lie beside their exact place; empty where they do not.
+    """The note about a max pooling whose taps do not lie at their exact place; empty if they do.
 
     Examples
     --------
@@ -320,7 +321,7 @@ def offset_note(where: str, offset: Sequence[float]) -> str:
 
 
 def _new_shape(shape: tuple[int, ...], view: tuple[int, ...], operators: Sequence[AxisOperator]) -> tuple[int, ...]:
-    """The new shape of the tensor, whose kernel may be flattened behind its first axis."""
+    """The new shape of the tensor, which may hold the kernel flattened after its first axis."""
     sizes = {operator.axis: operator.new for operator in operators}
     new = tuple(sizes.get(i, n) for i, n in enumerate(view))
     return new if view == shape else (new[0], math.prod(new[1:]))

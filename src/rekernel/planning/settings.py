@@ -1,6 +1,6 @@
-"""What a caller may say about resampling: settings, hints about what a checkpoint cannot show, and all of it together.
+"""Hold the options of planning: how to resample, and hints about what a checkpoint cannot show.
 
-Knows options and patterns; no tensors and no plan.
+Scope: options and patterns. Not here: tensors and plans (see `planning.by_name`).
 """
 
 from __future__ import annotations
@@ -8,30 +8,37 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
 from ..plan.changes import AxisOperator
-from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, KEYS_A, SMOOTHNESS, canonical_method
+from ..resampling.methods import (
+    ALL_METHODS,
+    GAINS,
+    KEYS_A,
+    SMOOTHNESS,
+    canonical_method,
+    for_grid,
+    for_values,
+)
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]
-_METHODS = (*KERNEL_METHODS, *(method for method in GRID_METHODS if method not in KERNEL_METHODS))
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What the model would tell and a checkpoint cannot, by pattern; the last matching pattern wins.
+    """Facts about layers that a checkpoint does not show, by pattern of layer names; the last matching pattern wins.
 
-    linear_grid, output_grid : (C, *spatial) behind a fully-connected layer's inputs or outputs
-    order : 'channels-first' or 'channels-last', how such a grid was flattened
-    stride, padding : of a convolution; padding may be (left, right)
-    dilation : of a convolution: spacing of its taps
-    layout : 'OIHW', 'HWIO', ... ; a 3-D tensor becomes a Conv1d this way, and 'IO' turns a matrix. For '*' it says
-        which framework wrote the file: HWIO holds for its 1-D and 3-D convolutions, and its matrices, too
-    mode : 'supersample' (feature maps grow) or 'absorb' (the stride grows instead)
+    linear_grid, output_grid : grid (C, *spatial) that a fully-connected layer reads or writes flattened
+    order : 'channels-first' or 'channels-last', the order in which that grid was flattened
+    stride, padding : stride and padding of a convolution; the padding may be (left, right)
+    dilation : dilation of a convolution, the spacing of its taps
+    layout : order of the axes, 'OIHW', 'HWIO', ... ; with it, a 3-D tensor is a Conv1d, and 'IO' transposes a matrix.
+        The layout of '*' tells the framework of the file: 'HWIO' includes 1-D and 3-D convolutions and matrices
+    mode : 'supersample' (the feature maps grow) or 'absorb' (the stride grows instead)
     """
 
     linear_grid: Mapping[str, Grid] = field(default_factory=dict)
@@ -88,7 +95,7 @@ class Settings:
     smoothness: float = SMOOTHNESS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "method", canonical_method(self.method, _METHODS))
+        object.__setattr__(self, "method", canonical_method(self.method, ALL_METHODS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
@@ -104,7 +111,7 @@ class Settings:
         return tuple(map(float, self.scale)) if len(self.scale) == count else None
 
     def on_grid(self, axis: int, old: int, new: int, *, values: bool = False) -> AxisOperator | None:
-        """The operator on pixels of a finite image along one axis; None where their number stays.
+        """The operator on the pixels of a finite image along one axis; None if their number does not change.
 
         Parameters
         ----------
@@ -113,7 +120,7 @@ class Settings:
         """
         if old == new:
             return None
-        method, gain = (self.values_method(), "none") if values else (self.grid_method(), self.gain)
+        method, gain = (for_values(self.method), "none") if values else (for_grid(self.method), self.gain)
         return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smoothness)
 
     def on_kernel(
@@ -123,23 +130,6 @@ class Settings:
         return AxisOperator(
             axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smoothness
         )
-
-    def grid_method(self) -> str:
-        """The method for weights that read a grid: dilation has no meaning there, its nearest kin is 'nearest'."""
-        return {"dilate": "nearest", "optimal-filter": "optimal"}.get(self.method, self.method)
-
-    def values_method(self) -> str:
-        """The method for values on a grid, such as position embeddings.
-
-        'optimal' and the pseudo-inverse are designed for weights that read a grid, dilation has no meaning there.
-
-        Examples
-        --------
-        >>> [Settings(2, method).values_method() for method in ("optimal", "dilate", "pinv-linear", "area")]
-        ['cubic', 'cubic', 'linear', 'area']
-        """
-        designed = self.method in ("optimal", "optimal-filter", "dilate")
-        return "cubic" if designed else self.method.removeprefix("pinv-")
 
 
 class PlanningOptions(TypedDict, total=False):
@@ -159,29 +149,39 @@ class PlanningOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that planning is asked for: the keyword arguments of `plan_checkpoint`, which explains each."""
+    """Everything that planning is asked for.
 
-    scale: Any
-    method: str = "optimal"
-    taps: int | str | None = None
-    gain: str = "dc"
-    a: float = KEYS_A
-    smoothness: float = SMOOTHNESS
+    settings : of every tensor without an override
+    preset, include, exclude, overrides, hints, allow_cast : as for `plan_checkpoint`
+    """
+
+    settings: Settings
     preset: str | None = None
     include: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     overrides: Mapping[str, Mapping[str, Any]] | None = None
     hints: Hints | None = None
     allow_cast: bool = False
-    allow_pickle: bool = False
 
-    def base(self) -> Settings:
-        """The settings of every tensor without an override."""
-        return Settings(plain_scale(self.scale), self.method, self.taps, self.gain, self.a, self.smoothness)
+    @classmethod
+    def of(
+        cls, scale: Any, *, preset: str | None = None, include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (), overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        hints: Hints | None = None, allow_cast: bool = False, **settings: Any,
+    ) -> Self:  # fmt: skip
+        """The request that these keyword arguments of `plan_checkpoint` make.
+
+        Examples
+        --------
+        >>> Request.of(2, method="bicubic", exclude=["fc*"]).settings.method
+        'cubic'
+        """
+        chosen = Settings(plain_scale(scale), **settings)
+        return cls(chosen, preset, include, exclude, overrides, hints, allow_cast)
 
     def each(self, names: Collection[str]) -> dict[str, Settings]:
-        """The settings of every tensor with one, by name; later patterns win."""
-        base = self.base()
+        """The settings of the tensors that have an override, by name; later patterns win."""
+        base = self.settings
         each: dict[str, Settings] = {}
         for pattern, values in (self.overrides or {}).items():
             unknown = set(values) - set(asdict(base))
@@ -194,20 +194,20 @@ class Request:
         return each
 
     def checked_hints(self, names: Sequence[str]) -> Hints:
-        """The hints, of which each pattern matches one of `names`."""
+        """Return the hints; raise if a pattern matches no tensor."""
         hints = self.hints or Hints()
         hints.check(names)
         return hints
 
     def options(self) -> dict[str, Any]:
-        """What a plan says of its settings: plain values for JSON."""
-        given = {key: value for key, value in asdict(self.base()).items() if value is not None}
+        """The settings as a plan shows them: plain values, for JSON."""
+        given = {key: value for key, value in asdict(self.settings).items() if value is not None}
         scale = given["scale"]
         return {**given, "scale": list(scale) if isinstance(scale, tuple) else scale}
 
 
 def plain_scale(scale: Any) -> Any:
-    """Python's own numbers, in a tuple where there are several: NumPy's scalars and arrays are no JSON.
+    """Convert NumPy scalars and arrays to plain numbers, for JSON; several numbers become a tuple.
 
     Examples
     --------

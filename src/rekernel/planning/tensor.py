@@ -1,7 +1,7 @@
-"""One tensor of a checkpoint to one entry of a plan: convolution, patch, linear layer or position embedding.
+"""Plan one tensor of a checkpoint: a convolution, patch embedding, linear layer or position embedding.
 
-Knows what a shape, a name and a hint say of a tensor, and what they leave unclear; which tensors are asked about is
-`planner`'s.
+Scope: what the shape, the name and the hints say about one tensor, and what they leave unclear. Not here: which tensors
+are selected (see `planning.by_name`), nor what becomes of a layer (see `planning.rules`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from .roles import ABSORB, Network, checked_mode, default_mode, role_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
 
-_LARGEST_KERNEL = 31  # ConvNets' largest in use; a longer trailing axis is no kernel
+_LARGEST_KERNEL = 31  # the largest kernel of published ConvNets; a longer trailing axis is not a kernel
 
 
 class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
-    """A tensor was left alone because its shape does not say what it is."""
+    """The shape and name of a tensor do not say what it is, so it is left as it is."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One tensor with all that is known of it; `shape` is its own, `shapes` are all in PyTorch's order of axes."""
+    """One tensor, with everything that is known about it.
+
+    shape : shape of this tensor, in the file's order of axes
+    shapes : shapes of all tensors of the checkpoint, in PyTorch's order of axes
+    """
 
     name: str
     dtype: str
@@ -53,11 +57,11 @@ class Layer:
         return Weight(self.name, self.dtype, self.shape)
 
     def kept(self, reason: str) -> LayerChange:
-        """The tensor stays as it is."""
+        """The entry of a plan that leaves the tensor as it is."""
         return self.weight.kept(reason)
 
     def change(self) -> LayerChange:
-        """What to do with a selected tensor."""
+        """The change of this tensor, which was selected; raises `Unclear` where shape and name do not decide."""
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
             raise RekernelError(
@@ -78,7 +82,7 @@ class Layer:
             return self.kept("fully connected: no spatial axis")
         layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
         if layout is None:
-            return self.kept("more than two axes, but no convolution")
+            return self.kept("more than two axes, but not a convolution")
         return self._conv(facts or LayerFacts(), layout)
 
     def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
@@ -88,13 +92,17 @@ class Layer:
         scales = self.settings.scales(len(kernel))
         if scales is None:
             raise Unclear(
-                f"has {len(kernel)} spatial axes, the scale {len(self.settings.scale)}; give it a --set scale"
+                f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
+                f"scale of its own with --set"
             )
         stride = self.hints.given("stride", self.name) or facts.stride
         mode = self._mode(facts, stride)
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
-            raise Unclear(f"layout {layout} makes it a kernel of {size}; left as it is. Is it another layout?")
+            raise Unclear(
+                f"in layout {layout} its kernel would be {size}; left as it is. If the layout is another, pass "
+                f"{self._option()}"
+            )
         if all(k == 1 for k in kernel) and stride == 1:
             return self.kept("1x1 convolution: pointwise")
         dilation = self.hints.given("dilation", self.name) or 1
@@ -115,14 +123,14 @@ class Layer:
         if given is not None:
             with self._named():
                 return checked_mode(given)
-        # The families that name a patch embedding are vision transformers, which give no image back.
+        # The families that name a patch embedding are vision transformers, whose output is not an image.
         patch = facts.role == "patch"
         role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=patch)
         return default_mode(role, Network(attends=patch))
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Errors of a rule, which speaks of no layer, name the tensor."""
+        """Put the name of the tensor in front of an error: a rule does not know the name."""
         try:
             yield
         except RekernelError as error:
@@ -141,12 +149,12 @@ class Layer:
         if any(k % 2 == 0 for k in kernel):
             if known:
                 raise RekernelError(
-                    f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; give ",
+                    f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",
                     Option("hints=Hints(padding=...)", "--padding"),
                 )
             raise Unclear(
-                f"even kernel {'x'.join(map(str, kernel))}, so probably strided; left as it is. "
-                f"Say --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
+                f"has an even kernel, {'x'.join(map(str, kernel))}, so it is probably strided; left as it is. "
+                f"Pass --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
             )
         side = dilation * (kernel[-1] - 1) // 2
         return side, side
@@ -157,7 +165,10 @@ class Layer:
         order = self.hints.given("order", self.name) or self.layout.order
         scales = self.settings.scales(len(grid) - 1)
         if scales is None:
-            raise RekernelError(f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} differ in axes")
+            raise RekernelError(
+                f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} have different numbers of spatial "
+                f"axes"
+            )
         if len(self.shape) > 2 or (side == "in" and len(self.shape) == 1):
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
         new_grid = (
@@ -188,16 +199,17 @@ class Layer:
         return asked
 
     def _layout_of_all(self) -> str | None:
-        """The framework's layout, for what its name says is a convolution."""
+        """The layout that the framework of the file uses, for a tensor whose name is that of a convolution."""
         axes = self.layout.of(len(self.shape))
         if axes is None or not is_weight(self.name):
             raise Unclear(
-                f"is no convolution by its name; left as it is. If it is one, say {self._option()}{axes or ''}"
+                f"does not have the name of a convolution; left as it is. If it is one, pass "
+                f"{self._option()}{axes or ''}"
             )
         if len(self.shape) == 3 and re.search(
             r"(^|[./])(query|key|value|qkv|out|attention_output)[./]kernel", self.name
         ):
-            return None  # attention's matrices with an axis for the heads
+            return None  # a matrix of an attention layer, with an axis for the heads
         return axes
 
     def _linear_axes(self) -> str:
@@ -228,7 +240,9 @@ class Layer:
         side = math.isqrt(tokens)
         scales = self.settings.scales(2)
         if side * side != tokens or scales is None:
-            raise Unclear(f"{tokens} tokens are no square grid, or the scale is not one for images; left as it is")
+            raise Unclear(
+                f"its {tokens} tokens are not a square grid, or the scale is not one for images; left as it is"
+            )
         cells = [
             Cells(side, new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}"))
             for s in scales
@@ -239,7 +253,7 @@ class Layer:
         return values(self.weight, {axis: cells}, self.settings, reason, prefix=facts.prefix)
 
     def _guessed_layout(self) -> str | None:
-        """PyTorch's layout where shape and name speak for a convolution; doubt is reported."""
+        """PyTorch's layout if shape and name are those of a convolution; raises `Unclear` where they are not."""
         shape, option = self.shape, self._option()
         usual = "OIHW" if len(shape) == 4 else "OIDHW"
         if len(shape) > 5:
@@ -247,31 +261,33 @@ class Layer:
         if re.search(
             r"pos(ition)?(al)?_?(bias_table|embed|emb\b|enc)|(^|[._])(cls|class|mask|reg(ister)?)_token", self.name
         ):
-            raise Unclear("looks like a position embedding or token of no known family; left as it is")
+            raise Unclear(
+                "looks like a position embedding or a token, but its model family is not recognised; left as it is"
+            )
         if self.layout is not PYTORCH:
             return self._layout_of_all()
         if len(shape) == 3:
             has_bias = self.name.endswith(".weight") and self.shapes.get(layer_of(self.name) + ".bias") == shape[:1]
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
                 return "OIW"
-            raise Unclear(f"may be no Conv1d; left as it is. If it is one, say {option}OIW")
+            raise Unclear(f"may or may not be a Conv1d; left as it is. If it is one, pass {option}OIW")
         if self.name.endswith(".kernel") or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[: len(shape) - 2]):
             guess = "HWIO" if len(shape) == 4 else "DHWIO"
-            raise Unclear(f"looks like layout {guess}; left as it is. Say {option}{guess}")
+            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass {option}{guess}")
         if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:
             guess = "OHWI" if len(shape) == 4 else "ODHWI"
-            raise Unclear(f"looks like layout {guess}; left as it is. Say {option}{guess}")
+            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass {option}{guess}")
         if not self.name.endswith(("weight", "weight_v")) or max(shape[2:]) > _LARGEST_KERNEL:
-            raise Unclear(f"may be no convolution; left as it is. If it is one, say {option}{usual}")
+            raise Unclear(f"may or may not be a convolution; left as it is. If it is one, pass {option}{usual}")
         return usual
 
     def _suspect_grid(self) -> None:
-        """Raise where a fully-connected layer's inputs may be pixels."""
+        """Raise `Unclear` if the inputs of a fully-connected layer may be the pixels of a flattened grid."""
         if not is_weight(self.name) or not (self.family is None or isinstance(self.family, MLP)):
-            return  # the other families are known to pool or to attend
+            return  # the other families pool or attend before their linear layers
         inputs = self.shapes[self.name][1]
         others = {s for n, s in self.shapes.items() if n != self.name and len(s) >= 2}
-        if any(s[0] == inputs for s in others):  # some layer writes exactly what this one reads
+        if any(s[0] == inputs for s in others):  # some layer has as many outputs as this one has inputs
             return
         channels = sorted({1, 3} | {s[0] for s in others if len(s) > 2}, reverse=True)
         for c in channels:
@@ -279,5 +295,6 @@ class Layer:
             if inputs == c * side * side and side > 1 and (c > 3 or side >= 8):
                 grid = f"{c},{side},{side}"
                 raise Unclear(
-                    f"may read a {grid} grid; left as it is. If it does, say --linear-grid {layer_of(self.name)}={grid}"
+                    f"may read a {grid} grid; left as it is. If it does, pass --linear-grid "
+                    f"{layer_of(self.name)}={grid}"
                 )

@@ -1,1 +1,1 @@
-"""Pure mathematics of resampling: filters, matrices, geometry. Arrays go in, arrays come out."""
+"""The mathematics of resampling: filters, matrices, geometry. Arrays go in, arrays come out."""

@@ -1,7 +1,7 @@
-"""Applying resampling matrices to weights of any framework: convolutions, and linear layers that read or write a grid.
+"""Apply resampling matrices to weights of any framework: convolutions, and linear layers that read or write a grid.
 
-Knows axes, layouts and flattening; what a matrix holds is decided in `operators`, how an array is computed with in
-`_apply`. Imports NumPy alone.
+Scope: axes, layouts and flattening. Not here: the entries of a matrix (see `operators`), the arithmetic on an array of
+some framework (see `products`). Imports NumPy alone.
 Derivation: docs/mathematics.md, "A resampling is a matrix".
 """
 
@@ -25,7 +25,7 @@ _SPATIAL = "DHW"
 def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allow_cast: bool = False) -> Any:
     """Multiply axes of `w` by matrices: out[..., i, ...] = sum_j R[i, j] w[..., j, ...] for each axis given.
 
-    Small adjoining axes go through as one Kronecker matrix product, large ones axis by axis.
+    Small adjoining axes are multiplied by one Kronecker product; large axes are multiplied one by one.
 
     Parameters
     ----------
@@ -34,19 +34,19 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     operators : {axis: (new size, old size) ndarray}
         Negative axes count from the end.
     allow_cast : bool
-        Let integer, float8 and other dtypes through: computed in float32, rounded back to their dtype.
+        Accept integer, float8 and other dtypes: they are computed in float32 and rounded back to their dtype.
 
     Returns
     -------
     array like `w`
-        Same framework, device and dtype; accumulated in float32, or float64 for float64. Gradients flow through a
-        PyTorch or JAX array. An identity leaves its axis alone bit for bit; the result never shares memory with a
-        mutable `w`.
+        Same framework, device and dtype. Sums are accumulated in float32, or in float64 for a float64 array. Gradients
+        flow through a PyTorch or JAX array. An identity matrix leaves its axis unchanged to the bit. The result never
+        shares memory with a mutable `w`.
 
     Raises
     ------
     RekernelError
-        For an axis out of range or given twice, a matrix that does not fit, or a dtype not allowed.
+        For an axis out of range or given twice, a matrix that does not fit, or a dtype that is not allowed.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     (4, 2, 7)
     """
     if not (hasattr(w, "shape") and hasattr(w, "dtype")):
-        raise RekernelError(f"{type(w).__name__} is no array; pass one of NumPy, PyTorch, JAX or CuPy")
+        raise RekernelError(f"{type(w).__name__} is not an array; pass one of NumPy, PyTorch, JAX or CuPy")
     shape = tuple(w.shape)
     matrices: dict[int, NDArray[np.float64]] = {}
     for axis, operator in operators.items():
@@ -92,16 +92,17 @@ def resample_conv(
     Parameters
     ----------
     w : array of NumPy, PyTorch, JAX or CuPy
-        The weight, 1-D, 2-D or 3-D convolution; depthwise, grouped and transposed ones differ only in their
-        O and I axes, which are not touched.
+        The weight of a 1-D, 2-D or 3-D convolution. Depthwise, grouped and transposed convolutions differ only in
+        their O and I axes, which do not change.
     scale, taps, phase : one value, or one per spatial axis in the layout's order
         As for `kernel_operator`. An axis with one tap is pointwise and stays as it is, unless a phase or a number
         of taps is given for it.
     method, gain, a, smoothness
         As for `kernel_operator`.
     layout : str
-        One letter an axis: O and I for channels, the rest spatial. 'OIHW' (PyTorch; 'IOHW' its transposed
-        convolutions), 'HWIO' (JAX, TensorFlow), 'OHWI' (MLX), and their 1-D and 3-D kin; by default PyTorch's.
+        One letter for each axis: O and I are channels, the others are spatial. 'OIHW' is PyTorch's ('IOHW' for its
+        transposed convolutions), 'HWIO' is JAX's and TensorFlow's, 'OHWI' is MLX's; 1-D and 3-D layouts have one
+        spatial letter fewer or more. PyTorch's layout is the default.
     allow_cast : bool
         As for `resample`.
 
@@ -155,17 +156,19 @@ def resample_linear(
     w : array of NumPy, PyTorch, JAX or CuPy
         (out, in) weight, or the (out,) bias of a layer whose output is the grid.
     grid, new_grid : (C, *spatial) sequences
-        The grid behind the flattened axis before and after; C must stay. A plain width is the grid (1, width).
+        The grid that was flattened into the axis, before and after; C must not change. A plain width is the grid
+        (1, width).
     method, a, smoothness
         As for `grid_operator`.
     side : {'in', 'out'}
-        Which axis is the grid. Inputs are read, so gain is 'dc'; outputs are values, so gain is 'none'.
+        Which axis is the grid. The default gain is 'dc' for inputs, which the weight reads, and 'none' for outputs,
+        which are values on the grid.
     order : {'channels-first', 'channels-last'}
-        C,H,W or H,W,C: how the grid was flattened. `grid` itself is written with C first in both.
+        Order in which the grid was flattened: C,H,W or H,W,C. The argument `grid` has C first in both cases.
     layout : {'OI', 'IO'}
         (out, in) as in PyTorch, or (in, out) as in JAX and Keras.
     gain : {'dc', 'ratio', 'none'}, optional
-        Overrides the side's choice.
+        Overrides the default for the side.
     allow_cast : bool
         As for `resample`.
 
@@ -224,7 +227,7 @@ def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int
     ):
         raise RekernelError(
             f"layout={layout!r} does not fit an array of shape {shape}; "
-            f"write one letter an axis, O and I once each and the others from {_SPATIAL}, such as 'OIHW' or 'HWIO'"
+            f"write one letter for each axis, O and I once each, the others from {_SPATIAL}, such as 'OIHW' or 'HWIO'"
         )
     return tuple(i for i, letter in enumerate(layout) if letter in _SPATIAL)
 
@@ -251,7 +254,7 @@ def per_axis(value: Any, count: int, name: str) -> tuple[Any, ...]:
 def flattened_grid(
     size: int, grid: Sequence[int], new_grid: Sequence[int], order: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """The old and new cells in the order they are flattened in, and where their spatial axes start.
+    """The old and the new grid in the order of flattening, and the position of their first spatial axis.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Interpolation filters phi(x), x in old samples: the shapes that `operators` samples into matrices.
+"""Define the interpolation filters phi(x), with x in old samples; `operators` samples them into matrices.
 
-Knows formulas and their support; no taps, gain or edges. Imports NumPy alone.
+Scope: formulas and their support. Not here: taps, gain and edges (see `operators`). Imports NumPy alone.
 Derivation: docs/mathematics.md, "The filters".
 """
 
@@ -18,14 +18,14 @@ from .methods import KEYS_A
 Array = NDArray[np.float64]
 
 
-_TIE = 1e-9  # positions are quotients: a tie between two old samples is found up to rounding
+_TIE = 1e-9  # Positions are quotients, so a tie between two old samples must be detected up to rounding.
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A sampled shape.
+    """An interpolation filter and its support.
 
-    phi : weight of an old sample at signed distance x (old samples); zero beyond `radius`
+    phi : weight of an old sample at signed distance x, in old samples; zero beyond `radius`
     radius : half the support, in old samples
     closed : whether phi is nonzero exactly at the radius (only the box is)
     """
@@ -35,12 +35,12 @@ class Filter:
     closed: bool = False
 
     def widened(self, scale: float) -> Filter:
-        """The filter for a coarser grid (`scale` < 1): stretched, so that it averages what the grid cannot hold."""
+        """The filter for a coarser grid (`scale` < 1): stretched, so that it removes what would alias on that grid."""
         return Filter(lambda x: scale * self.phi(scale * x), self.radius / scale, self.closed)
 
 
 def _box(x: Array) -> Array:
-    # The mean of both sides at a jump: symmetric, and what a Fourier series converges to.
+    # At a jump, take the mean of both sides: the filter stays symmetric, and a Fourier series converges to the mean.
     distance = np.abs(x)
     return np.where(np.abs(distance - 0.5) <= _TIE, 0.5, np.where(distance < 0.5, 1.0, 0.0))
 
@@ -61,7 +61,7 @@ def _lanczos3(x: Array) -> Array:
 
 
 def _overlap(x: Array, scale: float) -> Array:
-    """Share of a new pixel (width 1/scale, centred at x) that lies on the old pixel (width 1, centred at 0)."""
+    """Fraction of a new pixel (width 1/scale, centred at x) that overlaps the old pixel (width 1, centred at 0)."""
     half = 0.5 / scale
     covered = np.minimum(x + half, 0.5) - np.maximum(x - half, -0.5)
     return np.asarray(np.maximum(covered, 0.0) * scale, dtype=np.float64)
@@ -80,7 +80,7 @@ def interpolation_filter(method: str, scale: float, *, a: float = KEYS_A) -> Fil
     Raises
     ------
     RekernelError
-        For another method.
+        For a method that is not an interpolation.
 
     Examples
     --------
@@ -96,5 +96,5 @@ def interpolation_filter(method: str, scale: float, *, a: float = KEYS_A) -> Fil
         "lanczos3": Filter(_lanczos3, 3.0),
     }
     if method not in shapes:
-        raise RekernelError(f"{method!r} is no interpolation filter; choose from {sorted([*shapes, 'area'])}")
+        raise RekernelError(f"{method!r} is not an interpolation filter; choose from {sorted([*shapes, 'area'])}")
     return shapes[method] if scale >= 1 else shapes[method].widened(scale)

@@ -1,6 +1,6 @@
-"""Convolution arithmetic on rescaled grids: new padding, stride and sub-pixel phase, one axis at a time.
+"""Compute the padding, stride and sub-pixel phase of a convolution on a rescaled grid, one axis at a time.
 
-Knows sizes and positions; no weights or layer. Asks `operators` how many taps a method needs. Imports NumPy alone.
+Scope: sizes and positions. Not here: weights, and a method's number of taps (see `operators`). Imports NumPy alone.
 Derivation: docs/mathematics.md, "Stay on the grid".
 """
 
@@ -17,7 +17,7 @@ from .operators import kernel_taps
 
 _CLOSE = 1e-9
 PHASE_TOLERANCE = 0.25
-"""In new samples: where a kernel would sit further beside its place, one tap more sits closer."""
+"""In new samples. A kernel whose phase is larger gets one tap more, which leaves a smaller phase."""
 _WHOLE = 1e-6  # how far a size or a stride may be from a whole number
 
 Place = tuple[int, int, float]
@@ -29,9 +29,9 @@ class ConvGeometry:
 
     taps : kernel size
     stride : step in new input pixels (transposed: in new output pixels)
-    padding : (left, right) in new pixels of the side that is padded; a negative number crops
-    dilation : spacing of the taps; 1 unless the kernel is kept and spread
-    phase : shift of the taps in new samples, in (-1/2, 1/2]; what the kernel must make up for
+    padding : (left, right), in new pixels of the padded side (transposed: of the output); a negative number crops
+    dilation : spacing of the taps; 1 unless the old taps are kept and spread
+    phase : shift of the taps in new samples, in (-1/2, 1/2], which the new kernel must contain
     """
 
     taps: int
@@ -42,7 +42,7 @@ class ConvGeometry:
 
 
 def is_whole(scale: float) -> bool:
-    """Whether a scale is a whole number, but for rounding.
+    """Whether a scale is a whole number, up to rounding.
 
     Examples
     --------
@@ -80,19 +80,19 @@ def new_size(n: int, scale: float, *, exact: bool = False, what: str = "") -> in
     >>> new_size(7, 1.5, exact=True)
     Traceback (most recent call last):
     ...
-    rekernel.errors.RekernelError: a size of 7 at scale 1.5 would become 10.5, no whole number; choose another scale
+    rekernel.errors.RekernelError: a size of 7 at scale 1.5 would become 10.5, not a whole number; choose another scale
     """
     new = math.floor(n * scale + 0.5 + _CLOSE)
     if exact and (abs(n * scale - new) > _WHOLE or new < 1):
         what = what or f"a size of {n}"
         raise RekernelError(
-            f"{what} at scale {scale:g} would become {n * scale:g}, no whole number; choose another scale"
+            f"{what} at scale {scale:g} would become {n * scale:g}, not a whole number; choose another scale"
         )
     return new
 
 
 def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 0), dilation: int = 1) -> int:
-    """Pixels a convolution gives for `n` pixels.
+    """Output pixels of a convolution on `n` input pixels.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def conv_phase(
     pixel n lies at (n + 1/2)/scale - 1/2 of the old grid. The left padding is the whole number that brings the phase
     into (-1/2, 1/2].
 
-    Source: ours; design of rekernel, "Geometry: stay on the grid".
+    Source: ours. Derivation: docs/mathematics.md, "Stay on the grid".
 
     Examples
     --------
@@ -147,17 +147,18 @@ def conv_geometry(
     Parameters
     ----------
     k, stride, padding, dilation : int
-        Of the trained convolution along this axis; padding may be (left, right).
+        Kernel size, stride, padding and dilation of the trained convolution along this axis; padding may be
+        (left, right).
     method, taps
         As for `kernel_operator`: they decide the size of the new kernel, which is dense (its dilation is 1).
-        Where the rule gives a kernel that would sit half a pixel off, it is one tap longer and sits exactly.
+        Where that kernel would have a phase of half a pixel, it gets one tap more and a phase of 0.
     scale_in : float
         New input pixels per old one.
     scale_out : float, optional
         New output pixels per old one: equal to `scale_in` to supersample (the default), 1 to absorb the scale
         (the stride grows instead).
     size : int, optional
-        Old input size. Without it a multiple of the stride is assumed, which only the right padding depends on.
+        Old input size. Without it a multiple of the stride is assumed; only the right padding depends on the size.
 
     Returns
     -------
@@ -166,7 +167,7 @@ def conv_geometry(
     Raises
     ------
     RekernelError
-        Where the new stride is no whole number, or the old convolution has no output.
+        Where the new stride is not a whole number, or the old convolution has no output.
 
     Examples
     --------
@@ -191,7 +192,8 @@ def conv_geometry(
     )
     new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
     least = new_stride * (new_out - 1) + count - new_in - left
-    # A step of the stride has room for several right paddings: equal ones suit every framework's convolution.
+    # With a stride above 1 several right paddings give the same output size. Take one equal to the left padding where
+    # possible: every framework's convolution accepts equal paddings.
     right = min(max(least, left), least + new_stride - 1)
     return ConvGeometry(count, new_stride, (left, right), 1, phase)
 
@@ -211,13 +213,14 @@ def conv_transpose_geometry(
 ) -> ConvGeometry:
     """Geometry of a rescaled transposed convolution: the adjoint of the convolution from its output to its input.
 
-    The full output, (n-1) * stride + taps pixels, is cropped by `padding` on the left and right (negative: extended),
-    so `padding` here is what ConvTranspose calls padding, and the right entry has its output_padding taken off.
+    The full output has (n-1) * stride + taps pixels and is cropped by `padding` on the left and right (extended where
+    negative). So `padding` in the result is ConvTranspose's padding, with output_padding subtracted from the right
+    entry.
 
     Parameters
     ----------
     k, stride, padding, output_padding, dilation : int
-        Of the trained layer along this axis.
+        Kernel size, stride, padding, output padding and dilation of the trained layer along this axis.
     method, taps, scale_in, scale_out, size
         As for `conv_geometry`; `size` is the old input size.
 
@@ -249,20 +252,20 @@ def pool_geometry(
     scale_out: float | None = None,
     size: int | None = None,
 ) -> ConvGeometry:
-    """Geometry of rescaled pooling: an average grows its window, a maximum spreads its taps (dilation).
+    """Geometry of rescaled pooling: average pooling gets a larger window, max pooling gets a dilation.
 
     Parameters
     ----------
     kind : {'max', 'avg'}
     k, stride, padding, dilation : int
-        Of the trained pooling; the stride is `k` by default, as in torch.
+        Window, stride, padding and dilation of the trained pooling; the stride is `k` by default, as in torch.
     scale_in, scale_out, size
         As for `conv_geometry`. The scale must be a whole number.
 
     Returns
     -------
     ConvGeometry
-        Pooling has no weights to shift, so `phase` is the misplacement that is left, in new samples.
+        Pooling has no weights that could be shifted, so `phase` is the offset that remains, in new samples.
 
     Examples
     --------
@@ -287,8 +290,8 @@ def pool_geometry(
 
 
 def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_in: float, **layer: Any) -> Place:
-    """Taps, left padding and phase, with the parity of the taps that leaves the smaller phase."""
-    spread = dilation * (k - 1) + 1  # the kernel with its zeros: what a dense kernel has to cover
+    """Taps, left padding and phase; one tap more than the rule says where the phase would exceed PHASE_TOLERANCE."""
+    spread = dilation * (k - 1) + 1  # extent of the dilated kernel, zeros included: a dense kernel must cover it
     count = kernel_taps(spread, scale_in, method, taps)
     left, phase = conv_phase(count, k=k, dilation=dilation, scale_in=scale_in, **layer)
     if isinstance(taps, int | np.integer) or method == "dilate" or abs(phase) <= PHASE_TOLERANCE:

@@ -1,6 +1,6 @@
-"""Changing the width of a hidden layer: both weights that meet at it, and the order of its neurons.
+"""Change the width of a hidden layer: the weights before and after it, its bias, and the order of its neurons.
 
-Knows that hidden neurons have no order of their own; no checkpoint or plan. Imports NumPy alone.
+Scope: three arrays; hidden neurons have no natural order. Not here: checkpoints and plans. Imports NumPy alone.
 Derivation: docs/mathematics.md, "Hidden widths". Source: nearest is Net2WiderNet (arXiv 1511.05641) with every neuron
 copied equally often; interpolation along ordered neurons is ours.
 """
@@ -29,9 +29,9 @@ def resample_hidden(
 ) -> tuple[Any, Any | None, Any]:
     """Give the hidden layer between two linear weights another width.
 
-    Rows of `w_in` and the bias are values along the layer, columns of `w_out` read it. 'nearest' copies neurons and
-    preserves the function for every width >= the old one; the interpolating methods mix neighbours, and so need
-    neurons that fire alike to be neighbours first.
+    The rows of `w_in` and the bias are values along the layer; the columns of `w_out` read the layer. 'nearest' copies
+    neurons and preserves the function for every width >= the old one. The other methods mix neighbouring neurons, so
+    the neurons must first be sorted such that neighbours respond alike.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def resample_hidden(
     method : str
         As for `grid_operator`.
     order : {'activations', 'weights'}, optional
-        Sort the neurons into a chain first: by correlation of their `activations`, or of their own weights.
-        Required for every method but 'nearest'.
+        Sort the neurons into a chain first, by correlation of their `activations` or of their own weights.
+        Required for every method except 'nearest'.
     activations : (samples, hidden) array, optional
         The layer's output on some data, for order='activations'.
 
@@ -55,7 +55,7 @@ def resample_hidden(
     Raises
     ------
     RekernelError
-        For shapes that do not meet, or an interpolating method without an order.
+        For shapes that disagree about the hidden width, or a method other than 'nearest' without an order.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def resample_hidden(
 
 
 def neuron_order(features: Any) -> NDArray[np.intp]:
-    """Order in which consecutive neurons are alike: a greedy chain over the correlation of their features.
+    """Sort neurons so that consecutive ones respond alike: a greedy chain over the correlation of their features.
 
     Parameters
     ----------
@@ -109,7 +109,8 @@ def neuron_order(features: Any) -> NDArray[np.intp]:
     x = x - x.mean(axis=0)
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
     alike = x.T @ x
-    # Start at the neuron least like all others: an end of the chain. From the middle, the other half would be a jump.
+    # Start at the neuron that correlates least with all others, an end of the chain. A chain that starts in the middle
+    # would have to jump to its other half.
     current = int(np.argmin(alike.sum(axis=0)))
     np.fill_diagonal(alike, -np.inf)
     chain, left = [current], np.ones(len(alike), dtype=bool)

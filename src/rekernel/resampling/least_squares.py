@@ -1,6 +1,7 @@
-"""The least-squares design: the new taps whose frequency response is closest to an old tap's pure delay.
+"""Design taps by least squares: the new taps whose frequency response is closest to an old tap's pure delay.
 
-Knows positions and bands; no kernel, grid, gain or layer. Imports NumPy alone.
+Scope: positions and frequency bands of one tap. Not here: kernels, grids and gain (see `operators`). Imports NumPy
+alone.
 Source: ours (no paper). Derivation: docs/mathematics.md, "The best kernel for a given number of taps".
 """
 
@@ -14,11 +15,12 @@ from .methods import SMOOTHNESS
 Array = NDArray[np.float64]
 
 PASS_BAND = 0.3
-"""End of the band to keep, in cycles per sample of the coarser grid."""
+"""End of the pass band, in cycles per sample of the coarser grid."""
 STOP_BAND = 0.7
-"""Start of the band of spectral copies to remove, in cycles per old sample; it ends at the new grid's Nyquist."""
-# White penalty: it decides what neither band does and bounds the taps, most of all at scales below 1.4, whose stop band
-# is empty. Relative to the smoothness, so that a smoothness of 0 is still plain dilation.
+"""Start of the stop band (the aliases), in cycles per old sample; the band ends at the new grid's Nyquist frequency."""
+# Penalty on the sum of squared taps. It settles the response between the bands and bounds the taps, most of all at
+# scales below 1.4, where the stop band is empty. It is a multiple of the smoothness, so that a smoothness of 0 is still
+# plain dilation.
 _WHITE, _RIDGE = 5e-3, 1e-9
 
 
@@ -28,7 +30,7 @@ def _band(x: Array, low: float, high: float) -> Array:
 
 
 def optimal_taps(positions: Array, target: float, scale: float, *, smoothness: float = SMOOTHNESS) -> Array:
-    """Taps at `positions` that act most like one tap at `target`, with unit gain at zero frequency.
+    """Taps at `positions` whose response is closest to that of one tap at `target`, with a DC gain of 1.
 
     Minimises (1 - smoothness) * integral over the pass band of |H(f) - exp(-2 pi i f target)|^2
     plus smoothness * integral over the stop band of |H(f)|^2, plus a white penalty of 1/200 of the smoothness,
@@ -37,13 +39,13 @@ def optimal_taps(positions: Array, target: float, scale: float, *, smoothness: f
     Parameters
     ----------
     positions : (n,) ndarray
-        In new samples, any real numbers.
+        Positions of the new taps in new samples, any real numbers.
     target : float
-        In new samples.
+        Position of the old tap in new samples.
     scale : float > 0
         New samples per old one; places the bands.
     smoothness : float in [0, 1)
-        0 leaves the spectral copies in (plain dilation where the position exists); larger is smoother.
+        0 leaves the aliases in (plain dilation where one of `positions` is the target); larger is smoother.
 
     Returns
     -------

@@ -1,29 +1,30 @@
-"""Names of methods and gains, their aliases and defaults."""
+"""Names of methods, gains and taps, their aliases and their defaults: the one list of each.
+
+Scope: names. Not here: what a method computes (see `operators`). Imports no NumPy.
+"""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from ..errors import RekernelError
 
-KERNEL_METHODS = ("dilate", "nearest", "linear", "cubic", "lanczos3", "area", "optimal", "optimal-filter")
+KernelMethod = Literal["optimal", "optimal-filter", "dilate", "nearest", "linear", "cubic", "lanczos3", "area"]
+"""Methods for a filter that slides."""
+GridMethod = Literal[
+    "optimal", "nearest", "linear", "cubic", "lanczos3", "area", "pinv-nearest", "pinv-linear", "pinv-cubic"
+]
+"""Methods for weights that read the pixels of a finite image."""
+Gain = Literal["dc", "ratio", "none"]
+TapsRule = Literal["full", "same-extent"]
 
-
-GRID_METHODS = (
-    "nearest",
-    "linear",
-    "cubic",
-    "lanczos3",
-    "area",
-    "optimal",
-    "pinv-nearest",
-    "pinv-linear",
-    "pinv-cubic",
-)
-
-
-GAINS = ("dc", "ratio", "none")
-
-
-_ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
+KERNEL_METHODS: tuple[str, ...] = get_args(KernelMethod)
+GRID_METHODS: tuple[str, ...] = get_args(GridMethod)
+ALL_METHODS = tuple(dict.fromkeys(KERNEL_METHODS + GRID_METHODS))
+"""What a caller may ask for: a plan takes the nearest kin of the method where a layer has no use for it."""
+GAINS: tuple[str, ...] = get_args(Gain)
+TAPS_RULES: tuple[str, ...] = get_args(TapsRule)
+ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
 
 
 def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> str:
@@ -34,10 +35,34 @@ def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> 
     >>> canonical_method("bicubic")
     'cubic'
     """
-    name = _ALIASES.get(method, method)
+    name = ALIASES.get(method, method)
     if name not in choices:
         raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}")
     return name
+
+
+def for_grid(method: str) -> str:
+    """The method for weights that read a grid: dilation has no meaning there, and 'nearest' is its nearest kin.
+
+    Examples
+    --------
+    >>> for_grid("dilate"), for_grid("optimal-filter"), for_grid("pinv-linear")
+    ('nearest', 'optimal', 'pinv-linear')
+    """
+    return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+
+
+def for_values(method: str) -> str:
+    """The method for values on a grid, such as position embeddings.
+
+    'optimal' and the pseudo-inverse are designed for weights that read a grid. Dilation has no meaning for values.
+
+    Examples
+    --------
+    >>> [for_values(method) for method in ("optimal", "dilate", "pinv-linear", "area")]
+    ['cubic', 'cubic', 'linear', 'area']
+    """
+    return "cubic" if method in ("optimal", "optimal-filter", "dilate") else method.removeprefix("pinv-")
 
 
 KEYS_A = -0.5

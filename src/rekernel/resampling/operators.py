@@ -1,6 +1,7 @@
-"""One-dimensional resampling matrices: the only place where a resampling is defined.
+"""Build one-dimensional resampling matrices: the only place where a resampling is defined.
 
-Knows taps, scale, method, gain and phase; no framework, layer or file. Imports NumPy alone.
+Scope: taps, scale, method, gain and phase. Not here: applying a matrix to an array (see `arrays`), the filters (see
+`filters`), padding and stride (see `geometry`). Imports NumPy alone.
 Derivation: docs/mathematics.md, "A resampling is a matrix".
 """
 
@@ -21,10 +22,10 @@ Array = NDArray[np.float64]
 
 
 MOST_TAPS = 4096
-"""Along one axis: more is a slip of the scale, and would only run out of memory later."""
+"""Upper bound along one axis. A larger count almost always means a mistyped scale and would exhaust memory."""
 
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
-_NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised without blowing its taps up
+_NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised: its taps would become huge
 _FILTER_REACH = 4  # old samples that the shift-invariant filter spans: 4 * scale + 1 taps
 _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may use, as many as Keys' cubic
 
@@ -32,7 +33,7 @@ _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may 
 def kernel_taps(
     k: int, scale: float, method: str = "optimal", taps: int | str | None = None, phase: float = 0.0
 ) -> int:
-    """How many taps `kernel_operator` gives: the rule behind `taps`.
+    """Number of taps that `kernel_operator` returns: the rule behind its argument `taps`.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
         taps = "same-extent" if method == "optimal" else "full"
     if _is_whole(taps):
         if taps < 1:
-            raise RekernelError(f"taps={taps} is no number of taps; pass 1 or more, 'full' or 'same-extent'")
+            raise RekernelError(f"taps={taps} is not a number of taps; pass 1 or more, 'full' or 'same-extent'")
         return int(taps)
     if taps not in ("full", "same-extent"):
         raise RekernelError(f"taps={taps!r} is neither a number, 'full' nor 'same-extent'")
@@ -71,12 +72,12 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
         return _nearest_count(extent + _FILTER_REACH * scale, odd=k % 2 == 1)
     if taps == "same-extent" or method == "dilate":
         return _nearest_count(extent, odd=k % 2 == 1)
-    # The old taps fall on new ones only where both lattices have the same centre.
+    # Old taps coincide with new taps only where both lattices have the same centre.
     whole = abs(extent - round(extent)) < _CLOSE
     odd = k % 2 == 1 or (whole and round(extent) % 2 == 1)
     shape = interpolation_filter("linear" if method == "optimal" else method, scale)
     reach = scale * ((k - 1) / 2 + shape.radius)
-    # The first sample left out must lie where the filter is zero: on its edge, or beyond it for the closed box.
+    # The first sample that is left out must lie where the filter is zero: at its edge, or beyond it for the closed box.
     half = reach + abs(phase) - 1 + (_CLOSE if shape.closed else -_CLOSE)
     return max(1, 2 * math.ceil(half) + 1) if odd else max(2, 2 * math.ceil(half + 0.5))
 
@@ -94,8 +95,8 @@ def kernel_operator(
 ) -> Array:
     """Matrix that turns `k` old taps into the taps of the same filter `scale` times larger.
 
-    The filter slides: taps are centred and it is zero outside. Old tap j lies at u_j = j - (k-1)/2, new tap i at
-    v_i = (i - (taps-1)/2 + phase) / scale, and R[i, j] = phi(v_i - u_j).
+    The kernel slides over the input: its taps are centred, and it is zero outside them. Old tap j lies at
+    u_j = j - (k-1)/2, new tap i at v_i = (i - (taps-1)/2 + phase) / scale, and R[i, j] = phi(v_i - u_j).
 
     Parameters
     ----------
@@ -104,22 +105,22 @@ def kernel_operator(
     scale : float
         New samples per old one, > 0; below 1 the kernel shrinks, antialiased.
     method : {'optimal', 'optimal-filter', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'dilate'}
-        'optimal' is our least-squares design for the given taps, 'optimal-filter' its shift-invariant variant (one
-        designed filter for every tap, whole scales), 'dilate' inserts zeros (whole positions only), the others
-        interpolate; 'bilinear', 'bicubic' and their kin are aliases.
+        'optimal' is our least-squares design for the given taps. 'optimal-filter' is its shift-invariant variant: one
+        designed filter for every tap, for whole scales. 'dilate' inserts zeros and needs whole positions. The others
+        interpolate. 'bilinear', 'trilinear', 'bicubic' and 'tricubic' are aliases.
     taps : int, 'full', 'same-extent' or None
-        'full' keeps the whole support of the interpolation (of linear's, for 'optimal', which has none);
-        'same-extent' is scale * (k-1) + 1, rounded to odd where k is odd; None is 'same-extent' for 'optimal'
-        and 'full' otherwise, since an interpolation cut short loses its gain.
+        'full' keeps the whole support of the interpolation ('optimal' has no support of its own and takes linear's).
+        'same-extent' is scale * (k-1) + 1, rounded to odd where k is odd. None is 'same-extent' for 'optimal'
+        and 'full' otherwise, since a truncated interpolation loses its gain.
     gain : {'dc', 'ratio', 'none'}
         'dc' makes every column sum to 1: each old tap keeps its response to a constant.
-        'ratio' divides the interpolated values by `scale` (the scalar of arXiv 2605.08698); 'none' leaves them.
+        'ratio' divides the interpolated values by `scale` (the scalar of arXiv 2605.08698). 'none' leaves them.
     phase : float
-        Shift of the new taps in new samples (design: geometry.conv_geometry).
+        Shift of the new taps in new samples; `geometry.conv_geometry` computes it for a layer.
     a : float
         Parameter of Keys' cubic: -1/2 by default, torch uses -3/4.
     smoothness : float in [0, 1)
-        Weight of the stop band in 'optimal'.
+        Weight of the stop band in 'optimal' and 'optimal-filter'.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def kernel_operator(
     ------
     RekernelError
         For arguments outside these sets, for a dilation to positions between samples, and for gain 'dc' where
-        an old tap has no new tap left to stand on.
+        no new tap lies within the filter around an old tap.
 
     Notes
     -----
@@ -175,20 +176,21 @@ def grid_operator(
 ) -> Array:
     """Matrix that turns values on `n` pixels into values on `n_new` pixels of the same finite image.
 
-    Half-pixel centres; edges clamped when growing, as torch.nn.functional.interpolate(align_corners=False) does,
-    and the antialiased filter cut and renormalised at the edge when shrinking, as its antialias=True does.
+    Pixels have half-pixel centres. When the grid grows, edges are clamped, as
+    torch.nn.functional.interpolate(align_corners=False) does. When the grid shrinks, the antialiased filter is
+    truncated and renormalised at the edge, as antialias=True does there.
 
     Parameters
     ----------
     n, n_new : int
-        Pixels before and after, >= 1.
+        Number of pixels before and after, >= 1.
     method : {'optimal', 'cubic', 'linear', 'lanczos3', 'nearest', 'area', 'pinv-nearest', 'pinv-linear', 'pinv-cubic'}
         'pinv-x' is pinv(B.T) for the resize B by x: it preserves the response to inputs resized by B
         (FlexiViT, arXiv 2212.08013, eq. 5).
     gain : {'dc', 'ratio', 'none'}
-        'dc' for weights that *read* the image: columns sum to 1. 'none' for *values* on it (position embeddings,
-        outputs): rows sum to 1. 'ratio' is 'none' divided by n_new / n. The pseudo-inverse sets its own gain
-        and ignores this.
+        'dc' is for weights that *read* the image: columns sum to 1. 'none' is for *values* on the image (position
+        embeddings, outputs): rows sum to 1. 'ratio' is 'none' divided by n_new / n. The pseudo-inverse has a gain of
+        its own and ignores this argument.
     a, smoothness
         As for `kernel_operator`.
 
@@ -199,7 +201,7 @@ def grid_operator(
     Raises
     ------
     RekernelError
-        For arguments outside these sets ('dilate' among them: a grid has no pixels between pixels to skip).
+        For arguments outside these sets. 'dilate' is not among the methods: a grid has no zeros between its pixels.
 
     Examples
     --------
@@ -213,7 +215,7 @@ def grid_operator(
     _check_smoothness(smoothness)
     for name, size in (("n", n), ("n_new", n_new)):
         if not _is_whole(size) or size < 1:
-            raise RekernelError(f"{name}={size!r} is no grid size; pass a whole number of pixels, 1 or more")
+            raise RekernelError(f"{name}={size!r} is not a grid size; pass a whole number of pixels, 1 or more")
     if n == n_new:
         return np.eye(n)
     if method.startswith("pinv-"):
@@ -223,19 +225,19 @@ def grid_operator(
     what = f"grid_operator({n}, {n_new}, {method!r})"
     if method == "optimal":
         design = _optimal_grid(n, n_new, smoothness)
-        # Designed column by column (gain 1); as values its rows must sum to 1 instead.
+        # The design has columns that sum to 1. For values on the image, rows must sum to 1 instead.
         return design if gain == "dc" else _with_gain(design / design.sum(axis=1, keepdims=True), scale, gain, what)
     if method == "nearest" and scale > 1:
         values = np.zeros((n_new, n))
         i = np.arange(n_new)
-        values[i, (2 * i + 1) * n // (2 * n_new)] = 1.0  # whole numbers: no tie is decided by rounding
+        values[i, (2 * i + 1) * n // (2 * n_new)] = 1.0  # integer arithmetic, so that rounding decides no tie
     else:
         values = _grid_values(n, n_new, interpolation_filter(method, scale, a=a))
     return _with_gain(values, scale, gain, what)
 
 
 def _shift_invariant(k: int, scale: float, count: int, phase: float, smoothness: float) -> Array:
-    """One designed filter, moved to every old tap: what a blur before a dilated convolution computes."""
+    """One designed filter, shifted to every old tap; equal to a blur before a dilated convolution."""
     step, length = round(scale), count - round(scale) * (k - 1)
     if abs(scale - step) > _CLOSE or length < 1:
         raise RekernelError(
@@ -254,7 +256,7 @@ def _centred(count: int, shift: float = 0.0) -> Array:
 
 
 def _values(new: Array, old: Array, shape: Filter) -> Array:
-    """phi(v_i - u_j), rows divided by what the filter sums to over the endless lattice of old samples."""
+    """phi(v_i - u_j), each row divided by the sum of the filter over the infinite lattice of old samples."""
     reach = math.ceil(shape.radius + np.ptp(new) + np.ptp(old)) + 1
     lattice = old[0] + np.arange(-reach, reach + 1)
     total = shape.phi(new[:, None] - lattice).sum(axis=1, keepdims=True)
@@ -268,7 +270,7 @@ def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
         raise RekernelError(
             f"method='dilate' cannot move {len(targets)} taps to {np.round(targets, 3).tolist()} on {len(positions)} "
             f"samples at {positions[0]:g} to {positions[-1]:g}: dilation needs whole positions inside the kernel. "
-            f"Use scale a whole number, phase 0 and taps='full', or another method."
+            f"Use a whole scale, phase=0 and taps='full', or another method."
         )
     return hit.astype(np.float64)
 
@@ -278,7 +280,7 @@ def _grid_values(n: int, n_new: int, shape: Filter) -> Array:
     reach = math.ceil(shape.radius) + 1
     lattice = np.arange(-reach, n + reach)
     weights = shape.phi(new[:, None] - lattice)
-    if n_new > n:  # clamp: what falls outside reads the edge pixel
+    if n_new > n:  # clamp: samples outside the image read the edge pixel
         inside = np.clip(lattice, 0, n - 1)
         values = weights @ (inside[:, None] == np.arange(n)).astype(np.float64)
     else:
@@ -315,7 +317,7 @@ def _with_gain(values: Array, scale: float, gain: str, what: str) -> Array:
 
 def _check_kernel_arguments(k: int, scale: float, phase: float) -> None:
     if not _is_whole(k) or k < 1:
-        raise RekernelError(f"k={k!r} is no kernel size; pass a whole number of taps, 1 or more")
+        raise RekernelError(f"k={k!r} is not a kernel size; pass a whole number of taps, 1 or more")
     if not _is_finite(scale) or scale <= 0:
         raise RekernelError(f"scale={scale!r} must be a finite number above 0")
     if not _is_finite(phase):

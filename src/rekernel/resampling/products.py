@@ -1,6 +1,7 @@
-"""The rim towards array frameworks: matrix products along axes, in blocks, with the right dtype on the right device.
+"""Multiply matrices along array axes in any framework, in blocks, keeping dtype and device.
 
-Knows frameworks through array-api-compat, which is told about an array and imports nothing the caller did not.
+Scope: arithmetic, rounding, blocks and threads. Not here: the checks of the arguments (see `arrays`). Uses
+array-api-compat, which imports only the framework of the array that it is given.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ Matrix = NDArray[np.float64]
 Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
 
 _ALLOWED = ("float16", "bfloat16", "float32", "float64")
-# Up to here one (prod k', prod k) product costs less than passing over the data once per axis.
+# Up to so many columns, one (prod k', prod k) product costs less than one pass over the data for each axis.
 _KRON_COLUMNS = 64
-# BLAS starts threads above about 2^18 multiplications, which for such thin matrices costs more than it gives;
-# below, the block also stays in the cache between the product and the cast.
+# BLAS starts threads above about 2^18 multiplications, which costs more than it gains for matrices this thin. A smaller
+# block also stays in the cache between the product and the cast.
 _NUMPY_BLOCK = 200_000
 _TORCH_BLOCK = 1 << 26  # elements of output: enough to fill a GPU, small beside the weights it serves
-_THREADS_FROM = 1 << 20  # output elements worth a second thread
+_THREADS_FROM = 1 << 20  # from so many output elements on, a second thread pays
 
 
 def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> Any:
-    """`resample` after its arguments were checked: `matrices` is keyed by non-negative axis."""
+    """Do the work of `resample`, whose arguments have been checked; the keys of `matrices` are non-negative axes."""
     name = dtype_name(w)
     if name not in _ALLOWED and not allow_cast:
         raise RekernelError(
-            f"dtype {name} (shape {tuple(w.shape)}) is not resampled: rounding would change its meaning. "
-            f"Convert it to one of {', '.join(_ALLOWED)} first, or allow a cast."
+            f"dtype {name} (shape {tuple(w.shape)}) is not resampled, since rounding would change its meaning. "
+            f"Convert it to one of {', '.join(_ALLOWED)} first, or pass allow_cast=True."
         )
     if "complex" in name:
         raise RekernelError(
-            f"dtype {name} (shape {tuple(w.shape)}) is not resampled: pass real and imaginary part apart"
+            f"dtype {name} (shape {tuple(w.shape)}) is not resampled; pass the real and the imaginary part separately"
         )
     axes = sorted(axis for axis, m in matrices.items() if not _is_identity(m))
     if not axes:
@@ -49,7 +50,7 @@ def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> 
     shape = tuple(w.shape)
     new_shape = tuple(len(matrices[i]) if i in axes else n for i, n in enumerate(shape))
     before, after = math.prod(shape[:first]), math.prod(shape[last + 1 :])
-    # (before, touched axes, after): everything left of and right of the touched axes is batch.
+    # Reshape to (before, *axes from the first to the last matrix, after): the first and last of these are batch axes.
     middle, new_middle = shape[first : last + 1], new_shape[first : last + 1]
     steps = _steps({axis - first: matrices[axis] for axis in axes}, middle)
     collapsed = w.reshape((before, *middle, after))
@@ -60,12 +61,12 @@ def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> 
 
 
 def dtype_name(w: Any) -> str:
-    """'float16', 'bfloat16', ...: the name that every framework gives the dtype."""
+    """Name of the dtype, the same in every framework: 'float16', 'bfloat16', ..."""
     return str(w.dtype).rpartition(".")[2]
 
 
 def _steps(matrices: dict[int, Matrix], middle: tuple[int, ...]) -> list[Step]:
-    """One Kronecker product where all axes are touched and few, otherwise axis by axis, shrinking ones first."""
+    """Kronecker product of all matrices where every axis has a small one; else axis by axis, shrinking axes first."""
     if len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS:
         product: Matrix = np.ones((1, 1))
         for axis in range(len(middle)):
@@ -112,7 +113,7 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
     limits = _integer_range(dtype_name(w), accumulator) if np.issubdtype(w.dtype, np.integer) else None
 
     def fill(part: tuple[slice, ...]) -> None:
-        with np.errstate(invalid="ignore"):  # an infinite weight makes its kernel NaN, as it would in the network
+        with np.errstate(invalid="ignore"):  # an infinite weight makes its kernel NaN
             block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
         if limits:
             block = np.clip(np.rint(block), *limits)
@@ -131,41 +132,41 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
     if out.size < _THREADS_FROM or workers == 1:
         fill_all(parts)
         return out
-    with ThreadPoolExecutor(workers) as pool:  # NumPy lets go of the interpreter in products and casts
+    with ThreadPoolExecutor(workers) as pool:  # NumPy releases the GIL in products and casts
         share = list(parts)
         runs = [share[i::workers] for i in range(workers)]
-        list(pool.map(fill_all, runs))  # the list raises what a thread raised
+        list(pool.map(fill_all, runs))  # list() raises the exception of a thread
     return out
 
 
 def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
-    """Least and greatest number of the accumulator that the integer dtype holds: what a cast may be given."""
+    """Least and greatest number of the accumulator that fits into the integer dtype; a cast needs clipping to these."""
     limits, wide = np.iinfo(name), np.dtype(accumulator).type
     high = wide(limits.max)
     return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
 
 
 def round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
-    """Round a float32 or float64 block to float16: in hardware through torch where the process has it, else by NumPy.
+    """Round a float32 or float64 block to float16: in hardware where the process has imported torch, else by NumPy.
 
     Both round to nearest even, subnormals included, so the bytes are the same. NumPy converts one number at a time and
-    raises a floating-point flag for every inexact subnormal, of which rescaled weights have many: rounding those to
-    float16's grid of 2^-24 first is the faster of the two slow ways (benchmarks/speed/convert.py).
+    raises a floating-point flag for every inexact subnormal, and rescaled weights have many of them. Rounding them to
+    float16's grid of 2^-24 first is faster (benchmarks/speed/convert.py).
     """
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.from_numpy(out).copy_(torch.from_numpy(block))
         return
     _round_subnormals(block)
-    with np.errstate(over="ignore"):  # becomes infinite, as in torch; who writes it down refuses that
+    with np.errstate(over="ignore"):  # becomes infinite, as in torch; writing a checkpoint refuses infinite values
         out[...] = block
 
 
 def _round_subnormals(x: NDArray[Any]) -> None:
-    """Round what float16 holds as subnormal to its grid, in place.
+    """Round the values that float16 holds as subnormal numbers to float16's grid, in place.
 
-    A float32 between 1/2 and 1 lies on the same grid, so adding 3/4 and taking it off rounds alike; larger values are
-    clipped to a point of the grid first, which leaves no difference to add.
+    Float32 numbers between 1/2 and 1 lie on the same grid, so adding 3/4 and subtracting it again rounds alike. Larger
+    values are first clipped to a point of the grid, so that their difference is 0 and they do not change.
     """
     edge, lift = np.float32(2.0**-14), np.float32(0.75)
     clipped = np.minimum(x, edge)
@@ -191,7 +192,7 @@ def _product(block: Any, steps: list[Step], matmul: Callable[[Any, Any], Any]) -
 
 
 def _blocks(shape: tuple[int, ...], elements: int) -> Iterator[tuple[slice, ...]]:
-    """Slices over the longer of the two batch axes, each of about `elements` outputs."""
+    """Slices along the longer of the two batch axes, each of about `elements` output elements."""
     axis = 0 if shape[0] >= shape[-1] else len(shape) - 1
     per_row = math.prod(shape) // shape[axis]
     rows = max(1, elements // per_row)

@@ -1,22 +1,15 @@
-"""Safetensors' names of torch's dtypes."""
+"""Translate between the dtypes of torch and their safetensors names."""
 
 from __future__ import annotations
 
 import torch
 
-_NAMES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.uint16: "U16", torch.int16: "I16",
-    torch.uint32: "U32", torch.int32: "I32", torch.uint64: "U64", torch.int64: "I64", torch.float16: "F16",
-    torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64", torch.complex64: "C64",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-}  # fmt: skip
+from ..checkpoint.dtypes import OF_TORCH
 
-if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
-    _NAMES[torch.float8_e8m0fnu] = "F8_E8M0"
-
-TORCH_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-"""By safetensors' name."""
+# An older torch lacks the youngest float8.
+TORCH_DTYPES = {name: getattr(torch, own) for own, name in OF_TORCH.items() if hasattr(torch, own)}
+"""The dtypes of torch, by their safetensors names."""
+_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

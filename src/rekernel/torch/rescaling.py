@@ -1,6 +1,7 @@
-"""Rescaling a module: trace, plan, change its layers, look again at the new size.
+"""Rescale a module: trace it, plan, change its layers, and trace it again at the new size.
 
-Knows the order of these steps; what to change is `planner`'s, how it is done `apply`'s.
+Scope: the order of these steps. Not here: what to change (see `torch.planning.planner`), and changing a layer (see
+`torch.editing.apply`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import FORMS
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
@@ -21,7 +23,7 @@ from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
-from .planning.planner import FORMS, Planned, plan_model
+from .planning.planner import Planned, plan_model
 from .tracing.run import Trace, image_of, trace
 
 
@@ -41,28 +43,29 @@ def rescale(
     exclude: Sequence[str] = (),
     inplace: bool = False,
 ) -> nn.Module:
-    """A module that does at `scale` times the resolution what `model` does at its own.
+    """Return a module that does at `scale` times the resolution what `model` does at its trained resolution.
 
     Parameters
     ----------
     model : nn.Module
     scale : float, or one per spatial axis
-        New pixels per old one.
+        New pixels per old pixel.
     example_input : Tensor, tuple of arguments, or dict of keyword arguments
-        An input of the *trained* size; values do not matter.
+        An input of the *trained* size; its values do not matter.
     method, taps, gain, a, smoothness
         As for `kernel_operator`.
     form : {'dense', 'factored', 'auto'}
-        'dense' gives ordinary convolutions with larger kernels; 'factored' (whole scales) a blur and a dilated
-        convolution with the original weight objects, under the original names; 'auto' takes for each layer the one
-        that costs less to run (dense for depthwise layers, factored for most others).
+        'dense' gives ordinary convolutions with larger kernels. 'factored' (for whole scales) gives a blur and a
+        dilated convolution with the original weight objects, under the original names. 'auto' chooses for each layer
+        the form that costs less to run (dense for depthwise layers, factored for most others).
     modes : {glob: 'supersample' | 'absorb'}, optional
-        By layer name. By default everything supersamples, a flatten absorbs, and a network with attention that gives
-        no image back absorbs in its first convolution (the rest of it stays exact).
+        Modes by layer name. By default every layer supersamples, a linear layer after a flatten absorbs, and a network
+        with attention whose output is not an image absorbs in its first convolution (so that the layers after it stay
+        exact).
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
     inplace : bool
-        Change `model` itself; it is as it was where this raises.
+        Change `model` itself. If this raises, the model is unchanged.
 
     Returns
     -------
@@ -72,8 +75,8 @@ def rescale(
     Raises
     ------
     RekernelError
-        For what cannot be rescaled, by name; and where a second pass at the new size finds a grid that is not the
-        planned one.
+        If a layer cannot be rescaled (the message names it), or if the model, run at the new size, has another grid
+        than planned.
 
     Examples
     --------
@@ -86,7 +89,7 @@ def rescale(
     if form not in FORMS:
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
     if not isinstance(model, nn.Module):
-        raise RekernelError(f"model is a {type(model).__name__}, no torch.nn.Module; pass the network itself")
+        raise RekernelError(f"model is a {type(model).__name__}, not a torch.nn.Module; pass the network itself")
     earlier = getattr(model, PLAN, None)
     if earlier is not None and earlier.changed:
         raise RekernelError(
@@ -138,7 +141,7 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
 def _second_pass(
     model: nn.Module, seen: Trace, planned: Planned, args: list[Any], kwargs: dict[str, Any], scales: tuple[float, ...]
 ) -> Trace:
-    """Run the rescaled model at the new size: every layer must see the grid that the plan gives it."""
+    """Trace the rescaled model at the new size, and raise if a layer has another grid than planned."""
     large_args = [_enlarged(a, seen.size, scales) for a in args]
     large_kwargs = {k: _enlarged(v, seen.size, scales) for k, v in kwargs.items()}
     try:
@@ -147,7 +150,7 @@ def _second_pass(
         grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
         notes = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
         raise RekernelError(f"after rescaling, at {grid} pixels: {error}{notes}") from None
-    # By module, the last call in each: a factored layer makes several of one.
+    # The last call of each module counts: a factored layer makes several calls.
     new_sizes = {call.module: call.out_size for call in again.calls}
     cropped = [name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose)]
     new_sizes |= {name: again.results[name] for name in cropped if name in again.results}
@@ -159,19 +162,19 @@ def _second_pass(
             and (len(new) != len(expected) or any(abs(n - m) > 0 for n, m in zip(new, expected, strict=True)))
         ):
             raise RekernelError(
-                f"{shown(call.module)}: gives a grid of {new} at the new size where the plan said {expected} "
-                f"(it was {call.out_size}); choose a size and scale that every stride divides, or leave the layer out"
+                f"{shown(call.module)}: gives a grid of {new} at the new size, but the plan said {expected} "
+                f"(it was {call.out_size}); choose a size and scale that every stride divides, or exclude the layer"
             )
 
     return again
 
 
 def _attention_notes(seen: Trace, again: Trace) -> list[str]:
-    """Attention over more tokens than in training: what no kernel makes up for."""
+    """Notes about attention over more tokens than in training, which no change of weights makes up for."""
     before = {call.module: call.keys for call in seen.calls if call.kind == "attention"}
     after = {call.module: call.keys for call in again.calls if call.kind == "attention"}
     return [
-        f"{name}: attention looks at {after[name]} tokens instead of {keys}; its weights are left as they are"
+        f"{name}: attention looks at {after[name]} tokens instead of {keys}; its weights stay as they are"
         for name, keys in before.items()
         if after.get(name, keys) != keys
     ]

@@ -84,7 +84,7 @@ def test_the_image_grows_where_the_linear_layer_writes_it(how: str, tmp_path: An
     with torch.no_grad():
         assert torch.equal(loaded(z), larger(z))
         assert torch.equal(rkt.rescale(model, 1, Z)(z), model(z))
-    assert trace(model, [Z], pretend=True) == trace(model, [Z], pretend=False)
+    assert trace(model, [Z], shape_only=True) == trace(model, [Z], shape_only=False)
 
 
 def test_better_than_dilated_and_untouched_kernels_on_an_enlarged_grid() -> None:

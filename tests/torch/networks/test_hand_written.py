@@ -65,7 +65,7 @@ def test_scale_per_axis(check: Any) -> None:
     assert larger(torch.zeros(1, 3, 48, 48)).shape == (1, 4, 24, 24)
     fine = check.smooth((48, 48), 3)
     assert rkt.equivariance_error(model, larger, fine) < rkt.equivariance_error(model, model, fine, size=(24, 32)) / 2
-    assert "no whole number" in " ".join(rkt.rescale(model, (2, 1.5), x, form="factored").rekernel_plan.warnings)
+    assert "not a whole number" in " ".join(rkt.rescale(model, (2, 1.5), x, form="factored").rekernel_plan.warnings)
 
 
 def test_a_single_layer_is_a_model_too() -> None:

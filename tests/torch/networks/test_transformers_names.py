@@ -205,7 +205,7 @@ def test_a_rescaled_tensor_that_the_model_splits_is_refused(tmp_path: Path) -> N
     name = "encoder.layer.1.mlp.weights_in.weight"
     hints = rk.Hints(linear_grid={name.removesuffix(".weight"): (1, 4, 4)})
     rk.convert(tmp_path / "in", tmp_path / "out", scale=2, include=[name], hints=hints)
-    with pytest.raises(rk.RekernelError, match=rf"^{name}: was rescaled, and this model splits or joins it to .*gate"):
+    with pytest.raises(rk.RekernelError, match=rf"^{name}: was rescaled, but this model splits or joins it to .*gate"):
         rkt.load(built(kind, **options), tmp_path / "out")
 
 

@@ -1,1 +1,1 @@
-"""What a denoiser of diffusers is and how it is called."""
+"""Reading a diffusers denoiser: its config and scheduler, its calls, the hooks on it and its rescaled layers."""

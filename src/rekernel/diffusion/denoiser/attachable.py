@@ -1,6 +1,7 @@
-"""What can be attached to a denoiser and taken off again: the life of guidance and of switched kernels.
+"""Attach something to a denoiser and remove it again; guidance and rescaled kernels share this base class.
 
-Scope: a hook is made when attaching and taken off when removing. Not here: what the hook does.
+Scope: making the hook, taking it off, enabling and disabling. Not here: the work of the hook (see `guidance/hook` and
+`kernels/hook`).
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from ...errors import RekernelError
 
 
 class Attachable(ABC):
-    """Attached to one denoiser at a time; a context manager that removes it."""
+    """Base class of guidance and rescaled kernels: attached to one denoiser at a time; a `with` block removes it."""
 
     def __init__(self) -> None:
         self.enabled = True
         self._hook: Any = None
 
     def attach(self, target: Any, *, scheduler: Any = None) -> Self:
-        """Act in every call of a pipeline's denoiser from now on, until `remove()`.
+        """Act in every call of a pipeline's denoiser, from now on until `remove()`.
 
         Parameters
         ----------
         target : a diffusers pipeline, or its denoiser
         scheduler : a diffusers scheduler, optional
-            With a denoiser alone, where times or predictions have to be known.
+            For a denoiser without its pipeline, where times or predictions must be known.
 
         Returns
         -------
-        self, for `with ....attach(pipe):`
+        self, for use as `with guidance.attach(pipe):`
 
         Raises
         ------
         RekernelError
-            Where this is attached already, or one of its kind or a feature cache is; and to a network whose weights are
-            rescaled already, since a call at the trained size needs the original ones.
+            Where this object is attached already, where the denoiser has another object of this class or a feature
+            cache, and where its weights are rescaled already: a call at the trained size needs the original weights.
         """
         if self._hook is not None:
             raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")
@@ -44,7 +45,7 @@ class Attachable(ABC):
         return self
 
     def remove(self) -> None:
-        """Take it off: the denoiser is as it was. Nothing happens where it is not attached."""
+        """Restore the denoiser to its state before `attach()`; does nothing where this is not attached."""
         hook, self._hook = self._hook, None
         if hook is not None:
             hook.take_off()
@@ -54,7 +55,7 @@ class Attachable(ABC):
         self.enabled = True
 
     def disable(self) -> None:
-        """Stay attached and do nothing."""
+        """Stay attached, but leave every call unchanged."""
         self.enabled = False
 
     def _is_enabled(self) -> bool:
@@ -62,10 +63,10 @@ class Attachable(ABC):
 
     @abstractmethod
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
-        """The hook on the denoiser, with `take_off()` and `described()`."""
+        """Put a hook on the denoiser and return it; a hook has `take_off()` and `described()`."""
 
     def _where(self) -> str:
-        """The end of the repr: attached to what, and whether it acts."""
+        """The end of the repr: where this is attached, and whether it is disabled."""
         where = "not attached" if self._hook is None else self._hook.described()
         return where if self.enabled else f"disabled, {where}"
 

@@ -1,6 +1,7 @@
-"""One call of a diffusers denoiser, taken apart: the noisy image, its time, and everything else.
+"""Take one call of a diffusers denoiser apart: the noisy image, its time, and all other arguments.
 
-Knows how networks are called; shapes of the image are `layouts`', other arguments on the grid `conditions`'.
+Scope: names and types of the arguments of a network's forward. Not here: how an argument holds the image (see
+`image_layout`), other arguments on the image's grid (see `conditions`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..formulas.guided import LowBand
 from ..formulas.low_band import Split
 from ..formulas.sizes import low_size
 from .conditions import reduced_conditions
-from .image_layout import ChannelsFirst, FramesFirst, Layout, packed_tokens
+from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, packed_tokens
 
 _IMAGES = ("sample", "hidden_states")
 _FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
@@ -30,23 +31,24 @@ _FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DMode
 class Call:
     """The arguments of one call, by name.
 
-    arguments : as bound to the signature of `forward`; lists are copies, since networks take them to pieces
-    positional : how many were given by position
-    image : name of the noisy image's argument
-    noisy : how many of its channels are noisy; the rest is conditioning (a mask, a masked image, a first frame)
-    multiple : what the pixels of the last two axes must be multiples of
+    arguments : the arguments, bound to the signature of `forward`; lists are copies, since networks pop their entries
+    positional : number of arguments that were passed by position
+    image : name of the argument that holds the noisy image
+    noisy : number of noisy channels of that image; the others are conditioning (a mask, a masked image, a first frame)
+    layout : how the argument holds the image
+    multiple : divisor of the image's height and width that the network requires
     """
 
     arguments: Mapping[str, Any]
     positional: int
     image: str
     noisy: int
-    layout: Layout
+    layout: ImageLayout
     multiple: int = 1
 
     @property
     def grid(self) -> Tensor:
-        """All channels of the image's argument, (B, C, *grid)."""
+        """All channels of the image, (B, C, *grid)."""
         return self.layout.grid(self.arguments[self.image])
 
     @property
@@ -56,7 +58,7 @@ class Call:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of `x`, and of what is computed from it."""
+        """The dtype of `x` and of everything computed from it."""
         own: torch.dtype = self.arguments[self.image].dtype
         return torch.float32 if own in (torch.float16, torch.bfloat16) else own
 
@@ -67,14 +69,14 @@ class Call:
 
     @property
     def t(self) -> Any:
-        """The time, a float64 number or one per sample."""
+        """The time: one float64 number, or an array with one per sample."""
         t = self.arguments["timestep"]
         values = t.detach().double().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t, np.float64)
         if values.ndim > 1:  # one per token: Wan 2.2
             if np.any(values != values[:, :1]):
                 raise RekernelError(
-                    f"timestep: of shape {values.shape} with different times within one picture (a given first frame, "
-                    f"say), which upsample guidance has no matched time for; sample without"
+                    f"timestep: of shape {values.shape} with different times within one picture, as for a given first "
+                    f"frame; upsample guidance cannot match several times at once, so sample without guidance"
                 )
             values = values[:, 0]
         if values.ndim and len(values) in (1, self.arguments[self.image].shape[0]) and np.all(values == values[0]):
@@ -82,17 +84,17 @@ class Call:
         return values
 
     def run(self, forward: Callable[..., Any]) -> Any:
-        """Call the network: its own output, whatever it is."""
+        """Call the network and return its own output."""
         given = [(n, list(v) if isinstance(v, list) else v) for n, v in self.arguments.items()]
         return forward(*(v for _, v in given[: self.positional]), **dict(given[self.positional :]))
 
     def prediction(self, output: Any) -> Tensor:
-        """The predicted channels of what the network returned, (B, C, *grid), of `dtype`."""
+        """The predicted channels of the network's output, (B, C, *grid), of dtype `dtype`."""
         tensor: Tensor = output if isinstance(output, Tensor) else output[0]
         return self.layout.grid(tensor)[:, : self.noisy].to(self.dtype)
 
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
-        """What the network returned with other predicted channels, of the same type; learned variances stay."""
+        """The network's output with other predicted channels, of the same type; learned variances stay."""
         before: Tensor = output if isinstance(output, Tensor) else output[0]
         grid = self.layout.grid(before)
         new = self.layout.tensor(torch.cat([prediction.to(before.dtype), grid[:, self.noisy :]], dim=1))
@@ -104,40 +106,43 @@ class Call:
         return (new, *output[1:])
 
     def at(self, x: Tensor, t: Any) -> Call:
-        """The same call with another noisy image, of the same grid, and time."""
+        """The same call with another noisy image on the same grid and another time."""
         given = self.grid
         image = self.layout.tensor(torch.cat([x.to(given.dtype), given[:, self.noisy :]], dim=1))
         return self._with({self.image: image, "timestep": _time_like(self.arguments["timestep"], t, image)})
 
     def low(self, factors: Sequence[float], multiple: int = 1) -> Split:
-        """The reduction by `factors`, to a size that the network takes and that `multiple` divides."""
+        """The reduction by `factors`, to a size that the network accepts and that `multiple` divides."""
         return Split(self.size, low_size(self.size, factors, math.lcm(self.multiple, multiple)))
 
     def reduced(self, split: LowBand) -> Call:
-        """The call at the low size: whatever lies on the grid reduced; image and time as yet without meaning."""
+        """The call at the low size: all arguments on the grid are reduced.
+
+        Image and time are placeholders until `at()` sets them.
+        """
         if not isinstance(split, Split):
-            return self  # a low band on the full grid
+            return self  # the other low band, FilterSplit, has the full grid
         layout = self.layout.reduced(split.low)
         changed = {self.image: layout.tensor(split.low_input(self.grid)), **layout.arguments()}
         return self._with(changed | reduced_conditions(self.arguments, split), layout)
 
-    def _with(self, changed: dict[str, Any], layout: Layout | None = None) -> Call:
+    def _with(self, changed: dict[str, Any], layout: ImageLayout | None = None) -> Call:
         arguments = {**self.arguments, **{k: v for k, v in changed.items() if k in self.arguments}}
         return replace(self, arguments=arguments, layout=layout or self.layout)
 
 
 def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noisy: int | None = None) -> Call:
-    """The call that `module(*args, **kwargs)` is.
+    """Read the call `module(*args, **kwargs)`.
 
     Parameters
     ----------
     noisy : int, optional
-        Channels that carry noise; by default as many as the network gives back.
+        Number of channels that carry noise; by default the number of output channels.
 
     Raises
     ------
     RekernelError
-        For a network whose `forward` does not take an image and a timestep by diffusers' names.
+        For a network whose `forward` has no arguments with diffusers' names for an image and a timestep.
     """
     module = getattr(module, "_orig_mod", module)
     signature = inspect.signature(type(module).forward.__get__(module))
@@ -157,15 +162,15 @@ def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noi
     known = _config(module, "in_channels")
     if arguments[image].ndim == 5 and known not in (None, channels):
         raise RekernelError(
-            f"{type(module).__name__}: {image} of shape {tuple(arguments[image].shape)} has not the {known} channels "
-            f"of its config where rekernel looks for them; wrap it as denoise(x, sigma) and use guide_denoiser"
+            f"{type(module).__name__}: {image} of shape {tuple(arguments[image].shape)} does not have the {known} "
+            f"channels of the config on the expected axis; wrap it as denoise(x, sigma) and use guide_denoiser"
         )
     out = _config(module, "out_channels")
     given = noisy or min(channels, out // layout.packed if out else channels)
     return Call(arguments, len(args), image, given, layout, _multiple(module, layout))
 
 
-def _layout(module: Any, arguments: Mapping[str, Any], image: str | None) -> Layout | None:
+def _layout(module: Any, arguments: Mapping[str, Any], image: str | None) -> ImageLayout | None:
     tensor = arguments[image] if image is not None else torch.empty(0)
     if tensor.ndim == 3 and "img_ids" in arguments:
         return packed_tokens(tensor, arguments["img_ids"])
@@ -174,8 +179,8 @@ def _layout(module: Any, arguments: Mapping[str, Any], image: str | None) -> Lay
     return FramesFirst() if type(module).__name__ in _FRAMES_FIRST else ChannelsFirst()
 
 
-def _multiple(module: Any, layout: Layout) -> int:
-    """2 for each halving of a UNet that does not follow odd sizes, or the patch of a transformer."""
+def _multiple(module: Any, layout: ImageLayout) -> int:
+    """The required divisor of height and width: 2 per halving of a UNet that fails on odd sizes, or a patch size."""
     if type(module).__name__ == "UNet2DModel":
         return int(2 ** (len(module.config["block_out_channels"]) - 1))
     patch = getattr(getattr(module, "config", None), "patch_size", None)
@@ -190,7 +195,7 @@ def _config(module: Any, name: str) -> int | None:
 
 
 def _time_like(given: Any, t: Any, x: Tensor) -> Tensor:
-    """A time in the form that the network was given; an integer becomes float32 where the time is none."""
+    """A time with the type and shape of `given`; an integer type becomes float32 where `t` is not an integer."""
     values = np.asarray(t)
     dtype = given.dtype if isinstance(given, Tensor) else torch.float32
     if not dtype.is_floating_point and np.any(values != np.rint(values)):

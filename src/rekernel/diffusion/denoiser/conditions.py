@@ -1,7 +1,7 @@
-"""What lies on the image's grid beside the image: residuals of side networks, masks, sizes told to the network.
+"""Reduce the arguments that lie on the image's grid: residuals of side networks, masks, sizes given to the network.
 
-Knows argument names of diffusers' networks; no time and no guidance. Whatever has pixels is averaged as the image is,
-and not rescaled in value.
+Scope: argument names of diffusers' networks. An argument with pixels is averaged like the image; its values are not
+rescaled. Not here: the image and its time (see `call`).
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _HEIGHT_AND_WIDTH = ("time_ids", "resolution")
 
 
 def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    """The arguments that change with the grid, for its low size.
+    """The arguments that change when the grid is reduced, at its low size.
 
-    Feature maps, ControlNet's and T2I-Adapter's, are reduced each from its own size; SDXL's original size, crop and
-    target size and PixArt's resolution are divided; times per token are as many as tokens; text and image embeddings
-    stay.
+    Feature maps of a ControlNet or T2I-Adapter are reduced, each from its own size. SDXL's original size, crop and
+    target size and PixArt's resolution are divided. Times per token are shortened to the new number of tokens. Text and
+    image embeddings do not change.
 
     Raises
     ------
     RekernelError
-        For what cannot be reduced, by the argument's name.
+        For an argument that cannot be reduced; the message names the argument.
     """
     for name, what in _REFUSED.items():
         if arguments.get(name) is not None:
-            raise RekernelError(f"{name}: {what} cannot be reduced for the low-resolution pass; sample without")
+            raise RekernelError(f"{name}: {what} cannot be reduced for the low-resolution pass; sample without it")
     changed = {name: _reduced(arguments[name], split) for name in _MAPS if arguments.get(name) is not None}
     if isinstance(arguments.get("added_cond_kwargs"), Mapping):
         changed["added_cond_kwargs"] = _sizes(arguments["added_cond_kwargs"], split)
     times = arguments.get("timestep")
-    if isinstance(times, Tensor) and times.ndim == 2:  # one per token
+    if isinstance(times, Tensor) and times.ndim == 2:  # one time per token
         changed["timestep"] = times[:, : times.shape[1] * math.prod(split.low) // math.prod(split.size)]
     text, frames = arguments.get("encoder_hidden_states"), split.low[0]
     if len(split.size) == 3 and frames != split.size[0] and isinstance(text, Tensor):
@@ -67,7 +67,7 @@ def _reduced(value: Any, split: Split) -> Any:
 
 
 def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Split) -> Tensor:
-    """Text that a pipeline repeats for each frame (AnimateDiff), for as many frames as there are now."""
+    """Text embeddings that a pipeline repeats for each frame (AnimateDiff), for the reduced number of frames."""
     batch = next(v.shape[0] for n in ("sample", "hidden_states") if isinstance(v := arguments.get(n), Tensor))
     if text.shape[0] != batch * split.size[0]:
         return text
@@ -78,7 +78,7 @@ def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Split) -> Tenso
 
 
 def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    """Sizes in pixels divided by the factors; they come as (height, width) pairs."""
+    """The conditions with their sizes in pixels, given as (height, width) pairs, divided by the factors."""
     rows, columns = (n / m for n, m in zip(split.size[-2:], split.low[-2:], strict=True))
     changed = dict(conditions)
     for name in _HEIGHT_AND_WIDTH:
@@ -91,6 +91,6 @@ def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
             changed[name] = divided.to(sizes.dtype)
     if isinstance(conditions.get("aspect_ratio"), Tensor):
         changed["aspect_ratio"] = conditions["aspect_ratio"] * (columns / rows)
-    if isinstance(hint := conditions.get("hint"), Tensor):  # a picture that the network itself puts beside the image
+    if isinstance(hint := conditions.get("hint"), Tensor):  # a picture that the network itself joins to the image
         changed["hint"] = _reduced(hint, split)
     return changed

@@ -1,12 +1,12 @@
-"""Putting a hook on a diffusers network and taking it off without a trace.
+"""Put a hook on a diffusers network and take it off without a trace.
 
-Knows diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`; not what a hook does. After `take_off`,
-`vars(module)` is what it was.
+Scope: diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`. Not here: the work of a hook (see
+`guidance/hook` and `kernels/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
 
-A hook stands outside of what is compiled, since it calls the network at several sizes, and inside of accelerate's
+A hook runs outside the compiled code, since it calls the network at several sizes. It runs inside accelerate's
 offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
-would compile a hook that stands in `forward`, and overwrite one that stands in the compiled call: while hooks are on a
-network, its `compile` is one that lifts them off and puts them on again.
+would compile a hook that is in `forward`, and overwrite a hook that is in the compiled call. So while hooks are on a
+network, its `compile` takes them off, compiles, and puts them on again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
 class ForwardHook(ModelHook):
-    """A hook whose `run(forward, args, kwargs)` stands in the place of the network's forward.
+    """A hook whose `run(forward, args, kwargs)` replaces the network's forward.
 
-    place : where its callable is the attribute `forward`: the network, or its compiled call
-    callable : what it put there
-    bare : nothing stood there before, but the method of the class
+    place : the object whose attribute `forward` the hook replaces: the network, or its compiled call
+    callable : the callable that the hook put there
+    bare : whether `place` had no `forward` of its own before, only the method of its class
     """
 
     def __init__(self, run: Callable[..., Any], described: Callable[[], str]) -> None:
@@ -42,7 +42,7 @@ class ForwardHook(ModelHook):
         self.bare = False
 
     def new_forward(self, place: Any, *args: Any, **kwargs: Any) -> Any:
-        """Called by the registry."""
+        """Run the hook; the registry calls this method."""
         return self._eager(args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -56,11 +56,11 @@ class ForwardHook(ModelHook):
 
 
 class _OwnRegistry(HookRegistry):
-    """A registry that was not there before, and goes when it is empty."""
+    """A registry that rekernel created; it is deleted when it is empty."""
 
 
 class _CompiledCall:
-    """The compiled call of a module that was compiled in place, as an attribute `forward`."""
+    """Give access to the compiled call of a module that was compiled in place, through an attribute `forward`."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -75,22 +75,22 @@ class _CompiledCall:
 
 
 def compiled_later(module: Any) -> RekernelError:
-    """For a network that was compiled with a hook on it: the hook would be compiled too, or run uncompiled."""
+    """The error for a network compiled with a hook on it: it would compile the hook, or run the network uncompiled."""
     network = getattr(module, "_orig_mod", module)
     return RekernelError(
-        f"{type(network).__name__} was compiled after something of rekernel was attached to it; remove() that, and "
-        f"attach it to the compiled network"
+        f"{type(network).__name__} was compiled after guidance or kernels were attached to it; remove() them and "
+        f"attach them to the compiled network"
     )
 
 
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
-    """Register a hook; guidance stays outermost, since kernels are switched inside each of its passes.
+    """Register a hook; the hook of guidance stays outermost, since kernels are switched inside each of its passes.
 
     Raises
     ------
     RekernelError
-        Where one of the name is there already, or a cache that keeps features from step to step is: two passes of
-        different sizes would share them. Where the network was compiled with a hook of ours on it.
+        Where the network has a hook of that name already, where it has a cache that keeps features from step to step
+        (two passes of different sizes would share them), and where it was compiled with a hook of ours on it.
     """
     refuse_caches(module)
     attached = hook_on(module, name)
@@ -110,26 +110,26 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
 
 
 def hook_on(module: nn.Module, name: str) -> ForwardHook | None:
-    """The hook of that name, where there is one."""
+    """The hook of that name on the network, or None."""
     registries = (vars(module).get(key) for key in (_REGISTRY, _COMPILED_REGISTRY))
     return next((r.hooks[name] for r in registries if r is not None and name in r.hooks), None)
 
 
 def take_off(module: nn.Module, name: str) -> None:
-    """Remove a hook, and what the registry leaves behind where no other hook is left."""
+    """Remove a hook; where no other hook is left, also remove the registry that rekernel created."""
     hook = _unlink(module, name)
     if hook is not None:
-        hook.run = _as_it_is  # somebody else's wrapper may hold it still
+        hook.run = _call_original  # the wrapper of another library may still hold the hook
 
 
-def _as_it_is(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call_original(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return forward(*args, **kwargs)
 
 
 def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
-    """Close the chain around a hook.
+    """Take a hook out of the chain of hooks and connect its neighbours.
 
-    Done by hand: diffusers' own removal lets the hook above forget what it does, and does not see accelerate's.
+    Not done by diffusers' own removal: it loses the work of the hook above, and does not handle accelerate's hooks.
     """
     hook = hook_on(module, name)
     if hook is None:
@@ -154,7 +154,7 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
     registry._fn_refs.pop(index)
     if not registry.hooks and isinstance(registry, _OwnRegistry):
         del vars(module)[key]
-    if hook_on(module, GUIDANCE) is None and hook_on(module, KERNELS) is None and _lifts(vars(module).get("compile")):
+    if hook_on(module, GUIDANCE) is None and hook_on(module, KERNELS) is None and _is_ours(vars(module).get("compile")):
         del vars(module)["compile"]
     return hook
 
@@ -171,7 +171,7 @@ def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
 
 
 def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-    """`module.compile(...)` while hooks are on it: of the network as it is without them."""
+    """Replace `module.compile` while hooks are on the module: compile the network without its hooks."""
     hooks = [(name, hook) for name in (KERNELS, GUIDANCE) if (hook := _unlink(module, name)) is not None]
     try:
         type(module).compile(module, *args, **kwargs)
@@ -180,13 +180,13 @@ def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
             _register(module, name, hook)
 
 
-def _lifts(compile_: Any) -> bool:
+def _is_ours(compile_: Any) -> bool:
     return isinstance(compile_, functools.partial) and compile_.func is _compile_beneath
 
 
 @contextmanager
 def _inside_offloading(place: Any) -> Iterator[None]:
-    """Let `place.forward` be what accelerate's hook runs, where one stands there."""
+    """Where `place.forward` is accelerate's hook, let it be the callable inside that hook for as long as this runs."""
     outer = vars(place).get("forward")
     ours = isinstance(outer, functools.partial) and outer.args[:1] == (place,)
     if not ours or getattr(outer.func, "__module__", "") != "accelerate.hooks":
@@ -201,7 +201,7 @@ def _inside_offloading(place: Any) -> Iterator[None]:
 
 
 def refuse_caches(module: nn.Module) -> None:
-    """Raise where features are kept from one step to the next."""
+    """Raise where the network keeps features from one step to the next."""
     for part in module.modules():
         registry = vars(part).get(_REGISTRY)
         for name, hook in getattr(registry, "hooks", {}).items():

@@ -1,6 +1,7 @@
-"""How a network's argument holds the picture: channels first, frames first, or packed into tokens.
+"""Convert between the shape of a network's image argument and (B, C, *grid): channels or frames first, or tokens.
 
-Knows shapes of diffusers' networks; no time, guidance or kernel. Everything else sees (B, C, *grid).
+Scope: shapes of diffusers' networks. Not here: the other arguments of a call (see `call`). All other modules work with
+(B, C, *grid).
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from torch import Tensor
 from ...errors import RekernelError
 
 
-class Layout(Protocol):
-    """The two directions, and what becomes of the layout when the grid is reduced."""
+class ImageLayout(Protocol):
+    """How an argument or output of a network holds an image: the conversion to a grid and back."""
 
     @property
     def packed(self) -> int:
-        """Channels of the network's argument that make one of the grid's."""
+        """Number of channels in the network's argument for one channel of the grid."""
 
     def grid(self, tensor: Tensor) -> Tensor:
-        """(B, C, *grid) of an argument or an output."""
+        """Convert an argument or output of the network to (B, C, *grid)."""
 
     def tensor(self, grid: Tensor) -> Tensor:
-        """The reverse."""
+        """Convert (B, C, *grid) to the shape of the network's argument."""
 
-    def reduced(self, low: Sequence[int]) -> Layout:
-        """For `low` pixels."""
+    def reduced(self, low: Sequence[int]) -> ImageLayout:
+        """The layout of an image of `low` pixels per axis."""
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments that follow from the layout, by name."""
+        """Other arguments of the network that depend on the layout, by name."""
 
 
 @dataclass(frozen=True)
 class ChannelsFirst:
-    """(B, C, *grid), as it is."""
+    """(B, C, *grid): the grid itself."""
 
     packed: int = 1
 
@@ -75,10 +76,11 @@ class FramesFirst:
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """(B, tokens, 4 C), a token for each 2 x 2 pixels, row by row: Flux.
+    """(B, tokens, 4 C), one token for each 2 x 2 pixels, row by row: Flux.
 
-    rows, columns : of tokens
-    ids : the tokens' positions, (tokens, 3) or, as older pipelines have it, (1, tokens, 3)
+    rows, columns : number of rows and columns of tokens
+    ids : positions of the tokens, (tokens, 3), or (1, tokens, 3) in older pipelines
+    packed : number of channels of a token for one channel of the grid
     """
 
     rows: int
@@ -97,7 +99,7 @@ class PackedTokens:
         return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, 4 * channels)
 
     def reduced(self, low: Sequence[int]) -> PackedTokens:
-        """The positions are those of a picture of that size, not those of the larger one thinned out."""
+        """The layout of a picture of `low` pixels; its positions count from 0 by 1, as for any picture of that size."""
         rows, columns = (n // 2 for n in low)
         ids = _ids(rows, columns, self.ids)
         return PackedTokens(rows, columns, ids)
@@ -107,12 +109,12 @@ class PackedTokens:
 
 
 def packed_tokens(tokens: Tensor, ids: Any) -> PackedTokens:
-    """The layout of Flux' tokens, told from their positions.
+    """The layout of Flux's tokens, read from their positions.
 
     Raises
     ------
     RekernelError
-        Where the positions are not those of one picture, row by row (a second picture as context, say).
+        Where the positions are not those of one picture, row by row; for example with a second picture as context.
 
     Examples
     --------
@@ -132,7 +134,7 @@ def packed_tokens(tokens: Tensor, ids: Any) -> PackedTokens:
 
 
 def _ids(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Positions of the type and number of axes of `like`, whose first column (which picture) is kept."""
+    """Positions with the dtype and number of axes of `like`; the first column, the picture's number, is kept."""
     which = like.reshape(-1, 3)[0, 0].expand(rows * columns)
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     made = torch.stack([which, y.flatten().to(like), x.flatten().to(like)], dim=-1)

@@ -1,9 +1,9 @@
-"""The names under which a diffusers pipeline keeps its denoisers.
+"""List the names under which a diffusers pipeline keeps its denoisers.
 
-Scope: two constants. Imports nothing, so that every module here can use them.
+Scope: two constants. Imports nothing, so that every module of `diffusion` can use them.
 """
 
 DENOISERS = ("unet", "transformer")
-"""The component that is guided: the first of these that a pipeline has."""
+"""Names of the denoiser. The first of these that a pipeline has is the one that is guided."""
 SECOND = ("transformer_2", "unet_2")
-"""The other one, in a pipeline with two denoisers."""
+"""Names of the second denoiser, in a pipeline that has two."""

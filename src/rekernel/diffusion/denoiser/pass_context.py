@@ -1,6 +1,7 @@
-"""Which pass of a guided step is running, so that rescaled kernels know the size they are called at.
+"""Keep track of which pass of a guided step is running, so that rescaled kernels know the size of the call.
 
-Knows one context variable; who sets it (guidance, planning) and who reads it (the hooks) do not know each other.
+Scope: one context variable. Guidance and planning set it, the hooks read it. Not here: the hooks (see `guidance/hook`
+and `kernels/hook`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 class PassContext:
     """One call of the denoiser within a guided step.
 
-    reduced : by what the grid is reduced, per axis; empty for not at all
-    bypass : whether hooks call the original forward (for a planning pass, and for a call with its kernels lent already)
+    reduced : factor by which the grid is reduced, per axis; empty where the grid is not reduced
+    bypass : whether hooks call the original forward: in a planning pass, and in a call with rescaled layers
     """
 
     reduced: tuple[float, ...] = ()
@@ -28,13 +29,13 @@ _PASS: ContextVar[PassContext] = ContextVar("rekernel_pass", default=_ORDINARY)
 
 
 def current_pass() -> PassContext:
-    """The pass that is running; an ordinary one outside guidance."""
+    """The pass that is running; outside guidance, a pass that is neither reduced nor bypassed."""
     return _PASS.get()
 
 
 @contextmanager
 def running(reduced: tuple[float, ...] = (), *, bypass: bool = False) -> Iterator[None]:
-    """Say what the calls inside are."""
+    """Mark the calls inside the `with` block as such a pass."""
     token = _PASS.set(PassContext(reduced, bypass))
     try:
         yield

@@ -1,6 +1,7 @@
-"""The noise schedule and the kind of prediction behind a diffusers scheduler, read from its config.
+"""Read the noise schedule and the kind of prediction from a diffusers scheduler's config.
 
-Knows diffusers' schedulers by class name and config; imports none of them.
+Scope: class names and configs of diffusers' schedulers; imports none of them. Not here: the schedules themselves (see
+`formulas/schedules`).
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ import numpy as np
 from ...errors import RekernelError
 from ..formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
 
-_FED_UP_TO_1 = ("FluxTransformer2DModel",)
-_FED_AS_SCHEDULED = (
+# Networks of rectified flow by the unit of their time: from 0 to 1, or the timesteps of the scheduler.
+_TIME_IN_UNIT_INTERVAL = ("FluxTransformer2DModel",)
+_TIME_IN_TIMESTEPS = (
     "SD3Transformer2DModel", "SanaTransformer2DModel", "WanTransformer3DModel", "HunyuanVideoTransformer3DModel",
 )  # fmt: skip
 _EDM_KINDS = {"epsilon": "edm", "v_prediction": "edm_v"}
 
 
 def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, str]:
-    """What the network that this scheduler drives is fed, and what it predicts.
+    """The noise schedule of the network's input, and the kind of the network's prediction.
 
-    Samplers that keep `x0 + sigma noise` (Euler, Heun, DPM2, LMS, ...) divide by sqrt(sigma^2 + 1) before the network,
-    so every scheduler with an alpha-bar table is variance preserving there. Where a sampler rounds its timesteps, the
-    time is the rounded one, which is what the network is fed too.
+    Samplers that keep `x0 + sigma noise` (Euler, Heun, DPM2, LMS, ...) divide by sqrt(sigma^2 + 1) before they call the
+    network, so the network's input is variance preserving for every scheduler with an alpha-bar table. Where a sampler
+    rounds its timesteps, the network gets the rounded time, and so does this schedule.
 
     Parameters
     ----------
     scheduler : a diffusers scheduler
-    denoiser : the network; its class name and its config matter
+    denoiser : the network; its class name and its config are read
 
     Returns
     -------
@@ -38,7 +40,7 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     Raises
     ------
     RekernelError
-        For a scheduler that is none of these.
+        For a scheduler or a network that this function does not know.
     """
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     kind = config.get("prediction_type", "epsilon")
@@ -46,8 +48,8 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
         times = _flow_times(denoiser, float(config.get("num_train_timesteps", 1000)))
         if times is None or config.get("invert_sigmas"):
             raise RekernelError(
-                f"{type(denoiser).__name__}: whether it is fed times up to 1 or up to 1000, and which end is noise, is "
-                f"not known; pass schedule=FlowSchedule(times=...) and prediction='flow'"
+                f"{type(denoiser).__name__}: rekernel does not know whether its times go up to 1 or to 1000, nor which "
+                f"end is noise; pass schedule=FlowSchedule(times=...) and prediction='flow'"
             )
         as_said = config.get("use_flow_sigmas") and kind in ("epsilon", "sample")
         return FlowSchedule(times=times), kind if as_said else "flow"
@@ -64,7 +66,7 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
             f"pass schedule= (rekernel.diffusion.DiscreteSchedule, FlowSchedule, ...) and prediction="
         )
     alpha_bar = np.asarray(table.detach().cpu().double().numpy() if hasattr(table, "detach") else table, np.float64)
-    if config.get("timestep_type") == "continuous":  # fed log(sigma)/4 with inputs over sqrt(sigma^2 + 1)
+    if config.get("timestep_type") == "continuous":  # the time is log(sigma)/4; inputs are divided by sqrt(sigma^2 + 1)
         sigma = np.sqrt((1 - alpha_bar) / alpha_bar)
         least, most = config.get("sigma_min") or sigma.min(), config.get("sigma_max") or sigma.max()
         return EDMSchedule(1.0, float(least), float(most)), kind
@@ -73,10 +75,10 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
 
 
 def _flow_times(denoiser: Any, scheduled: float) -> float | None:
-    """The noisiest time that a network of rectified flow is fed; None where that is not known."""
+    """The noisiest time of a network of rectified flow; None for a network that is not listed above."""
     network = type(denoiser).__name__
-    if network in _FED_UP_TO_1:
+    if network in _TIME_IN_UNIT_INTERVAL:
         return 1.0
-    if network in _FED_AS_SCHEDULED or network.startswith("UNet"):
+    if network in _TIME_IN_TIMESTEPS or network.startswith("UNet"):
         return scheduled * float(getattr(getattr(denoiser, "config", None), "timestep_scale", 1.0))  # Sana has one
     return None

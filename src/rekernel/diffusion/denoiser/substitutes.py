@@ -1,7 +1,8 @@
-"""The rescaled layers of one denoiser, made when first needed and lent to a call.
+"""Make the rescaled layers of one denoiser when they are first needed, and lend them to single calls.
 
-Knows planning and layers of `rekernel.torch`; not when kernels are rescaled. A factored layer holds the original
-weight objects, so nothing is copied; a substitute stands in a layer's `forward` while a call runs, and no longer.
+Scope: planning and layers of `rekernel.torch`. Not here: when kernels are rescaled (see `kernels/hook`). A factored
+layer holds the original weight objects, so no weight is copied. A substitute replaces a layer's `forward` only while a
+call runs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FACTORED = (FactoredConv, FactoredConvTranspose)
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name as it was before LoRA layers were put around it.
+    """The name that a parameter had before LoRA layers were put around its layer.
 
     Examples
     --------
@@ -48,10 +49,11 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Substitute:
-    """A rescaled layer and the one whose place it takes during a call.
+    """A rescaled layer and the layer that it replaces during a call.
 
-    path : in the denoiser
-    origin : what of the old layer it was made from, as `_origin` tells it
+    path : name of the layer in the denoiser
+    old, new : the original layer and the rescaled one
+    origin : the state of the old layer from which the new one was made, as `_origin` returns it
     """
 
     path: str
@@ -60,19 +62,19 @@ class Substitute:
     origin: tuple[Any, ...]
 
     def current(self, model: nn.Module) -> bool:
-        """Whether the old layer is in the network still, and as it was."""
+        """Whether the old layer is still in the network and has not changed."""
         try:
             return model.get_submodule(self.path) is self.old and self.origin == _origin(model, self.path, self.new)
         except AttributeError:
             return False
 
     def share(self) -> None:
-        """Let a factored layer hold the parameters that the original one has now."""
+        """Let a factored layer hold the parameters that the original layer has now."""
         if isinstance(self.new, _FACTORED):
             self.new._parameters.update(self.old._parameters)
 
     def __call__(self, x: Tensor) -> Any:
-        """Run the new layer where `x` is: an offloaded pipeline moves weights, but not what it does not know."""
+        """Run the new layer on the device of `x`: an offloaded pipeline moves the old layers, but not the new ones."""
         new: Any = self.new
         for name, filter_ in list(new._buffers.items()):
             if filter_ is not None and filter_.device != x.device:
@@ -80,11 +82,11 @@ class Substitute:
         own = new._parameters.get("weight")
         if own is not None and own.device != x.device and not isinstance(new, _FACTORED):
             new._parameters["weight"] = nn.Parameter(own.to(x.device), requires_grad=False)
-        return new.forward(x)  # hooks on the layer have been run: it was the old one that was called
+        return new.forward(x)  # not new(x): hooks of the layer ran already, in the call of the old layer
 
 
 def _origin(model: nn.Module, path: str, new: nn.Module) -> tuple[Any, ...]:
-    """Precision; of a layer with a copy of the weights also which weights, and what was merged into them."""
+    """The dtype; for a layer with a copy of the weights also their identity, version and merged adapters."""
     old = model.get_submodule(path)
     weight = old._parameters.get("weight")
     if weight is None or isinstance(new, _FACTORED):
@@ -94,7 +96,7 @@ def _origin(model: nn.Module, path: str, new: nn.Module) -> tuple[Any, ...]:
 
 
 class KernelBank:
-    """Substitutes by scale and method."""
+    """The substitutes of one denoiser, kept by scale, size, layers, method and form."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser: nn.Module = getattr(denoiser, "_orig_mod", denoiser)
@@ -106,13 +108,13 @@ class KernelBank:
     ) -> tuple[Substitute, ...]:
         """The rescaled layers for a call at `factors` times the trained size.
 
-        They are made again where the network's layers are not what they were: adapters came, went or were merged, the
-        precision changed, weights were loaded.
+        They are made again where the network's layers have changed: adapters were added, removed or merged, the dtype
+        changed, or weights were loaded.
 
         Parameters
         ----------
         call : Call
-            At the large size; its reduction is what the planning pass looks at.
+            The call at the large size; the planning pass runs its reduction to the trained size.
         factors : one per grid axis
         layers : 'inner', 'all' or patterns on parameter names
         method, form : as for `rekernel.torch.rescale`
@@ -121,7 +123,7 @@ class KernelBank:
         if adapters != self._adapters:
             self._made.clear()
             self._adapters = adapters
-        # Padding depends on how sizes divide, so a plan is for one size.
+        # Padding depends on the divisors of a size, so each size needs a plan of its own.
         key = (tuple(factors), call.size, layers if isinstance(layers, str) else tuple(layers), method, form)
         if not all(substitute.current(self.denoiser) for substitute in self._made.get(key, ())):
             del self._made[key]
@@ -152,12 +154,13 @@ class KernelBank:
         return tuple(Substitute(p, old, new, _origin(model, p, new)) for p, (old, new) in replaced.items())
 
     def patterns(self, layers: str | Sequence[str]) -> Sequence[str] | None:
-        """The layers as patterns on the parameters' names now; None for all.
+        """The layers as patterns on the current names of the parameters; None for all layers.
 
         Raises
         ------
         RekernelError
-            For a preset that there is not, a pattern that matches nothing, and a layer that cannot be lent.
+            For a preset that the network does not have, a pattern that matches nothing, and a layer that cannot be
+            replaced during a call.
         """
         patterns = None if layers == ALL else self._chosen(layers)
         for path, module in self._convolutions(patterns):
@@ -165,12 +168,12 @@ class KernelBank:
         return patterns
 
     def check_any(self, layers: str | Sequence[str]) -> None:
-        """Raise where none of the layers slides a kernel over its input (those that cut patches do not)."""
+        """Raise where no chosen layer slides a kernel over its input; layers that cut an image into patches do not."""
         found = self._convolutions(self.patterns(layers))
         if all(module.stride == module.kernel_size for _, module in found):
             raise RekernelError(
-                f"layers={layers!r}: no such layer of this {type(self.denoiser).__name__} slides a kernel over its "
-                f"input, so there is nothing to rescale; record guidance alone"
+                f"layers={layers!r}: none of these layers of this {type(self.denoiser).__name__} slides a kernel over "
+                f"its input, so there is nothing to rescale; record guidance without kernels"
             )
 
     def _convolutions(self, patterns: Sequence[str] | None) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:
@@ -188,8 +191,8 @@ class KernelBank:
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
             raise RekernelError(
-                f"layers={layers!r} is no preset of this {type(self.denoiser).__name__} (it has: {known}); "
-                f"pass patterns on its parameter names"
+                f"layers={layers!r} is not a preset of this {type(self.denoiser).__name__} (it has: {known}); "
+                f"pass one of these, or patterns on the names of its parameters"
             )
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
@@ -199,7 +202,7 @@ class KernelBank:
 
 
 def _halved(model: Any) -> int:
-    """By what the deepest maps of a UNet are smaller than its image."""
+    """Image size over the size of the deepest feature maps of a UNet; 1 for other networks."""
     widths = getattr(getattr(model, "config", None), "block_out_channels", None)
     return int(2 ** (len(widths) - 1)) if isinstance(widths, list | tuple) else 1
 
@@ -207,8 +210,8 @@ def _halved(model: Any) -> int:
 def _check_free(path: str, layer: nn.Module) -> None:
     if "forward" in vars(layer):
         raise RekernelError(
-            f"{shown(path)}: something stands in this layer's forward already (offloading or casting layer by layer "
-            f"does), and rescaled kernels need the layer itself; use enable_model_cpu_offload instead"
+            f"{shown(path)}: this layer's forward is replaced already, as offloading or casting layer by layer does, "
+            f"and rescaled kernels must replace it themselves; use enable_model_cpu_offload instead"
         )
 
 
@@ -217,14 +220,14 @@ def _check_switchable(plan: Plan, replaced: Mapping[str, Any]) -> None:
     names += [m.name for m in plan.modules if m.name not in replaced]
     if names:
         raise RekernelError(
-            f"{shown(names[0])}: cannot be switched while sampling; name other layers in layers=, or rescale the whole "
-            f"network with rekernel.torch.rescale"
+            f"{shown(names[0])}: this layer cannot be switched while sampling; name other layers in layers=, or "
+            f"rescale the whole network with rekernel.torch.rescale"
         )
 
 
 @contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Without the compiled calls of modules that were compiled in place, so that a pass can be looked at."""
+    """Run a pass without the compiled calls of modules that were compiled in place, so that it can be traced."""
     compiled = [(m, call) for m in model.modules() if (call := vars(m).pop("_compiled_call_impl", None)) is not None]
     try:
         yield
@@ -235,9 +238,9 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def lent(substitutes: Sequence[Substitute]) -> Iterator[None]:
-    """Run the calls inside with these layers.
+    """Replace the layers in the calls inside the `with` block.
 
-    Afterwards every module is as it was, also after an exception.
+    Afterwards, also after an exception, every module is restored.
     """
     done: list[nn.Module] = []
     try:

@@ -1,6 +1,6 @@
-"""A diffusers denoiser and the pipeline around it: trained size, scheduler, channels that carry noise.
+"""Read a diffusers denoiser and its pipeline: trained size, scheduler, noise schedule, channels that carry noise.
 
-Knows attributes of pipelines and configs; neither guidance nor kernels.
+Scope: attributes of pipelines and configs. Not here: guidance (see `guidance/hook`) and kernels (see `kernels/hook`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _LEARNED = ("learned", "learned_range")
 
 
 class Target:
-    """A denoiser and, where there is one, the pipeline around it.
+    """A denoiser and, where it was given, its pipeline.
 
     Parameters
     ----------
     target : a diffusers pipeline, or a denoiser
-    scheduler : with a denoiser alone
+    scheduler : a diffusers scheduler, for a denoiser without its pipeline
     """
 
     def __init__(self, target: Any, scheduler: Any = None) -> None:
@@ -40,20 +40,20 @@ class Target:
         denoiser = target if self.pipe is None else self._current()
         if not isinstance(denoiser, nn.Module):
             raise RekernelError(
-                f"{type(target).__name__} is no diffusers pipeline with a unet or transformer, and no torch module"
+                f"{type(target).__name__} is neither a diffusers pipeline with a unet or transformer nor a torch module"
             )
         second = next((n for n in SECOND if isinstance(getattr(self.pipe, n, None), nn.Module)), None)
         if second is not None:
             raise RekernelError(
-                f"{type(target).__name__} has two denoisers, the other one as {second}; attach to each by itself, "
-                f"with scheduler=pipe.scheduler"
+                f"{type(target).__name__} has two denoisers, the second one as {second}; attach to each of them "
+                f"separately, with scheduler=pipe.scheduler"
             )
         self.denoiser: nn.Module = denoiser
         plan = getattr(self.network, PLAN, None)
         if isinstance(plan, Plan) and plan.changed:
             raise RekernelError(
                 f"the weights of this {type(self.network).__name__} are rescaled already, and its pass at the trained "
-                f"size would need the original ones; attach to the original network, whose kernels are switched"
+                f"size would need the original weights; attach to the original network instead"
             )
 
     def _current(self) -> Any:
@@ -70,13 +70,13 @@ class Target:
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser itself, where the pipeline's is compiled."""
+        """The denoiser without the wrapper of `torch.compile`."""
         network: nn.Module = getattr(self.denoiser, "_orig_mod", self.denoiser)
         return network
 
     @property
     def scheduler(self) -> Any:
-        """The scheduler as it is now: people exchange a pipeline's."""
+        """The current scheduler: a pipeline's scheduler may be exchanged at any time."""
         return self._scheduler if self.pipe is None else self.pipe.scheduler
 
     @property
@@ -86,7 +86,7 @@ class Target:
 
     @property
     def defaults(self) -> tuple[float, float, str]:
-        """theta, eta and U where none is given: published for latents, measured for pixels, neutral where unknown."""
+        """Default theta, eta and U: published for latents, measured for pixels, neutral for a denoiser alone."""
         if self.pipe is None:
             return 1.0, 1.0, "nearest"
         return _LATENT if self.latent else PIXELS
@@ -95,7 +95,7 @@ class Target:
     def trained(self) -> tuple[int, ...] | None:
         """Pixels of the trained grid: (height, width)."""
         config = getattr(self.denoiser, "config", {})
-        # A pipeline that was loaded at a new size says that one in its config.
+        # The config of a pipeline loaded at a new size has that size; the trained size is in rekernel's entry.
         recorded = config.get(KEY, {}) if isinstance(config, Mapping) else {}
         size = recorded.get("sample_size", getattr(config, "sample_size", None))
         if isinstance(size, int):
@@ -109,14 +109,14 @@ class Target:
 
     @property
     def noisy(self) -> int | None:
-        """Channels that carry noise, where the network gives variances too."""
+        """Number of channels that carry noise, where the network also predicts variances; else None."""
         config = getattr(self.scheduler, "config", None)
         out = getattr(getattr(self.denoiser, "config", None), "out_channels", None)
         learned = getattr(config, "variance_type", None) in _LEARNED
         return out // 2 if learned and isinstance(out, int) and out % 2 == 0 else None
 
     def schedule(self, given: NoiseSchedule | None, kind: str | None) -> tuple[NoiseSchedule, str]:
-        """Schedule and prediction, as given or as the scheduler says."""
+        """The schedule and the kind of prediction: those given, and the scheduler's for those that are None."""
         if given is not None and kind is not None:
             return given, kind
         if self.scheduler is None:
@@ -126,7 +126,7 @@ class Target:
 
     @property
     def experimental(self) -> bool:
-        """Whether the network is of a kind that was run with random weights alone: diffusers' transformers."""
+        """Whether the network is a diffusers transformer: these have only been tested with random weights."""
         return "Transformer" in type(self.network).__name__
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""The formulas of upsample guidance: pure functions on arrays and numbers."""
+"""The formulas of upsample guidance: functions on arrays and numbers."""

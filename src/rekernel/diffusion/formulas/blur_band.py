@@ -1,6 +1,7 @@
-"""The low band kept at full size: a smoothing filter in the place of averaging blocks.
+"""Define a low band that keeps the full size: it smooths the image where `low_band` averages blocks.
 
-Knows the blur that a rescaled kernel does to its input (design 2.3 and 2.4); the block form is `bands`.
+Scope: the blur that a rescaled kernel applies to its input (docs/mathematics.md, "Duality: what interpolating a weight
+means" and "Interpolation = dilation, then smoothing"). Not here: averaging blocks (see `low_band`).
 Our derivation: docs/guidance.md, "The rescaled network as its own low band".
 """
 
@@ -19,14 +20,14 @@ from ...resampling.operators import kernel_operator
 
 @dataclass(frozen=True)
 class FilterSplit:
-    """A low band without blocks: D is the blur that kernels rescaled by `method` apply to their input, U is nothing.
+    """A low band without blocks: D is the blur that kernels rescaled by `method` apply to their input, U the identity.
 
-    A network whose every kernel is rescaled does that blur itself, so it is given the image unblurred; the blur tells
-    how much noise it sees (`gain`), and which band its answer replaces.
+    A network with all kernels rescaled applies this blur itself, so its input is the unblurred image. The blur defines
+    how much noise this network sees (`gain`), and which band its prediction replaces.
 
     size : pixels per grid axis
-    factors : of the rescaled kernels, one per grid axis
-    method : of the rescaled kernels
+    factors : scale of the rescaled kernels, one per grid axis
+    method : method by which the kernels are rescaled
 
     Examples
     --------
@@ -41,16 +42,16 @@ class FilterSplit:
 
     @property
     def low(self) -> tuple[int, ...]:
-        """Pixels of the low-resolution pass: as many as before."""
+        """Pixels per grid axis of the pass that predicts the low band: the full size."""
         return self.size
 
     @property
     def gain(self) -> float:
-        """What the blur leaves of white noise's standard deviation, away from the borders."""
+        """Factor by which the blur multiplies the standard deviation of white noise, away from the borders."""
         return float(np.prod([np.linalg.norm(_taps(f, self.method)) for f in self.factors]))
 
     def low_input(self, x: Any) -> Any:
-        """The image as it is: the rescaled network blurs it."""
+        """The unchanged image: the rescaled network blurs it."""
         return x
 
     def reduce_grid(self, x: Any) -> Any:
@@ -61,19 +62,19 @@ class FilterSplit:
         return resample(x, matrices) if matrices else x
 
     def enlarge_grid(self, y: Any) -> Any:
-        """The array as it is."""
+        """The unchanged array."""
         return y
 
 
 @lru_cache(maxsize=32)
 def _taps(factor: float, method: str) -> NDArray[np.float64]:
-    """The blur of one axis: what one old tap becomes."""
+    """The blur along one axis: the kernel into which one old tap is rescaled."""
     return kernel_operator(1, factor, method, gain="dc")[:, 0] if factor != 1 else np.ones(1)
 
 
 @lru_cache(maxsize=32)
 def _blur(size: int, factor: float, method: str) -> NDArray[np.float64]:
-    """(size, size): the border pixels repeat outwards, so that a constant stays one."""
+    """The blur as a (size, size) matrix; border pixels are repeated outwards, so that constants are preserved."""
     taps = _taps(factor, method)
     matrix = np.zeros((size, size))
     for offset, tap in enumerate(taps, start=-(len(taps) // 2)):

@@ -1,8 +1,9 @@
-"""Upsample guidance as formulas: the guided image, its weight over time, and a predictor guided octave by octave.
+"""Compute upsample guidance: the guided image, its weight over time, and a prediction guided octave by octave.
 
-Knows predictions, times and splits; a network is a function here. Arrays of NumPy or PyTorch.
-Source: arXiv 2404.01709 for one level (the residual term and its weight's window); nested levels are our derivation,
-docs/guidance.md.
+Scope: predictions, times and splits, as arrays of NumPy or PyTorch; a network is a function here. Not here: calling a
+network of diffusers (see `guidance/hook`).
+Source: arXiv 2404.01709 for one level (the residual term and the window of its weight). Nested levels are our
+derivation: docs/guidance.md, "Octave by octave".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .schedules import NoiseSchedule
 
 
 class LowBand(Protocol):
-    """Reduction and enlargement between two levels: `bands.Split`, `filters.FilterSplit`."""
+    """Reduction and enlargement between two levels: `low_band.Split` or `blur_band.FilterSplit`."""
 
     @property
     def size(self) -> tuple[int, ...]: ...
@@ -45,18 +46,18 @@ def guided_x0(
     reduce: Callable[[Any], Any] | None = None,
     enlarge: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """The image whose low band is moved towards what the low-resolution pass sees: x0 + w U[x0_low - D x0].
+    """Move the low band of an image towards the image of the low-resolution pass: x0 + w U[x0_low - D x0].
 
     Parameters
     ----------
     x0 : (..., *grid) array
-        The clean image as predicted at full resolution.
+        The clean image predicted at full resolution.
     x0_low : (..., *low grid) array
-        The same as predicted from the reduced image.
+        The clean image predicted from the reduced noisy image.
     weight : number
-        0 leaves `x0`; 1 replaces its low band.
+        0 leaves `x0` unchanged; 1 replaces its low band.
     factor : number, or one per grid axis
-        Between the two grids; a number counts for the last two axes.
+        Ratio of the two grids; a single number applies to the last two axes.
     reduce, enlarge : callables, optional
         D and U; block means and nearest enlargement by default.
 
@@ -90,12 +91,12 @@ def guided_x0(
 
 @dataclass(frozen=True)
 class Window:
-    """w(t) = theta where guidance acts, else 0.
+    """The weight of guidance over time: w(t) = theta where guidance acts, else 0.
 
     theta : the weight
     eta : share of the schedule, counted from its noisy end, in which guidance acts: t >= (1 - eta) T
-    start, stop : instead, the noisiest and the cleanest time to act at, in the network's unit
-    log_snr : or the range of log-SNR to act in
+    start, stop : noisiest and cleanest time at which guidance acts, in the network's unit of time
+    log_snr : lowest and highest log-SNR at which guidance acts
 
     Examples
     --------
@@ -116,12 +117,12 @@ class Window:
         if not 0 <= self.eta <= 1:
             raise RekernelError(f"eta={self.eta} must be between 0 (never) and 1 (in every step)")
         if self.stop > self.start:
-            raise RekernelError(f"start={self.start} is cleaner than stop={self.stop}: sampling goes down in time")
+            raise RekernelError(f"start={self.start} is cleaner than stop={self.stop}; give start= the noisier time")
         if len(self.log_snr) != 2 or self.log_snr[0] > self.log_snr[1]:
             raise RekernelError(f"log_snr={self.log_snr} must be (lowest, highest)")
 
     def weight(self, schedule: NoiseSchedule, t: Any) -> Any:
-        """The weight at each of the times `t`, float64."""
+        """The weight at each time in `t`, float64."""
         t = np.asarray(t, np.float64)
         snr = schedule.log_snr(t)
         acts = (schedule.fraction(t) >= 1 - self.eta - 1e-9) & (self.eta > 0)
@@ -130,13 +131,13 @@ class Window:
 
 
 def octaves(scale: Sequence[float], levels: int | None = None) -> tuple[tuple[float, ...], ...]:
-    """Factors of the nested levels, the trained size's neighbour first: octaves, and the rest at the top.
+    """Factors of the nested levels, from the trained size upwards: 2 for each level, and the rest for the last one.
 
     Parameters
     ----------
     scale : one factor per grid axis
     levels : int, optional
-        How many; by default as many as keep every factor at about 2 or below.
+        Number of levels; by default as many as are needed to keep every factor at about 2 or below.
 
     Examples
     --------
@@ -159,9 +160,9 @@ def octaves(scale: Sequence[float], levels: int | None = None) -> tuple[tuple[fl
 
 
 def correction(kind: str, x: Any, prediction: Any, x_low: Any, low: Any, m: Match, split: LowBand) -> Any:
-    """By how much the prediction changes at weight 1: b U[x0_low - D x0], on the full grid.
+    """The change of the prediction at weight 1, on the full grid: b U[x0_low - D x0].
 
-    Noise predictions take the form U[gain eps_low - D eps], which needs no division by alpha.
+    For a noise prediction this is U[gain eps_low - D eps], which needs no division by alpha.
     """
     if kind == "epsilon":
         return split.enlarge_grid(split.gain * low - split.reduce_grid(prediction))
@@ -183,23 +184,27 @@ def guided_prediction(
     kind: str,
     window: Window,
 ) -> Any:
-    """A prediction whose low band comes from the level below, itself guided likewise down to the trained size.
+    """A prediction whose low band comes from the level below, itself guided in this way down to the trained size.
 
     Parameters
     ----------
     predict : callable (x, t, level) -> prediction
         The network; `level` is 0 at the trained size and `len(splits)` at the size of `x`.
     x : (B, C, *grid) array
-        Noisy image as the network is fed it.
+        Noisy image, scaled as the network's input.
     t : number or (B,) NumPy array
     splits : sequence of LowBand
-        From the trained size upwards; empty for no guidance.
-    schedule, kind, window
-        Of the network; where the window's weight is 0 the level below is not run.
+        Reductions between the levels, from the trained size upwards; empty for no guidance.
+    schedule : NoiseSchedule
+        Noise schedule of the network.
+    kind : str
+        What the network predicts, one of `predictions.KINDS`.
+    window : Window
+        Weight of guidance; where it is 0, the level below is not run.
 
     Returns
     -------
-    array like the prediction; the very object that `predict` gave where guidance does not act
+    array like the prediction; the object itself that `predict` returned where guidance does not act
     """
     prediction = predict(x, t, len(splits))
     if not splits:
@@ -215,7 +220,7 @@ def guided_prediction(
 
 
 def _like(coefficient: Any, x: Any) -> Any:
-    """A number as it is; one per sample in the framework of `x`, to be multiplied with it."""
+    """A coefficient to multiply `x` with: a number, or an array with one per sample in the framework of `x`."""
     values = np.asarray(coefficient, np.float64)
     if values.ndim == 0:
         return float(values)

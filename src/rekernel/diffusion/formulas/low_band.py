@@ -1,6 +1,7 @@
-"""The low band of a grid: reducing it to fewer pixels, enlarging it again, and what that does to noise.
+"""Reduce a grid to its low band, enlarge it again, and compute the effect on noise.
 
-Knows axes, factors and the two operators D and U of upsample guidance; no schedule, network or sampler.
+Scope: axes, factors and the two operators D and U of upsample guidance. Not here: noise schedules (see `schedules`) and
+the guided image (see `guided`).
 Derivation: docs/guidance.md, "Reducing and enlarging".
 """
 
@@ -25,7 +26,7 @@ ENLARGE = ("nearest", "linear", "cubic")
 
 
 def grid_factors(factor: float | Sequence[float], default_axes: int = 2) -> tuple[float, ...]:
-    """One factor per grid axis: a single number counts for two.
+    """One factor per grid axis; a single number is repeated for `default_axes` axes.
 
     Raises
     ------
@@ -39,21 +40,23 @@ def grid_factors(factor: float | Sequence[float], default_axes: int = 2) -> tupl
     """
     factors = tuple(map(float, factor)) if isinstance(factor, Sequence) else (float(factor),) * default_axes
     if not factors or not all(1 <= f < math.inf for f in factors):
-        raise RekernelError(f"factor={factor} must be a number of at least 1, or one such per grid axis")
+        raise RekernelError(f"factor={factor} must be a number of at least 1, or one such number per grid axis")
     return factors
 
 
 @dataclass(frozen=True)
 class Split:
-    """D and U of one grid: from `size` pixels to `low` ones and back, with DU = 1.
+    """D and U of one grid: from `size` pixels to `low` pixels and back, with DU = 1.
 
-    D averages the pixels that fall into each larger one, whole or in part (or reduces by `reduce`); U is its
-    pseudo-inverse, which for whole factors is nearest enlargement, or `enlarge` made to satisfy DU = 1.
+    D averages the pixels that overlap each larger pixel, weighted by the overlap, or reduces by `reduce`. U is the
+    pseudo-inverse of D, which is nearest enlargement for whole factors, or the interpolation `enlarge` adjusted such
+    that DU = 1.
 
-    size, low : pixels per grid axis, the last axes of an array
+    size, low : pixels per grid axis, before and after; the grid is the last axes of an array
     reduce : {'area', 'linear', 'cubic', 'lanczos3'}
         'area' is the average; the others are the adjoint of that interpolation.
     enlarge : {'nearest', 'linear', 'cubic'}
+        'nearest' is the pseudo-inverse of D.
 
     Examples
     --------
@@ -80,20 +83,21 @@ class Split:
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """Old pixels per new one, by axis."""
+        """Old pixels per new pixel, for each axis."""
         return tuple(n / m for n, m in zip(self.size, self.low, strict=True))
 
     @property
     def gain(self) -> float:
-        """What D leaves of white noise's standard deviation: 1/m for an m x m average (root mean square over pixels).
+        """Factor by which D multiplies the standard deviation of white noise: 1/m for an m x m average.
 
-        Computed from the matrices that are used, so that broken factors and other filters are right too.
+        The root mean square over the pixels, computed from the matrices of D: exact for non-integer factors and other
+        filters too.
         """
         axes = zip(self.size, self.low, strict=True)
         return math.sqrt(math.prod(_row_power(n, m, self.reduce) for n, m in axes))
 
     def low_input(self, x: Any) -> Any:
-        """What the low-resolution pass is given, but for its scale: D x."""
+        """Input of the low-resolution pass, up to a scale: D x."""
         return self.reduce_grid(x)
 
     def reduce_grid(self, x: Any) -> Any:
@@ -110,14 +114,15 @@ class Split:
     def at(self, size: Sequence[int]) -> Split:
         """The same reduction for another grid of the same picture: a feature map, a mask.
 
-        A grid of fewer axes lacks the first ones (a video's frames, folded into the batch), which must not be reduced.
-        Its low size is what as many halvings of the low image give, since that is how a network makes it.
+        A grid with fewer axes lacks the first ones (the frames of a video, folded into the batch); these must not be
+        reduced. A network makes a feature map by halving the image, so the low size of a map comes from halving the low
+        image as often.
         """
         missing = len(self.size) - len(size)
         if missing < 0 or self.size[:missing] != self.low[:missing]:
             raise RekernelError(
                 f"a grid of {tuple(size)} pixels lacks an axis that {self.size} -> {self.low} reduces: frames in the "
-                f"batch cannot be reduced with an image's; leave them, or what brings them, out"
+                f"batch cannot be reduced with an image's; sample without the input that has them"
             )
         low = map(_halved_alike, size, self.size[missing:], self.low[missing:])
         return Split(tuple(size), tuple(low), self.reduce, self.enlarge)
@@ -138,7 +143,7 @@ class Split:
 
 
 def block_split(size: Sequence[int], factor: float | Sequence[float], **operators: str) -> Split:
-    """The split by `factor`; where that does not divide, to the nearest whole number of pixels.
+    """The split by `factor`; where the factor does not divide the size, to the nearest whole number of pixels.
 
     Examples
     --------
@@ -152,7 +157,7 @@ def block_split(size: Sequence[int], factor: float | Sequence[float], **operator
 
 
 def _halved_alike(n: int, full: int, low: int) -> int:
-    """The size of a map of `n` pixels in the low pass: halved as often as from the image's, odd sizes upwards.
+    """Low size of a map of `n` pixels: `low` halved as often as `full` must be to give `n`, odd sizes rounded up.
 
     Examples
     --------
@@ -188,13 +193,13 @@ def _product(x: Any, matrices: dict[int, NDArray[np.float64]]) -> Any:
 
 @lru_cache(maxsize=256)
 def _row_power(size: int, low: int, method: str) -> float:
-    """Variance of reduced white noise of variance 1 along one axis, averaged over the pixels."""
+    """Variance of white noise of variance 1 after its reduction along one axis, averaged over the pixels."""
     return 1.0 if size == low else float(np.mean(np.sum(_reduction(size, low, method) ** 2, axis=1)))
 
 
 @lru_cache(maxsize=64)
 def _reduction(size: int, low: int, method: str) -> NDArray[np.float64]:
-    """(low, size): rows sum to 1."""
+    """D along one axis: a (low, size) matrix whose rows sum to 1."""
     if method == "area":
         edges = np.linspace(0, size, low + 1)
         left, right = edges[:-1, None], edges[1:, None]
@@ -209,7 +214,7 @@ def _reduction(size: int, low: int, method: str) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _enlargement(size: int, low: int, reduce: str, enlarge: str) -> NDArray[np.float64]:
-    """(size, low): a right inverse of the reduction, of the interpolation's shape where one is asked for."""
+    """U along one axis: a (size, low) matrix, the right inverse of D whose columns span the interpolation `enlarge`."""
     down = _reduction(size, low, reduce)
     shape = down.T if enlarge == "nearest" else grid_operator(low, size, enlarge, gain="none")
     result: NDArray[np.float64] = shape @ np.linalg.inv(down @ shape)

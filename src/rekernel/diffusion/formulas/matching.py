@@ -1,6 +1,6 @@
-"""Which time and which scale a reduced noisy image has: the two quantities that upsample guidance rests on.
+"""Compute the time and the scale of a reduced noisy image, the two quantities on which upsample guidance rests.
 
-Knows signal-to-noise ratios; no array of pixels and no network.
+Scope: signal-to-noise ratios. Not here: reducing an image (see `low_band`) and the guided image (see `guided`).
 Source: arXiv 2404.01709; the exponent (a factor m divides the noise's variance by m^2, not m) by our derivation,
 docs/guidance.md, "Matched time and power".
 """
@@ -33,13 +33,13 @@ def matched_time(log_snr: ArrayLike, t: ArrayLike, factor: float | Sequence[floa
     t : number or array
         Timesteps.
     factor : number, or one per grid axis
-        A number counts for two axes.
+        A single number applies to two axes.
 
     Returns
     -------
     tau : float64, of the shape of `t`
-        Interpolated linearly in log-SNR. Clamped at 0: where the reduced image is cleaner than the table's first
-        entry, the network can be told nothing better than timestep 0.
+        Interpolated linearly in log-SNR. Clamped at 0: where the reduced image is cleaner than the first entry of the
+        table, timestep 0 is the closest one.
 
     Examples
     --------
@@ -58,14 +58,14 @@ def matched_time(log_snr: ArrayLike, t: ArrayLike, factor: float | Sequence[floa
 
 
 def low_band_power(alpha_sq: Any, factor: float | Sequence[float], sigma_sq: Any = None) -> Any:
-    """P: the power of a reduced noisy image, alpha^2 + sigma^2/m^2; dividing by its root gives the matched input.
+    """Power P of a reduced noisy image, alpha^2 + sigma^2/m^2; dividing the image by sqrt(P) gives the matched input.
 
     Parameters
     ----------
     alpha_sq : number or array
-        Power of the signal's scale.
+        Square of the signal's scale alpha.
     factor : number, or one per grid axis
-        A number counts for two axes.
+        A single number applies to two axes.
     sigma_sq : number or array, optional
         Variance of the noise; 1 - alpha_sq by default.
 
@@ -79,18 +79,18 @@ def low_band_power(alpha_sq: Any, factor: float | Sequence[float], sigma_sq: Any
 
 
 def _noise_factor(factor: float | Sequence[float]) -> float:
-    """By what the noise's standard deviation is divided: m for m x m pixels."""
+    """Divisor of the noise's standard deviation: m for an average of m x m pixels."""
     return math.sqrt(math.prod(grid_factors(factor)))
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a low-resolution pass is given, and the coefficients of both images.
+    """Time and scale of the low-resolution pass, and the coefficients of both images.
 
     tau : time of the low-resolution pass
     scale : factor on the reduced image: 1/sqrt(P) for a variance-preserving process
-    alpha, sigma : of the full image, `alpha x0 + sigma noise`
-    low_alpha, low_sigma : of the low-resolution pass's input
+    alpha, sigma : coefficients of the full image, `alpha x0 + sigma noise`
+    low_alpha, low_sigma : coefficients of the input of the low-resolution pass
     """
 
     tau: Any
@@ -109,7 +109,7 @@ def match(schedule: NoiseSchedule, t: ArrayLike, gain: float) -> Match:
     schedule : NoiseSchedule
     t : number or (B,) array
     gain : float
-        Of a reduction on white noise, 1/m for an m x m average.
+        Factor by which the reduction multiplies the standard deviation of white noise, 1/m for an m x m average.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def match(schedule: NoiseSchedule, t: ArrayLike, gain: float) -> Match:
     low = here - 2 * math.log(gain)
     alpha, sigma = schedule.alpha(here), schedule.sigma(here)
     low_alpha, low_sigma = schedule.alpha(low), schedule.sigma(low)
-    # Two expressions of one ratio; the larger coefficient says it without a division by (almost) nothing.
+    # Two expressions for the same ratio; the larger coefficient avoids a division by a number near 0.
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(alpha > sigma, low_alpha / alpha, low_sigma / (gain * sigma))
     return Match(schedule.time(low), scale, alpha, sigma, low_alpha, low_sigma)

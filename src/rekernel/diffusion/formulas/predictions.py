@@ -1,10 +1,10 @@
-"""What a denoiser predicts - noise, image, velocity, flow, score, EDM's residual - and the image that follows from it.
+"""Convert between the clean image and a denoiser's prediction: noise, image, velocity, flow, score or EDM's residual.
 
-Knows one affine relation per kind; no schedule and no reduction. Arrays of NumPy or PyTorch, coefficients as numbers or
-arrays that broadcast.
+Scope: one affine relation for each kind of prediction. Arrays are NumPy's or PyTorch's; coefficients are numbers, or
+arrays that broadcast. Not here: noise schedules (see `schedules`) and the reduction of an image (see `low_band`).
 
-The noisy image is `x = alpha x0 + sigma n`. Every kind is affine in x0 once x is known, `p = a x + b x0`, which is all
-that guidance needs: changing x0 by d changes p by b d.
+The noisy image is `x = alpha x0 + sigma n`. For a given x, a prediction of every kind is affine in x0,
+`p = a x + b x0`. Guidance needs no more than this: changing x0 by d changes p by b d.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _edm(alpha: Any, sigma: Any) -> tuple[Any, Any]:
 
 
 def _edm_velocity(alpha: Any, sigma: Any) -> tuple[Any, Any]:
-    """x0 = c_skip y - c_out F: what diffusers' EDM schedulers take v for; where sigma_data is 1, it is v."""
+    """x0 = c_skip y - c_out F, which diffusers' EDM schedulers call v; it is v where sigma_data is 1."""
     a, b = _edm(alpha, sigma)
     return -a, -b
 
@@ -79,7 +79,7 @@ def slopes(kind: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
 
 
 def to_x0(kind: str, x: Any, prediction: Any, alpha: Any, sigma: Any) -> Any:
-    """The clean image that a prediction stands for.
+    """The clean image that follows from a prediction.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def to_x0(kind: str, x: Any, prediction: Any, alpha: Any, sigma: Any) -> Any:
 
 
 def from_x0(kind: str, x: Any, x0: Any, alpha: Any, sigma: Any) -> Any:
-    """The prediction that stands for a clean image.
+    """The prediction that follows from a clean image.
 
     Examples
     --------

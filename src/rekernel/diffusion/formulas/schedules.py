@@ -1,6 +1,7 @@
-"""Noise schedules: how much of a noisy image is signal at each time, and at which time it is so much.
+"""Define noise schedules: the log-SNR of a noisy image at each time, and the time of each log-SNR.
 
-Knows log-SNR as a function of time and back, and how the network's input is scaled; no image, network or library.
+Scope: log-SNR as a function of time, its inverse, and the scale of the network's input. Not here: images (see
+`low_band`), reading a scheduler of diffusers (see `denoiser/scheduler_config`).
 The noisy image at time t is `alpha x0 + sigma noise`; log-SNR is log(alpha^2 / sigma^2). NumPy float64 throughout.
 """
 
@@ -16,13 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import RekernelError
 
 Floats = NDArray[np.float64]
-_LEAST, _MOST = 1e-12, 1 - 1e-12  # of an alpha-bar: a log-SNR has to be finite to be interpolated
+_LEAST, _MOST = 1e-12, 1 - 1e-12  # bounds of alpha-bar: log-SNR must be finite to be interpolated
 
 
 class NoiseSchedule(ABC):
-    """What upsample guidance has to know of a noise schedule.
+    """A noise schedule: the relation of time and log-SNR.
 
-    Times are in the unit that the network is fed. `end` is the noisiest time, `start` the cleanest.
+    Times are in the unit of the network's time input. `end` is the noisiest time, `start` the cleanest.
     """
 
     start: float = 0.0
@@ -30,14 +31,14 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def log_snr(self, t: ArrayLike) -> Floats:
-        """Log of signal power over noise power at time `t`; decreasing."""
+        """Logarithm of signal power over noise power at time `t`; decreases with time."""
 
     @abstractmethod
     def time(self, log_snr: ArrayLike) -> Floats:
-        """The time of that log-SNR, not before `start` and not after `end`."""
+        """The time with that log-SNR, between `start` and `end`."""
 
     def alpha(self, log_snr: ArrayLike) -> Floats:
-        """Scale of the signal in the network's input; by default that of a variance-preserving process."""
+        """Scale of the signal in the network's input; by default for a variance-preserving process."""
         return np.asarray(np.sqrt(_sigmoid(np.asarray(log_snr, np.float64))))
 
     def sigma(self, log_snr: ArrayLike) -> Floats:
@@ -45,7 +46,7 @@ class NoiseSchedule(ABC):
         return np.asarray(np.sqrt(_sigmoid(-np.asarray(log_snr, np.float64))))
 
     def fraction(self, t: ArrayLike) -> Floats:
-        """How far `t` is towards the noisy end: 0 at `start`, 1 at `end`."""
+        """Position of `t` in the schedule: 0 at `start`, the clean end, and 1 at `end`, the noisy one."""
         return (np.asarray(t, np.float64) - self.start) / (self.end - self.start)
 
     def __repr__(self) -> str:
@@ -53,14 +54,14 @@ class NoiseSchedule(ABC):
 
 
 class DiscreteSchedule(NoiseSchedule):
-    """A table of alpha-bar by integer timestep (DDPM and its kin), log-SNR interpolated linearly in between.
+    """A table of alpha-bar by integer timestep, as DDPM has it; log-SNR is interpolated linearly in between.
 
     Parameters
     ----------
     alphas_cumprod : (T,) array
         Decreasing, each in [0, 1].
     snap : bool
-        Round matched times to whole timesteps, for networks that look times up in a table.
+        Round matched times to whole timesteps, for networks that look up times in a table.
 
     Examples
     --------
@@ -103,13 +104,13 @@ class VPSchedule(NoiseSchedule):
     def time(self, log_snr: ArrayLike) -> Floats:
         area = np.logaddexp(0.0, -np.asarray(log_snr, np.float64))
         slope = self.beta_max - self.beta_min
-        # The positive root of the quadratic above, in the form that does not cancel for small areas.
+        # The positive root of the quadratic in log_snr(), in the form without cancellation for small areas.
         t = 2 * area / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * area))
         return np.clip(t, self.start, self.end)
 
 
 class SigmaSchedule(NoiseSchedule):
-    """Variance exploding: the network is fed `x0 + sigma noise`, and sigma itself as time."""
+    """Variance exploding: the network's input is `x0 + sigma noise`, and its time is sigma."""
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         self.start, self.end = sigma_min, sigma_max
@@ -118,7 +119,7 @@ class SigmaSchedule(NoiseSchedule):
         return -2 * np.log(np.maximum(np.asarray(t, np.float64), 1e-30))
 
     def time(self, log_snr: ArrayLike) -> Floats:
-        return np.exp(-np.asarray(log_snr, np.float64) / 2)  # any sigma is a time: nothing to clamp to
+        return np.exp(-np.asarray(log_snr, np.float64) / 2)  # not clamped: any sigma is a time
 
     def alpha(self, log_snr: ArrayLike) -> Floats:
         return np.ones_like(np.asarray(log_snr, np.float64))
@@ -127,13 +128,13 @@ class SigmaSchedule(NoiseSchedule):
         return self.time(log_snr)
 
     def fraction(self, t: ArrayLike) -> Floats:
-        """In the logarithm of sigma."""
+        """Position of `t` in the schedule, linear in the logarithm of sigma: 0 at `start`, 1 at `end`."""
         span = math.log(self.end / self.start)
         return np.log(np.maximum(np.asarray(t, np.float64), 1e-30) / self.start) / span
 
 
 class EDMSchedule(NoiseSchedule):
-    """EDM's preconditioned network: fed `(x0 + sigma noise) / sqrt(sigma^2 + sigma_data^2)` and `log(sigma) / 4`."""
+    """EDM's preconditioning: input `(x0 + sigma noise) / sqrt(sigma^2 + sigma_data^2)`, time `log(sigma) / 4`."""
 
     def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         self.sigma_data = sigma_data
@@ -158,10 +159,10 @@ class FlowSchedule(NoiseSchedule):
     Parameters
     ----------
     shift : float
-        Of the time that the network is fed; 1 where it is fed s itself, as Stable Diffusion 3 and Flux are
-        (their schedulers' shift chooses which s are visited, which changes nothing here).
+        Shift between s and the network's time input. It is 1 for Stable Diffusion 3 and Flux, whose time input is s
+        itself. A scheduler's shift chooses which s are visited and is not this parameter.
     times : float
-        The noisiest time: 1, or 1000.
+        The noisiest time: 1 or 1000.
 
     Examples
     --------
@@ -172,7 +173,7 @@ class FlowSchedule(NoiseSchedule):
 
     def __init__(self, shift: float = 1.0, times: float = 1.0) -> None:
         if not shift > 0 or not times > 0:
-            raise RekernelError(f"shift={shift}, times={times}: both must be above 0")
+            raise RekernelError(f"shift={shift}, times={times}; both must be above 0")
         self.shift, self.times, self.end = shift, times, times
 
     def log_snr(self, t: ArrayLike) -> Floats:

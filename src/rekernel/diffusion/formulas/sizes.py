@@ -1,6 +1,6 @@
-"""The requested size over the trained one: as a user gives it, and per axis of a grid.
+"""Compute the scale of a sampler, requested size over trained size: as a user gives it, and for each axis of a grid.
 
-Knows numbers; no network. What 'auto' makes of a size is our derivation.
+Scope: numbers. Not here: where the trained size is read (see `denoiser/target`). The rule of 'auto' is our derivation.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 from ...errors import RekernelError
 
 Scale = float | Sequence[float] | str
-"""'auto', a number for height and width, or one per grid axis (a tuple, once `checked_scale` has seen it)."""
+"""'auto', a number for height and width, or one per grid axis (`checked_scale` returns these as a tuple)."""
 
 _ELONGATED = 4.0  # the longest size in the lists of SDXL, PixArt and Sana
-_AREA = 0.85, 1.05  # of the trained one; in those lists .90 to 1
+_AREA = 0.85, 1.05  # bounds of the area over the trained area; .90 to 1 in those lists
 _SAME_SHAPE = 1.05
 
 
 def checked_scale(scale: Any) -> Scale:
-    """The scale as it is kept: 'auto', a number, or one per axis; each at least 1."""
+    """Check a scale and return it as 'auto', a number, or a tuple of one per axis; each must be at least 1."""
     if scale == "auto":
         return "auto"
     try:
@@ -36,7 +36,7 @@ def checked_scale(scale: Any) -> Scale:
 
 
 def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None) -> tuple[float, ...]:
-    """One factor per grid axis of `size`; a number counts for the last two, 'auto' compares with the trained size."""
+    """One factor per grid axis of `size`; a number applies to the last two, 'auto' compares with the trained size."""
     axes = len(size)
     if isinstance(scale, str):
         if trained is None:
@@ -51,18 +51,21 @@ def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None
 
 
 def enlargement(size: Sequence[int], trained: Sequence[int]) -> tuple[float, ...]:
-    """By what `size` is larger than the trained size, per axis: what scale='auto' is.
+    """The factors of scale='auto': by how much `size` is larger than the trained size, for each axis.
 
-    Networks like SDXL are trained at many shapes of one area (1024x1024, 1152x896, 1344x768, ... 2048x512) and their
-    configs name the square alone. With r = size / trained per axis, and area = the product of r:
+    Networks like SDXL are trained at many shapes of one area (1024x1024, 1152x896, 1344x768, ... 2048x512), but their
+    configs contain only the square. With r = size / trained for each axis, and area = the product of r:
 
-    1. *Another shape of the trained area* is trained size: area at most 1.05, sides at most 4 : 1. Every factor is 1.
-    2. *Such a shape k times larger*, k = 2, 3, ...: every axis is enlarged (r > 1), not all alike, and size / k is a
+    1. *Another shape of the trained area* counts as trained size: area at most 1.05, sides at most 4 : 1. Every factor
+       is 1.
+    2. *Such a shape k times larger*, k = 2, 3, ...: every axis is enlarged (r > 1), not all equally, and size / k is a
        shape by rule 1 with at least 0.85 of the area. Every factor is k. Factors of r would squeeze the picture into a
-       square for the low-resolution pass, which was not trained on squeezed pictures; and a whole k makes whole blocks.
-    3. *Else* each axis by itself: max(1, r). A panorama of 1024x512 for a trained 512x512 is enlarged along one axis.
+       square for the low-resolution pass, but the network was not trained on squeezed pictures. A whole k also makes
+       whole blocks.
+    3. *Otherwise* each axis has its own factor, max(1, r). For a trained size of 512x512, a panorama of 1024x512 is
+       enlarged along one axis.
 
-    The bounds hold the sizes of SDXL, PixArt and Sana (area .90 to 1, sides up to 4 : 1) and leave room for rounding.
+    The bounds include the sizes of SDXL, PixArt and Sana (area .90 to 1, sides up to 4 : 1), with a margin.
 
     Examples
     --------
@@ -84,7 +87,7 @@ def enlargement(size: Sequence[int], trained: Sequence[int]) -> tuple[float, ...
 
 
 def low_size(size: Sequence[int], factors: Sequence[float], multiple: int = 1) -> tuple[int, ...]:
-    """Pixels of the reduced grid: the nearest whole numbers, of the last two axes the nearest multiples.
+    """Pixels of the reduced grid: rounded to whole numbers, and along the last two axes to multiples of `multiple`.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""Upsample guidance on one diffusers denoiser: a hook that calls the original forward once or twice.
+"""Guide one diffusers denoiser: a hook that calls the original forward once for each level.
 
-Scope: pipelines, denoisers and their configs. Not here: the formulas (see `guided`), and who attaches the hook.
+Scope: calls of the denoiser. Not here: the formulas (see `formulas/guided`), the settings (see `settings`), attaching
+(see `upsample`).
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from .settings import GuidanceSettings
 
 
 class GuidedDenoiser:
-    """The hook, from attaching to taking off.
+    """The hook of guidance on one denoiser, put on when it is made.
 
     Parameters
     ----------
     settings : GuidanceSettings
-        Read at every call, so that a changed attribute counts from the next call on.
+        Read at every call, so that a changed attribute takes effect from the next call on.
     target, scheduler : as for `Target`
     enabled : callable () -> bool
-        Whether guidance acts now.
+        Whether guidance is enabled now.
     """
 
     def __init__(self, settings: GuidanceSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
         self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
         self.target.check_scale(settings.scale)
         if settings.theta != 0 and (settings.schedule is None or settings.prediction is None):
-            self.target.schedule(settings.schedule, settings.prediction)  # refuse now what a call would refuse
+            self.target.schedule(settings.schedule, settings.prediction)  # validate eagerly
         self.bank = KernelBank(self.target.denoiser)
         put_on(self.target.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(settings)))
 
@@ -45,7 +46,7 @@ class GuidedDenoiser:
         take_off(self.target.denoiser, GUIDANCE)
 
     def described(self) -> str:
-        """What it will do, on this target."""
+        """Describe what guidance will do on this target."""
         try:
             schedule, kind = self.target.schedule(self.settings.schedule, self.settings.prediction)
         except RekernelError as error:  # the pipeline's scheduler was exchanged
@@ -90,7 +91,7 @@ class GuidedDenoiser:
         return output if not window.weight(schedule, call.t).any() else call.with_prediction(output, guided)
 
     def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
-        """The network with every kernel rescaled, on the full grid."""
+        """Run the network with every kernel rescaled, on the full grid."""
         factors = factors_for(self.settings.scale, call.size, self.target.trained)
         made = self.bank.substitutes(call, factors, ALL, "optimal", "factored")
         with running(bypass=True), lent(made):

@@ -1,7 +1,7 @@
-"""Settings of upsample guidance: their checks, when guidance acts, and the levels that it reduces to.
+"""Hold and check the settings of upsample guidance; compute when it acts and the levels to which it reduces.
 
-Scope: numbers and names. Not here: attaching to a pipeline (see `upsample`), calling a network (see `attached`).
-Imports neither torch nor a pipeline.
+Scope: numbers and names. Not here: attaching to a pipeline (see `upsample`), calling a network (see `hook`).
+Imports neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREDICTORS = ("reduced", "rescaled")
 
 @dataclass(eq=False, repr=False)
 class GuidanceSettings(SamplerSettings):
-    """The settings of `UpsampleGuidance`, which explains each of them.
+    """The settings of `UpsampleGuidance`; that class documents each of them.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class GuidanceSettings(SamplerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eta is not None and (self.start is not None or self.stop is not None):
-            raise RekernelError("eta= says when guidance acts, and so do start= and stop=; give one of them")
+            raise RekernelError("eta= sets when guidance acts, and so do start= and stop=; give one or the other")
         for name, value, known in (
             ("prediction", self.prediction, KINDS), ("reduce", self.reduce, REDUCE),
             ("enlarge", self.enlarge, ENLARGE), ("predictor", self.predictor, PREDICTORS),
@@ -63,10 +63,10 @@ class GuidanceSettings(SamplerSettings):
                 raise RekernelError(f"{name}={value!r} is not one of {', '.join(known)}")
         if self.levels is not None and not (hasattr(self.levels, "__index__") and self.levels >= 1):
             raise RekernelError(f"levels={self.levels!r} must be a whole number of at least 1")
-        self.window()  # checks the numbers that a window is made of
+        self.window()  # validate eagerly
 
     def window(self, theta: float = 1.0, eta: float = 1.0) -> Window:
-        """When guidance acts and how strongly; `theta` and `eta` hold where none was given."""
+        """When guidance acts and how strongly; the arguments are the defaults for settings that are None."""
         if self.eta is not None:
             eta = self.eta
         elif self.start is not None or self.stop is not None or self.log_snr is not None:
@@ -82,13 +82,14 @@ class GuidanceSettings(SamplerSettings):
     def splits(
         self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest"
     ) -> tuple[LowBand, ...]:
-        """The reductions from level to level, the trained size's first; empty where nothing is to be reduced.
+        """The reductions between the levels, from the trained size upwards; empty at the trained size.
 
         Parameters
         ----------
         size : pixels of the requested image, per grid axis
-        trained : the same of the trained one; needed for scale='auto'
-        multiple : what the network's height and width must be multiples of
+        trained : pixels of the trained size, per grid axis; needed for scale='auto'
+        multiple : divisor of height and width that the network requires
+        enlarge : U where the setting `enlarge` is None
 
         Examples
         --------
@@ -103,7 +104,7 @@ class GuidanceSettings(SamplerSettings):
         remaining = factors
         for step in reversed(octaves(factors, self.levels)):
             remaining = tuple(r / f for r, f in zip(remaining, step, strict=True))
-            # From the full size each time, so that rounding does not add up and the last is the trained size.
+            # Computed from the full size for each level, so that rounding errors do not add up.
             low = low_size(size, [f / r for f, r in zip(factors, remaining, strict=True)], multiple)
             found.append(Split(above, low, self.reduce, self.enlarge or enlarge))
             above = low
@@ -111,7 +112,7 @@ class GuidanceSettings(SamplerSettings):
 
     def _described(self) -> str:
         said = [super()._described(), *([] if self.theta is None else [f"theta={self.theta:g}"])]
-        # The pipeline has schedule and prediction too: the text of what is attached names them.
+        # Left out: the repr of attached guidance has schedule and prediction in its second part.
         apart = ("scale", "theta", "schedule", "prediction")
         return ", ".join([*said, *(f"{name}={value!r}" for name, value in self.given().items() if name not in apart)])
 

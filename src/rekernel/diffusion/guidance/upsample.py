@@ -1,7 +1,7 @@
-"""Upsample guidance attached to a diffusers pipeline.
+"""Attach upsample guidance to a diffusers pipeline.
 
-Scope: settings that can be attached. Not here: their checks (see `guidance_settings`), the hook on the network (see
-`attached`), the formulas (see `guided`).
+Scope: the public class. Not here: checks of the settings (see `settings`), the hook on the network (see `hook`), the
+formulas (see `formulas/guided`).
 Source: arXiv 2404.01709; nested levels and the rescaled network as predictor are ours (docs/guidance.md).
 """
 
@@ -14,44 +14,48 @@ from .settings import GuidanceSettings
 
 
 class UpsampleGuidance(GuidanceSettings, Attachable):
-    """Guide sampling above the trained size by what the network sees at its trained size.
+    """Guide sampling above the trained size by a second pass of the network at its trained size.
 
-    In every step in which it acts, the noisy image is also reduced, denoised at the time at which the network knows so
-    much noise, and the difference added to the low band of the full-size prediction. One more pass on fewer pixels.
+    In every step in which guidance acts, the noisy image is also reduced to the trained size and denoised there, at the
+    time whose noise matches the reduced image. The low band of the full-size prediction is then moved towards this
+    result. Each such step costs one more pass, on fewer pixels.
 
     Parameters
     ----------
     scale : number, one per grid axis, or 'auto'
-        Requested size over trained size; a number counts for height and width. 'auto' reads both at each call
-        (`scales.enlargement` has the rule), and does nothing at the trained size, nor at another shape of its area. For
-        a video, three numbers: frames, height, width.
+        Requested size over trained size; a number applies to height and width. A video has three numbers: frames,
+        height, width. 'auto' computes the scale at each call from both sizes (see `formulas.sizes.enlargement`); it is
+        1, and guidance does nothing, at the trained size and at other shapes of the trained area.
     theta : float, optional
-        Weight; 1 replaces the low band, 0 does nothing. By default 1, and 1.5 for pipelines of pixels (measured:
-        docs/guidance.md).
+        Weight of guidance: 0 does nothing, 1 replaces the low band. The default is 1, and 1.5 for pipelines of pixels
+        (measured: docs/guidance.md).
     eta : float, optional
-        Share of the schedule, from the noisy end, in which it acts. By default 1, and 0.6 for pipelines with a VAE.
+        Share of the schedule, from the noisy end, in which guidance acts. The default is 1, and 0.6 for pipelines with
+        a VAE.
     start, stop : float, optional
-        Instead of `eta`: the noisiest and the cleanest time to act at, in the unit that the network is fed.
+        Instead of `eta`: the noisiest and the cleanest time at which guidance acts, in the unit of the network's time.
     log_snr : (lowest, highest), optional
-        Instead, or beside it: the range of log-SNR to act in.
+        Instead of `eta`, or in addition: the range of log-SNR in which guidance acts.
     schedule : NoiseSchedule, optional
-        Read from the pipeline's scheduler by default.
+        Noise schedule of the network; read from the pipeline's scheduler by default.
     prediction : str, optional
         What the network predicts, one of `predictions.KINDS`; read from the scheduler by default.
     levels : int, optional
-        Nested levels; by default one per octave (above 2: the network at twice its size, itself guided, guides that at
-        four times). 1 is a single step of any factor.
-    reduce, enlarge : str
-        The operators: 'area', 'linear', 'cubic' or 'lanczos3'; 'nearest' (as published), 'linear' or 'cubic', all with
-        DU = 1. By default 'area' and 'nearest', and 'cubic' for pipelines of pixels (measured, as theta).
+        Number of nested levels; by default one per octave. At a scale of 4, the network at twice its trained size,
+        itself guided, guides the network at four times its trained size. 1 is a single step of any factor.
+    reduce : {'area', 'linear', 'cubic', 'lanczos3'}
+        The operator D, which reduces.
+    enlarge : {'nearest', 'linear', 'cubic'}, optional
+        The operator U, which enlarges, with DU = 1. The default is 'nearest' (as published), and 'cubic' for pipelines
+        of pixels (measured: docs/guidance.md).
     predictor : {'reduced', 'rescaled'}
-        Who predicts the low band: the network on the reduced image, or (ours) the network with every kernel rescaled,
-        on the full-size image at the matched time, which has no blocks and no levels.
+        Which network predicts the low band: 'reduced' is the network on the reduced image. 'rescaled' (ours) is the
+        network with every kernel rescaled, on the full-size image at the matched time; it has no blocks and no levels.
 
     Notes
     -----
     Transformers (Stable Diffusion 3, Flux, PixArt, Sana, Wan, HunyuanVideo, CogVideoX without rotary positions) are
-    experimental: they were run with random weights alone, and the repr says so once attached.
+    experimental: they have only been tested with random weights. The repr of attached guidance says so.
 
     Examples
     --------

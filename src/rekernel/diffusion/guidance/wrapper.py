@@ -1,6 +1,6 @@
-"""Upsample guidance around a denoiser that is a function, for samplers without a diffusers pipeline.
+"""Guide a denoiser that is a function, for samplers without a diffusers pipeline.
 
-Scope: a function of image and noise level, as k-diffusion calls it. Not here: hooks on a network (see `attached`).
+Scope: a function of image and noise level, as k-diffusion calls it. Not here: hooks on a network (see `hook`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def guide_denoiser(
     sigmas: tuple[float, float] = (0.002, 80.0),
     **options: Any,
 ) -> Callable[..., Any]:
-    """A denoiser guided likewise, for samplers that call `denoise(x, sigma)` and get the clean image (k-diffusion).
+    """Add upsample guidance to a function `denoise(x, sigma)` that returns the clean image, as k-diffusion calls it.
 
     Parameters
     ----------
     denoise : callable (x, sigma, **kwargs) -> x0
-        `x` is `x0 + sigma noise`, (B, C, *grid); `sigma` a number or one per sample.
+        `x` is `x0 + sigma noise`, (B, C, *grid); `sigma` is a number, or an array with one per sample.
     scale, theta, eta, **options
-        As for `UpsampleGuidance`; 'auto' and predictor='rescaled' need a network, and are refused.
+        As for `UpsampleGuidance`. scale='auto' and predictor='rescaled' need a network and are refused.
     sigmas : (smallest, largest)
-        Of the sampler: what `eta` is a share of, in log sigma.
+        Range of the sampler's noise levels; `eta` is a share of this range in log sigma, not of the steps.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def _numbers(sigma: Any) -> Any:
 
 
 def _as_given(given: Any, value: Any, x: Any) -> Any:
-    """`value` in the type of `given`: a number stays one, an array of the framework of `x` an array."""
+    """`value` with the type of `given`: a number, or an array of the same framework, dtype, device and shape."""
     from array_api_compat import array_namespace, is_array_api_obj
 
     if not is_array_api_obj(given):

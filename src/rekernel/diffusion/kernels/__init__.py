@@ -1,1 +1,1 @@
-"""Rescaled kernels switched by time: their settings and the hook that lends them."""
+"""Rescaled kernels while sampling: their settings and the hook that switches them on and off."""

@@ -1,6 +1,7 @@
-"""Rescaled kernels on one diffusers denoiser: a hook that lends layers to each call.
+"""Run one diffusers denoiser with rescaled kernels: a hook that replaces layers during each call.
 
-Scope: targets, calls and passes. Not here: which layers and when (see `kernel_settings`), and who attaches the hook.
+Scope: calls of the denoiser. Not here: which layers are rescaled and when (see `settings`), making the layers (see
+`denoiser/substitutes`), attaching (see `supersampled`).
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from ..denoiser.target import Target
 from ..formulas.sizes import factors_for
 from .settings import KernelSettings
 
-_WHOLE = 0.05  # a reduced size is rounded to pixels: 2.02 times the trained size is meant to be twice
+_WHOLE = 0.05  # a reduced size is rounded to pixels, so 2.02 times the trained size means twice the trained size
 
 
 class SwitchedDenoiser:
-    """The hook, from attaching to taking off.
+    """The hook of rescaled kernels on one denoiser, put on when it is made.
 
     Parameters
     ----------
     settings : KernelSettings
-        Read at every call, so that a changed attribute counts from the next call on.
+        Read at every call, so that a changed attribute takes effect from the next call on.
     target, scheduler : as for `Target`
     enabled : callable () -> bool
-        Whether kernels are switched now.
+        Whether rescaled kernels are enabled now.
     """
 
     def __init__(self, settings: KernelSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
         self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
         self.target.check_scale(settings.scale)
         if settings.timed and settings.schedule is None:
-            self.target.schedule(None, None)  # refuse now what a call would refuse
+            self.target.schedule(None, None)  # validate eagerly
         self.bank = KernelBank(self.target.denoiser)
         self.bank.patterns(settings.layers)
         put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(settings)))
@@ -47,7 +48,7 @@ class SwitchedDenoiser:
         take_off(self.target.denoiser, KERNELS)
 
     def described(self) -> str:
-        """Where it is."""
+        """Describe the target."""
         return f"on {self.target}"
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -59,7 +60,8 @@ class SwitchedDenoiser:
         damped = self.settings.noise_damped and bool(substitutes)
         if damped and len(call.x) % 2:
             raise RekernelError(
-                f"noise_damped needs a batch of negative and positive halves; this one has {len(call.x)} samples"
+                f"noise_damped needs a batch of negative and positive halves; this one has {len(call.x)} samples. "
+                f"Use classifier-free guidance, or noise_damped=False"
             )
         with lent(substitutes):
             output = forward(*args, **kwargs)
@@ -82,7 +84,7 @@ class SwitchedDenoiser:
         return tuple(s for s in made if _acts(fraction, settings.share(plain_name(f"{s.path}.weight"))))
 
     def _factors(self, call: Call) -> tuple[float, ...]:
-        """How many times its trained size the network is called at, per axis; whole where it is about that."""
+        """Size of this call over the trained size, per axis; rounded where it is close to a whole number."""
         found = factors_for(self.settings.scale, call.size, self.target.trained)
         reduced = current_pass().reduced
         if reduced and self.settings.scale != "auto":
@@ -90,12 +92,12 @@ class SwitchedDenoiser:
         return tuple(float(round(f)) if abs(f - round(f)) < _WHOLE else max(1.0, f) for f in found)
 
     def _damped(self, forward: Callable[..., Any], call: Call, output: Any) -> Any:
-        """Negative half from the original kernels, the direction between the halves from the rescaled ones."""
+        """The negative half from the original kernels, plus the difference of the halves from the rescaled kernels."""
         negative, positive = call.prediction(output).chunk(2)
         plain = call.prediction(call.run(forward)).chunk(2)[0]
         return call.with_prediction(output, torch.cat([plain, plain + (positive - negative)]))
 
 
 def _acts(fraction: float, share: float) -> bool:
-    """Whether a time lies in that share of the schedule, from its noisy end."""
+    """Whether a time, as a fraction of the schedule, lies in that share of it, counted from its noisy end."""
     return fraction >= 1 - share - 1e-9

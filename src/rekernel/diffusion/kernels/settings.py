@@ -1,8 +1,8 @@
-"""Settings of rescaled kernels in a sampler: their checks, and which kernels run at which time.
+"""Hold and check the settings of rescaled kernels in a sampler; compute which kernels run at which time.
 
-Scope: numbers, names and patterns. Not here: attaching to a pipeline (see `kernels`), the layers (see `bank`).
-Imports neither torch nor a pipeline. Noise-damped guidance and shrinking scales follow ScaleCrafter's sampler
-(arXiv 2310.07702).
+Scope: numbers, names and patterns. Not here: attaching to a pipeline (see `supersampled`), the layers (see
+`denoiser/substitutes`). Imports neither torch nor diffusers. Noise-damped guidance and shrinking scales follow
+ScaleCrafter's sampler (arXiv 2310.07702).
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from typing import Any, ClassVar, Self
 
 from ...errors import RekernelError
 from ...patterns import matcher
+from ...plan.changes import FORMS
 from ...resampling.methods import canonical_method
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
 from ..sampler_settings import SamplerSettings
 
-FORMS = ("factored", "dense", "auto")
-
 
 @dataclass(eq=False, repr=False)
 class KernelSettings(SamplerSettings):
-    """The settings of `SupersampledKernels`, which explains each of them.
+    """The settings of `SupersampledKernels`; that class documents each of them.
 
     Examples
     --------
@@ -61,7 +60,7 @@ class KernelSettings(SamplerSettings):
 
     @classmethod
     def from_options(cls, scale: Scale, options: Mapping[str, Any]) -> Self:
-        """The settings that options describe; a `method` for each scale may name the scales by text, as JSON does."""
+        """Make settings from a scale and options by name; a mapping `method` may have scales as text, as in JSON."""
         cls._check_options(options)
         method = options.get("method")
         if isinstance(method, Mapping):
@@ -70,11 +69,11 @@ class KernelSettings(SamplerSettings):
 
     @property
     def timed(self) -> bool:
-        """Whether anything depends on the time."""
+        """Whether the kernels depend on the time."""
         return self.progressive or self.until != 1.0
 
     def method_at(self, factors: Sequence[float]) -> str | None:
-        """The method for kernels at so many times the trained size; None leaves them."""
+        """The method for kernels at `factors` times the trained size; None leaves the kernels as they are."""
         if not isinstance(self.method, Mapping):
             return self.method
         largest = max(factors)
@@ -87,7 +86,7 @@ class KernelSettings(SamplerSettings):
         return next((share for pattern, share in self.until.items() if matcher(pattern)(name)), 1.0)
 
     def factors_at(self, factors: Sequence[float], fraction: float) -> tuple[float, ...]:
-        """The scale of the kernels at a time, 1 being the noisiest: `factors`, or less of it where it shrinks."""
+        """The scale of the kernels at a time (1 is the noisiest): `factors`, or less where the scale shrinks."""
         if not self.progressive:
             return tuple(factors)
         share = self.until if not isinstance(self.until, Mapping) else max(self.until.values())
@@ -96,9 +95,6 @@ class KernelSettings(SamplerSettings):
 
     def _described(self) -> str:
         said = [super()._described(), f"layers={self.layers!r}", f"method={self.method!r}"]
-        # The pipeline has a schedule too.
+        # Left out: the schedule, which is usually the pipeline's.
         apart = ("scale", "layers", "method", "schedule")
         return ", ".join([*said, *(f"{name}={value!r}" for name, value in self.given().items() if name not in apart)])
-
-
-__all__ = ["FORMS", "KernelSettings"]

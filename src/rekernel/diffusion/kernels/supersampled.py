@@ -1,8 +1,8 @@
-"""Rescaled kernels attached to a diffusers pipeline: switched on by time, per layer, without a second copy of weights.
+"""Attach rescaled kernels to a diffusers pipeline; they can depend on time and layer and need no copy of the weights.
 
-Scope: settings that can be attached. Not here: their checks (see `kernel_settings`), the hook on the network (see
-`switched`), the layers (see `bank`). Noise-damped guidance and shrinking scales follow ScaleCrafter's sampler
-(arXiv 2310.07702); kernels other than dilated ones are arXiv 2605.08698's subject, their design ours.
+Scope: the public class. Not here: checks of the settings (see `settings`), the hook on the network (see `hook`), the
+layers (see `denoiser/substitutes`). Noise-damped guidance and shrinking scales follow ScaleCrafter's sampler
+(arXiv 2310.07702). Interpolated kernels are from arXiv 2605.08698; the design of 'optimal' kernels is ours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .settings import KernelSettings
 class SupersampledKernels(KernelSettings, Attachable):
     """Run a denoiser above its trained size with kernels rescaled to that size.
 
-    Calls at the trained size (the low-resolution pass of upsample guidance) run with the original kernels, calls in
-    between (its nested levels) with kernels of their own scale.
+    Calls at the trained size, such as the low-resolution pass of upsample guidance, run with the original kernels.
+    Calls at sizes in between, the nested levels of guidance, run with kernels rescaled to that size.
 
     Parameters
     ----------
@@ -26,20 +26,20 @@ class SupersampledKernels(KernelSettings, Attachable):
     layers : str or sequence of patterns
         'inner' (everything below the finest level), 'all', or patterns on parameter names.
     method : str, or {scale: str or None}
-        As for `rekernel.torch.rescale`; 'dilate' is ScaleCrafter's kernel. A mapping gives each nested scale its own;
-        None, or a scale that is not named, leaves the kernels as they are.
+        As for `rekernel.torch.rescale`; 'dilate' is ScaleCrafter's kernel. A mapping gives each nested scale its own
+        method; at a scale that is missing or has None, kernels are not rescaled.
     until : float, or {pattern: float}
-        Share of the schedule, from the noisy end, in which kernels are rescaled; by layer where a mapping is given
-        (its first match counts, and a layer without one is rescaled throughout).
+        Share of the schedule, from the noisy end, in which kernels are rescaled. A mapping gives a share for each
+        pattern on parameter names: the first match counts, and a layer without a match is rescaled throughout.
     progressive : bool
-        Shrink the scale over that share, step by step down to 2, as ScaleCrafter does.
+        Shrink the scale over the share `until`, step by step down to 2, as ScaleCrafter does.
     noise_damped : bool
         Take the negative half of a classifier-free batch from the original kernels and only the difference between
-        the halves from the rescaled ones. Costs one more pass.
+        the halves from the rescaled kernels. Costs one more pass.
     form : {'factored', 'dense', 'auto'}
-        'factored' has no second copy of the weights; broken scales are dense in any case.
+        'factored' needs no copy of the weights; at non-integer scales the form is always dense.
     schedule : NoiseSchedule, optional
-        Read from the pipeline's scheduler by default.
+        Noise schedule of the network; read from the pipeline's scheduler by default.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""Loading a diffusers pipeline at its new size: rescaled weights, switched kernels and guidance as recorded.
+"""Load a diffusers pipeline at its new size: with rescaled weights, or with the recorded kernels and guidance.
 
-Knows diffusers' folders and loading; what is recorded is `recorded`'s, weights are `rekernel.torch`'s.
+Scope: diffusers' folders and loading. Not here: the record (see `record`), loading rescaled weights (see
+`torch/files/save_load`).
 """
 
 from __future__ import annotations
@@ -43,59 +44,61 @@ _OF_HUB = (
 
 @dataclass
 class Attached:
-    """What `load_pipeline` attached; each can be removed by itself.
+    """The guidance and the kernels that `load_pipeline` attached; each can be removed separately.
 
-    guidance, kernels : None where none was recorded
+    guidance, kernels : None where the folder does not record them
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
 
     def remove(self) -> None:
-        """Take both off."""
+        """Remove guidance and kernels."""
         for part in (self.guidance, self.kernels):
             if part is not None:
                 part.remove()
 
 
 def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
-    """A diffusers pipeline at the new size, with rescaled kernels and guidance as its folder records.
+    """Load a diffusers pipeline at its new size, with rescaled kernels and guidance as its folder records.
 
     Parameters
     ----------
     source : folder, or the name of a repository on the Hub (org/name, hf://org/name[@revision])
         Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
     **options
-        For `DiffusionPipeline.from_pretrained`: dtype (once torch_dtype), variant, custom_pipeline, ...; for a
-        repository also revision, token, cache_dir, ... A folder that has weights of one variant alone is loaded with
-        it, in float32 unless dtype says otherwise. A denoiser that is passed must be one that `rekernel.torch.load`
-        gave, where the folder's is rescaled.
+        Arguments of `DiffusionPipeline.from_pretrained`: dtype (formerly torch_dtype), variant, custom_pipeline, ...;
+        for a repository also revision, token, cache_dir, ... Where the folder has only weights of one variant, that
+        variant is loaded, in float32 unless dtype is given. Where the folder's denoiser is rescaled, a denoiser passed
+        here must come from `rekernel.torch.load`.
 
     Returns
     -------
     a diffusers pipeline
-        What is attached is in its attribute `rekernel`, and in its repr. Its default size is the new one.
+        Its attribute `rekernel` holds the attached guidance and kernels, and its repr shows them. Its default size is
+        the new size.
 
     Raises
     ------
     RekernelError
-        For a folder that is no pipeline, or records nothing; and where guidance is recorded for rescaled weights, since
-        everything would be applied twice.
+        For a folder that is not a pipeline or has no record, and where guidance is recorded for rescaled weights, which
+        would be rescaled twice.
 
     Warns
     -----
     UserWarning
-        Where height and width differ and the pipeline knows one number for both: then its default is the trained size.
+        Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
     pipeline = find_pipeline(folder)
     if pipeline is None:
-        raise RekernelError(f"{shown_path(folder)}: is no diffusers pipeline folder; pass one with model_index.json")
+        raise RekernelError(f"{shown_path(folder)}: is not a diffusers pipeline folder; pass one with model_index.json")
     records = read_records(pipeline)
     if options.get("variant") is None and (variant := only_variant(pipeline)) is not None:
         options["variant"] = variant
-        if options.get("dtype", options.get("torch_dtype")) is None:  # transformers alone would keep half precision
+        # Diffusers would load in float32 anyway; transformers would keep half precision.
+        if options.get("dtype", options.get("torch_dtype")) is None:
             options["dtype"] = importlib.import_module("torch").float32
     modules: dict[str, nn.Module] = {}
     for name, component in pipeline.components.items():
@@ -104,8 +107,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
             continue
         if found is not None and found.plan is None:
             raise RekernelError(
-                f"{shown_path(folder / name)}: its weights are rescaled, and what is recorded would rescale again; "
-                f"record guidance on the original folder, or convert it without"
+                f"{shown_path(folder / name)}: its weights are rescaled, and the recorded kernels or guidance would "
+                f"rescale again; record guidance on the original folder, or convert that folder without guidance"
             )
         if name in options:
             modules[name] = _passed(name, options.pop(name))
@@ -117,14 +120,14 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
             options |= {} if module is None else {name: module}
     if not records and not modules:
         raise RekernelError(
-            f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or write it "
-            f"by `rekernel convert`"
+            f"{shown_path(folder)}: records neither rescaled weights nor guidance; load it with diffusers, or convert "
+            f"it with `rekernel convert` first"
         )
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **modules, **options)
     except OSError as error:
         said = shown(" ".join(str(error).split()).removeprefix("Error "), 300)
-        raise RekernelError(f"{shown_path(folder)}: diffusers does not load it: {said}") from error
+        raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
     setattr(pipe, ATTRIBUTE, _attached(pipe, records))
@@ -132,21 +135,22 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
 
 
 def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
-    """The folder; that of a repository downloaded by diffusers itself, which knows the files that it will read.
+    """The folder of a pipeline; for a repository, diffusers downloads it, since diffusers chooses the files.
 
     Parameters
     ----------
     source : folder, or address on the Hub
         `org/name`, or `hf://org/name[@revision]`.
     options : of `DiffusionPipeline.from_pretrained`
-        Of these, what says which files (revision, variant, ...), and where they go (cache_dir, ...).
+        Only those that choose the files (revision, variant, ...) or the place (cache_dir, ...) are used.
 
     Raises
     ------
     HubError
-        Where the Hub refuses, or is away.
+        Where the Hub refuses the request or does not answer.
     RekernelError
-        For what is neither, an address of a part of a repository, and two revisions.
+        For a source that is neither a folder nor an address, for an address with a path inside the repository, and
+        where address and options name different revisions.
     """
     from diffusers import DiffusionPipeline
 
@@ -155,25 +159,25 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
         return path
     address = address_of(source)
     if address is None:
-        raise RekernelError(f"{shown_path(path)}: is no folder, and no name of a repository (organisation/model)")
+        raise RekernelError(f"{shown_path(path)}: is neither a folder nor a repository's name (organisation/model)")
     if address.path:
         raise RekernelError(f"{address}: a pipeline is a whole repository; leave out {shown(address.path)}")
     chosen = {name: options[name] for name in _OF_HUB if options.get(name) is not None}
     if address.revision and chosen.setdefault("revision", address.revision) != address.revision:
         raise RekernelError(f"{address}: names another revision than revision={shown(chosen['revision'])}; give one")
     if is_offline():
-        chosen["local_files_only"] = True  # diffusers would ask, and say that it could not
+        chosen["local_files_only"] = True  # otherwise diffusers would try to connect, and warn
     with explained(address):
         _known_to_the_hub(address.repo, chosen)
         try:
             return Path(DiffusionPipeline.download(address.repo, **chosen))
-        except OSError as error:  # diffusers' own, where the cache alone was left to answer
+        except OSError as error:  # diffusers raises this where it has only the cache
             reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub does not answer"
             raise HubError(f"{address}: not all of it is in the cache, and {reason}.") from error
 
 
 def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
-    """Raise what the Hub says of a repository that it does not give: diffusers would look into the cache instead."""
+    """Raise the Hub's error for a repository that it refuses; diffusers would look into the cache instead."""
     if is_offline() or options.get("local_files_only"):
         return
     try:
@@ -184,19 +188,19 @@ def _known_to_the_hub(repo: str, options: Mapping[str, Any]) -> None:
 
 
 def _passed(name: str, module: Any) -> Any:
-    """A module given in place of rescaled weights, which has to be rescaled too."""
+    """Check that a module passed in place of a rescaled component is rescaled too, and return it."""
     from ...torch.editing.apply import PLAN
 
     if not isinstance(getattr(module, PLAN, None), Plan):
         raise RekernelError(
-            f"{name}=: the folder's {name} is rescaled, and this {type(module).__name__} is not; pass one that "
-            f"rekernel.torch.load gave, leave it out, or load the folder with diffusers"
+            f"{name}=: the folder's {name} is rescaled, and this {type(module).__name__} is not; pass one from "
+            f"rekernel.torch.load, leave out {name}=, or load the folder with diffusers"
         )
     return module
 
 
 def is_rescaled(component: Component, variant: str | None = None) -> bool:
-    """Whether a component's weights (those of the variant) have a recipe."""
+    """Whether the weights of a component, in that variant, have a recipe."""
     if not component.candidates:
         return False
     with open_source(weights_of(component, variant)) as source:
@@ -204,14 +208,14 @@ def is_rescaled(component: Component, variant: str | None = None) -> bool:
 
 
 def load_component(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
-    """A component from its config at the trained size, then brought to its weights' geometry."""
+    """Build a component from its config at the trained size, then load its rescaled weights and their geometry."""
     import torch
 
     from ...torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
     if library not in ("diffusers", "transformers"):
-        raise RekernelError(f"{shown(name)}: is a class of {shown(library)}, which rekernel does not build; pass it")
+        raise RekernelError(f"{shown(name)}: rekernel cannot build a class of {shown(library)}; pass {shown(name)}=")
     made: Any = getattr(importlib.import_module(library), kind, None)
     if made is None:
         raise RekernelError(f"{shown(name)}: {library} has no class {shown(kind)}")
@@ -226,9 +230,10 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
 
 
 def _at_trained_size(folder: Path, component: Component, found: Recorded, options: Mapping[str, Any]) -> Any:
-    """A denoiser whose config tells the new size, since it was saved here, built at the trained one.
+    """Build a denoiser at the trained size where its config has the new size; None where it has the trained size.
 
-    Transformers make their positions from the size that their config tells. None where the config is as trained.
+    The config has the new size in a pipeline saved again after loading. Transformers make their positions from the size
+    in their config.
     """
     made: Any = getattr(importlib.import_module("diffusers"), component.class_name, None)
     told = None if made is None else made.load_config(folder / component.name).get("sample_size")
@@ -240,13 +245,13 @@ def _at_trained_size(folder: Path, component: Component, found: Recorded, option
 
 
 def _dtype_of(name: str, options: Mapping[str, Any]) -> Any:
-    """The dtype asked for, where one is: for all components, or by name."""
+    """The requested dtype of a component, or None; `options` has one for all components, or one by name."""
     dtype = options.get("dtype", options.get("torch_dtype"))
     return dtype.get(name, dtype.get("default")) if isinstance(dtype, Mapping) else dtype
 
 
 def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Recorded]) -> None:
-    """Configs say the new size, and what to do when they are loaded after `save_pretrained`."""
+    """Write the new size and the record into the configs, for loading again after `save_pretrained`."""
     from ...torch.editing.apply import PLAN
 
     for name in DENOISERS:
@@ -256,7 +261,7 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
             continue
         if name in modules:
             plan: Plan = getattr(denoiser, PLAN)
-            if found is None and KEY in denoiser.config:  # passed, and loaded here before
+            if found is None and KEY in denoiser.config:  # a module passed by the caller, from a pipeline loaded here
                 found = Recorded.from_entry(denoiser.config[KEY], name)
             size = found.sample_size if found else _sides(denoiser.config.sample_size)
             found = Recorded(scale_of(plan), size, plan=plan)
@@ -265,8 +270,8 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         new = found.new_size
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             warnings.warn(
-                f"{type(pipe).__name__} has one number for both sides of its default size, which is not {new}; pass "
-                f"height= and width= when calling it",
+                f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "
+                f"height= and width= when calling the pipeline",
                 stacklevel=3,
             )
             continue
@@ -274,14 +279,14 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
 
 
 def _takes_sides(pipe: Any) -> bool:
-    """Whether a pipeline reads a sample size of two numbers: Stable Diffusion does, and those of pixels."""
+    """Whether a pipeline accepts a sample size of two numbers: Stable Diffusion and pipelines of pixels do."""
     return hasattr(pipe, "_is_unet_config_sample_size_int") or getattr(pipe, "vae", None) is None
 
 
 def _made_again(pipe: Any, options: Mapping[str, Any]) -> None:
-    """Let a pipeline read its denoiser's new size: many keep what they read of it when they are made.
+    """Call a pipeline's constructor again: many pipelines read their denoiser's size there and keep it.
 
-    It cannot be known before, since networks that depend on their size are built at the trained one.
+    The new size cannot be set before, since networks that depend on their size are built at the trained size.
     """
     known = {**options, **pipe.config, **pipe.components}
     names = inspect.signature(type(pipe).__init__).parameters

@@ -1,8 +1,7 @@
-"""What a pipeline folder says about sampling above its trained size: scale, kernels and guidance, in the config of its
-denoiser.
+"""Read and check the record in a pipeline folder: scale, kernels and guidance, in the config of its denoiser.
 
-Knows one entry of a `config.json`; no torch and no sampling. Writing it is `recording`'s. Format: docs/recipe.md,
-"Guidance".
+Scope: one entry of a `config.json`. Not here: writing the entry into a folder (see `write_record`), loading the
+pipeline (see `load`). Format: docs/recipe.md, "Guidance".
 """
 
 from __future__ import annotations
@@ -33,12 +32,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is attached when the folder is loaded.
+    """The record of a folder: what `load_pipeline` attaches.
 
     scale : requested size over trained size, a number or one per axis
-    sample_size : the trained size as the config had it
-    guidance, kernels : arguments of `UpsampleGuidance` and `SupersampledKernels`; None for neither
-    plan : of weights that are rescaled themselves (a pipeline saved again after loading); then the two are None
+    sample_size : the trained size, from the original config
+    guidance : options of `UpsampleGuidance`, or None for no guidance
+    kernels : options of `SupersampledKernels`, or None for original kernels
+    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then guidance
+        and kernels are None
     """
 
     scale: float | tuple[float, ...]
@@ -48,18 +49,21 @@ class Recorded:
     plan: Plan | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.sample_size, list):  # as a config has it
+        if isinstance(self.sample_size, list):  # from a config
             object.__setattr__(self, "sample_size", tuple(self.sample_size))
         if self.plan is None:
             scale = checked_scale(self.scale)
             if isinstance(scale, str):
                 raise RekernelError(
-                    "scale='auto' cannot be recorded: the new default size follows from it; give a number"
+                    "scale='auto' cannot be recorded, since the new default size follows from the scale; give a number"
                 )
             object.__setattr__(self, "scale", scale)
         elif self.guidance is not None or self.kernels is not None:
-            raise RekernelError("guidance and kernels are for the original weights, and these are rescaled themselves")
-        if self.guidance is not None:  # refuse now what the settings refuse
+            raise RekernelError(
+                "guidance and kernels need the original weights, and these weights are rescaled themselves; give "
+                "either plan=, or guidance= and kernels="
+            )
+        if self.guidance is not None:  # validate eagerly
             GuidanceSettings.from_options(self.scale, self.guidance)
         if self.kernels is not None:
             KernelSettings.from_options(self.scale, self.kernels)
@@ -74,7 +78,7 @@ class Recorded:
 
     @property
     def new_size(self) -> int | tuple[int, ...]:
-        """The config's sample size at the requested scale: one number where it was one and still can be.
+        """The config's sample size at the requested scale: one number where the config had one and all sides are equal.
 
         Examples
         --------
@@ -109,7 +113,7 @@ class Recorded:
         Raises
         ------
         RekernelError
-            For an entry that is none, or of a version this rekernel does not read.
+            For a malformed entry, and for a version that this rekernel does not read.
         """
         if not isinstance(entry, Mapping) or entry.get("version") != VERSION:
             raise RekernelError(f"{where}: its entry {KEY!r} is not of version {VERSION}, the one this rekernel reads")
@@ -117,7 +121,7 @@ class Recorded:
             plan = Plan.from_json(json.dumps(entry["plan"])) if "plan" in entry else None
             scale = entry["scale"]
             if isinstance(scale, str):
-                raise ValueError("scale is no number")
+                raise ValueError("scale is not a number")
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
@@ -127,18 +131,18 @@ class Recorded:
 
 
 def read_record(folder: Path) -> Recorded | None:
-    """What a component's folder says, if it does."""
+    """The record in a component's folder, or None."""
     path = folder / "config.json"
     config = read_object(path) if path.is_file() else {}
     return Recorded.from_entry(config[KEY], shown_path(path)) if KEY in config else None
 
 
 def read_records(pipeline: Pipeline) -> dict[str, Recorded]:
-    """What the configs of a pipeline's denoisers say, by the component's name."""
+    """The records of a pipeline's denoisers, by the component's name."""
     names = [name for name in DENOISERS if name in pipeline.components]
     return {name: found for name in names if (found := read_record(pipeline.components[name].folder)) is not None}
 
 
 def listed(value: Any) -> Any:
-    """A size or a scale as JSON has it: one number, or several in a list."""
+    """A size or a scale for JSON: a number, or a list of numbers."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,7 @@
-"""Guidance and kernels recorded in a copy of a pipeline's folder, once it is tried that its denoiser takes them.
+"""Record guidance and kernels in a copy of a pipeline's folder, after a test that its denoiser accepts them.
 
-Knows folders and diffusers' configs; the entry is `recorded`'s. No weights are read: the denoiser is built without
-memory, and all that attaching refuses is refused before a file is written.
+Scope: folders and diffusers' configs. Not here: the recorded entry (see `record`). No weights are read: the denoiser is
+built on the meta device, so that every error of attaching is raised before a file is written.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def record(
     force: bool = False,
     dry_run: bool = False,
 ) -> Recorded:
-    """Copy a diffusers pipeline folder and say in it how to sample at `scale`; weights are copied as they are.
+    """Copy a diffusers pipeline folder and record in the copy how to sample at `scale`; weights are copied unchanged.
 
     Parameters
     ----------
     source, target : folders
     scale : number, or one per grid axis
     guidance, kernels : mapping, optional
-        Arguments of `UpsampleGuidance` and `SupersampledKernels`; one of them at least.
+        Options of `UpsampleGuidance` and of `SupersampledKernels`; at least one of the two is needed.
     force : bool
         Replace files that exist.
     dry_run : bool
-        Check everything, write nothing.
+        Check everything, but write nothing.
 
     Returns
     -------
@@ -57,13 +57,13 @@ def record(
     Raises
     ------
     RekernelError
-        For a folder without a denoiser that has a sample size, one whose weights are rescaled or that records something
-        already, and for whatever attaching to such a denoiser refuses.
+        For a folder without a denoiser that has a sample size, for a folder with rescaled weights or with a record, and
+        for every error of attaching to the denoiser.
     """
     pipeline = find_pipeline(source)
     if pipeline is None:
         raise RekernelError(
-            f"{shown_path(source)}: is no diffusers pipeline folder, so there is no sampler to guide; "
+            f"{shown_path(source)}: is not a diffusers pipeline folder, so there is no sampler to guide; "
             f"pass the folder with model_index.json"
         )
     if guidance is None and kernels is None:
@@ -92,7 +92,7 @@ def record(
 def _denoiser(pipeline: Pipeline, root: Path) -> tuple[Component, dict[str, Any]]:
     second = next((name for name in SECOND if name in pipeline.components), None)
     if second is not None:
-        raise RekernelError(f"{shown_path(root)}: has a second denoiser, {second}; attach to each by itself")
+        raise RekernelError(f"{shown_path(root)}: has a second denoiser, {second}; attach to each separately")
     for name in DENOISERS:
         path = root / name / "config.json"
         if name in pipeline.components and path.is_file():
@@ -106,7 +106,7 @@ def _denoiser(pipeline: Pipeline, root: Path) -> tuple[Component, dict[str, Any]
 
 
 def _check_original(component: Component, config: Mapping[str, Any]) -> None:
-    """Raise where the weights are rescaled (the low-resolution pass needs original ones), or something is recorded."""
+    """Raise where the weights are rescaled (the low-resolution pass needs the original ones), or a record exists."""
     entry = config.get(KEY)
     rescaled = isinstance(entry, Mapping) and "plan" in entry
     for path in component.candidates:
@@ -115,7 +115,7 @@ def _check_original(component: Component, config: Mapping[str, Any]) -> None:
     if rescaled:
         raise RekernelError(
             f"{shown_path(component.folder)}: its weights are rescaled already, and guidance needs the original ones "
-            f"for its pass at the trained size; record it on the original folder, for kernels that are switched"
+            f"for its pass at the trained size; record it on the original folder, with kernels= to rescale kernels too"
         )
     if entry is not None:
         where = shown_path(component.folder / "config.json")
@@ -125,7 +125,7 @@ def _check_original(component: Component, config: Mapping[str, Any]) -> None:
 def _check_scale(made: Recorded, pipeline: Pipeline, component: Component) -> None:
     scales = made.scale if isinstance(made.scale, tuple) else (made.scale,)
     if max(scales) == 1:
-        raise RekernelError(f"scale={made.scale} is the trained size, where there is nothing to do; pass a larger one")
+        raise RekernelError(f"scale={made.scale} is the trained size, which needs no guidance; pass a larger scale")
     flat = component.class_name.startswith("UNet2D") and "motion_adapter" not in pipeline.components
     if flat and len(scales) > 2:
         raise RekernelError(
@@ -135,10 +135,10 @@ def _check_scale(made: Recorded, pipeline: Pipeline, component: Component) -> No
 
 
 def _try(made: Recorded, pipeline: Pipeline, component: Component, config: Mapping[str, Any]) -> None:
-    """Attach to the denoiser as its config builds it, without memory; not where diffusers has no such class."""
+    """Attach to a denoiser built from its config on the meta device; do nothing where diffusers lacks its class."""
     if component.library != "diffusers" or importlib.util.find_spec("diffusers") is None:
         return
-    denoiser = _without_memory(component, config)
+    denoiser = _on_meta(component, config)
     if denoiser is None:
         return
     if (kernels := made.make_kernels()) is not None:
@@ -151,7 +151,7 @@ def _try(made: Recorded, pipeline: Pipeline, component: Component, config: Mappi
                 pass
 
 
-def _without_memory(component: Component, config: Mapping[str, Any]) -> Any:
+def _on_meta(component: Component, config: Mapping[str, Any]) -> Any:
     import torch
 
     kind: Any = getattr(importlib.import_module("diffusers"), component.class_name, None)
@@ -160,12 +160,12 @@ def _without_memory(component: Component, config: Mapping[str, Any]) -> Any:
     try:
         with torch.device("meta"):
             return kind.from_config(dict(config))
-    except RuntimeError:  # it computes with values while it is built, which the meta device has none of
+    except RuntimeError:  # its constructor computes with values, which the meta device does not have
         return None
     except (TypeError, ValueError, KeyError) as error:
         where = shown_path(component.folder / "config.json")
         raise RekernelError(
-            f"{where}: no {shown(component.class_name)} can be built from it ({shown(str(error), 200)})"
+            f"{where}: cannot build a {shown(component.class_name)} from this config ({shown(str(error), 200)})"
         ) from None
 
 
@@ -173,7 +173,7 @@ def _scheduler(pipeline: Pipeline) -> Any:
     found = pipeline.components.get("scheduler")
     kind: Any = found and getattr(importlib.import_module("diffusers"), found.class_name, None)
     if not found or kind is None or found.library != "diffusers":
-        raise RekernelError(f"{shown_path(pipeline.path)}: has no scheduler of diffusers, so its times are not known")
+        raise RekernelError(f"{shown_path(pipeline.path)}: has no diffusers scheduler, so its times are not known")
     try:
         return kind.from_pretrained(found.folder)
     except (OSError, TypeError, ValueError, KeyError) as error:

@@ -1,1 +1,1 @@
-"""Change a model as its plan says."""
+"""Change a model as its plan says, or not at all."""

@@ -1,6 +1,7 @@
-"""Carrying out a plan on a module: the new layers are built aside, then put in.
+"""Carry out a plan on a module: build all new layers first, then put them in.
 
-Knows changes and layers; what to change was decided before (`planner`, or a file's recipe).
+Scope: changes and layers. Not here: what to change, which a plan says (see `torch.planning.planner` and `plan.recipe`),
+and undoing a change (see `torch.editing.edits`).
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ _SIZES = ("image_size", "img_size")
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
-    """Change the layers of `model` in place as `plan` says; unchanged on error.
+    """Change the layers of `model` in place as `plan` says. If this raises, the model is unchanged.
 
     Parameters
     ----------
     weights : bool
-        Resample the weights too; False gives layers of the right geometry with empty weights, for loading.
+        Resample the weights, too. False gives layers of the right geometry with empty weights, for loading.
 
     Returns
     -------
     nn.Module
-        The model; another one only where it is a single layer itself.
+        The same model; a new one only if `model` is a single layer.
     """
     with Edits(model) as edits:
         carry_out(edits, plan, weights=weights)
@@ -48,7 +49,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
 
 
 def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
-    """As `apply_plan`, within edits that may go on."""
+    """Do the same as `apply_plan`, as a part of `edits`, which may hold other changes."""
     new: dict[int, tuple[nn.Module, nn.Module]] = {}
     parameters: dict[int, nn.Parameter] = {}
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -57,15 +58,16 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
         leaf = change.name.rpartition(".")[2]
         before = getattr(old, leaf, None)
         if not isinstance(before, nn.Parameter):
-            raise RekernelError(f"{shown(change.name)}: is no parameter of this {type(edits.model).__name__}")
+            raise RekernelError(f"{shown(change.name)}: is not a parameter of this {type(edits.model).__name__}")
         if tuple(before.shape) != change.shape:
             raise RekernelError(
-                f"{shown(change.name)}: has shape {tuple(before.shape)}, the plan expects {change.shape}: another model"
+                f"{shown(change.name)}: has shape {tuple(before.shape)}, but the plan expects {change.shape}; the plan "
+                f"is for another model"
             )
         if not change.factors and id(before) not in parameters:  # tied weights stay tied
             parameters[id(before)] = _new_parameter(before, change, weights)
         if id(old) in new:
-            continue  # a shared module, under another of its names
+            continue  # the same module under another name
         if change.kind == "values" or (change.kind == "linear-out" and leaf == "bias"):
             values.append((old, leaf, parameters[id(before)]))
         elif change.factors:
@@ -91,7 +93,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
 
 
 def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
-    """Tell modules that insist on an image size the new one."""
+    """Set the new size in modules that check the size of their input image."""
     new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
     for module in edits.model.modules():
         for name in _SIZES:
@@ -110,7 +112,7 @@ def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
     _check_conv(old, change)
     if not change.new_geometry:
         raise RekernelError(
-            f"{shown(change.name)}: the plan does not say how this {type(old).__name__} runs afterwards"
+            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}"
         )
     return dense_conv(
         old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
@@ -122,7 +124,9 @@ def _check_conv(old: Any, change: LayerChange) -> None:
         raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution")
     axes = len(old.kernel_size)
     if any(len(g) not in (0, axes) for g in (change.geometry, change.new_geometry)):
-        raise RekernelError(f"{shown(change.name)}: the plan's geometry does not have this layer's {axes} axes")
+        raise RekernelError(
+            f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number"
+        )
 
 
 def _known(old: nn.Module, change: ModuleChange) -> bool:
@@ -141,19 +145,19 @@ def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) ->
 
 
 def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
-    """Raise where float16 holds as infinite what was finite before it was rounded."""
+    """Raise if a finite value became infinite when it was rounded to float16."""
     if data.dtype == torch.float16 and not data.isfinite().all():
         lost = change.apply(weight.detach().float())[~data.isfinite()]
         if lost.isfinite().any():
             value = float(lost[lost.isfinite()][0])
             raise RekernelError(
-                f"{shown(change.name)}: value {value:.6g} is beyond float16's 65504; bring the model to bfloat16 or "
+                f"{shown(change.name)}: value {value:.6g} is beyond float16's 65504; convert the model to bfloat16 or "
                 f"float32 first"
             )
 
 
 def _factored(old: Any, change: LayerChange) -> nn.Module:
-    """The blur of each axis is what one old tap becomes: the operator of a kernel of one tap."""
+    """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
     _check_conv(old, change)
     by_axis = {o.axis - 2: o for o in change.factors}
     filters, spread = [], []
@@ -169,7 +173,7 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
             ).tolist()
         elif o and o.gain != "dc":
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
-        device = None if old.weight.device.type == "meta" else old.weight.device  # a blur is no weight: it is known
+        device = None if old.weight.device.type == "meta" else old.weight.device  # a blur has values even on meta
         filters.append(torch.tensor(taps, dtype=torch.float64).reshape(-1).to(device, old.weight.dtype))
     sides = tuple(g.padding for g in change.new_geometry)
     geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
@@ -188,12 +192,13 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError:
         raise RekernelError(
-            f"{shown(path)}: the plan names this layer and the model has none of that name: another model"
+            f"{shown(path)}: the plan names this layer, but the model has none of that name; the plan is for another "
+            f"model"
         ) from None
 
 
 def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
-    """The sizes of an nn.Unflatten whose pixels grow.
+    """The new sizes of an nn.Unflatten that makes a grid.
 
     Examples
     --------
@@ -207,4 +212,7 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
         return (sizes[0], *new)
     if tuple(sizes[:-1]) == old:
         return (*new, sizes[-1])
-    raise RekernelError(f"{shown(change.name)}: makes {sizes} and not a grid of {old}: another model")
+    raise RekernelError(
+        f"{shown(change.name)}: unflattens to {sizes}, but the plan expects a grid of {old}; the plan is for another "
+        f"model"
+    )

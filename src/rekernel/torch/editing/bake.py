@@ -1,6 +1,7 @@
-"""Plain layers in the place of parametrised ones: a computed weight cannot be rescaled, its value can.
+"""Replace parametrised layers by plain ones: a computed weight cannot be rescaled, but its value can.
 
-Knows torch's two ways to compute a weight (parametrisations, and the older hooks); no plan.
+Scope: the two ways in which torch computes a weight (parametrisations, and the older hooks). Not here: plans (see
+`torch.editing.apply`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .edits import Edits
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy, of models too whose old-style weight norm holds a computed tensor, which torch does not copy.
+    """Copy a model deeply, even if its old-style weight norm holds a computed tensor, which torch cannot copy.
 
     Examples
     --------
@@ -39,14 +40,15 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
-    """Replace every convolution and linear layer whose weight is computed; a note for each.
+    """Replace every convolution and linear layer whose weight is computed, and return a note for each.
 
-    New layers rather than `remove_parametrizations`: a copy shares its generated class with the original model, which
-    that would break.
+    This makes new layers instead of calling `remove_parametrizations`: a copied layer shares its generated class with
+    the original model, which that call would break.
 
     Parameters
     ----------
-    only : names of layers, optional
+    only : collection of str, optional
+        Names of the layers to replace; by default all.
     """
     notes = []
     for name, module in list(edits.model.named_modules()):
@@ -61,7 +63,7 @@ def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
 
 
 def _computed(module: nn.Module) -> str:
-    """What computes the weight of a layer; old hooks are run once, so that the weight is of now."""
+    """The names of what computes the weight of a layer. Older hooks are run once, so that the weight is up to date."""
     if parametrize.is_parametrized(module, "weight"):
         lists: Any = module.parametrizations
         return ", ".join(type(p).__name__.strip("_") for p in lists.weight)

@@ -1,7 +1,7 @@
-"""Changes to a module that can be taken back: a step that fails leaves the model as it was.
+"""Change a module in steps that can be undone: if one fails, the model is as it was before.
 
-Knows modules and attributes; not why they change. A module that takes another's place takes over what was hung on it:
-hooks and attributes that are not the layer's own.
+Scope: modules, attributes and hooks. A new module takes over the hooks of the old one, and the attributes that others
+have set on it. Not here: what changes (see `torch.editing.apply`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ with torch.device("meta"):
     _OWN = frozenset[str]().union(
         *(vars(m) for m in (nn.Conv1d(1, 1, 1), nn.Linear(1, 1), nn.MaxPool1d(1), nn.AvgPool1d(1)))
     )
-"""Attributes that torch's own layers have: those of the layer that goes describe that layer alone."""
+"""Attributes that the layers of torch have themselves. A new layer does not take these over from the old one."""
 
 
 class Edits:
-    """A list of changes to one model, undone in reverse where the `with` block raises.
+    """The changes made to one model, which are undone in reverse order if the `with` block raises.
 
     Parameters
     ----------
     model : nn.Module
-        Its attribute `model` is another one afterwards where the root itself was replaced (a single layer).
+        The model to change. If the model is a single layer that is replaced, the attribute `model` is the new one.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Edits:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if is_lazy(tensor):
                 raise RekernelError(
-                    f"{shown(name)}: has no shape yet, since its layer is a lazy one; run the model once first"
+                    f"{shown(name)}: has no shape yet, since its layer is lazy; run the model once first"
                 )
         self.model = model
         self._undo: list[Callable[[], None]] = []
@@ -67,8 +67,8 @@ class Edits:
         Raises
         ------
         RekernelError
-            Where `old` has a `forward` of its own as an attribute, as accelerate's offloading sets it: it would run
-            the layer that goes.
+            If `old` has a `forward` function as an attribute, as accelerate's offloading sets it: that function would
+            run the old layer.
         """
         if "forward" in vars(old):
             name = next((name for name, module in self.model.named_modules() if module is old), "")
@@ -79,7 +79,7 @@ class Edits:
             )
         bare = {name: vars(new)[name] for name in (*_HOOKS, _LOADING)}
         _take_over(old, new)
-        self._undo.append(lambda: vars(new).update(bare))  # whoever keeps the new layer has it without hooks
+        self._undo.append(lambda: vars(new).update(bare))  # a caller that keeps the new layer gets it without hooks
         new.train(old.training)
         if old is self.model:
             self.model = new
@@ -97,13 +97,13 @@ class Edits:
         self._undo.append(lambda: setattr(owner, name, before) if had else delattr(owner, name))
 
     def set_buffer(self, owner: nn.Module, name: str, new: Tensor) -> None:
-        """Put another tensor in the place of a buffer."""
+        """Replace a buffer by another tensor."""
         old = owner._buffers[name]
         owner._buffers[name] = new
         self._undo.append(lambda: owner._buffers.__setitem__(name, old))
 
     def hook(self, owner: nn.Module, hook: Callable[..., Any]) -> None:
-        """Let `hook` change what a module is given."""
+        """Register a forward pre-hook, which changes the input of a module."""
         self._undo.append(owner.register_forward_pre_hook(hook).remove)
 
     def set_parameter(self, owner: nn.Module, name: str, new: nn.Parameter) -> None:
@@ -116,7 +116,7 @@ class Edits:
                     self._undo.append(lambda m=module, other=other: m._parameters.__setitem__(other, old))  # type: ignore[misc]
 
     def undo(self) -> None:
-        """Take everything back that was done so far."""
+        """Undo all changes made so far."""
         while self._undo:
             self._undo.pop()()
 
@@ -129,10 +129,13 @@ class Edits:
 
 
 def _take_over(old: nn.Module, new: nn.Module) -> None:
-    """Hang on `new` what others hung on `old`; hooks stay in their dictionaries, so that their handles still work."""
+    """Give `new` the hooks of `old` and the attributes that others set on it.
+
+    Hooks stay in their dictionaries, so that their handles still work.
+    """
     for name in _HOOKS:
         value = vars(old)[name]
-        if isinstance(value, dict) and any(map(_computes_weight, value.values())):  # baked into the weight by now
+        if isinstance(value, dict) and any(map(_computes_weight, value.values())):  # the weight is baked
             value = type(value)((key, hook) for key, hook in value.items() if not _computes_weight(hook))
         vars(new)[name] = value
     taking: Any = new

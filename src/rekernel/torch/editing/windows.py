@@ -1,4 +1,7 @@
-"""Enlarge the windows of an attention and the modules that cut them."""
+"""Enlarge attention windows, in the module that holds their table and in those that cut the grid into windows.
+
+Scope: changing modules. Not here: whether windows can grow (see `torch.planning.windows`).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from .edits import Edits
 
 
 def enlarge_window(edits: Edits, change: ModuleChange) -> None:
-    """Tell the table's owner, and the modules that cut and roll the windows, their new size."""
+    """Set the new window size in the module that holds the table, and in those that cut and shift the windows."""
     owner = edits.model.get_submodule(change.name)
     index = owner._buffers.get(INDEX)
     old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
     if index is None or len(new) != 2 or pair_of(getattr(owner, "window_size", None)) != old:
-        raise RekernelError(f"{shown(change.name)}: has no attention in windows of {old} tokens: another model")
+        raise RekernelError(
+            f"{shown(change.name)}: has no attention in windows of {old} tokens; the plan is for another model"
+        )
     table = owner._parameters.get(TABLE)
     if table is None or min(new) < 1 or table.shape[0] != (2 * new[0] - 1) * (2 * new[1] - 1):
         raise RekernelError(f"{shown(change.name)}: its table does not fit windows of {new} tokens; plan again")
@@ -37,5 +42,5 @@ def enlarge_window(edits: Edits, change: ModuleChange) -> None:
 
 
 def _like(value: Any, new: tuple[int, ...]) -> Any:
-    """`new` in the form that `value` has: one number, a tuple or a list."""
+    """`new` in the form of `value`: one number, a tuple or a list."""
     return type(value)(new) if isinstance(value, tuple | list) else new[0]

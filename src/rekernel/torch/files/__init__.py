@@ -1,1 +1,1 @@
-"""Save rescaled models and load them again."""
+"""Save rescaled models, and load their weights into models of the trained size."""

@@ -1,7 +1,7 @@
-"""The tensors of a file under the names of the module they go into.
+"""Give access to the tensors of a file under the names that they have in a module.
 
-Knows a file, which of its names is whose, and tensors that another library splits or joins on the way in; not how that
-library decides it (`transformers_names`).
+Scope: a file, the names of its tensors in the file and in the module, and tensors that another library splits or joins
+when it loads them. Not here: the rules of that library (see `torch.files.transformers_names`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..dtypes import TORCH_DTYPES
 
 @dataclass(frozen=True)
 class Converted:
-    """Tensors of a file that become others of the module.
+    """Tensors of a file that are split or joined to tensors of the module.
 
-    files : their names in the file
-    convert : what makes the module's of them, by name; it takes tensors on the meta device too
-    made : the module's tensors, on the meta device
+    files : names of the tensors in the file
+    convert : function from these tensors to those of the module, by name; it takes tensors on the meta device, too
+    made : tensors of the module, on the meta device
     """
 
     files: tuple[str, ...]
@@ -35,38 +35,41 @@ class Converted:
 
 
 class Incoming:
-    """What a file holds for a module.
+    """The tensors of a file, under the names that they have in a module.
 
     Parameters
     ----------
-    source : of the tensors
-    names : the file's name of each tensor, by the module's; those of a tensor nobody knows are the same
-    converted : those that are split or joined
+    source : TensorSource
+        The open file.
+    names : mapping of str to str
+        For the name of each tensor in the module, its name in the file. An unknown tensor has the same name in both.
+    converted : sequence of Converted
+        Tensors that are split or joined.
     """
 
     def __init__(self, source: TensorSource, names: Mapping[str, str], converted: Sequence[Converted] = ()) -> None:
         self._source = source
         self.files = names
-        """The file's names by the module's, of what is taken as it is."""
+        """Names in the file by names in the module, for tensors that are neither split nor joined."""
         self._converted = {name: group for group in converted for name in group.made}
         self._ready: dict[str, Tensor] = {}
         self.shapes = {name: source.tensors[file].shape for name, file in names.items()}
         self.shapes |= {name: tuple(group.made[name].shape) for name, group in self._converted.items()}
 
     def origin(self, name: str) -> str:
-        """The name for a message, with that in the file where it is another."""
+        """The name of a tensor for a message. It adds the name in the file if that is another one."""
         files = self._converted[name].files if name in self._converted else (self.files.get(name, name),)
         return shown(name) if files == (name,) else f"{shown(name)} (in the file {', '.join(map(shown, files))})"
 
     def foreign(self) -> tuple[str, str] | None:
-        """A tensor, and its dtype that torch does not have."""
+        """The name of a tensor whose dtype torch does not have, and that dtype; None if there is none."""
         for name, info in self._source.tensors.items():
             if info.dtype not in TORCH_DTYPES:
                 return name, info.dtype
         return None
 
     def take(self, name: str) -> Tensor:
-        """The value of one of the module's tensors; what a conversion made beside it is kept until it is taken."""
+        """The value of a tensor of the module. Tensors made by the same conversion are kept until they are taken."""
         if name not in self._converted:
             return self._read(self.files[name])
         if name not in self._ready:
@@ -75,15 +78,15 @@ class Incoming:
         return self._ready.pop(name)
 
     def renamed(self, plan: Plan) -> Plan:
-        """The plan of the file's tensors as one of the module's.
+        """The plan, with the names that the tensors have in the module.
 
         Raises
         ------
         RekernelError
-            Where it changes a tensor that is split or joined: which of the new ones changed is not known.
+            If the plan changes a tensor that is split or joined: the plan does not say how the results change.
         """
         if plan.origin == "trace":
-            return plan  # made of the module itself
+            return plan  # it was made from the module and has its names
         modules = {file: name for name, file in self.files.items()}
         groups = {file: group for group in self._converted.values() for file in group.files}
         changes: list[LayerChange] = []
@@ -93,7 +96,7 @@ class Incoming:
             elif not change.kept:
                 made = ", ".join(map(shown, groups[change.name].made))
                 raise RekernelError(
-                    f"{shown(change.name)}: was rescaled, and this model splits or joins it to {made}; load the "
+                    f"{shown(change.name)}: was rescaled, but this model splits or joins it to {made}; load the "
                     f"original weights and use rekernel.torch.rescale"
                 )
         return replace(plan, changes=tuple(changes))

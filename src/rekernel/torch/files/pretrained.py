@@ -1,6 +1,7 @@
-"""Loading by name: a rescaled model of the Hub, or of a folder, into the architecture it belongs to.
+"""Load a rescaled model from the Hub, or from a folder, into a model of its architecture.
 
-Knows `remote` and `store`; how bytes come is the Hub client's.
+Scope: addresses of files. Not here: downloading (see `sources.opening`), and loading a file (see
+`torch.files.save_load`).
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ def load_pretrained(
     subfolder: str = "",
     filename: str = "",
 ) -> nn.Module:
-    """Bring a model of the trained size to a rescaled checkpoint that is known by name, as `load` does.
+    """Load a rescaled checkpoint of the Hub, or of a folder, into a model of the trained size, as `load` does.
 
     Parameters
     ----------
     name : str or path
-        A repository of the Hub ('me/model-2x', or an `hf://` address), or a file or folder of the disk.
+        A repository on the Hub ('me/model-2x', or an `hf://` address), or a local file or folder.
     model : nn.Module
-        As it was built for the trained size; changed in place.
+        The model, built for the trained size; it is changed in place.
     revision : str, optional
-        Of the repository: a branch, a tag or a commit; by default its main branch.
+        A branch, tag or commit of the repository; by default its main branch.
     subfolder : str
-        Of the repository or folder, such as 'unet' of a pipeline.
+        A folder inside the repository or folder, such as 'unet' in a pipeline.
     filename : str
-        The checkpoint there, where there are several.
+        The name of the checkpoint, if there are several.
 
     Returns
     -------
     nn.Module
-        The same model (another one only where it is a single layer itself).
+        The same model; a new one only if `model` is a single layer.
 
     Raises
     ------
     HubError
-        For a repository that is not there, not to be seen, or out of reach.
+        If the repository does not exist, is not accessible, or cannot be reached.
     RekernelError
         As for `load`.
 
@@ -68,10 +69,10 @@ def load_pretrained(
     if address is None:
         if revision is not None:
             where = shown(os.fspath(name), 400)
-            raise RekernelError(f"{where}: a folder of the disk has no revision {shown(revision)}; leave it out.")
+            raise RekernelError(f"{where}: a local folder has no revision {shown(revision)}; leave it out.")
         return load(model, Path(name, inside))
     if revision is not None and address.revision not in ("", revision):
-        raise RekernelError(f"{address}: names another revision than revision={shown(revision)}; give it once.")
+        raise RekernelError(f"{address}: has another revision than revision={shown(revision)}; give only one of them.")
     place = "/".join(part for part in (address.path, inside) if part)
     whole = address_of(str(Address(address.repo, revision or address.revision, place)))
     return load(model, local_path(str(whole)))

@@ -1,6 +1,7 @@
-"""Rescaled modules to files and back: the recipe in the metadata says how to change a model before its weights fit.
+"""Save a rescaled module, and load it into a model of the trained size.
 
-Knows files (`opening`, `writer`) and modules (`rescale`); how a layer changes is decided there.
+The recipe in the metadata of the file says how the layers of the model have to change before the weights fit.
+Scope: tensors, files and their recipe. Not here: changing a layer (see `torch.editing.apply`).
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     Parameters
     ----------
     model : nn.Module
-        What `rescale` gave.
+        A module that `rescale` or `load` returned.
     path : path
-        A .safetensors file; appears whole or not at all.
+        A .safetensors file; it is written completely or not at all.
     force : bool
-        Replace an existing one.
+        Replace an existing file.
 
     Raises
     ------
     RekernelError
-        For a module without a plan or without values, or an existing file.
+        If the module has no plan or no values, or if the file exists.
 
     Examples
     --------
@@ -75,29 +76,29 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
 
 
 def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Module:
-    """Bring a model of the trained size to the geometry of a rescaled checkpoint, and its weights in.
+    """Load a rescaled checkpoint into a model of the trained size: change its layers, then load the weights.
 
-    Tensor by tensor: there is no second copy of the model in memory, and a model on the meta device will do.
+    Tensors are loaded one by one, so no second copy of the model is in memory. The model may be on the meta device.
 
     Parameters
     ----------
     model : nn.Module
-        As it was built for the trained size; changed in place.
+        The model, built for the trained size; it is changed in place.
     path : path
         A file, an index, or a folder with one of them, written by `save` or by `rekernel.convert`.
     plan : Plan, optional
-        For a file without a recipe, written by another program: what was done to its weights.
+        What was done to the weights, for a file of another program that has no recipe.
 
     Returns
     -------
     nn.Module
-        The same model (another one only where it is a single layer itself), its plan in `rekernel_plan`.
+        The same model, with its plan in `rekernel_plan`; a new one only if `model` is a single layer.
 
     Raises
     ------
     RekernelError
-        For a checkpoint without a recipe, one for another architecture, and for every missing, unexpected or
-        misshapen tensor, each named; the model is then unchanged.
+        If the checkpoint has no recipe, is for another architecture, or has missing, unexpected or misshapen tensors,
+        which the message names. The model is then unchanged.
     """
     where = shown_path(path)
     with open_source(path) as source:
@@ -111,7 +112,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
         given = incoming(source, model)
         plan = given.renamed(plan)
         with Edits(model) as edits:
-            # A file of baked layers: their weight has its plain name there.
+            # A weight that was baked before the file was written has its plain name in the file.
             bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})
             _check_plan(edits.model, plan, where)
             plan = _for_tied(plan, edits.model)
@@ -120,11 +121,11 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
             _announce(edits, plan)
             _check_tensors(edits.model, given, where)
             state = _tensors_of(edits.model)
-            # Of a model without memory yet, the file decides the dtype too, also where a tensor had some already.
+            # If the model is on the meta device, even in part, all tensors take the dtype of the file.
             empty = any(tensor.device.type == "meta" for tensor in state.values())
             filled: dict[int, nn.Parameter] = {}
             for name in state:
-                if name in given.shapes:  # another name of a tied one may be there instead
+                if name in given.shapes:  # the file may hold a tied tensor under another name
                     _assign(edits, name, given, filled, empty)
     return edits.model
 
@@ -164,7 +165,7 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
-    """Raise where the plan is of other layers than the model's."""
+    """Raise if the plan is not for this model: a tensor is missing or has another shape."""
     state = _tensors_of(model)
     kind = type(model).__name__
     for change in plan.changed:
@@ -175,20 +176,20 @@ def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
             )
         if tuple(state[change.name].shape) != change.shape:
             raise RekernelError(
-                f"{where}: was made for another architecture: {shown(change.name)} was {list(change.shape)} and is "
-                f"{list(state[change.name].shape)} in this {kind}"
+                f"{where}: was made for another architecture: {shown(change.name)} had shape {list(change.shape)}, but "
+                f"has {list(state[change.name].shape)} in this {kind}"
             )
 
 
 def _for_tied(plan: Plan, model: nn.Module) -> Plan:
-    """The plan for every layer of a tied weight, of which a file may hold but one name (`safetensors`' save_model)."""
+    """The plan, extended to all names of a tied weight. A file may hold only one (see `save_model` of safetensors)."""
     names, told = aliases(model), {change.name for change in plan.changes}
     others = [replace(c, name=name) for c in plan.changed for name in names.get(c.name, ()) if name not in told]
     return replace(plan, changes=(*plan.changes, *others))
 
 
 def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
-    """Raise for whatever would stop the copying half-way."""
+    """Raise for anything that would stop the loading halfway: no tensor was loaded yet."""
     state, there = _tensors_of(model), given.shapes
     tied = aliases(model)
     missing = [shown(n) for n in sorted(set(state) - set(there)) if there.keys().isdisjoint(tied.get(n, ()))]
@@ -209,13 +210,13 @@ def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
     nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
     if nowhere:
         raise RekernelError(
-            f"{shown(nowhere[0])}: is a buffer on the meta device that no checkpoint holds; build the model so that "
-            f"its parameters alone are on meta"
+            f"{shown(nowhere[0])}: is a buffer on the meta device, and a checkpoint does not hold it; build the model "
+            f"so that only its parameters are on meta"
         )
 
 
 def _assign(edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Parameter], empty: bool) -> None:
-    """Copy one tensor in; on the meta device put it there, once for all names of a tied one."""
+    """Copy a tensor into the model. If the model is empty (on meta), put it in, once for all names of a tied tensor."""
     path, _, leaf = name.rpartition(".")
     owner = edits.model.get_submodule(path)
     old = getattr(owner, leaf)

@@ -1,8 +1,10 @@
-"""Which tensor of a file goes where in a transformers model, as transformers itself decides when it loads one.
+"""Find the place of each tensor of a file in a transformers model, by the rules of transformers itself.
 
-Since version 5 its modules have other names than its files, and some tensors are split or joined on the way; its
-`save_pretrained` writes the old names. Knows transformers' tables of that (`get_model_conversion_mapping`), where the
-model is one of its own; never imports it. A model of any other kind has the names of the file.
+Since version 5 of transformers, tensors have other names in modules than in files, and some are split or joined when
+they are loaded; `save_pretrained` writes the names of the file.
+Scope: the tables of transformers (`get_model_conversion_mapping`), for its own models. This module never imports
+transformers. In any other model, tensors have the names of the file. Not here: reading tensors (see
+`torch.files.file_tensors`).
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ from .file_tensors import Converted, Incoming
 
 
 def incoming(source: TensorSource, model: nn.Module) -> Incoming:
-    """The tensors of a file under the names they have in a model.
+    """The tensors of a file, under the names that they have in a model.
 
-    Tensors that no name is known for keep that of the file; those that transformers passes over (buffers that older
-    files hold) are left out.
+    A tensor without a known name keeps its name in the file. Tensors that transformers ignores (buffers in older files)
+    are left out.
 
     Raises
     ------
     RekernelError
-        For two tensors with the same place in the model, and those that transformers cannot split or join.
+        If two tensors have the same place in the model, or if transformers cannot split or join a tensor.
 
     Examples
     --------
@@ -53,7 +55,7 @@ def incoming(source: TensorSource, model: nn.Module) -> Incoming:
     names: dict[str, str] = {}
     groups: dict[str, list[tuple[Any, str, str]]] = {}
     passed_over = _passed_over(model)
-    for file in sorted(source.tensors, key=tables.loading.dot_natural_key):  # the order that its tables count on
+    for file in sorted(source.tensors, key=tables.loading.dot_natural_key):  # the tables need this order
         name, converter, pattern = tables.name(file, state)
         if converter is not None:
             groups.setdefault(name, []).append((converter, pattern, file))
@@ -67,13 +69,14 @@ def incoming(source: TensorSource, model: nn.Module) -> Incoming:
     converted = [_converted(source, model, first, found) for first, found in groups.items()]
     for name in (name for group in converted for name in group.made if name in names):
         raise RekernelError(
-            f"{shown(names[name])}: is {shown(name)} of this {type(model).__name__}, which others of the file make too"
+            f"{shown(names[name])}: is {shown(name)} of this {type(model).__name__}, and other tensors of the file are "
+            f"joined or split to the same one; keep one of them"
         )
     return Incoming(source, names, converted)
 
 
 class _Tables:
-    """transformers' rules for one model."""
+    """The rules of transformers for one model."""
 
     def __init__(self, model: Any, loading: Any, rules: Sequence[Any]) -> None:
         self.loading = loading
@@ -82,10 +85,10 @@ class _Tables:
         self._converters = [rule for rule in rules if isinstance(rule, loading.WeightConverter)]
 
     def name(self, file: str, state: Mapping[str, Tensor]) -> tuple[str, Any, str]:
-        """Where a tensor goes, and the converter that takes it there with the pattern it is known by there, if any."""
+        """The name of a tensor in the model, and the converter that makes it with the pattern that matched, if any."""
         rename = self.loading.rename_source_key
         name, pattern = rename(file, self._renamings, self._converters, self._prefix, state)
-        if name not in state and file in state:  # named as in the module already
+        if name not in state and file in state:  # the file has the names of the module
             return file, None, ""
         if pattern is None or name not in state:
             return (name if name in state else file), None, ""
@@ -93,7 +96,7 @@ class _Tables:
 
 
 def _tables(model: Any) -> _Tables | None:
-    """The rules for a model; None for one that is not of transformers, or of a version without such rules."""
+    """The rules for a model; None if it is not a transformers model, or if transformers has no such rules."""
     modeling = sys.modules.get("transformers.modeling_utils")
     mapping = sys.modules.get("transformers.conversion_mapping")
     loading = sys.modules.get("transformers.core_model_loading")
@@ -103,20 +106,20 @@ def _tables(model: Any) -> _Tables | None:
 
 
 def _passed_over(model: Any) -> set[str]:
-    """Patterns of tensors that transformers leaves aside where the model has no place for them."""
+    """Patterns of tensors that transformers ignores if the model does not have them."""
     patterns = set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    for buffer in ("position_ids", "inv_freq"):  # were part of a file once
+    for buffer in ("position_ids", "inv_freq"):  # older files hold these buffers
         if any(name.endswith(buffer) for name, _ in model.named_buffers()):
             patterns.add(rf"(^|\.){buffer}$")
     return patterns
 
 
 def _converted(source: TensorSource, model: Any, first: str, found: Sequence[tuple[Any, str, str]]) -> Converted:
-    """What becomes of the tensors that meet in the one named `first`."""
+    """The conversion of the tensors that make the one named `first`, and those made with it."""
     files = tuple(file for _, _, file in found)
 
     def convert(tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        worker = copy.deepcopy(found[0][0])  # it keeps what it is given
+        worker = copy.deepcopy(found[0][0])  # it stores the tensors that it is given
         for (_, pattern, file), tensor in zip(found, tensors, strict=True):
             worker.add_tensor(first, file, pattern, tensor)
         made = worker.convert(first, model=model, config=model.config)
@@ -126,9 +129,9 @@ def _converted(source: TensorSource, model: Any, first: str, found: Sequence[tup
     try:
         empty = [torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype], device="meta") for info in infos]
         return Converted(files, convert, convert(empty))
-    except Exception as error:  # whatever another library raises for tensors that do not go together
+    except Exception as error:  # transformers may raise anything for tensors that do not fit together
         what = f"{type(error).__name__}: {error}"
         raise RekernelError(
             f"{', '.join(map(shown, files))}: transformers cannot make {shown(first)} of this {type(model).__name__} "
-            f"of it ({shown(what, 200)}); is the file of this architecture?"
+            f"from it ({shown(what, 200)}); check that the file is for this architecture"
         ) from None

@@ -1,7 +1,8 @@
-"""Layers that rescaling needs and torch does not have, and the choice between them and torch's own.
+"""Make dense layers of a given geometry: torch's own where these suffice, and layers with padding on single sides.
 
-Knows modules and geometry (`AxisGeometry`); no plan, trace or file. A layer keeps the parameters it is given, under the
-names the original had, so that checkpoints, optimisers and tied weights see nothing unusual.
+Scope: modules and geometry (`AxisGeometry`). A layer keeps the parameters that it is given, under the names of the
+original layer, so that checkpoints, optimisers and tied weights work as before. Not here: factored layers (see
+`torch.layers.factored`), and plans (see `torch.editing.apply`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class PaddedConv(OwnPadding, nn.Module):
     sides : ((left, right), ...)
         Padding in pixels, one pair per spatial axis; negative crops.
     by_hand, by_hand_mode
-        What the model pads before, and how.
+        The explicit padding that the model adds before the layer, and its mode.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class PaddedConv(OwnPadding, nn.Module):
 
 
 class CroppedConvTranspose(nn.Module):
-    """A dense transposed convolution whose full output is cropped (or extended) by its own amount on each side."""
+    """A dense transposed convolution that crops (or extends) its full output by another amount on each side."""
 
     def __init__(
         self, weight: nn.Parameter, bias: nn.Parameter | None, *, stride: Sequence[int], sides: Sides, groups: int = 1
@@ -86,7 +87,7 @@ class CroppedConvTranspose(nn.Module):
 
 
 class PaddedPool(nn.Module):
-    """A pooling module behind its own left and right padding: -inf for a maximum, nothing counted for an average."""
+    """A pooling with padding that differs between its sides: -inf for max pooling, 0 for average pooling."""
 
     def __init__(self, pool: nn.Module, sides: Sides, value: float) -> None:
         super().__init__()
@@ -103,10 +104,10 @@ def dense_conv(
     old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, by_hand: Sides = (),
     by_hand_mode: str = "constant",
 ) -> nn.Module:  # fmt: skip
-    """A convolution like `old` with another kernel: torch's own class where its padding can say it.
+    """A convolution like `old` with another kernel. It is of torch's own class if that class allows the padding.
 
-    Where the model pads by hand, what it reads off the layer for that (kernel size, dilation) stays the old layer's,
-    so that it goes on padding as before; the new layer's own padding makes up for the rest.
+    If the model pads explicitly, its code reads the kernel size and dilation from the layer. These attributes keep
+    their old values, so that the code pads as before; the new layer adds the rest of the padding.
     """
     stride = tuple(g.stride for g in geometry)
     sides = tuple(g.padding for g in geometry)
@@ -135,7 +136,7 @@ def _dense_conv(
 
 
 def plain_layer(old: Any) -> nn.Module:
-    """A layer of torch's own class that computes what `old`, a parametrised one, computes now."""
+    """A plain layer of torch's own class that computes the same as `old`, a parametrised layer, computes now."""
     weight = nn.Parameter(old.weight.detach().clone())
     if isinstance(old, nn.Linear):
         return _with_parameters(linear(old, weight), weight, old.bias)
@@ -149,7 +150,7 @@ def plain_layer(old: Any) -> nn.Module:
 
 
 def linear(old: Any, weight: nn.Parameter) -> nn.Module:
-    """A fully-connected layer like `old` with other inputs."""
+    """A fully-connected layer like `old` with another weight."""
     new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, device="meta")
     return _with_parameters(new, weight, old.bias)
 
@@ -173,21 +174,21 @@ def _with_parameters(new: nn.Module, weight: nn.Parameter, bias: Any) -> nn.Modu
 
 
 def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
-    """Pooling like `old` at another size."""
+    """A pooling like `old` with another geometry."""
     kernel, stride, dilation = (tuple(getattr(g, n) for g in geometry) for n in ("kernel", "stride", "dilation"))
     sides = tuple(g.padding for g in geometry)
     even = all(left == right >= 0 for left, right in sides)
     inside = tuple(left for left, _ in sides) if even else (0,) * len(sides)
     if isinstance(old, _MAX_POOLS):
         maximum: Any = old
-        if not all(2 * p <= k for p, k in zip(inside, kernel, strict=True)):  # torch's own rule, dilated or not
+        if not all(2 * p <= k for p, k in zip(inside, kernel, strict=True)):  # torch's limit, with or without dilation
             even, inside = False, (0,) * len(sides)
         new: nn.Module = type(maximum)(kernel, stride, inside, dilation, maximum.return_indices, maximum.ceil_mode)
         return new if even else PaddedPool(new, sides, float("-inf"))
     average: Any = old
     counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
     divisor = getattr(average, "divisor_override", None)
-    # Of a window that grew, so grows what its sum is divided by.
+    # The divisor grows by as much as the window.
     grown = math.prod(kernel) // math.prod(_tupled(average.kernel_size, len(kernel)))
     more = {"divisor_override": divisor * grown} if divisor else {}
     new = type(average)(kernel, stride, inside, average.ceil_mode, counted, **more)
@@ -199,7 +200,7 @@ def _tupled(value: Any, count: int) -> tuple[int, ...]:
 
 
 def described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:
-    """What the repr of a convolution says.
+    """The text in the repr of a convolution.
 
     Examples
     --------

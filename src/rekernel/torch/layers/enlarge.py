@@ -1,6 +1,6 @@
-"""A grid enlarged where a layer reads it: for models whose own code makes pixels of features, with numbers of its own.
+"""Enlarge a grid where a layer reads it, for models whose own code makes a grid of fixed size from features.
 
-Knows tensors and operators; no plan beyond the entry that asks for it.
+Scope: tensors and resampling operators. Not here: which layer reads such a grid (see `torch.planning.planner`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ...escape import shown
 from ...plan.changes import ModuleChange
 from ...resampling.operators import grid_operator
 
-_LARGEST = 1 << 12  # pixels along an axis that a linear layer writes; a plan may come from a stranger
+_LARGEST = 1 << 12  # bound on the pixels along an axis: a plan may come from an untrusted file
 
 
 class Enlarge:
     """A forward pre-hook that interpolates the layer's input as values (cubic, half-pixel centres, clamped edges).
 
-    A grid of any other than the trained size passes as it is.
+    A grid of another size than the trained one passes unchanged.
 
     Examples
     --------
@@ -37,7 +37,10 @@ class Enlarge:
             (before.kernel, after.kernel) for before, after in zip(change.geometry, change.new_geometry, strict=True)
         ]
         if any(not 0 < old < _LARGEST or not 0 < new < _LARGEST for old, new in sizes):
-            raise RekernelError(f"{shown(change.name)}: a grid of {sizes} pixels, old and new, cannot be enlarged")
+            raise RekernelError(
+                f"{shown(change.name)}: its grid cannot be enlarged by (old, new) sizes of {sizes}: each must be "
+                f"between 1 and {_LARGEST - 1}"
+            )
         self.size = tuple(old for old, _ in sizes)
         self.matrices = [
             torch.from_numpy(grid_operator(old, new, "cubic", gain="none").copy()) if old != new else None

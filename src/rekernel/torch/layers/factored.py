@@ -1,9 +1,10 @@
-"""Rescaled convolutions in factored form: a blur of each channel, and the original weights.
+"""Rescaled convolutions in factored form: a blur of each channel, and a dilated convolution with the original weights.
 
-Knows weights, filters and strides; no plan. Both layers equal their dense form to rounding, borders included.
+Scope: weights, filters and strides. Both layers equal their dense form up to rounding, borders included. Not here: when
+this form is chosen (see `torch.planning.cost`).
 Derivation: docs/mathematics.md, "Interpolation = dilation, then smoothing", and docs/pytorch.md, "Where smoothing is
-fused": the blur runs at the step of the convolution behind it (or in front, where that one is transposed), so that
-nothing is smoothed that nobody reads.
+fused". The blur runs at the step of the convolution behind it (or before it, if that is transposed), so that it
+computes only pixels that are read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.co
 
 
 def common_step(kernel: int, stride: int, spread: int) -> int:
-    """The step between the pixels that a convolution reads: all others are never looked at.
+    """The step between the pixels that a convolution reads; it never reads the pixels between.
 
     Examples
     --------
@@ -34,11 +35,11 @@ def common_step(kernel: int, stride: int, spread: int) -> int:
 
 
 class _Smoothing(nn.Module):
-    """The blur of a factored layer: one filter per axis, a pixel apart in its input or in its output.
+    """The blur of a factored layer: one filter per axis.
 
-    Goes before the dense layer in a list of base classes, which takes the weight and the padding.
+    In a list of base classes, this class comes before the dense layer, which holds the weight and the padding.
 
-    step : per axis, what the stride and the spread of the convolution have in common; 1 where nothing is blurred
+    step : greatest common divisor of the stride and the spread of the convolution, per axis; 1 where nothing is blurred
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class _Smoothing(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__(weight, bias, stride=stride, sides=sides, groups=groups, **padding)
         self._set_filters(filters, weight.shape[2:], stride, spread)
-        self.dilation = tuple(dilation)  # of the original layer, like the kernel's size: code around it may ask
+        self.dilation = tuple(dilation)  # the original value, like kernel_size, since code around the layer may read it
 
     def _set_filters(
         self, filters: Sequence[Tensor], kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int]
@@ -59,7 +60,7 @@ class _Smoothing(nn.Module):
         steps = map(common_step, kernel, stride, spread)
         self.step = tuple(step if blurred else 1 for step, blurred in zip(steps, self.blurred, strict=True))
         self._stride = tuple(t // step for t, step in zip(stride, self.step, strict=True))
-        # A single tap has no distance to another.
+        # The dilation of a single tap has no effect.
         self._spread = tuple(1 if k == 1 else d // step for k, d, step in zip(kernel, spread, self.step, strict=True))
 
     def taps(self, axis: int) -> Tensor:
@@ -68,7 +69,7 @@ class _Smoothing(nn.Module):
         return found
 
     def _smooth(self, run: Any, x: Tensor, axis: int, padding: Sequence[int], **more: Any) -> Tensor:
-        """`run`, a convolution or a transposed one, of every channel with the filter of an axis."""
+        """Apply the filter of an axis to every channel; `run` is a convolution or a transposed convolution."""
         count, channels = len(self.step), x.shape[1]
         shape, step = [1] * count, [1] * count
         shape[axis], step[axis] = -1, self.step[axis]
@@ -92,17 +93,17 @@ class FactoredConv(_Smoothing, PaddedConv):
     Parameters
     ----------
     weight, bias : nn.Parameter
-        Of the original layer, the same objects.
+        The parameters of the original layer, as the same objects.
     filters : list of (L,) tensors
         The blur, one filter per spatial axis.
     stride, spread : sequences of int
-        Of the dilated convolution that reads the blurred grid.
+        Stride and dilation of the convolution that reads the blurred grid.
     dilation : sequence of int
-        Of the original layer.
+        Dilation of the original layer.
     sides : ((left, right), ...)
         Padding before the blur.
     by_hand, by_hand_mode
-        What the model pads before, and how.
+        The explicit padding that the model adds before the layer, and its mode.
     """
 
     def _set_filters(
@@ -127,19 +128,20 @@ class FactoredConv(_Smoothing, PaddedConv):
 
 
 class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
-    """A rescaled transposed convolution as one with the original weights, dilated, and a blur of its output.
+    """A rescaled transposed convolution as a dilated one with the original weights, and a blur of its output.
 
-    Stride and dilation come from the scale, so they share a factor as a rule; the blur takes it over and enlarges: at
-    twice the size a transposed convolution of stride 2 runs with stride 1 and no dilation, on a quarter of the grid.
+    Stride and dilation come from the scale, so they usually share a factor. The blur takes that factor over and
+    enlarges: at twice the size, a transposed convolution of stride 2 runs with stride 1 and no dilation, on a quarter
+    of the grid.
 
     Parameters
     ----------
     weight, bias, filters, dilation
         As for `FactoredConv`.
     stride, spread : sequences of int
-        Of the dilated transposed convolution that writes the grid to be blurred.
+        Stride and dilation of the transposed convolution that writes the grid to be blurred.
     sides : ((left, right), ...)
-        How much of the full output is cropped (negative: added).
+        Number of pixels cropped from the full output (negative: added), one pair per spatial axis.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ class FactoredConvTranspose(_Smoothing, CroppedConvTranspose):
         for axis, blurred in enumerate(self.blurred):
             if not blurred:
                 continue
-            # What is cropped alike on both sides is not computed at all.
+            # Pixels that are cropped on both sides are not computed at all.
             inside = max(0, min(self.sides[axis]))
             x = self._smooth(run, x, axis, [inside] * len(crop))
             crop[axis] = (crop[axis][0] + inside, crop[axis][1] + inside)
@@ -164,10 +166,10 @@ def _alone(values: Sequence[int], axis: int) -> list[int]:
 
 
 def _split(sides: tuple[int, int], reach: int, step: int) -> tuple[tuple[int, int], int, int]:
-    """Zeros around an axis as: a copy's padding, the blur's, and that of the convolution behind it, in its own pixels.
+    """Split zero padding along an axis in three: a padded copy of the input, padding of blur and of convolution.
 
-    The blur has to run as far as it smears the image; where all is zero, which far dilations reach, the convolution
-    pads. Equal sides need no copy of the input.
+    The last one counts pixels of the blurred grid. The blur has to cover all pixels that the image reaches; beyond them
+    its result is zero, so the convolution can pad instead. If both sides are equal, no copy of the input is made.
 
     Examples
     --------

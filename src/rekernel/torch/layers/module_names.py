@@ -1,6 +1,6 @@
-"""Names of parameters, their layers and their other names.
+"""Find the module that holds a parameter, and all names of a shared parameter.
 
-Knows modules; nothing of plans.
+Scope: names in a module. Not here: names in a file (see `torch.files.file_tensors`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def owner_of(name: str) -> str:
 
 
 def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For each name in the state dict, all names of the same tensor: tied weights and shared modules have several.
+    """For each name in the state dict, all names of the same tensor. Tied weights and shared modules have several.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""Padding whose sides differ, in any of torch's modes, and in the place of what a model pads by hand.
+"""Pad or crop each side of a tensor by another amount, in any of torch's modes, and undo explicit padding of a model.
 
-Knows tensors; no weight, kernel or plan.
+Scope: tensors, and the padding attributes of a convolution. Not here: how much padding a rescaled layer needs (see
+`resampling.geometry`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Sides = tuple[tuple[int, int], ...]
 
 
 def pad_sides(x: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros", value: float = 0.0) -> Tensor:
-    """Pad (or crop, where negative) each spatial axis of `x` by its own left and right.
+    """Pad each spatial axis of `x` by (left, right) pixels; negative numbers crop.
 
     Examples
     --------
@@ -41,10 +42,10 @@ def _flat(sides: Sequence[tuple[int, int]]) -> list[int]:
 
 
 class OwnPadding:
-    """Padding of a layer's own: each side by itself, and in the place of what the model pads by hand.
+    """A base class of layers that pad each side by another amount, after explicit padding in the model's code.
 
-    Padding by hand with zeros goes on, and the layer adds what is missing (or crops). With any other mode it is
-    cropped off and done again, since the reflection of a reflection is not the reflection of the image.
+    Explicit padding with zeros stays, and the layer adds the rest (or crops). In any other mode the layer crops the
+    explicit padding and pads again, since the reflection of a reflection is not the reflection of the image.
     """
 
     def _set_padding(self, sides: Sides, mode: str, by_hand: Sides, by_hand_mode: str) -> None:
@@ -76,5 +77,5 @@ def own_padding(layer: Any) -> tuple[tuple[int, int], ...]:
 
 
 def tuple_of(value: Any, count: int) -> tuple[int, ...]:
-    """One entry per axis, of what may be one for all."""
+    """One number per axis, from a number for all axes or a sequence."""
     return (value,) * count if isinstance(value, int) else tuple(value)

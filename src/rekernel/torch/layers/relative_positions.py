@@ -1,4 +1,8 @@
-"""Tables of relative positions in windows of attention, as Swin lays them out."""
+"""Read the modules of attention windows, and index their table of relative positions, as Swin does.
+
+Scope: attributes of modules, and the order of the table. Not here: whether windows can grow (see
+`torch.planning.windows`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 
 
 def relative_index(size: tuple[int, ...]) -> Tensor:
-    """Row of the table for each pair of tokens in a window of (h, w): (h*w, h*w), as Swin numbers them.
+    """The row of the table for each pair of tokens in a window of (h, w), as an (h*w, h*w) tensor, in Swin's order.
 
     Examples
     --------
@@ -27,7 +31,7 @@ def relative_index(size: tuple[int, ...]) -> Tensor:
 
 
 def holders_of_window(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-    """The module at `path` and those that hold it, from the inside, as far as they know a window."""
+    """The modules with a `window_size` among the module at `path` and those around it, from the inside out."""
     names = [path]
     while names[-1]:
         names.append(owner_of(names[-1]))
@@ -38,6 +42,7 @@ def holders_of_window(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def pair_of(value: Any) -> tuple[int, ...] | None:
+    """(height, width) from one number for both, or from two; None for anything else."""
     if isinstance(value, int):
         return value, value
     if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) for n in value):

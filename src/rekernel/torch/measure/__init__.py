@@ -1,1 +1,1 @@
-"""Compare a rescaled model with its original."""
+"""Measure how far a rescaled model is from its original."""

@@ -1,6 +1,7 @@
-"""Where a rescaled network departs from the original: the equivariance error of every layer.
+"""Compare a rescaled network with its original layer by layer: the equivariance error of every layer.
 
-Knows two modules with the same layer names and an input; nothing of plans.
+Scope: two modules with the same layer names, and an input. Not here: the error of the whole network (see
+`torch.measure.verify`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from .verify import reduce_grid
 
 @dataclass(frozen=True)
 class LayerError:
-    """One layer's answer on both sides.
+    """The error of one layer.
 
-    name, kind : path and class of the original's module
-    size, new_size : shape of its output, original and rescaled, without the batch
-    error : ||D y' - y|| / ||y|| with D the area average to the original's grid
+    name, kind : path and class of the layer in the original
+    size, new_size : shapes of its output in the original and in the rescaled network, without the batch axis
+    error : ||D y' - y|| / ||y||; y and y' are these outputs, and D averages y' over areas to the grid of y
     """
 
     name: str
@@ -38,7 +39,7 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
     Parameters
     ----------
     model, rescaled : nn.Module
-        The original, and what `rescale` or `load` gave; layers are matched by name.
+        The original, and the module that `rescale` or `load` returned. Layers are matched by name.
     x : (N, C, *spatial) Tensor
         Inputs at the new size.
     size : tuple of int
@@ -47,7 +48,7 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
     Returns
     -------
     list of LayerError
-        One for each layer with parameters of its own whose outputs can be compared, in the order of their first call.
+        One for each layer that has parameters itself and whose outputs can be compared, in the order of the first call.
 
     Examples
     --------
@@ -70,7 +71,7 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
 
 
 def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The first output of every layer that has parameters of its own."""
+    """The first output of every layer that has parameters itself."""
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))

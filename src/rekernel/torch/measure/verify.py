@@ -1,6 +1,7 @@
-"""Did it work on this model? How far the rescaled network at the new size is from the original on the reduced input.
+"""Measure how far a rescaled network at the new size is from the original on the reduced input.
 
-Knows two modules, an input and the scale that a plan says; nothing of layers.
+Scope: two modules, an input, and the scale in a plan. Not here: the error of single layers (see
+`torch.measure.compare`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
     operators = {}
     for axis, n in enumerate(size, start=2):
         old = int(x.shape[axis])
-        if old % n == 0:  # a mean, since the matrix of a long signal is large
+        if old % n == 0:  # a plain mean, since the matrix for a long signal is large
             x = x.reshape(*x.shape[:axis], n, old // n, *x.shape[axis + 1 :]).mean(axis + 1)
         else:
             operators[axis] = grid_operator(old, n, "area", gain="none")
@@ -51,11 +52,11 @@ def equivariance_error(
     model : nn.Module
         The original.
     rescaled : nn.Module
-        What `rescale` or `load` gave; its plan tells the scale.
+        The module that `rescale` or `load` returned; its plan holds the scale.
     x : (N, C, *spatial) Tensor
-        Inputs at the new size; (N, Z) latent vectors, which have none, where the network is a generator.
+        Inputs at the new size; for a generator, (N, Z) latent vectors, which have no size.
     size : tuple of int, optional
-        The trained size; by default `x`'s divided by the plan's scale.
+        The trained size; by default the size of `x` divided by the scale in the plan.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def equivariance_error(
     Raises
     ------
     RekernelError
-        Where a network does not run at its size, or the answers cannot be compared.
+        If a network does not run at its size, or if the outputs cannot be compared.
 
     Examples
     --------
@@ -89,7 +90,7 @@ def equivariance_error(
 
 
 def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
-    """New pixels per old one along each of `count` axes, from the plan of a rescaled or loaded module.
+    """New pixels per old pixel along each of `count` axes, from the plan of a rescaled or loaded module.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""From a trace to a plan."""
+"""Make a plan from a trace."""

@@ -1,7 +1,7 @@
-"""What a recipe made from a checkpoint alone leaves open, filled in from the model it is loaded into.
+"""Complete a plan that was made from a checkpoint alone, with what the model shows into which it is loaded.
 
-Such a recipe knows names and shapes. The model adds padding done by hand, poolings and fixed image sizes, and can
-contradict a stride or padding that was assumed.
+Scope: explicit padding in the model's code, poolings, and strides or paddings that the plan assumed and the model
+contradicts. Not here: what becomes of a layer (see `planning.rules`), and changing the model (see `torch.editing`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from .pools import POOLS, pool_axes
 
 
 def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
-    """The plan with what only the model shows.
+    """The plan, completed with explicit padding and poolings of the model. A plan made by tracing is returned as it is.
 
     Parameters
     ----------
-    files : names of the tensors in the file, by those in the model, where they may differ
+    files : mapping of str to str
+        For the name of each tensor in the model, its name in the file.
 
     Raises
     ------
     RekernelError
-        Where a layer runs otherwise than the plan assumed.
+        If a layer has another stride, padding or dilation than the plan assumed.
     """
     if plan.origin == "trace":  # it saw the model run
         return plan
@@ -49,7 +50,7 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
 
 
 def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[str, str]) -> LayerChange:
-    """The change with the geometry the layer has; padding that the family is known to do by hand marked so."""
+    """The change, checked against the layer. Padding that the family adds in its own code is moved to `by_hand`."""
     layer: Any = model.get_submodule(owner_of(change.name))
     if change.kind not in ("conv", "conv-transpose", "patch") or not isinstance(layer, nn.modules.conv._ConvNd):
         return change
@@ -68,7 +69,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
             hints = ", ".join(f"{what}={{{name!r}: {value}}}" for what, value in told.items())
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
-                f"{assumed.dilation}, and the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
+                f"{assumed.dilation}, but the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
                 f"convert again with {flags} (hints=Hints({hints})), or use rekernel.torch.rescale"
             )
         by_hand.append(hand)
@@ -82,7 +83,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
 
 
 def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
-    """Poolings that stand among rescaled convolutions grow with them."""
+    """Rescale the poolings that lie among rescaled convolutions."""
     grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
     spatial = {
         name: module for name, module in model.named_modules()
@@ -101,7 +102,7 @@ def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
 
 
 def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:
-    """Whether the smallest part of the model that holds this pooling and convolutions has all of them rescaled."""
+    """Whether all convolutions are rescaled in the smallest submodule that holds this pooling and a convolution."""
     while name:
         name = owner_of(name)
         inside = {n for n in spatial if not name or n.startswith(f"{name}.")}

@@ -1,7 +1,7 @@
-"""A traced convolution as the shared rules take it, in the form asked for.
+"""Plan one traced convolution, in the form that the caller chose.
 
 Scope: one call, its layer, and the scales before and after it. Not here: what becomes of a convolution (see
-`planning.rules`), nor how scales travel (see `planner`).
+`planning.rules`), nor the scale that arrives at a layer (see `torch.planning.planner`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...patterns import layer_of
 from ...plan.changes import AxisGeometry, LayerChange, Mode
@@ -19,22 +19,29 @@ from ...planning.rules import convolution, is_patch
 from ...planning.settings import Settings
 from ...resampling.geometry import is_whole
 from ..layers.padding import own_padding, tuple_of
-from ..tracing.recorder import Call
+from ..tracing.recorder import LayerCall
 from .cost import pays
 from .grids import Scales, weight_of
 
 
 def conv_change(
-    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: Mode, form: str, settings: Settings
+    call: LayerCall,
+    m: Any,
+    weight: Tensor,
+    arriving: Scales,
+    leaving: Scales,
+    mode: Mode,
+    form: str,
+    settings: Settings,
 ) -> LayerChange:
-    """The change of a convolution in the form asked for; for 'auto' in the one that costs less to run (`cost`).
+    """The change of a convolution in the chosen form. 'auto' chooses the form that costs less to run (`cost`).
 
     Parameters
     ----------
     call, m, weight
-        What was seen, the layer and its weight.
+        The recorded call, the layer and its weight.
     arriving, leaving : tuple of float
-        Scale of the grid before and after, per spatial axis.
+        Scale of the grid before and after the layer, one per spatial axis.
     mode : {'supersample', 'absorb'}
     form : {'dense', 'factored', 'auto'}
     settings : Settings
@@ -42,7 +49,7 @@ def conv_change(
     Raises
     ------
     RekernelError
-        Where a transposed convolution is to absorb, or no kernel suits.
+        If a transposed convolution is to absorb, or if no kernel fits.
     """
     if form != "auto":
         return _change(call, m, weight, arriving, leaving, mode, form, settings)
@@ -53,18 +60,40 @@ def conv_change(
     return factored if factored.factors and pays(m, dense, factored) else dense
 
 
-def change_notes(call: Call, arriving: Scales, form: str) -> list[str]:
-    """What the user has to know of a change: a form that was not possible, padding that was."""
+def change_notes(call: LayerCall, arriving: Scales, form: str) -> list[str]:
+    """Notes about a change: the factored form was not possible, or the layer pads in another way than before."""
     notes = []
     if form == "factored" and not _all_whole(arriving):
-        notes.append(f"{layer_of(call.weight)}: has a scale that is no whole number, so it is dense")
+        notes.append(f"{layer_of(call.weight)}: its scale is not a whole number, so it is dense and not factored")
     if call.inside and call.by_hand_mode != "constant":
-        notes.append(f"{call.module}: pads by {call.by_hand_mode!r} in its own forward; padded with zeros instead")
+        notes.append(
+            f"{call.module}: its own forward method pads by {call.by_hand_mode!r}; the rescaled layer pads with zeros "
+            f"instead"
+        )
     return notes
 
 
+def is_pruned(module: nn.Module | None) -> bool:
+    """Whether torch's pruning computes the weight of a layer.
+
+    Examples
+    --------
+    >>> is_pruned(nn.Conv2d(1, 1, 3))
+    False
+    """
+    hooks = module._forward_pre_hooks.values() if module is not None else ()
+    return any(type(hook).__module__ == "torch.nn.utils.prune" for hook in hooks)
+
+
 def _change(
-    call: Call, m: Any, weight: Tensor, arriving: Scales, leaving: Scales, mode: Mode, form: str, settings: Settings
+    call: LayerCall,
+    m: Any,
+    weight: Tensor,
+    arriving: Scales,
+    leaving: Scales,
+    mode: Mode,
+    form: str,
+    settings: Settings,
 ) -> LayerChange:
     factored = form == "factored" and _all_whole(arriving)
     axes = _axes(call, m, arriving, leaving)
@@ -78,8 +107,8 @@ def _change(
     return became.change if became.change.kept else _without_hand(became.change, call, m)
 
 
-def _axes(call: Call, m: Any, arriving: Scales, leaving: Scales) -> list[ConvAxis]:
-    """Its spatial axes, with all of the padding in front of it: the layer's own, and what was padded by hand."""
+def _axes(call: LayerCall, m: Any, arriving: Scales, leaving: Scales) -> list[ConvAxis]:
+    """The spatial axes of a convolution. Their padding is the layer's own padding and the explicit one before it."""
     count = len(arriving)
     extra = tuple_of(getattr(m, "output_padding", 0), count)
     axes = []
@@ -92,9 +121,9 @@ def _axes(call: Call, m: Any, arriving: Scales, leaving: Scales) -> list[ConvAxi
     return axes
 
 
-def _without_hand(change: LayerChange, call: Call, m: Any) -> LayerChange:
-    """The change of the layer itself: padding by hand stays in the model's code, unless the layer has to do it."""
-    remade = call.by_hand_mode != "constant"  # no layer pads so: the new one does it instead of the model's code
+def _without_hand(change: LayerChange, call: LayerCall, m: Any) -> LayerChange:
+    """The change without the explicit padding, which stays in the model's code unless the new layer has to do it."""
+    remade = call.by_hand_mode != "constant"  # only padding with zeros can be split between the code and the layer
     own = own_padding(m)
     after = []
     for axis, g in enumerate(change.new_geometry):
@@ -110,8 +139,8 @@ def _without_hand(change: LayerChange, call: Call, m: Any) -> LayerChange:
     )
 
 
-def _hand(call: Call, axis: int) -> tuple[int, int]:
-    """Padding by hand along an axis, (left, right)."""
+def _hand(call: LayerCall, axis: int) -> tuple[int, int]:
+    """Explicit padding along an axis, (left, right)."""
     return call.by_hand[axis] if axis < len(call.by_hand) else (0, 0)
 
 

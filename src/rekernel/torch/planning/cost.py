@@ -1,6 +1,7 @@
-"""What a rescaled convolution costs in each form: the model behind form='auto'.
+"""Estimate what a rescaled convolution costs in the dense and the factored form, to choose one for form='auto'.
 
-Knows multiplications per output value; checked against the clock by benchmarks/speed/inference.py.
+Scope: multiplications per output value; benchmarks/speed/inference.py compares the estimate with measured times. Not
+here: making the change of either form (see `torch.planning.convolutions`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from ...plan.changes import LayerChange
 from ..layers.factored import common_step
 
 BLUR = 45.0
-"""Cost of one multiplication of the depthwise blur, in multiplications of a dense convolution: it is bound by memory.
+"""Cost of one multiplication of the depthwise blur, in multiplications of a dense convolution. Memory limits the blur.
 From benchmarks/speed/inference.py on two CPU cores: 9 + 9 taps added 14 % to a layer of 5760 multiplications a value,
 8 to 10 % to larger ones (results/inference-cpu.json)."""
 
 
 def pays(layer: Any, dense: LayerChange, factored: LayerChange) -> bool:
-    """Whether a convolution, transposed or not, runs faster in the factored form that is planned than in the dense one.
+    """Whether a convolution, transposed or not, runs faster in its planned factored form than in its dense form.
 
     Parameters
     ----------
-    layer : nn.Conv1d, nn.ConvTranspose1d, ... of the trained size
+    layer : nn.Conv1d, nn.ConvTranspose1d, ...
+        The layer of the trained model.
     dense, factored : LayerChange
-        The two plans for its weight.
+        The two possible changes of its weight.
     """
     kernel, stride = layer.kernel_size, [g.stride for g in factored.new_geometry]
     spread, blur = [g.dilation for g in factored.geometry], [0] * len(kernel)
@@ -35,11 +37,11 @@ def pays(layer: Any, dense: LayerChange, factored: LayerChange) -> bool:
         axis = o.axis - 2
         spread[axis] *= round(o.scale)
         length = o.new - spread[axis] * (o.old - 1)
-        blur[axis] = length if length > 1 else 0  # dilation alone has no blur
+        blur[axis] = length if length > 1 else 0  # 'dilate' has no blur
     plain = dense_cost(layer.in_channels, layer.groups, dense.new_shape[2:])
     original = dense_cost(layer.in_channels, layer.groups, kernel)
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        # One of `stride` taps meets a pixel of the output, in either form.
+        # In either form, one in `stride` taps contributes to an output pixel.
         plain, original = plain / math.prod(stride), original / math.prod(stride)
         return original + BLUR * transposed_blur(kernel, stride, spread, blur) < plain
     blurred: float = layer.in_channels / layer.out_channels * blur_taps(kernel, stride, spread, blur)
@@ -58,7 +60,7 @@ def dense_cost(inputs: int, groups: int, taps: Sequence[int]) -> float:
 
 
 def blur_taps(kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int], blur: Sequence[int]) -> float:
-    """Multiplications that one channel's blur takes per pixel of the output, axis after axis.
+    """Multiplications per output pixel in the blur of one channel. The blur runs along one axis after the other.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def blur_taps(kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int
 
 
 def transposed_blur(kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int], blur: Sequence[int]) -> float:
-    """The same of the blur behind a transposed convolution, which enlarges the grid, axis after axis.
+    """Multiplications per output pixel in the blur behind a transposed convolution; this blur enlarges the grid.
 
     Examples
     --------

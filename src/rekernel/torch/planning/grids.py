@@ -1,7 +1,7 @@
-"""Traced calls whose weights belong to the pixels of a finite image, as the shared rules take them.
+"""Plan traced calls whose weights belong to single pixels of an image.
 
-Scope: flattened grids that a linear layer reads or writes, position embeddings, sizes that modules hold. Not here: what
-becomes of them (see `planning.rules`), nor which calls are of this kind (see `planner`).
+Scope: linear layers that read or write a flattened grid, position embeddings, sizes that modules hold. Not here: what
+becomes of them (see `planning.rules`), nor which calls are of this kind (see `torch.planning.planner`).
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from ...planning.rules import reads_grid, resized, values, writes_grid
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..dtypes import dtype_name
-from ..tracing.recorder import Call
+from ..tracing.recorder import LayerCall
 
 Scales = tuple[float, ...]
 
 
 def weight_of(name: str, tensor: Tensor) -> Weight:
-    """A tensor of the model, as the rules take it."""
+    """Describe a tensor of the model for the rules."""
     return Weight(name, dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
-def linear_change(call: Call, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
-    """A linear layer behind a flatten: its weight absorbs the scale."""
+def linear_change(call: LayerCall, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
+    """The change of a linear layer after a flatten: its weight absorbs the scale."""
     weight, grid = weight_of(call.weight, tensor), "x".join(map(str, call.grid))
     cells = _cells(call, weight.shape[1], scales)
     return reads_grid(weight, 1, cells, settings, f"fully connected: reads a {grid} grid, {call.order}")
 
 
-def written_change(call: Call, name: str, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
-    """A linear layer that writes a grid: the rows of its weight, and its bias, are values there."""
+def written_change(call: LayerCall, name: str, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
+    """The change of the weight or the bias of a linear layer that writes a grid: its rows are interpolated."""
     weight, grid = weight_of(name, tensor), "x".join(map(str, call.grid))
     cells = _cells(call, weight.shape[0], scales)
     return writes_grid(weight, 0, cells, settings, f"fully connected: writes a {grid} grid, {call.order}: values")
 
 
-def positions_change(call: Call, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
-    """Position embeddings of a token grid that grows; class tokens stay in front."""
+def positions_change(call: LayerCall, tensor: Tensor, scales: Scales, settings: Settings) -> LayerChange:
+    """The change of the position embeddings of a token grid that grows; class tokens stay in front."""
     reason = (
         f"position embeddings on a {'x'.join(map(str, call.size))} grid: values, no coefficient; "
         f"{call.prefix} class tokens kept"
@@ -50,15 +50,15 @@ def positions_change(call: Call, tensor: Tensor, scales: Scales, settings: Setti
     return values(weight_of(call.weight, tensor), cells, settings, reason, prefix=call.prefix)
 
 
-def unflatten_fits(call: Call, module: Any) -> bool:
-    """Whether an nn.Unflatten says by itself which of its sizes are pixels."""
+def unflatten_fits(call: LayerCall, module: Any) -> bool:
+    """Whether the sizes of an nn.Unflatten show which of them are pixels."""
     sizes = getattr(module, "unflattened_size", ())
     orders = {"channels-first": call.grid, "channels-last": (*call.grid[1:], call.grid[0])}
     return call.order in orders and tuple(sizes) == orders[call.order] and len(set(sizes)) > 1
 
 
-def grown(call: Call, name: str, kind: str, scales: Scales) -> ModuleChange:
-    """A grid whose size a module holds, or meets first, `scales` times larger."""
+def grown(call: LayerCall, name: str, kind: str, scales: Scales) -> ModuleChange:
+    """The change of a module that holds the size of a grid, or is the first to read the grid."""
     return resized(name, kind, sizes(call.size, scales), f"pixels that {call.weight} writes")
 
 
@@ -67,6 +67,29 @@ def sizes(old: tuple[int, ...], scales: Scales) -> list[Cells]:
     return [Cells(n, new_size(n, scale)) for n, scale in zip(old, scales, strict=True)]
 
 
-def _cells(call: Call, entries: int, scales: Scales) -> tuple[Cells, ...]:
+def scales_on_axes(call: LayerCall, scales: Scales, size: tuple[int, ...]) -> Scales:
+    """The scales of a grid for the spatial axes of a call that reads it.
+
+    Parameters
+    ----------
+    call : LayerCall
+    scales, size
+        Scales and old size of the grid, one number per spatial axis of the call that wrote it.
+    """
+    count = len(call.size) or len(scales)
+    if count == len(scales):
+        return scales
+    # A video model folds time (or space) into the batch: the sizes tell which axes remain.
+    for start in range(len(size) - count, -1, -1):
+        if size[start : start + count] == call.size:
+            return scales[start : start + count]
+    if 0 < len(scales) < count:  # images stacked to a video: the new axis keeps its size
+        starts = range(count - len(size), -1, -1)
+        start = next((i for i in starts if call.size[i : i + len(size)] == size), starts[0])
+        return (1.0,) * start + scales + (1.0,) * (count - start - len(scales))
+    return scales[len(scales) - count :] if scales else ()
+
+
+def _cells(call: LayerCall, entries: int, scales: Scales) -> tuple[Cells, ...]:
     spatial = [cells.new for cells in sizes(call.grid[1:], scales)]
     return grid_cells(entries, call.grid, (call.grid[0], *spatial), call.order)

@@ -1,7 +1,7 @@
-"""From a trace to a plan: the scale that arrives at every layer, and what the layer does about it.
+"""Make a plan from a trace: follow the scale of the grid from call to call, and decide what each layer does about it.
 
-Knows how scales travel: unchanged through a layer that supersamples, to 1 in one that absorbs, to their end at a
-flatten. Builds the same `Plan` as the checkpoint planner; changes no module.
+Scope: how scales travel. A layer that supersamples passes its scale on, a layer that absorbs makes it 1, and it ends at
+a flatten. Not here: what becomes of a layer (see `planning.rules`), and changing the model (see `torch.editing`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,28 @@ from ...escape import shown
 from ...patterns import matcher, select
 from ...plan.changes import LayerChange, Mode, ModuleChange
 from ...plan.plan import Plan
+from ...planning.layers import NOT_RESCALED
 from ...planning.roles import ABSORB, SUPERSAMPLE, Network, checked_mode, default_mode, role_of
 from ...planning.rules import offset_note, pooling, resized
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
-from ..tracing.recorder import Call
+from ..tracing.recorder import LayerCall
 from ..tracing.run import Trace
-from .convolutions import change_notes, conv_change
-from .grids import grown, linear_change, positions_change, sizes, unflatten_fits, weight_of, written_change
+from .convolutions import change_notes, conv_change, is_pruned
+from .grids import (
+    grown,
+    linear_change,
+    positions_change,
+    scales_on_axes,
+    sizes,
+    unflatten_fits,
+    weight_of,
+    written_change,
+)
 from .pools import pool_axes
 from .windows import window_changes, window_of
 
-FORMS = ("dense", "factored", "auto")
 _FORWARDS = {
     kind.forward
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -40,9 +49,10 @@ _POOLS = ("max-pool", "avg-pool")
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and the grid that each module (the last call in it) then gives.
+    """A plan, and the grids that the rescaled model must have.
 
-    sizes : by path; what the second pass has to find
+    plan : the plan
+    sizes : output grid of the last call in each module, by the path of the module; the second pass checks it
     """
 
     plan: Plan
@@ -51,14 +61,23 @@ class Planned:
 
 @dataclass
 class _Planner:
-    """The state of planning one model: scales of the results of each call, and what was decided so far."""
+    """The state of planning one model.
+
+    excluded : names of the tensors that were not selected
+    changes, modules, notes : parts of the plan, as far as it is made
+    scales, sizes : scale and old grid of the result of each call, by the index of the call
+    expected : new grid of the result of the last call in each module
+    conflicts : names of weights that two layers need in different forms
+    seen_at : scale at which each weight was seen
+    by_path, tensors, others : modules and tensors of the model by name, and all names of each tensor
+    """
 
     model: nn.Module
     trace: Trace
     settings: Settings
     scale: tuple[float, ...]
     modes: Mapping[str, Mode]
-    left: set[str]
+    excluded: set[str]
     form: str
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: dict[str, ModuleChange] = field(default_factory=dict)
@@ -104,47 +123,35 @@ class _Planner:
                 self._window(call, arriving)
             elif call.kind == "by-pixel" and any(s != 1 for s in arriving):
                 self._say(
-                    f"{call.module or 'the model itself'}: {call.what}, which counts pixels and cannot be "
-                    f"changed: on the finer grid it means finer detail"
+                    f"{call.module or 'the model itself'}: {call.what} has a fixed size in pixels and cannot be "
+                    f"rescaled; at the new resolution it covers a smaller part of the image"
                 )
             self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True))
 
-    def _arriving(self, call: Call) -> tuple[float, ...]:
-        """The scale of what a call reads, for its own spatial axes."""
-        found = {self._on_axes(call, source) for source in sorted(call.sources)}
+    def _arriving(self, call: LayerCall) -> tuple[float, ...]:
+        """The scale of the grid that a call reads, for the spatial axes of the call."""
+        found = {
+            scales_on_axes(call, self.scales.get(source, ()), self.sizes.get(source, ()))
+            for source in sorted(call.sources)
+        }
         if len(found) > 1:
             self._say(f"{call.module}: reads grids at different scales {sorted(found)}; planned for the largest")
         return max(found, default=())
 
-    def _on_axes(self, call: Call, source: int) -> tuple[float, ...]:
-        scales, size = self.scales.get(source, ()), self.sizes.get(source, ())
-        count = len(call.size) or len(scales)
-        if count == len(scales):
-            return scales
-        # A video model folds time into the batch (or space into it): the axes that are left are told by their sizes.
-        for start in range(len(size) - count, -1, -1):
-            if size[start : start + count] == call.size:
-                return scales[start : start + count]
-        if 0 < len(scales) < count:  # images put side by side as a video: the new axis keeps its size
-            starts = range(count - len(size), -1, -1)
-            start = next((i for i in starts if call.size[i : i + len(size)] == size), starts[0])
-            return (1.0,) * start + scales + (1.0,) * (count - start - len(scales))
-        return scales[len(scales) - count :] if scales else ()
-
-    def _conv(self, call: Call, arriving: tuple[float, ...]) -> tuple[float, ...]:
+    def _conv(self, call: LayerCall, arriving: tuple[float, ...]) -> tuple[float, ...]:
         m: Any = self.by_path.get(owner_of(call.weight)) if call.weight else None
         own = isinstance(m, nn.modules.conv._ConvNd) and any(
             call.weight == n for n in (f"{call.module}.weight", "weight" if not call.module else "")
         )
         if not own:
             if any(s != 1 for s in arriving) and max(call.kernel) > 1:
-                pruned = _is_pruned(self.by_path.get(call.module))
-                way_out = " (pruned: torch.nn.utils.prune.remove makes it plain)" if pruned else ""
+                pruned = is_pruned(self.by_path.get(call.module))
+                way_out = " (pruned: apply torch.nn.utils.prune.remove first)" if pruned else ""
                 self._say(
                     f"{call.module or 'the model itself'}: a functional convolution, or one with a computed weight"
-                    f"{way_out}; left as it is, it sees finer detail"
+                    f"{way_out}, cannot be rescaled; at the new resolution it covers a smaller part of the image"
                 )
                 if call.weight:
                     self._conflict(call.weight, "is read by a functional convolution")
@@ -158,10 +165,12 @@ class _Planner:
         if all(s == 1 for s in arriving):
             return arriving
         if type(m).forward not in _FORWARDS:
-            self._say(f"{call.module}: a {type(m).__name__} with a forward of its own; a plain convolution replaces it")
+            self._say(
+                f"{call.module}: a {type(m).__name__} with a forward method of its own; a plain convolution replaces it"
+            )
         mode = self._mode(call, m.stride)
         leaving = (1.0,) * len(arriving) if mode == ABSORB else arriving
-        if call.weight in self.left:
+        if call.weight in self.excluded:
             self._keep(call.weight, "not selected")
             return arriving
         with self._named(call.weight):
@@ -178,8 +187,8 @@ class _Planner:
         self.changes[call.weight] = change
         return leaving
 
-    def _runs_elsewhere(self, call: Call, arriving: tuple[float, ...]) -> bool:
-        """Whether the same weight was seen at another scale: then no kernel suits both."""
+    def _runs_elsewhere(self, call: LayerCall, arriving: tuple[float, ...]) -> bool:
+        """Whether the weight was seen at another scale before: one kernel cannot serve both. Notes the conflict."""
         before = [self.seen_at[n] for n in self.others[call.weight] if n in self.seen_at]
         self.seen_at[call.weight] = arriving
         if all(b == arriving for b in before):
@@ -193,19 +202,19 @@ class _Planner:
             self.conflicts.add(name)
         self._say(f"{weight}: one weight {why}; left as it is everywhere")
 
-    def _pool(self, call: Call, arriving: tuple[float, ...]) -> None:
+    def _pool(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         if all(s == 1 for s in arriving):
             return
         module: Any = self.by_path.get(call.module)
         if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
             self._say(
-                f"{call.module or 'the model itself'}: a functional {call.kind} call, which cannot be changed; "
-                f"it pools finer detail"
+                f"{call.module or 'the model itself'}: a functional {call.kind} call cannot be rescaled; at the new "
+                f"resolution it covers a smaller part of the image"
             )
             return
         if any(map(any, call.by_hand)):
             raise RekernelError(
-                f"{call.module}: a pooling behind padding done by hand, which rekernel does not rescale; "
+                f"{call.module}: a pooling behind explicit padding (F.pad), which rekernel does not rescale; "
                 f"give the padding to the pooling itself, padding=..."
             )
         with self._named(call.module):
@@ -215,36 +224,37 @@ class _Planner:
             self._say(note)
         before = self.modules.get(call.module)
         if before is not None and before.new_geometry != change.new_geometry:
-            self._say(f"{call.module}: pools grids that need different windows; planned for the last")
+            self._say(f"{call.module}: pools several grids that need different windows; planned for the last one")
         self.modules[call.module] = change
 
-    def _upsample(self, call: Call, arriving: tuple[float, ...]) -> None:
+    def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         module = self.by_path.get(call.module)
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
             self.modules[call.module] = resized(call.module, "upsample", sizes(call.out_size, arriving), "fixed size")
 
-    def _linear(self, call: Call, arriving: tuple[float, ...]) -> None:
+    def _linear(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         if all(s == 1 for s in arriving):
             return
         if not call.weight or not call.grid or not isinstance(self.by_path.get(owner_of(call.weight)), nn.Linear):
             raise RekernelError(
-                f"{call.module}: a linear layer reads the grid in an order that is neither channels first nor last, or "
-                f"through a computed weight; pool before it, or rescale up to it only"
+                f"{call.module}: a linear layer reads the grid in an order that is neither channels-first nor "
+                f"channels-last, or has a computed weight; pool before it, or rescale only the part before it"
             )
         if len(self.trace.size) == 1 and 0 in call.sources and call.grid[0] == 1:
-            self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; give an image as (N, C, H, W)")
-        if call.weight in self.left:
-            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be left out; pool before it")
+            self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; pass an image as (N, C, H, W)")
+        if call.weight in self.excluded:
+            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded; pool before it")
         change = linear_change(call, self.tensors[call.weight], arriving, self.settings)
         before = self.changes.get(call.weight, change)
         if before != change:
             raise RekernelError(
-                f"{call.weight}: one weight reads two grids, {before.reason} and {change.reason}; no weight suits both"
+                f"{call.weight}: one weight reads two grids ({before.reason}; {change.reason}), and cannot be rescaled "
+                f"for both"
             )
         self.changes[call.weight] = change
 
-    def _linear_out(self, call: Call) -> tuple[float, ...]:
-        """A linear layer that writes an image, at the scale of the model: nothing before it has pixels to tell one."""
+    def _linear_out(self, call: LayerCall) -> tuple[float, ...]:
+        """Plan a linear layer that writes an image. Its scale is that of the model: its input has no pixels."""
         count = len(call.size)
         still = (1.0,) * count
         scales = (self.scale if len(self.scale) == count else (still + self.scale)[-count:]) if count else ()
@@ -252,9 +262,9 @@ class _Planner:
             return still
         reader, layer = self.by_path[call.module], self.by_path.get(owner_of(call.weight))
         size = "x".join(map(str, call.size))
-        why = "not selected" if call.weight in self.left else ""
+        why = "not selected" if call.weight in self.excluded else ""
         if not why and any(n in self.changes for n in self.others[call.weight]):
-            why = "its weight changes already, or is read elsewhere"
+            why = "another layer uses its weight, too"
         bias = f"{owner_of(call.weight)}.bias".removeprefix(".")
         names = [call.weight, *([bias] if bias in self.tensors else [])]
         if not why and isinstance(layer, nn.Linear) and unflatten_fits(call, self.by_path.get(call.what)):
@@ -264,35 +274,38 @@ class _Planner:
         elif why == "not selected" or next(reader.children(), None) is not None:
             self._say(
                 f"{call.weight}: writes a grid of {size} pixels that stays as it is "
-                f"({why or 'a functional call reads it'}); what follows runs at its trained size"
+                f"({why or 'a functional call reads it'}); the layers after it run at their trained size"
             )
             return still
         else:
-            # Code of the model itself makes the pixels, with numbers of its own: they grow where a layer reads them.
+            # The model's own code shapes the grid, with fixed sizes. The grid is enlarged where a layer reads it.
             self.modules[call.module] = grown(call, call.module, "enlarge", scales)
         return scales
 
-    def _window(self, call: Call, arriving: tuple[float, ...]) -> None:
-        """Attention in windows: they grow with the grid, where their table of relative positions can."""
+    def _window(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
+        """Plan attention in windows. They grow with the grid if their table of relative positions can."""
         window = window_of(self.model, call.module) if any(s != 1 for s in arriving) else None
         if window is None:
             return
         table = window.table
-        why = "its table is not selected" if table in self.left else window.unfit(arriving)
+        why = "the table of relative positions is not selected" if table in self.excluded else window.unfit(arriving)
         if why:
             size = "x".join(map(str, window.size))
-            self._say(f"{call.module}: attention in windows of {size} tokens that stay so ({why}); each sees less")
+            self._say(
+                f"{call.module}: attention in windows of {size} tokens, which do not grow ({why}); each covers a "
+                f"smaller part of the image"
+            )
         elif table not in self.changes:
             self.changes[table], self.modules[window.owner] = window_changes(
                 window, self.tensors[table], arriving, self.settings
             )
 
-    def _positions(self, call: Call, arriving: tuple[float, ...]) -> None:
-        if any(s != 1 for s in arriving) and call.weight not in self.left and call.weight not in self.changes:
+    def _positions(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
+        if any(s != 1 for s in arriving) and call.weight not in self.excluded and call.weight not in self.changes:
             weight = self.tensors[call.weight]
             self.changes[call.weight] = positions_change(call, weight, arriving, self.settings)
 
-    def _mode(self, call: Call, strides: Sequence[int] = ()) -> Mode:
+    def _mode(self, call: LayerCall, strides: Sequence[int] = ()) -> Mode:
         for pattern, mode in self.modes.items():
             if matcher(pattern)(call.weight):
                 return mode
@@ -308,7 +321,7 @@ class _Planner:
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
-        """Errors of a rule, which speaks of no layer, name the layer."""
+        """Put the name of the layer in front of an error: a rule does not know the name."""
         try:
             yield
         except RekernelError as error:
@@ -337,8 +350,9 @@ def plan_model(
 
     Parameters
     ----------
-    model, trace
-        The model and what `trace` saw in it.
+    model : nn.Module
+    trace : Trace
+        The trace of the model.
     settings : Settings
         Method, taps, gain, ...
     scale : tuple of float
@@ -346,7 +360,8 @@ def plan_model(
     form : {'dense', 'factored', 'auto'}
     modes : {glob: 'supersample' | 'absorb'}, optional
         By layer name; the first match wins.
-    include, exclude : patterns on parameter names, as for `plan_checkpoint`
+    include, exclude : patterns, optional
+        On parameter names, as for `plan_checkpoint`.
 
     Returns
     -------
@@ -354,19 +369,19 @@ def plan_model(
     """
     names = list(model.state_dict())
     chosen = select(names, include, "include") if include is not None else set(names)
-    left = set(names) - (chosen - select(names, exclude, "exclude"))
+    excluded = set(names) - (chosen - select(names, exclude, "exclude"))
     asked = {pattern: checked_mode(mode) for pattern, mode in (modes or {}).items()}
     select(names, asked, "modes")
-    planner = _Planner(model, trace, settings, scale, asked, left, form)
+    planner = _Planner(model, trace, settings, scale, asked, excluded, form)
     planner.run()
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:
             planner.changes.setdefault(other, replace(change, name=other))
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
-            continue  # a module's extra state
+            continue  # the extra state of a module
         if name not in planner.changes:
-            planner.changes[name] = weight_of(name, tensor).kept("reads no grid, or one at its trained scale")
+            planner.changes[name] = weight_of(name, tensor).kept(NOT_RESCALED)
     options = {k: v for k, v in asdict(settings).items() if v is not None}
     options |= {"scale": list(scale), "form": form, "size": list(trace.size)}
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
@@ -378,8 +393,3 @@ def plan_model(
 def _differ(one: LayerChange, other: LayerChange) -> bool:
     """Whether two changes of one tensor ask for different values or layers."""
     return (one.operators, one.factors, one.new_geometry) != (other.operators, other.factors, other.new_geometry)
-
-
-def _is_pruned(module: nn.Module | None) -> bool:
-    hooks = module._forward_pre_hooks.values() if module is not None else ()
-    return any(type(hook).__module__ == "torch.nn.utils.prune" for hook in hooks)

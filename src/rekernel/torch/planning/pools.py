@@ -1,4 +1,7 @@
-"""Poolings of torch as the shared rules take them."""
+"""Describe the pooling modules of torch for the shared rules.
+
+Scope: the attributes of pooling modules. Not here: what becomes of a pooling (see `planning.rules`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ POOLS = {
     nn.MaxPool1d: "max-pool", nn.MaxPool2d: "max-pool", nn.MaxPool3d: "max-pool",
     nn.AvgPool1d: "avg-pool", nn.AvgPool2d: "avg-pool", nn.AvgPool3d: "avg-pool",
 }  # fmt: skip
-"""What a plan calls the poolings of torch."""
+"""The kind that a plan gives to each pooling class of torch."""
 
 
 def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None = None) -> list[ConvAxis]:
@@ -25,9 +28,9 @@ def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None =
     ----------
     module : nn.MaxPool1d, nn.AvgPool1d, ...
     scales : sequence of float
-        Of the grid that arrives, one per axis.
+        Scale of the grid that arrives, one per axis.
     size : sequence of int, optional
-        Pixels that arrive, where they are known.
+        Pixels of the grid that arrives, one number per axis, if known.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Put models into evaluation mode for the duration of a block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so that a pass changes no statistics; each module's own mode comes back."""
+    """Put all modules into evaluation mode, so that a pass changes no statistics; restore their modes afterwards."""
     before = {module: module.training for model in models for module in model.modules()}
     for model in models:
         model.eval()

@@ -1,6 +1,7 @@
-"""What every layer of a model sees: one pass of an example input, each call on the image grid noted.
+"""Trace a model: run it once on an example input and record each call that reads the image grid.
 
-Knows how to run a model without leaving a trace in it; `recorder` looks at the calls. The output is dropped.
+Scope: running a model without changing it. Not here: what is recorded of a call (see `tracing.recorder`), and what
+becomes of a layer (see `torch.planning`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from ...errors import RekernelError
 from ...escape import shown
 from .eval_mode import evaluating
-from .recorder import Call, Recorder
-from .shape_only import on_meta, pretending, unchanged, worth_it
+from .recorder import LayerCall, Recorder
+from .shape_only import fake_tensors, on_meta, unchanged, worth_it
 from .tensor_state import first_tensor, tensors_in
 
 
@@ -25,30 +26,31 @@ from .tensor_state import first_tensor, tensors_in
 class Trace:
     """All calls of a pass, in order.
 
-    size : pixels of the input; of a latent vector's model, those of what it draws
-    output : the calls that the model's output came from
-    out_size : its grid
-    results : grid of what each module gave last, by path
-    latent : the input has no pixels: the first grid is one that a linear layer writes
-    pretended : nothing was computed
+    size : pixels of the input image, one number per spatial axis; for a model whose input is a latent vector, those of
+        its output image
+    output : indices of the calls that the output of the model came from
+    out_size : grid of the output
+    results : grid of the last output of each module, by the path of the module
+    latent : whether the input is a latent vector, so that the first grid is one that a linear layer writes
+    shape_only : whether the pass used fake tensors and computed nothing
     """
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[LayerCall] = field(default_factory=list)
     size: tuple[int, ...] = ()
     output: frozenset[int] = frozenset()
     out_size: tuple[int, ...] = ()
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
-    pretended: bool = field(default=False, compare=False)
+    shape_only: bool = field(default=False, compare=False)
 
 
 def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
-    """The first tensor with a spatial axis, and its grid; (N, T) is a signal of one channel.
+    """The first tensor with a spatial axis, and its grid; (N, T) is taken for a signal of one channel.
 
     Raises
     ------
     RekernelError
-        Where there is none.
+        If no value is a tensor with a spatial axis.
 
     Examples
     --------
@@ -68,29 +70,29 @@ def image_of(values: Sequence[Any]) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def trace(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *, pretend: bool | None = None
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *, shape_only: bool | None = None
 ) -> Trace:
-    """Run `model` once on an example and note what its layers see.
+    """Run `model` once on an example input and record what its layers see.
 
     Parameters
     ----------
     model : nn.Module
-        Run in evaluation mode without gradients; left as it was.
+        The model. It is run in evaluation mode without gradients, and is not changed.
     args, kwargs
-        Its inputs; the first tensor with a spatial axis is the image, and others of its size are on the same grid.
-    pretend : bool, optional
-        Pass shapes alone through the model, computing nothing. By default where a pass that computes would be the
-        slower one, or impossible (the meta device); a model whose code asks for values then gets them after all.
+        The inputs. The first tensor with a spatial axis is the image; other tensors of its size lie on the same grid.
+    shape_only : bool, optional
+        Run the model with fake tensors, which have shapes only. By default this is done where it is faster, or where it
+        is the only way (the meta device). If the code of the model reads values, the model is run again with values.
 
     Returns
     -------
     Trace
-        The same either way.
+        The same with and without values.
 
     Raises
     ------
     RekernelError
-        Where the model does not run on this input.
+        If the model does not run on this input.
 
     Examples
     --------
@@ -101,15 +103,15 @@ def trace(
     kwargs = dict(kwargs or {})
     spatial = image_of([*args, *kwargs.values()])[1]
     meta = on_meta(model) or any(t.device.type == "meta" for t in tensors_in([args, kwargs]))
-    if meta or (worth_it(model, spatial) if pretend is None else pretend):
+    if meta or (worth_it(model, spatial) if shape_only is None else shape_only):
         try:
-            return _pass(model, args, kwargs, spatial, pretend=True)
-        except Exception as error:  # code that looks at values, or runs where torch cannot see
-            if meta or pretend:
+            return _pass(model, args, kwargs, spatial, shape_only=True)
+        except Exception as error:  # the model's code reads values, or calls code outside torch
+            if meta or shape_only:
                 raise _does_not_run(model, error) from error
     try:
-        return _pass(model, args, kwargs, spatial, pretend=False)
-    except Exception as error:  # whatever the model raises on this input
+        return _pass(model, args, kwargs, spatial, shape_only=False)
+    except Exception as error:  # the model may raise anything on this input
         raise _does_not_run(model, error) from error
 
 
@@ -119,9 +121,9 @@ def _does_not_run(model: nn.Module, error: Exception) -> RekernelError:
 
 
 def _pass(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spatial: tuple[int, ...], *, pretend: bool
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spatial: tuple[int, ...], *, shape_only: bool
 ) -> Trace:
-    """One pass; raises what the model raises."""
+    """Run the model once and record it; raise what the model raises."""
     modules: list[str] = []
     results: dict[str, tuple[int, ...]] = {}
     with ExitStack() as stack:
@@ -130,11 +132,11 @@ def _pass(
         stack.enter_context(_following(model, modules, results))
         stack.enter_context(torch.no_grad())
         given = list(tensors_in([args, kwargs]))
-        fake = stack.enter_context(pretending(model, given)) if pretend else _as_it_is
+        fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
         recorder = Recorder(model, modules)
 
         def seen(value: Any) -> Any:
-            """The tensors on the image's grid, as copies that the model may change."""
+            """Mark a tensor on the grid of the image, and copy it, since the model may change its input."""
             value = fake(value)
             if not isinstance(value, Tensor) or value.ndim < 2:
                 return value
@@ -155,7 +157,7 @@ def _pass(
     read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
     latent = image_of([*args, *kwargs.values()])[0].ndim == 2 and bool(written) and not read
     size = (out_size or written[0].size) if latent else spatial
-    return Trace(recorder.calls, size, sources, out_size, results, latent, pretend)
+    return Trace(recorder.calls, size, sources, out_size, results, latent, shape_only)
 
 
 def _as_it_is(value: Any) -> Any:
@@ -164,7 +166,7 @@ def _as_it_is(value: Any) -> Any:
 
 @contextmanager
 def _following(model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]]) -> Iterator[None]:
-    """Keeps `path` the chain of modules that are being called, and notes what they give."""
+    """Keep in `path` the chain of modules that are running, and in `results` the grids of their outputs."""
     handles = []
     for name, module in model.named_modules():
 

@@ -1,6 +1,6 @@
-"""Passes that leave no trace in a model, and passes that compute nothing: fake tensors have shapes alone.
+"""Run a model without changing it, and run it with fake tensors, which have a shape but no values.
 
-Knows torch's fake tensors and the attributes of modules; nothing of grids, calls or plans.
+Scope: torch's fake tensors and the attributes of modules. Not here: grids and calls (see `tracing.recorder`).
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 _WORTH = 2**30
-"""Multiply-adds from which a pass without computing is the quicker one: it costs about 0.2 ms a call of torch."""
+"""Number of multiply-adds above which a pass with fake tensors is faster: it costs about 0.2 ms per torch function."""
 
 _LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _KEPT = (dict, OrderedDict, list, set)
 
 
 def is_fake(tensor: Tensor) -> bool:
-    """Whether a tensor has no values."""
+    """Whether a tensor is a fake one, without values."""
     return isinstance(tensor, FakeTensor)
 
 
 def on_meta(model: nn.Module) -> bool:
-    """Whether some of a model's tensors have no values."""
+    """Whether some tensors of a model are on the meta device, without values."""
     return any(t.device.type == "meta" for t in chain(model.parameters(), model.buffers()))
 
 
 def worth_it(model: nn.Module, size: Sequence[int]) -> bool:
-    """Whether a pass that computes would take noticeable time on `size` pixels.
+    """Whether a pass with fake tensors is faster than one that computes, on an image of `size` pixels.
 
     Examples
     --------
     >>> worth_it(nn.Conv2d(8, 8, 3), (32, 32))
     False
     """
-    # Each weight works at most once for every pixel.
+    # An upper bound: each weight is used at most once per pixel.
     return sum(p.numel() for p in model.parameters()) * math.prod(size) > _WORTH
 
 
 def computing() -> AbstractContextManager[Any]:
-    """Real tensors for a while, within a pass of fake ones."""
+    """Use real tensors within a pass of fake ones."""
     return unset_fake_temporarily()
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """The attributes of each module come back: forward methods set caches, sizes, windows.
+    """Restore the attributes of each module afterwards: forward methods set caches, sizes and windows.
 
     Examples
     --------
@@ -78,14 +78,14 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def pretending(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[Callable[[Any], Any]]:
-    """A pass without computing, of a model on the meta device too; to be used within `unchanged`.
+def fake_tensors(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[Callable[[Any], Any]]:
+    """Run a model, which may be on the meta device, with fake tensors. Use this within `unchanged`.
 
     Yields
     ------
     fake : function
-        A tensor without values in the place of a real one, anything else as it is. Those of the meta device lie where
-        the first real tensor does.
+        Replaces a tensor by a fake one, and returns anything else as it is. A tensor of the meta device becomes a fake
+        one on the device of the first real tensor.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     everything = chain(tensors, model.parameters(), model.buffers())
@@ -107,20 +107,20 @@ def pretending(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[Callable
             for name, tensor in own.items():
                 if tensor is not None and tensor.device.type == "meta":
                     own[name] = fake(tensor)
-    said, _LOG.disabled = _LOG.disabled, True  # what a pass that fails writes there is for torch's developers
+    disabled, _LOG.disabled = _LOG.disabled, True  # a pass that fails logs details for torch's developers
     caches = [(cache, cache.cache_info().misses) for cache in _caches(model)]
     try:
         with mode:
             yield fake
     finally:
-        _LOG.disabled = said
+        _LOG.disabled = disabled
         for cache, misses in caches:
-            if cache.cache_info().misses != misses:  # it may hold tensors without values now
+            if cache.cache_info().misses != misses:  # the cache may hold fake tensors now
                 cache.cache_clear()
 
 
 def _caches(model: nn.Module) -> list[Any]:
-    """The `functools.lru_cache`s that a model's code sees: its attributes, its classes' and its files'."""
+    """The `functools.lru_cache` objects in the modules of a model, in their classes, and in the files of these."""
     places: list[Any] = []
     for module in model.modules():
         places.append(vars(module))
@@ -132,5 +132,5 @@ def _caches(model: nn.Module) -> list[Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether asking for an attribute is safe: modules load things when asked."""
+    """Whether a value is a cache or a method; other values may load modules when an attribute is read."""
     return hasattr(type(value), "cache_clear") or isinstance(value, staticmethod | classmethod)

@@ -1,12 +1,13 @@
-"""What is known of one tensor of a pass: the calls it came from, and where its elements were before they moved.
+"""Hold what a trace knows about one tensor: the calls it came from, and where its elements were before they moved.
 
-Knows shapes and orders of axes; no torch function, scale or plan. `recorder` says what happens to tensors.
+Scope: shapes and orders of axes. Not here: what a torch function does to a tensor (see `tracing.recorder`), and scales
+and plans (see `torch.planning`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,20 @@ Pad = tuple[int, int]
 
 @dataclass
 class State:
-    """What is known of a tensor.
+    """What is known about a tensor.
 
-    sources : the calls it came from
-    by_hand, by_hand_mode, inside : padding that F.pad added just before, how, and whether a layer's own code did
-    origin : shape (N, C, *spatial) of the tensor whose elements these are, only moved since
-    index : for each element its flat position there
-    in_place : none has moved: this is still (N, C, *spatial)
-    tokens, prefix : (N, prefix + prod(tokens), C): the grid of pixels along axis 1, behind tokens that are none
-    rows : name of the linear layer whose outputs these are, one feature (of origin (N, F)) each; empty for pixels
-    reshaped : the nn.Unflatten that made pixels of them; empty where other code did, or where a layer that holds one
-        value per feature came in between
+    sources : indices of the calls that the tensor came from
+    by_hand : explicit padding (`F.pad`) that was just added, (left, right) per spatial axis
+    by_hand_mode : mode of that padding
+    inside : whether the forward method of a convolution added that padding
+    origin : shape (N, C, *spatial) of the tensor that the elements came from; they were only moved since
+    index : flat position of each element in that tensor
+    in_place : whether no element has moved, so that the tensor still is (N, C, *spatial)
+    tokens : grid of the image tokens along axis 1, which come after `prefix` tokens that are not part of the image
+    prefix : number of those tokens; the shape of the tensor is (N, prefix + prod(tokens), C)
+    rows : name of the linear layer whose features the elements are (`origin` is (N, F) then); empty for pixels
+    reshaped : path of the nn.Unflatten that made a grid of these features; empty if other code did, or if a layer with
+        one value per feature lies in between
     """
 
     sources: frozenset[int]
@@ -44,21 +48,21 @@ class State:
     reshaped: str = ""
 
     def places(self) -> Tensor | None:
-        """The index; made only when something moves, since most grids are never flattened."""
+        """The index. It is built when first needed, since most grids are never flattened."""
         if self.index is None and self.in_place:
             self.index = torch.arange(math.prod(self.origin)).reshape(self.origin)
         return self.index
 
 
 def fresh(tensor: Tensor, sources: frozenset[int]) -> State:
-    """A tensor in the layout (N, C, *spatial), each element in its own place."""
+    """The state of a tensor (N, C, *spatial) of which no element has moved."""
     if tensor.ndim < 3:
         return State(sources)
     return State(sources, origin=tuple(tensor.shape), in_place=True)
 
 
 def moved_tokens(state: State) -> tuple[int, ...]:
-    """The grid along axis 1 of a tensor (N, tokens, C) that holds it row by row; empty where it does not."""
+    """The grid whose pixels lie row by row along axis 1 of a tensor (N, tokens, C); empty if they do not."""
     index = state.index
     if index is None or index.ndim != 3 or len(state.origin) < 3:
         return ()
@@ -78,7 +82,9 @@ def several_pixels(state: State | None, x: Tensor) -> bool:
 
 
 def flattened(state: State | None, x: Tensor) -> tuple[tuple[int, ...], str]:
-    """The (C, *spatial) grid behind the last axis of `x`, and its order; empty where it is neither of the two.
+    """The grid (C, *spatial) that the last axis of `x` holds flattened, and its order.
+
+    Both are empty if the order is neither 'channels-first' nor 'channels-last'.
 
     Examples
     --------
@@ -96,7 +102,7 @@ def flattened(state: State | None, x: Tensor) -> tuple[tuple[int, ...], str]:
 
 
 def unflattened(state: State, x: Tensor) -> tuple[tuple[int, ...], str]:
-    """The grid (C, *spatial) that `x`, (N, C, *spatial), makes of the features of a linear layer, and its order.
+    """The grid (C, *spatial) of `x`, which holds the features of a linear layer as an image, and the order of features.
 
     Examples
     --------
@@ -125,7 +131,7 @@ def _order(row: Tensor, grid: tuple[int, ...]) -> str:
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors of arguments or a result, in order."""
+    """The tensors in the arguments or the result of a call, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -140,17 +146,5 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def first_tensor(tree: Any) -> Tensor | None:
-    """The first tensor in whatever a model returns."""
+    """The first tensor in the result of a model; None if there is none."""
     return next(tensors_in(tree), None)
-
-
-def strides_of(item: Any) -> bool:
-    """Whether an index takes every second (third, ...) entry of an axis.
-
-    Examples
-    --------
-    >>> strides_of((slice(None), slice(0, None, 2))), strides_of(slice(3))
-    (True, False)
-    """
-    parts: Sequence[Any] = item if isinstance(item, tuple) else (item,)
-    return any(isinstance(p, slice) and p.step is not None and abs(p.step) > 1 for p in parts)

@@ -40,7 +40,7 @@ def test_a_model_on_meta_gets_the_plan_of_the_real_one_and_no_memory() -> None:
 
 
 class Clipped(nn.Module):
-    """Asks for a value on the way, as models with early exits do; large enough to be worth pretending."""
+    """Asks for a value on the way, as models with early exits do; large enough to be worth tracing with shapes only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,16 +54,16 @@ class Clipped(nn.Module):
 def test_values_are_computed_where_the_code_asks_for_them() -> None:
     model, x = Clipped(), torch.zeros(1, 3, 48, 48)
     seen = trace(model, [x])
-    assert not seen.pretended
+    assert not seen.shape_only
     assert [c.weight for c in seen.calls] == ["a.weight", "b.weight"]
     with pytest.raises(RekernelError, match="does not run on the example input"):
         trace(model.to("meta"), [x])
 
 
-def test_large_models_pretend_by_default_and_small_ones_do_not() -> None:
+def test_large_models_are_traced_with_shapes_only_by_default() -> None:
     wide = nn.Sequential(nn.Conv2d(3, 256, 3, padding=1), nn.Conv2d(256, 256, 3, padding=1))
-    assert trace(wide, [torch.zeros(1, 3, 48, 48)]).pretended
-    assert not trace(wide, [torch.zeros(1, 3, 8, 8)]).pretended
+    assert trace(wide, [torch.zeros(1, 3, 48, 48)]).shape_only
+    assert not trace(wide, [torch.zeros(1, 3, 8, 8)]).shape_only
 
 
 @pytest.mark.parametrize("computed", [False, True])
@@ -81,9 +81,9 @@ def test_the_values_of_an_index_tell_the_order_of_pixels(computed: bool) -> None
 
     model, x = Shuffled(), torch.zeros(1, 3, 48, 48)
     seen = trace(model, [x])
-    assert seen.pretended is not computed
+    assert seen.shape_only is not computed
     assert seen.calls[0].order == "channels-last"
-    assert seen == trace(model, [x], pretend=False)
+    assert seen == trace(model, [x], shape_only=False)
 
 
 class Caching(nn.Module):
@@ -110,13 +110,13 @@ class Caching(nn.Module):
         return self.conv(x) * self.late + self.kept["ones"] * self.ramp(x.shape[-1])
 
 
-@pytest.mark.parametrize("pretend", [True, False])
-def test_a_pass_leaves_nothing_in_the_model(pretend: bool) -> None:
+@pytest.mark.parametrize("shape_only", [True, False])
+def test_a_pass_leaves_nothing_in_the_model(shape_only: bool) -> None:
     model = Caching()
     before = {k: v for k, v in vars(model).items() if not k.startswith("_")}
     Caching.ramp.cache_clear()
-    seen = trace(model, [torch.zeros(1, 1, 4, 4)], pretend=pretend)
-    assert seen.pretended is pretend
+    seen = trace(model, [torch.zeros(1, 1, 4, 4)], shape_only=shape_only)
+    assert seen.shape_only is shape_only
     after = {k: v for k, v in vars(model).items() if not k.startswith("_")}
     assert after.keys() == before.keys()
     assert all(after[k] is before[k] for k in before)
@@ -130,8 +130,8 @@ def test_a_pass_leaves_nothing_in_the_model(pretend: bool) -> None:
 def test_the_statistics_of_a_model_in_training_stay() -> None:
     model = classifier().train()
     before = copy.deepcopy(model.state_dict())
-    for pretend in (True, False):
-        trace(model, [torch.randn(2, 3, 16, 16)], pretend=pretend)
+    for shape_only in (True, False):
+        trace(model, [torch.randn(2, 3, 16, 16)], shape_only=shape_only)
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 

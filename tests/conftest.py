@@ -1,0 +1,36 @@
+"""Which tests are numeric: they compare what several engines compute, or with a bound that rounding could touch."""
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NUMERIC = (
+    "benchmarks/test_diffusion_metrics.py",
+    "benchmarks/test_frechet.py",
+    "conversion/test_convert.py",
+    "conversion/test_convert_files.py",
+    "diffusion/test_guided.py",
+    "diffusion/test_matching.py",
+    "diffusion/test_schedulers.py",
+    "diffusion/test_transformers.py",
+    "golden",
+    "onnx/test_onnx_convert.py",
+    "resampling",
+    "torch/forms/test_factored.py",
+    "torch/networks/test_glyphs.py",
+    "torch/networks/test_transformers_names.py",
+    "torch/test_engines.py",
+    "torch/test_identities.py",
+    "torch/test_offline.py",
+    "torch/test_positions.py",
+    "torch/test_windows.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = [HERE / name for name in NUMERIC]
+    assert all(place.exists() for place in places), "a numeric test was moved"
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in places):
+            item.add_marker("numeric")
