@@ -214,7 +214,7 @@ USAGE = [
     (("--classes", ""), "0,3,5"),
     (("--classes", "9-0"), "0,3,5"),
     (("--classes", "3-99999999999"), "0,3,5"),
-    (("--out", "b.jpg"), "*.png"),
+    (("--out", "b.jpg"), "does not end in .png"),
 ]
 
 
