@@ -1,1 +1,1 @@
-"""The command `rekernel`: reads options, calls the library, prints. One file per command; no logic of its own."""
+"""The command `rekernel`: read options, call the library, print results. One file per command."""

@@ -1,6 +1,6 @@
-"""What `--guidance` and its neighbours say, for `convert` and `sample`.
+"""The option `--guidance` and the related options of `convert` and `sample`.
 
-Knows the text on the command line; the library checks the values.
+Scope: the text on the command line. Not here: checks of the values (see `rekernel.diffusion`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
 
 
 def options(text: str) -> dict[str, Any]:
-    """'theta=1,eta=0.6' as arguments of `UpsampleGuidance`; `until` and `kernels` are of the kernels beside it.
+    """Parse 'theta=1,eta=0.6' into arguments of `UpsampleGuidance`; `until` and `kernels` are settings of the kernels.
 
     Examples
     --------
@@ -33,20 +33,20 @@ def options(text: str) -> dict[str, Any]:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in types:
             known = ", ".join(types)
-            raise click.BadParameter(f"{part!r} is no NAME=VALUE with a name of {known}; write theta=1,eta=0.6")
+            raise click.BadParameter(f"{part!r} is not NAME=VALUE with a name from {known}; write theta=1,eta=0.6")
         if name in found:
             raise click.BadParameter(f"{name!r} is given twice")
         try:
             found[name] = types[name](value)
         except ValueError:
             raise click.BadParameter(
-                f"{part!r}: {value!r} is no {'whole ' if types[name] is int else ''}number"
+                f"{part!r}: {value!r} is not a {'whole ' if types[name] is int else ''}number"
             ) from None
     return found
 
 
 def _types() -> dict[str, type]:
-    """What each option is: numbers first, then whole numbers, then words."""
+    """Return the type of each setting: numbers first, then whole numbers, then words."""
     from rekernel.diffusion.guidance.settings import GuidanceSettings
     from rekernel.diffusion.kernels.settings import KernelSettings
 
@@ -55,20 +55,20 @@ def _types() -> dict[str, type]:
 
 
 def parsed(value: Any) -> dict[str, Any]:
-    """As `options`; click calls it on its own result too."""
+    """Like `options`; click also calls this function on the result, which is returned unchanged."""
     return value if isinstance(value, dict) else options(value)
 
 
 def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | None:
-    """The switched kernels that the planning options describe, less what `--guidance` says of them; None for none."""
+    """Return the switched kernels that the planning options set, with `until` from `--guidance`, or None."""
     if refused := [name for name in planning.typed if name not in _ALLOWED]:
         raise click.UsageError(
-            f"{', '.join(refused)}: with --guidance the weights stay as they are and kernels are switched while "
-            f"sampling, by --method, --preset or --include, and until=0.7"
+            f"{', '.join(refused)}: with --guidance the weights stay unchanged. The switched kernels take only "
+            f"--method, --preset and --include, and until=0.7"
         )
     until, word = given.pop("until", 1.0), given.pop("kernels", "switched")
     if word not in ("switched", "none"):
-        raise click.UsageError(f"--guidance kernels={word}: write kernels=none, or --method for another kind")
+        raise click.UsageError(f"--guidance kernels={word}: write kernels=none, or choose another kind with --method")
     if word == "none":
         return None
     layers: Any = list(planning.raw["include"]) or planning.raw["preset"] or "inner"
@@ -80,25 +80,25 @@ def record(
     source: str, target: str, planning: Planning, given: dict[str, Any],
     *, force: bool, dry_run: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """`rekernel convert --guidance`: the folder copied, and what to attach recorded in it."""
+    """Run `rekernel convert --guidance`: copy the folder, and record in the copy what to attach."""
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("guidance is for diffusers pipelines: pip install 'rekernel[diffusion]'") from None
+        raise Failure("guidance needs diffusers: pip install 'rekernel[diffusion]'") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
 
     guidance = dict(given)
     kernels, scale = kernels_of(planning, guidance), planning.scale
     if planning.raw["component"]:
-        raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; leave it out")
+        raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")
     made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force, dry_run=dry_run)
     parts = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
     if as_json:
         echo_json({"dry_run": dry_run, "target": target, "recorded": made.to_entry()})
     elif not quiet:
         verb = "Would record" if dry_run else "Recorded"
-        click.echo(f"{verb} in {shown_path(target)}, its weights as they were ({counted(len(parts), 'part')}):")
+        click.echo(f"{verb} in {shown_path(target)}, with unchanged weights ({counted(len(parts), 'part')}):")
         for part in parts:
             click.echo(f"  {part!r}")
         if not dry_run:

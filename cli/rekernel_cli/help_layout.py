@@ -1,6 +1,6 @@
-"""How help is laid out: options under headings, commands under headings, commands imported when they are needed.
+"""Layout of the help: options and commands under headings; each command is imported when a user calls the command.
 
-Knows click; no command of its own.
+Scope: click. Not here: the commands and their options (see `main`, `options`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
-WIDTH = 100  # of help, at most
+WIDTH = 100  # largest width of the help, in columns
 _OPTION_COLUMN = 30
-_EVERYTHING = "rekernel.help-all"  # in a context's meta: rare options are listed too
+_EVERYTHING = "rekernel.help-all"  # key in the meta of a context: list rare options too
 
 
 class GroupedOption(click.Option):
-    """An option that is listed under the heading `group`; a `rare` one with --help-all alone."""
+    """An option listed under the heading `group`; only --help-all lists a `rare` option."""
 
     def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -28,9 +28,9 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under their headings, in the order of declaration.
+    """A command whose help lists the options under headings, in the order of declaration.
 
-    Where there are rare ones, --help leaves them out, so that it fits a screen, and names --help-all.
+    If a command has rare options, --help omits them, so that the help fits on a screen, and names --help-all.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -42,7 +42,7 @@ class GroupedCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None and (_EVERYTHING in ctx.meta or not _is_rare(param)):
-                # --help and --help-all come last and join the last heading.
+                # --help and --help-all come last, under the last heading.
                 group = getattr(param, "group", list(groups)[-1] if groups else "Options")
                 groups.setdefault(group, []).append(record)
         names = [name for records in groups.values() for name, _ in records if len(name) <= _OPTION_COLUMN - 2]
@@ -53,16 +53,16 @@ class GroupedCommand(click.Command):
 
 
 def show_rare(ctx: click.Context) -> click.Context:
-    """The context, in which help lists the rare options too."""
+    """Set up the context so that the help lists rare options too; return the context."""
     ctx.meta[_EVERYTHING] = True
     return ctx
 
 
 def _help_all(*, hidden: bool) -> click.Option:
-    """--help-all, which every command takes; without rare options it is --help."""
+    """Return the option --help-all of every command; for a command without rare options, it equals --help."""
     return click.Option(
         ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_print_everything, hidden=hidden,
-        help="Show this, and the options that few need.",
+        help="Show this message with the rarely needed options.",
     )  # fmt: skip
 
 
@@ -78,7 +78,12 @@ def _is_rare(param: click.Parameter) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """One command before it is imported: where it is, and how the help lists it."""
+    """A command that is not imported yet.
+
+    target : module and attribute of the command, as 'module:attribute'
+    section : heading of the command in the help
+    summary : first line of the command's help
+    """
 
     target: str
     section: str
@@ -86,7 +91,7 @@ class Entry:
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is called; a command whose module does not exist is not listed."""
+    """A group that imports a command when a user calls the command; a command without a module is not listed."""
 
     def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

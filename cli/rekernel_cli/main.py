@@ -1,7 +1,8 @@
-"""The group `rekernel`: its commands, and what a user sees when something goes wrong.
+"""The command group `rekernel`: the list of commands, and how errors are shown.
 
-A `RekernelError` and a refusal by the system are one line on stderr and exit code 1; wrong usage is click's, with exit
-code 2; anything else is a bug and keeps its traceback. Nothing heavy is imported here: `rekernel --help` is instant.
+A `RekernelError` or an error of the operating system is shown as one line on stderr, with exit code 1. click handles
+wrong usage, with exit code 2. Any other exception is a bug and shows a traceback. Large packages are not imported here,
+so that `rekernel --help` starts fast.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ _ENTRIES = {
     "push": Entry(
         "rekernel_cli.commands.push:push",
         "Share",
-        "Publish what `rekernel convert` wrote on the Hugging Face Hub, with a model card.",
+        "Publish a converted model on the Hugging Face Hub, with a model card.",
     ),
     "verify": Entry(
-        "rekernel_cli.commands.verify:verify", "Try", "Measure how far a converted checkpoint is from its original."
+        "rekernel_cli.commands.verify:verify",
+        "Try",
+        "Measure how much a converted checkpoint differs from the original.",
     ),
     "sample": Entry(
         "rekernel_cli.commands.sample:sample",
@@ -41,13 +44,13 @@ _ENTRIES = {
         "Sample the diffusers pipeline in SOURCE and write a grid of pictures.",
     ),
     "demo": Entry(
-        "rekernel_cli.commands.demo:demo", "Try", "Convert two small classifiers and measure what they still know."
+        "rekernel_cli.commands.demo:demo", "Try", "Convert two small classifiers and measure their accuracy."
     ),
 }
 
 
 class Failure(click.ClickException):
-    """A failure that the user can correct; the message is shown as it is, so it holds no raw text from a file."""
+    """A failure that the user can correct. The message is not escaped, so it must not contain raw text of a file."""
 
 
 class Stopped(click.ClickException):
@@ -63,21 +66,21 @@ class Stopped(click.ClickException):
 
 
 class Rekernel(LazyGroup):
-    """The group, with the library's and the system's refusals turned into one line."""
+    """The group, which shows errors of the library and of the operating system as one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
-            # A name outside the terminal's character set is escaped rather than fatal.
+            # Escape characters that the terminal cannot show, instead of failing.
             with suppress(AttributeError, ValueError, OSError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        if not sys.stderr.isatty():  # the Hub's client draws its bars into logs too
+        if not sys.stderr.isatty():  # otherwise the client of the Hub writes progress bars into logs
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None
         except BrokenPipeError:
-            raise  # the reader has seen enough; click ends quietly
+            raise  # the reader closed the pipe; click exits without a message
         except OSError as error:
             raise Failure(_refusal(error)) from None
         except MemoryError as error:
@@ -88,7 +91,7 @@ class Rekernel(LazyGroup):
 
 
 def _known(error: ValueError) -> NoReturn:
-    """Raise the error's own line if it is the library's; raise the error if not."""
+    """Raise an error of the library as a failure of one line; raise any other error unchanged."""
     errors = sys.modules.get("rekernel.errors")
     if errors is not None and isinstance(error, errors.RekernelError):
         raise Failure(error.on_command_line()) from None
@@ -96,7 +99,7 @@ def _known(error: ValueError) -> NoReturn:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused, in one line."""
+    """Return an error of the operating system as one line."""
     from rekernel.escape import shown
 
     names = [shown(os.fsdecode(n), 400) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
@@ -118,7 +121,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def main() -> None:
-    """Rescale trained weights to resolutions they were not trained for, without training.
+    """Rescale the weights of trained networks to new resolutions, without training.
 
     \b
         rekernel inspect unet.safetensors
@@ -126,5 +129,5 @@ def main() -> None:
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
         rekernel convert hf://org/model model-2x/ --scale 2 && rekernel push model-2x/ me/model-2x
 
-    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    Results go to stdout, progress and errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """

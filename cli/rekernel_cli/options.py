@@ -1,6 +1,7 @@
-"""Options that several commands share, each declared once, and what they become: keyword arguments of the library.
+"""The options that several commands share, and their translation to keyword arguments of the library.
 
-Scope: names of the library's arguments. Of the library, only its lists of names are imported here.
+Scope: one declaration per option, and the names of the library's arguments. From the library, only lists of names are
+imported here. Not here: parsing of values (see `values`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ UNSEEN = "What shapes cannot tell (NAME is a tensor, a layer or a PATTERN; repea
 OUTPUT = "Output"
 
 _HINTS = ("linear_grid", "output_grid", "order", "stride", "dilation", "padding", "layout", "mode")
-_SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # they say how to run a plan, not what it is
+_SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # these do not change a ready plan
 
 
 def option(*names: str, group: str, **settings: Any) -> Callable[[Command], Command]:
-    """`click.option` under a heading."""
+    """Like `click.option`, listed under the heading `group`."""
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 
@@ -47,53 +48,53 @@ def _repeated(
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--scale", group=RESAMPLING, type=values.scale, metavar="S",
-           help="New pixels per old one: 2, 1.5, or per axis, height first: 2x1.5, 1x2x2."),
+           help="New pixels per old pixel: 2, 1.5, or per axis, height first: 2x1.5, 1x2x2."),
     option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="Instead of --scale: trained image, as 512x512 ..."),
+           help="Size of the trained image, as 512x512; with --to, instead of --scale."),
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="... and the one to run at, WxH, as 1024x768."),
+           help="Size of the image to run at, as 1024x768; with --from."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", default="optimal", show_default=True,
            help=f"{', '.join(KERNEL_METHODS)}; on grids also {', '.join(_ON_GRIDS_ALONE)}."),
     option("--gain", group=RESAMPLING, type=click.Choice(GAINS), default="dc", show_default=True,
-           help="dc keeps each tap's response to a constant; ratio divides by the scale; none does neither."),
+           help="dc keeps the response to constants; ratio divides by the scale; none does neither."),
     option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
-           help="Per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
+           help="Taps per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
     option("--cubic-a", "a", group=RESAMPLING, rare=True, type=values.number, metavar="A",
-           help="Of cubic: Keys' parameter. Default: -0.5; PyTorch has -0.75."),
+           help="Parameter a of the cubic filter (Keys). Default: -0.5; PyTorch uses -0.75."),
     option("--smoothness", group=RESAMPLING, rare=True, type=values.number, metavar="X",
-           help="Of optimal, 0 to 1: weight of the spectral copies. Default: 0.01."),
+           help="Weight of aliases for the optimal method, 0 to 1. Default: 0.01."),
     option("--preset", group=SELECTION, metavar="NAME",
-           help="Layers of the family: inner, all; inspect lists them."),
+           help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
-           help="Rescale these, or these too beside --preset."),
-    option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Leave these alone."),
+           help="Rescale these tensors; with --preset, in addition to the preset."),
+    option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Keep these tensors unchanged."),
     option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,
            metavar="PATTERN:K=V,...",
            help="Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is scale, "
                 "method, taps, gain, a or smoothness."),
     _repeated("--linear-grid", values.hint(values.grid, "--linear-grid fc1=512,7,7"), "NAME=C,H,W",
-              "The fully-connected layer reads a flattened grid.", rare=True),
+              "Channels and size of the grid that the linear layer reads flattened.", rare=True),
     _repeated("--output-grid", values.hint(values.grid, "--output-grid head=3,16,16"), "NAME=C,H,W",
-              "The fully-connected layer writes one; its bias is scaled with it.", rare=True),
+              "Channels and size of the grid that the linear layer writes; the bias is rescaled too.", rare=True),
     _repeated("--order", values.hint(values.choice("channels-first", "channels-last"), "--order fc1=channels-last",
                                      bare=True), "NAME=ORDER",
-              "Its order: channels-first (the default) or channels-last.", rare=True),
+              "Order of the flattened grid: channels-first (the default) or channels-last.", rare=True),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
-              "The convolution's stride, where the family does not tell.", rare=True),
+              "Stride of the convolution, where the family does not define the stride.", rare=True),
     _repeated("--dilation", values.hint(values.whole(1), "--dilation conv1=2"), "NAME=N",
-              "The convolution's dilation, the spacing of its taps. Default: 1.", rare=True),
+              "Dilation of the convolution (spacing of the taps). Default: 1.", rare=True),
     _repeated("--padding", values.hint(values.padding, "--padding conv1=0,1"), "NAME=N[,N]",
-              "The convolution's padding, or left,right. Default: dilation*(k-1)/2.", rare=True),
+              "Padding of the convolution, or left,right. Default: dilation*(k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
-              "A weight's axes, by default OIHW; HWIO alone holds for every tensor.", rare=True),
+              "Axes of the weight. Default: OIHW. HWIO without NAME applies to every tensor.", rare=True),
     _repeated("--mode", values.hint(values.choice("absorb", "supersample"), "--mode conv1=absorb", bare=True),
-              "[NAME=]MODE", "absorb: the stride grows; supersample: the feature maps grow.", rare=True),
+              "[NAME=]MODE", "Mode of the layer. absorb: its stride grows; supersample: its output grows.", rare=True),
     option("--component", group=INPUT, multiple=True, metavar="NAME",
-           help="Of a pipeline: what to rescale, by default unet."),
+           help="Component of a pipeline to rescale. Default: unet."),
     option("--allow-cast", group=INPUT, is_flag=True, rare=True,
-           help="Also rescale integer and float8 weights, rounding the result."),
+           help="Also rescale integer and float8 weights; the results are rounded."),
     option("--allow-pickle", group=INPUT, is_flag=True,
-           help="Also read .bin, .pt, .pth, .ckpt (tensors alone)."),
+           help="Also read .bin, .pt, .pth and .ckpt (tensors only)."),
 )  # fmt: skip
 
 _NAMES = (
@@ -106,8 +107,8 @@ _NAMES = (
 class Planning:
     """The shared options as one value.
 
-    typed : option names as they were given on the command line, in the order of the help
-    raw : value by parameter name
+    typed : names of the options that the user typed, in the order of the help
+    raw : values by parameter name
     """
 
     typed: tuple[str, ...]
@@ -115,12 +116,12 @@ class Planning:
 
     @property
     def components(self) -> list[str] | None:
-        """The components asked for; None is the library's choice."""
+        """The requested components; None if the library chooses."""
         return list(self.raw["component"]) or None
 
     @property
     def reading(self) -> dict[str, bool]:
-        """Keyword arguments that hold with a ready plan too."""
+        """Keyword arguments that also apply to a ready plan."""
         return {"allow_cast": self.raw["allow_cast"], "allow_pickle": self.raw["allow_pickle"]}
 
     @property
@@ -130,7 +131,7 @@ class Planning:
         Raises
         ------
         click.UsageError
-            For a scale that is missing, given twice or in halves.
+            If the scale is missing, given twice or incomplete.
         """
         return _scale(self.raw["scale"], self.raw["from_size"], self.raw["to_size"])
 
@@ -140,7 +141,7 @@ class Planning:
         Raises
         ------
         click.UsageError
-            For a NAME given twice.
+            If a NAME is given twice.
         """
         from rekernel.planning.settings import Hints
 
@@ -157,7 +158,7 @@ class Planning:
         return keywords
 
     def refuse(self, why: str) -> None:
-        """A usage error if any option was typed that says what the plan is."""
+        """Raise a usage error if the user typed an option that changes the plan."""
         if self.typed:
             raise click.UsageError(f"{', '.join(self.typed)}: {why}")
 
@@ -190,21 +191,21 @@ def _typed() -> tuple[str, ...]:
 def _scale(scale: values.Scale | None, old: tuple[int, int] | None, new: tuple[int, int] | None) -> values.Scale:
     if scale is not None:
         if old or new:
-            raise click.UsageError("--scale and --from/--to say the same thing; give one of them.")
+            raise click.UsageError("--scale and --from/--to both set the scale; give only one of them.")
         return scale
     if old and new:
         return values.scale_between(old, new)
     if old or new:
         raise click.UsageError(
-            f"--{'from' if old else 'to'} needs --{'to' if old else 'from'} beside it: --from 512x512 --to 1024x768."
+            f"--{'from' if old else 'to'} needs --{'to' if old else 'from'}: --from 512x512 --to 1024x768."
         )
-    raise click.UsageError("no scale; give --scale 2, or --from 512x512 --to 1024x768.")
+    raise click.UsageError("the scale is missing; give --scale 2, or --from 512x512 --to 1024x768.")
 
 
 def _unique(pairs: Sequence[tuple[str, Any]], name: str) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
-            raise click.UsageError(f"{name}: {key!r} is given twice; give it once, with all that holds for it.")
+            raise click.UsageError(f"{name}: {key!r} is given twice; combine both into one option.")
         seen[key] = value
     return seen

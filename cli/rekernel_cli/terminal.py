@@ -1,6 +1,7 @@
-"""Where output goes: results on stdout, progress and notes on stderr; bytes for people; JSON for programs.
+"""Output to the terminal: results on stdout, progress and notes on stderr, sizes in bytes, and JSON.
 
-Knows rich; nothing of checkpoints. Everything printed is literal text: no markup, no emoji codes, no highlighting.
+Scope: rich. Not here: checkpoints (see `tables`). All output is literal text, without markup, emoji codes and
+highlighting.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-_UNLIMITED = 100_000  # columns of a file or a pipe, in which no line is broken
+_UNLIMITED = 100_000  # columns of a file or a pipe, where lines are not wrapped
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or unlimited where there is none."""
+    """Return a console as wide as the terminal; without a terminal, the width is unlimited."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _UNLIMITED
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
 def show(target: Console, renderable: RenderableType) -> None:
-    """Print a table or text, without the blanks that pad its lines where no terminal is."""
+    """Print a table or text; outside a terminal, without trailing blanks."""
     if target.is_terminal:
         target.print(renderable)
         return
@@ -36,12 +37,12 @@ def show(target: Console, renderable: RenderableType) -> None:
 
 
 def echo_json(document: Any) -> None:
-    """Indented JSON on stdout; all but ASCII is escaped, so that no name can steer a terminal."""
+    """Print indented JSON on stdout, in ASCII, so that no name can control the terminal."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=True))
 
 
 def counted(count: int, what: str) -> str:
-    """A number and its noun.
+    """Return a number with its noun.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def counted(count: int, what: str) -> str:
 
 @contextmanager
 def byte_progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr with bytes, speed and time left, as a callback (done, total); None where nobody looks."""
+    """Show a progress bar on stderr; yields a callback (done, total), or None if quiet or without a terminal."""
     target = console(stderr=True)
     if quiet or not target.is_terminal:
         yield None

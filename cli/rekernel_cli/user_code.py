@@ -1,7 +1,7 @@
-"""Other people's code, run for the user: its refusals become one line that names what was run; our bugs still show.
+"""Run code that is not part of rekernel: an exception becomes one line, and a bug in rekernel keeps its traceback.
 
-Knows tracebacks; nothing of models. Whose error it is, the innermost frame says that belongs to a project: one of
-rekernel's is ours, and one of diffusers, of transformers or of the user's file is theirs.
+Scope: tracebacks. Not here: models. The innermost frame that belongs to a project decides who is responsible for an
+exception: rekernel, or other code, such as diffusers, transformers or the user's file.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from rekernel.errors import RekernelError
 from rekernel.escape import shown
 
 _OURS = {"rekernel", "rekernel_cli"}
-_TOOLS = {"torch", "numpy", *sys.stdlib_module_names}  # they raise on behalf of whoever called
+_TOOLS = {"torch", "numpy", *sys.stdlib_module_names}  # these raise because of an error in the calling code
 
 
 @contextmanager
 def running(what: str, hint: str = "") -> Iterator[None]:
-    """Run code of others.
+    """Run code that is not part of rekernel, and shorten exceptions of this code to one line.
 
     Parameters
     ----------
-    what : as the message begins, harmless text: 'UNet2DModel on 33x33 pixels'
-    hint : how it may end
+    what : str
+        Beginning of the message, escaped already: 'UNet2DModel on 33x33 pixels'.
+    hint : str
+        End of the message.
 
     Raises
     ------
     RekernelError
-        For what that code raises.
+        If the code raises an exception.
     MemoryError
-        Where it asked for more than there is.
+        If the code needs more memory than is available.
     """
     try:
         yield
-    except (RekernelError, OSError, MemoryError):  # these have lines of their own
+    except (RekernelError, OSError, MemoryError):  # these already have a message of one line
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch has no class for it on a CPU
+        if isinstance(error, RuntimeError) and "allocate" in str(error):  # on a CPU, torch has no class for this error
             raise MemoryError(what) from None
         place = _theirs(error)
         if place is None:
@@ -54,7 +56,7 @@ def running(what: str, hint: str = "") -> Iterator[None]:
 
 
 def _theirs(error: BaseException) -> str | None:
-    """File and line, unless the error is ours."""
+    """Return file and line of the error, or None if rekernel raised the error."""
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         project = _module(frame).partition(".")[0]
         if project in _OURS:
@@ -70,7 +72,7 @@ def _module(frame: FrameType) -> str:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Run a .py file as a module of its own, which no other import will find."""
+    """Run a .py file as a separate module that no other import finds."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")

@@ -1,6 +1,6 @@
-"""Option values as text: scales, sizes, byte counts, dtypes, hints, overrides, seeds and classes.
+"""Parse the values of options: scales, sizes, byte counts, dtypes, hints, overrides, seeds and classes.
 
-Each function takes what was typed and returns a value, or raises `click.BadParameter` naming it and an example.
+Each function takes the typed text and returns a value, or raises `click.BadParameter` with the text and an example.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ def scale(text: str) -> Scale:
 def _factor(part: str, text: str) -> float:
     value = float(part) if _NUMBER.fullmatch(part) else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise click.BadParameter(f"{text!r} is no scale; give a finite number above 0, or one per axis: 2, 1.5, 2x1.5")
+        raise click.BadParameter(
+            f"{text!r} is not a scale; give a finite number above 0, or one per axis: 2, 1.5, 2x1.5"
+        )
     return int(value) if value.is_integer() else value
 
 
 def size(text: str) -> tuple[int, int]:
-    """'1024x768', an image's WIDTHxHEIGHT -> (height, width), the order of a tensor's axes.
+    """'1024x768', WIDTHxHEIGHT of an image -> (height, width), the order of the axes of a tensor.
 
     Examples
     --------
@@ -54,12 +56,12 @@ def size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
     if match is None or 0 in (sides := (int(match[2]), int(match[1]))):
-        raise click.BadParameter(f"{text!r} is no image size; write WIDTHxHEIGHT in pixels: 1024x768")
+        raise click.BadParameter(f"{text!r} is not an image size; write WIDTHxHEIGHT in pixels: 1024x768")
     return sides
 
 
 def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ...]:
-    """The scale per axis from one size to another.
+    """Return the scale per axis from one size to another.
 
     Examples
     --------
@@ -71,11 +73,11 @@ def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ..
 
 
 def taps(text: str) -> int | str:
-    """A number of taps, or 'full' or 'same-extent'."""
+    """Parse a number of taps, 'full' or 'same-extent'."""
     if text in TAPS_RULES:
         return text
     if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is no number of taps; give one such as 7, or full, or same-extent")
+        raise click.BadParameter(f"{text!r} is not a number of taps; give a number such as 7, or full, or same-extent")
     return int(text)
 
 
@@ -91,12 +93,12 @@ def byte_count(text: str) -> int:
     exponent = "KMGT".find(match[2].upper()) + 1 if match and match[2] else 0
     value = float(match[1]) * (1024 if match[3] else 1000) ** exponent if match else 0.0
     if match is None or (match[3] and not match[2]) or not 1 <= value < 2**63:
-        raise click.BadParameter(f"{text!r} is no size in bytes; write 5GB, 800MB, 1.5GiB or a number of bytes")
+        raise click.BadParameter(f"{text!r} is not a size in bytes; write 5GB, 800MB, 1.5GiB or a number of bytes")
     return int(value)
 
 
 def dtype(text: str) -> str:
-    """A dtype as safetensors names it; what PyTorch and people call it is understood.
+    """Parse a dtype, and return the name in safetensors; PyTorch's names and common short names are accepted.
 
     Examples
     --------
@@ -110,41 +112,41 @@ def dtype(text: str) -> str:
 
 
 def method(text: str) -> str:
-    """A method's name."""
+    """Parse the name of a method."""
     if text not in ALL_METHODS and text not in ALIASES:
         raise click.BadParameter(f"{text!r} is not a method; choose from {', '.join(ALL_METHODS)}")
     return text
 
 
 def number(text: str) -> float:
-    """A finite number."""
+    """Parse a finite number."""
     value = float(text.removeprefix("-")) if _NUMBER.fullmatch(text.removeprefix("-")) else math.nan
     if not math.isfinite(value):
-        raise click.BadParameter(f"{text!r} is no number; give one such as -0.5")
+        raise click.BadParameter(f"{text!r} is not a number; give a number such as -0.5")
     return -value if text.startswith("-") else value
 
 
 def grid(text: str) -> tuple[int, ...]:
-    """'512,7,7': channels, then the size along each axis."""
+    """Parse '512,7,7': channels, then the size along each axis."""
     sizes = text.split(",")
     if not 2 <= len(sizes) <= 1 + _MAX_AXES or not all(re.fullmatch(r"[1-9]\d{0,8}", s, re.ASCII) for s in sizes):
-        raise click.BadParameter(f"{text!r} is no grid; write channels, then the size along each axis: 512,7,7")
+        raise click.BadParameter(f"{text!r} is not a grid; write channels, then the size along each axis: 512,7,7")
     return tuple(map(int, sizes))
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A whole number, `least` or more."""
+    """Return a parser of whole numbers of at least `least`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < least:
-            raise click.BadParameter(f"{text!r} is no whole number of {least} or more")
+            raise click.BadParameter(f"{text!r} is not a whole number of at least {least}")
         return int(text)
 
     return parse
 
 
 def padding(text: str) -> int | tuple[int, int]:
-    """'1', or '0,1' where the two sides differ.
+    """Parse '1', or '0,1' if the two sides differ.
 
     Examples
     --------
@@ -158,7 +160,7 @@ def padding(text: str) -> int | tuple[int, int]:
 
 
 def choice(*names: str) -> Callable[[str], str]:
-    """One of a few names."""
+    """Return a parser that accepts only `names`."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -169,17 +171,17 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def layout(text: str) -> str:
-    """A weight's axes, a letter each: 'HWIO'."""
+    """Parse the axes of a weight, one letter per axis: 'HWIO'."""
     letters = text.upper()
     if len(set(letters)) != len(letters) or not {"O", "I"} <= set(letters) <= set("OIDHW"):
         raise click.BadParameter(
-            f"{text!r} is no layout; write a letter per axis, O and I among them: OIHW, HWIO, OIW, IO"
+            f"{text!r} is not a layout; write one letter per axis, including O and I: OIHW, HWIO, OIW, IO"
         )
     return letters
 
 
 def hint(parse: Callable[[str], Any], example: str, *, bare: bool = False) -> Callable[[str], tuple[str, Any]]:
-    """NAME=VALUE, split at the last '=' since a name may hold one; `bare` takes a VALUE alone, for every tensor.
+    """Return a parser of NAME=VALUE, split at the last '='; with `bare`, a VALUE without NAME is for every tensor.
 
     Examples
     --------
@@ -192,7 +194,7 @@ def hint(parse: Callable[[str], Any], example: str, *, bare: bool = False) -> Ca
         if not equals and bare:
             name = "*"
         if not name:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE; write for example {example}")
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE; for example, write {example}")
         try:
             return name, parse(value)
         except click.BadParameter as error:
@@ -212,7 +214,7 @@ _SETTINGS: dict[str, Callable[[str], Any]] = {
 
 
 def override(text: str) -> tuple[str, dict[str, Any]]:
-    """'PATTERN:method=cubic,taps=7', split at the last ':' since a pattern may hold one.
+    """Parse 'PATTERN:method=cubic,taps=7', split at the last ':' because a pattern may contain one.
 
     Examples
     --------
@@ -226,7 +228,7 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
         key = key.strip()
         if not pattern or not equals or key not in _SETTINGS or key in values:
             raise click.BadParameter(
-                f"{text!r} is not PATTERN:NAME=VALUE,...; write for example 'layer1.*:method=cubic,taps=7' "
+                f"{text!r} is not PATTERN:NAME=VALUE,...; for example, write 'layer1.*:method=cubic,taps=7' "
                 f"with each of {', '.join(_SETTINGS)} at most once"
             )
         try:
@@ -237,7 +239,7 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """'3x224x224', an input without its batch -> (3, 224, 224).
+    """Parse '3x224x224', the shape of an input without the batch -> (3, 224, 224).
 
     Examples
     --------
@@ -247,19 +249,19 @@ def shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d{1,6}([xX]\d{1,6}){1,3}", text, re.ASCII) or 0 in (
         sizes := tuple(int(part) for part in re.split("[xX]", text))
     ):
-        raise click.BadParameter(f"{text!r} is no input; write channels and pixels: 3x224x224")
+        raise click.BadParameter(f"{text!r} is not an input shape; write channels and pixels: 3x224x224")
     return sizes
 
 
 def seed(text: str) -> int:
-    """A whole number that every generator takes."""
+    """Parse a whole number that every generator accepts."""
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise click.BadParameter(f"{text!r} is no seed; give a whole number of at most 18 digits")
+        raise click.BadParameter(f"{text!r} is not a seed; give a whole number of at most 18 digits")
     return int(text)
 
 
 def classes(text: str) -> tuple[range, ...]:
-    """'0, 3-5' -> the numbers and ranges in it; each stays a range, however long.
+    """Parse '0, 3-5' into ranges; a number becomes a range of length 1.
 
     Examples
     --------
@@ -270,6 +272,8 @@ def classes(text: str) -> tuple[range, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part, re.ASCII)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise click.BadParameter(f"{text!r} are no classes; write numbers and rising ranges: 0,3,5 or 0-9")
+            raise click.BadParameter(
+                f"{text!r} is not a list of classes; write numbers and increasing ranges: 0,3,5 or 0-9"
+            )
         found.append(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(found)

@@ -132,5 +132,5 @@ def test_defaults_in_the_help_are_the_library_s(run):
     from rekernel.resampling.methods import KEYS_A, SMOOTHNESS
 
     text = " ".join(run("convert", "--help-all", terminal_width=WIDTH).stdout.split())
-    assert f"Keys' parameter. Default: {KEYS_A:g};" in text
-    assert f"spectral copies. Default: {SMOOTHNESS:g}." in text
+    assert f"Parameter a of the cubic filter (Keys). Default: {KEYS_A:g};" in text
+    assert f"Weight of aliases for the optimal method, 0 to 1. Default: {SMOOTHNESS:g}." in text

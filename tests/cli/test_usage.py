@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 CONFLICTS = [
     ([], "--scale 2"),
-    (["--scale", "2", "--from", "8x8", "--to", "16x16"], "give one of them"),
+    (["--scale", "2", "--from", "8x8", "--to", "16x16"], "give only one of them"),
     (["--from", "8x8"], "needs --to"),
     (["--to", "8x8"], "needs --from"),
-    (["--scale", "-1"], "'-1' is no scale"),
+    (["--scale", "-1"], "'-1' is not a scale"),
     (["--scale", "2", "--method", "magic"], "'magic' is not a method"),
     (["--scale", "2", "--gain", "loud"], "'loud'"),
     (["--scale", "2", "--taps", "many"], "'many'"),
@@ -53,7 +53,7 @@ def test_a_plan_excludes_the_options_that_make_one(run, checkpoint, tmp_path, op
     plan.write_text(run("plan", checkpoint, "--scale", 2, "--json").stdout)
     result = run("convert", checkpoint, tmp_path / "out.safetensors", "--plan", plan, *options)
     assert result.exit_code == 2
-    assert f"{options[0]}: --plan has decided that" in result.stderr
+    assert f"{options[0]}: --plan already sets this" in result.stderr
     assert run("convert", checkpoint, tmp_path / "out.safetensors", "--plan", plan, "--allow-cast").exit_code == 0
 
 

@@ -57,11 +57,11 @@ def test_identical_models_have_no_error(tmp_path):
         (("--model", "no_such_module:Net"), "no_such_module"),
         (("--model", "models"), "write package.module:Class"),
         (("--model", f"{GLYPHS / 'models.py'}:Missing"), "Missing"),
-        (("--model", "collections:Counter"), "no torch module"),
+        (("--model", "collections:Counter"), "not a torch module"),
         (("--model", f"{GLYPHS / 'models.py'}:GlyphMLP"), "does not fit the model"),
         (("--model", "torch.nn:Linear"), "needs arguments"),
-        (("--model", "builtins:int"), "no torch module"),
-        (("--model", "math:pi"), "no class and no function"),
+        (("--model", "builtins:int"), "not a torch module"),
+        (("--model", "math:pi"), "neither a class nor a function"),
         (("--model", MODEL, "--input", "3x16x16"), "on an input of 3x16x16: RuntimeError"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_model_that_fails_to_be_built_names_its_file_and_line(converted, tmp_p
 
 def test_wrong_data_is_one_line(converted, tmp_path):
     path = tmp_path / "data.npz"
-    for arrays, words in (({"x": np.zeros(3)}, "no array `images`"), ({"images": np.zeros((2, 8, 8))}, "do not fit")):
+    for arrays, words in (({"x": np.zeros(3)}, "an array `images`"), ({"images": np.zeros((2, 8, 8))}, "do not fit")):
         np.savez(path, **arrays)
         result = run(converted, "--model", MODEL, "--input", "1x16x16", "--data", path)
         assert result.exit_code == 1

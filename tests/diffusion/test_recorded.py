@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_grid_and_guidance_another(folder, tmp_path
         (("--guidance", "theta"), 2, "NAME=VALUE"),
         (("--guidance", "theta=1,theta=2"), 2, "given twice"),
         (("--guidance", "levels=1.5"), 2, "whole number"),
-        (("--guidance", "theta=1", "--dtype", "F16"), 2, "leaves the weights"),
+        (("--guidance", "theta=1", "--dtype", "F16"), 2, "keeps the weights"),
         (("--guidance", "theta=1", "--taps", "7"), 2, "--taps"),
         (("--guidance", "eta=3"), 1, "eta=3"),
         (("--guidance", "theta=1,kernels=some"), 2, "kernels=none"),

@@ -102,7 +102,7 @@ def test_private_existing_and_somebody_else_s_repositories(hub, rekernel, name, 
     said = rekernel("push", "out", f"me/{name}").line
     assert said == f"hf://me/{name}: exists already; pass --exist-ok to add a commit to it, or --pr to propose one."
     same = rekernel("push", "out", f"me/{name}", "--exist-ok")
-    assert "holds these 3 files" in same.stdout and len(repo.commits) == 2
+    assert "already holds these 3 files" in same.stdout and len(repo.commits) == 2
     (out / "config.json").write_text('{"a": 1}')
     assert rekernel("push", "out", f"me/{name}", "--exist-ok", "-m", "Config").code == 0
     assert repo.head.message == "Config" and repo.head.files["config.json"].data == b'{"a": 1}'

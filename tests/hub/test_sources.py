@@ -138,7 +138,7 @@ def test_of_a_pipeline_what_its_loader_takes_is_downloaded_and_copied_whatever_e
     # Headers of what is looked at are fetched by ranges; whole files only of what is wanted.
     whole = {seen.path.partition("/resolve/")[2].partition("/")[2] for seen in hub.asked("HEAD", "/resolve/")}
     assert whole == there
-    assert "not copied, since these hold the old weights: " in ran.stderr
+    assert "not copied, since these files hold the old weights: " in ran.stderr
     assert (tmp_path / "out" / "text" / "pytorch_model.bin").read_bytes() == b"kept"
 
 

@@ -1,4 +1,4 @@
-"""`rekernel convert`: rescaled weights, written next to the original."""
+"""`rekernel convert`: rescale the weights of a checkpoint and write a new one."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _LARGEST_PLAN = 1 << 28
     rare=True,
     type=click.File("rb"),
     metavar="FILE",
-    help="Carry out a plan of `rekernel plan --json` (- is stdin); excludes all options but Input and Output.",
+    help="Use a plan of `rekernel plan --json` (- is stdin); allows only options of Input and Output.",
 )
 @option(
     "--guidance",
     group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Leave the weights; record how to sample: theta=1,eta=0.6,until=0.7, kernels=none, ...",
+    help="Keep the weights; record settings for sampling: theta=1,eta=0.6,until=0.7, kernels=none, ...",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
@@ -58,12 +58,12 @@ _LARGEST_PLAN = 1 << 28
     rare=True,
     type=values.byte_count,
     metavar="SIZE",
-    help="Write a folder of files of at most 5GB, 800MB, 1.5GiB, ..., with an index.",
+    help="Write a folder of files of at most this size (5GB, 800MB, 1.5GiB), with an index.",
 )
-@option("--resume", group=OUTPUT, is_flag=True, help="Go on with an interrupted conversion.")
-@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET where it exists.")
-@option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print nothing but errors (and --json).")
-@option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, with the plan in it.")
+@option("--resume", group=OUTPUT, is_flag=True, help="Continue an interrupted conversion.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET if it exists.")
+@option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors (and --json).")
+@option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the plan.")
 def convert(
     source: str,
     target: str,
@@ -80,9 +80,9 @@ def convert(
 ) -> None:
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
-    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. TARGET is a file if SOURCE is one, else a
-    folder; of an ONNX model it is one again, called *.onnx. It appears whole or not at all. Tensors that do not change
-    are copied byte for byte, and what was done is kept in the metadata.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. TARGET is a file if SOURCE is a file, else a
+    folder. For an ONNX model, TARGET is a file *.onnx. TARGET appears complete or not at all. Unchanged tensors
+    are copied byte for byte. The metadata records the conversion.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
@@ -93,19 +93,19 @@ def convert(
     if guidance is not None:
         if plan_file is not None or dtype or max_shard_size or resume:
             raise click.UsageError(
-                "--guidance leaves the weights: --plan, --dtype, --max-shard-size and --resume do not go with it."
+                "--guidance keeps the weights, so it excludes --plan, --dtype, --max-shard-size and --resume."
             )
         guiding.record(source, target, planning, guidance, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
     ready = None
     if plan_file is not None:
-        planning.refuse("--plan has decided that already; give the options to `rekernel plan`, or leave --plan out.")
+        planning.refuse("--plan already sets this; give the options to `rekernel plan`, or omit --plan.")
         ready = _read_plan(plan_file)
     writing = {"dtype": dtype, "max_shard_size": max_shard_size}
     if dry_run:
         _rehearse(source, target, planning, ready, writing, as_json=as_json, quiet=quiet)
         return
-    if quiet:  # the Hub's client has bars of its own
+    if quiet:  # the client of the Hub draws progress bars too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     writing |= {"resume": resume, "force": force}
     report = _perform(source, target, planning, ready, writing, quiet=quiet)
@@ -123,10 +123,10 @@ def _read_plan(file: BinaryIO) -> Plan:
     raw = file.read(_LARGEST_PLAN + 1)
     try:
         if len(raw) > _LARGEST_PLAN:
-            raise Failure(f"--plan: over {_LARGEST_PLAN} bytes, too large for a plan.")
+            raise Failure(f"--plan: the file is larger than {_LARGEST_PLAN} bytes, too large for a plan.")
         return Plan.from_json(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        raise Failure("--plan: not text, so no plan; make one with `rekernel plan SOURCE --scale 2 --json`.") from None
+        raise Failure("--plan: this is not text; make a plan with `rekernel plan SOURCE --scale 2 --json`.") from None
 
 
 def _rehearse(
@@ -139,7 +139,7 @@ def _rehearse(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Everything that can be said without writing."""
+    """Print what the conversion would do, without writing."""
     from rekernel.offline import estimate, plan_source
 
     if ready is not None:
@@ -173,14 +173,14 @@ def _rehearse(
 
 
 def _names(source: str, components: list[str] | None) -> list[str]:
-    """The component that a ready plan is for; '' where there are none."""
+    """Return the name of the component that a ready plan is for; '' if SOURCE is not a pipeline."""
     from rekernel.conversion.parts import parts_of
     from rekernel.sources.opening import open_location
 
     with open_location(source) as place:
         names = [*parts_of(place.path, components)]
     if len(names) > 1:
-        raise click.UsageError(f"--plan holds one plan, and here are {len(names)} components; give one --component.")
+        raise click.UsageError(f"--plan holds one plan, but SOURCE has {len(names)} components; give one --component.")
     return names
 
 
@@ -201,12 +201,12 @@ def _perform(
             return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
     except KeyboardInterrupt:
         if (Path(target) / NAME).exists():
-            raise Stopped("finished files are kept: the same command with --resume goes on from there.") from None
+            raise Stopped("finished files are kept: the same command with --resume continues from there.") from None
         raise Stopped from None
 
 
 def _conclude(report: Report) -> None:
-    """What was written, and how to use it; notes on stderr."""
+    """Print what was written and how to load it; notes go to stderr."""
     from rekernel.escape import shown, shown_path
     from rekernel.text import byte_size
 
@@ -220,7 +220,7 @@ def _conclude(report: Report) -> None:
     if report.skipped:
         names = ", ".join(shown(str(path)) for path in report.skipped[:3])
         more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
-        print_notes(notes, [f"not copied, since these hold the old weights: {names}{more}"])
+        print_notes(notes, [f"not copied, since these files hold the old weights: {names}{more}"])
     print_notes(notes, report.notes)
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""

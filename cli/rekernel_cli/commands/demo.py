@@ -1,4 +1,4 @@
-"""`rekernel demo`: two trained classifiers converted to 2x and 4x, and what they still know there."""
+"""`rekernel demo`: convert two trained classifiers to 2x and 4x, and measure their accuracy."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..options import OUTPUT, option
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("rekernel-demo"),
     show_default=True,
-    help="Where the converted files, demo.json and demo.png go.",
+    help="Folder for the converted files, demo.json and demo.png.",
 )
-@option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors; write the files.")
+@option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print only errors; write the files.")
 def demo(out: Path, quiet: bool) -> None:
-    """Convert two small classifiers and measure what they still know.
+    """Convert two small classifiers and measure their accuracy.
 
-    An MLP and a CNN, trained on 16x16 images of digits and shipped with rekernel, are converted to 32x32 and 64x64 by
-    each method, and tested on true images of those sizes. Takes a minute or two.
+    rekernel contains an MLP and a CNN, both trained on 16x16 images of digits. The demo converts both to 32x32 and
+    64x64 by each method, and tests the results on real images of these sizes. The demo takes one or two minutes.
 
     \b
         rekernel demo --out /tmp/demo
@@ -35,7 +35,7 @@ def demo(out: Path, quiet: bool) -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise Failure("the demo runs the models it converts, with torch: pip install 'rekernel[torch]'") from None
+        raise Failure("the demo needs torch to run the models: pip install 'rekernel[torch]'") from None
     from rich.progress import Progress
 
     from ..demonstration.figure import draw
@@ -56,4 +56,4 @@ def demo(out: Path, quiet: bool) -> None:
     print_results(target, results)
     target.print(f"Converted files and demo.json are in {out}" + (f"; the figure is {figure}." if figure else "."))
     if figure is None:
-        target.print("No figure: it needs matplotlib (pip install 'rekernel[bench]').")
+        target.print("No figure was drawn, since matplotlib is missing (pip install 'rekernel[bench]').")

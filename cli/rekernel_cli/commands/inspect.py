@@ -1,4 +1,4 @@
-"""`rekernel inspect`: what a checkpoint holds, from its headers."""
+"""`rekernel inspect`: show the contents of a checkpoint, read from the headers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 @click.command(cls=GroupedCommand)
 @click.argument("source", type=click.Path())
 @click.option("--tensors", is_flag=True, help="List each tensor with its dtype and shape.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, all tensors and the recipe's plan included.")
-@click.option("--allow-pickle", is_flag=True, help="Also read .bin, .pt, .pth and .ckpt, by PyTorch's safe loader.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, including all tensors and the plan of the recipe.")
+@click.option("--allow-pickle", is_flag=True, help="Also read .bin, .pt, .pth and .ckpt, with PyTorch's safe loader.")
 def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> None:
     """Show what a checkpoint holds, from its header alone.
 
-    SOURCE is a .safetensors file, an index, a folder with one of them, a diffusers pipeline folder, or an ONNX model,
-    here or on the Hub (hf://org/name[@revision][/folder or file]). No weights are read, so that it takes no time; of
-    an ONNX model on the Hub the file is downloaded, without the files beside it that hold tensors. Shown are size,
-    dtypes, metadata, the family of architectures recognised with its presets, and how the weights were rescaled, if
-    they were.
+    SOURCE is a .safetensors file, an index, a folder with one of them, a diffusers pipeline folder, or an ONNX model.
+    SOURCE may be local or on the Hub (hf://org/name[@revision][/folder or file]). No weights are read, so the command
+    is fast. An ONNX model on the Hub is downloaded, without external files of tensors. The command shows size, dtypes,
+    metadata, the recognised family of architectures with the presets, and how the weights were rescaled, if they were.
 
     \b
         rekernel inspect unet.safetensors

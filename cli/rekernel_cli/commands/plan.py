@@ -1,4 +1,4 @@
-"""`rekernel plan`: what a conversion would do, as a table or as a plan file."""
+"""`rekernel plan`: show what a conversion would do, as a table or as a plan file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..options import OUTPUT, Planning, option, planning_options
     "as_json",
     group=OUTPUT,
     is_flag=True,
-    help="Print the plan alone as JSON, for `rekernel convert --plan FILE`.",
+    help="Print only the plan, as JSON, for `rekernel convert --plan FILE`.",
 )
 def plan(source: str, planning: Planning, as_json: bool) -> None:
     """Show what would happen to every tensor of SOURCE, and why.
 
-    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Names and shapes decide, of an ONNX model its
-    graph; no weights are read, nothing is written. What they leave unclear becomes a note that names the option to
-    resolve it. Most of these, as --linear-grid, are listed by --help-all; so is --plan of `rekernel convert`.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. The plan depends on names and shapes, or
+    on the graph of an ONNX model. No weights are read, and nothing is written. Each ambiguity becomes a note that names
+    the option to resolve it. --help-all lists most of these options, such as --linear-grid.
 
     \b
         rekernel plan unet.safetensors --scale 2
@@ -40,7 +40,7 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
         from ..terminal import echo_json
 
         if len(plans) > 1:
-            raise click.UsageError(f"--json prints one plan, and here are {len(plans)}; give one --component.")
+            raise click.UsageError(f"--json prints one plan, but SOURCE has {len(plans)} parts; give one --component.")
         echo_json(json.loads(next(iter(plans.values())).to_json()))
         return
     from ..tables.plan import print_estimate, print_plans

@@ -1,4 +1,4 @@
-"""`rekernel push`: a converted model on the Hugging Face Hub, with a card."""
+"""`rekernel push`: publish a converted model on the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ _CARD = "Card and licence"
 @click.command(cls=GroupedCommand)
 @click.argument("source", metavar="FOLDER_OR_FILE", type=click.Path())
 @click.argument("repo")
-@option("--private", group=_REPOSITORY, is_flag=True, help="Make a new repository private.")
-@option("--exist-ok", group=_REPOSITORY, is_flag=True, help="Add a commit to a repository that exists.")
-@option("--pr", group=_REPOSITORY, is_flag=True, help="Open a pull request on a repository that exists.")
+@option("--private", group=_REPOSITORY, is_flag=True, help="Create the repository as a private one.")
+@option("--exist-ok", group=_REPOSITORY, is_flag=True, help="Add a commit to an existing repository.")
+@option("--pr", group=_REPOSITORY, is_flag=True, help="Open a pull request on an existing repository.")
 @option("--revision", group=_REPOSITORY, metavar="BRANCH", help="Commit to this branch instead of main.")
 @option("--parent-commit", group=_REPOSITORY, metavar="SHA", help="Commit only if this is the head. Default: the head.")
-@option("-m", "--message", group=_REPOSITORY, metavar="TEXT", help="Of the commit. Default: the plan in one line.")
-@option("--base-model", group=_CARD, metavar="ORG/NAME", help="What was converted, where the recipe does not know.")
-@option("--license", group=_CARD, metavar="ID", help="Its licence, where its card does not say.")
-@option("--permitted", group=_CARD, is_flag=True, help="You may publish although the licence forbids changed versions.")
-@option("--verified", group=_CARD, type=click.Path(), metavar="JSON", help="What `rekernel verify --json` printed.")
+@option("-m", "--message", group=_REPOSITORY, metavar="TEXT", help="Commit message. Default: the plan in one line.")
+@option("--base-model", group=_CARD, metavar="ORG/NAME", help="Converted model, if the recipe does not name it.")
+@option("--license", group=_CARD, metavar="ID", help="Licence of the base model, if its card has none.")
+@option("--permitted", group=_CARD, is_flag=True, help="Publish with permission, although the licence forbids changes.")
+@option(
+    "--verified", group=_CARD, type=click.Path(), metavar="JSON", help="Output of `rekernel verify --json` to show."
+)
 @option("--figure", group=_CARD, type=click.Path(), metavar="PICTURE", help="Show this picture in the card.")
-@option("--card", group=_CARD, type=click.Path(), metavar="FILE", help="Your own README.md instead of a new one.")
+@option("--card", group=_CARD, type=click.Path(), metavar="FILE", help="Use this README.md instead of a generated one.")
 @option("--dry-run", group=OUTPUT, is_flag=True, help="List files, sizes and notes; upload nothing.")
-@option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print nothing but errors, notes (and --json).")
-@option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, with the card in it.")
+@option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors, notes (and --json).")
+@option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the card.")
 def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
-    """Publish what `rekernel convert` wrote on the Hugging Face Hub, with a model card.
+    """Publish a converted model on the Hugging Face Hub, with a model card.
 
-    One commit, of what the conversion made or copied: no hidden files, no caches, no other weights. Licence and base
-    model are the source's. An upload that failed goes on with the same command.
+    One commit uploads the files that the conversion wrote or copied, without hidden files, caches and other weights.
+    Licence and base model are those of the source. Run the same command again to continue a failed upload.
 
     \b
         rekernel push sd15-2x/ me/sd15-2x --dry-run
@@ -80,7 +82,7 @@ def _conclude(done: Pushed, dry_run: bool) -> None:
         return
     files = f"{counted(len(done.files), 'file')}, {byte_size(done.nbytes)}"
     if done.unchanged:
-        click.echo(f"{done.repo} holds these {files} already; nothing was committed: {shown(done.url, 400)}")
+        click.echo(f"{done.repo} already holds these {files}; nothing was committed: {shown(done.url, 400)}")
     else:
         click.echo(f"Pushed {files}: {shown(done.url, 400)}")
 

@@ -1,4 +1,4 @@
-"""`rekernel sample`: pictures from a diffusion model above its trained size."""
+"""`rekernel sample`: sample pictures from a diffusion model, at and above the trained size."""
 
 from __future__ import annotations
 
@@ -19,58 +19,75 @@ _ABOVE = "Above the trained size"
 
 
 def _size(text: str) -> tuple[int, int]:
-    """'32' or '48x32' as (height, width)."""
+    """Read '32' or '48x32' as (height, width)."""
     return values.size(f"{text}x{text}" if text.isdecimal() else text)
 
 
 def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     if path.suffix.lower() != ".png":
-        raise click.BadParameter(f"{path.name!r} would be a PNG; call it *.png")
+        raise click.BadParameter(f"{path.name!r} does not end in .png; the output is a PNG file")
     return path
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("source", type=click.Path())
-@option("--size", group=_SAMPLING, type=_size, metavar="N|WxH", help="Pixels. Default: the pipeline's own size.")
-@option("--count", group=_SAMPLING, type=click.IntRange(1, 1024), default=16, show_default=True, help="Pictures.")
-@option("--steps", group=_SAMPLING, type=click.IntRange(1), default=20, show_default=True, help="Sampling steps.")
-@option("--seed", group=_SAMPLING, type=values.seed, metavar="N", default="0", show_default=True, help="Of the noise.")
+@option("--size", group=_SAMPLING, type=_size, metavar="N|WxH", help="Size in pixels. Default: the pipeline's size.")
+@option(
+    "--count", group=_SAMPLING, type=click.IntRange(1, 1024), default=16, show_default=True, help="Number of images."
+)
+@option("--steps", group=_SAMPLING, type=click.IntRange(1), default=20, show_default=True, help="Number of steps.")
+@option(
+    "--seed",
+    group=_SAMPLING,
+    type=values.seed,
+    metavar="N",
+    default="0",
+    show_default=True,
+    help="Seed of the initial noise.",
+)
 @option(
     "--classes",
     group=_SAMPLING,
     type=values.classes,
     metavar="LIST",
-    help="Of a class-conditional model: 0,1,2 or 0-9, in turn.",
+    help="Classes to draw in turn, for a class-conditional model: 0,1,2 or 0-9.",
 )
 @option(
     "--cfg",
     group=_SAMPLING,
     type=values.number,
     metavar="X",
-    help="Classifier-free guidance, 1 for none. Default: the pipeline's own; none for a network on pixels, whose last\n"
-    "class is taken for no class.",
+    help="Scale of classifier-free guidance; 1 turns it off. Default: the scale of the pipeline. For a pixel-space\n"
+    "network the default is 1, and the last class stands for no class.",
 )
-@option("--prompt", group=_SAMPLING, metavar="TEXT", help="Of a text-to-image pipeline.")
+@option("--prompt", group=_SAMPLING, metavar="TEXT", help="Prompt, for a text-to-image pipeline.")
 @option(
     "--guidance",
     group=_ABOVE,
     metavar="upsample[,K=V...]|none",
-    help="upsample, or with settings: upsample,theta=1.5,eta=1. Default: as the folder records, else none.",
+    help="Guidance: upsample, or with settings: upsample,theta=1.5,eta=1. Default: as recorded, else none.",
 )
 @option(
     "--kernels",
     group=_ABOVE,
     metavar="METHOD|none",
-    help="Rescale the kernels while sampling: optimal, dilate, cubic, ... Default: as recorded, else none.",
+    help="Rescale kernels while sampling: optimal, dilate, cubic, ... Default: as recorded, else none.",
 )
-@option("--layers", group=_ABOVE, metavar="PRESET", default="inner", show_default=True, help="Which: inner or all.")
+@option(
+    "--layers",
+    group=_ABOVE,
+    metavar="PRESET",
+    default="inner",
+    show_default=True,
+    help="Layers to rescale: inner, all.",
+)
 @option(
     "--until",
     group=_ABOVE,
     type=click.FloatRange(0, 1),
     default=1.0,
     show_default=True,
-    help="Share of the schedule with rescaled kernels, from the noisy end.",
+    help="Fraction of the schedule with rescaled kernels, from the noisy end.",
 )
 @option(
     "--out",
@@ -81,10 +98,10 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     metavar="FILE",
     default=Path("samples.png"),
     show_default=True,
-    help="The picture grid, a PNG.",
+    help="PNG file for the grid of pictures.",
 )
-@option("--force", group=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
-@option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print nothing but errors.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace FILE if it exists.")
+@option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print only errors.")
 def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
@@ -93,9 +110,9 @@ def sample(
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
-    SOURCE is a folder, or on the Hub: hf://org/name[@revision]. At its trained size it is the model itself. Above it,
-    upsample guidance and rescaled kernels are what rekernel adds; the same seed gives the same noise with and without
-    them.
+    SOURCE is a folder, or on the Hub: hf://org/name[@revision]. At the trained size, the model runs unchanged. Above
+    the trained size, rekernel can add upsample guidance and rescaled kernels. The same seed gives the same initial
+    noise with and without them.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
@@ -120,12 +137,12 @@ def sample(
             raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.5 or none")
         wanted = guiding.options(settings)
         if wanted.keys() & {"until", "kernels"}:
-            raise click.UsageError("--guidance: until and kernels are options of their own here")
+            raise click.UsageError("--guidance: use the options --until and --kernels instead of until= and kernels=")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
     if switched is None and (unused := _typed("layers", "until")):
-        raise click.UsageError(f"{' and '.join(unused)}: of rescaled kernels, so give --kernels METHOD beside it")
+        raise click.UsageError(f"{' and '.join(unused)}: applies to rescaled kernels; also give --kernels METHOD")
     with running(f"finding {shown(source, 400)}"):
         folder = pipeline_folder(source, {})
     request = Request(

@@ -1,4 +1,4 @@
-"""`rekernel verify`: did it work on this model? Layer by layer, without labels; with them, accuracy and macro F1."""
+"""`rekernel verify`: measure the errors of a converted model by layer, and with labels accuracy and macro F1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ..options import INPUT, OUTPUT, option
     group=INPUT,
     required=True,
     metavar="MODULE:NAME",
-    help="What builds the model at its trained size: package.module:Class, or path/to/file.py:function.",
+    help="Class or function that builds the model at the trained size: package.module:Class, or "
+    "path/to/file.py:function.",
 )
 @option(
     "--input",
@@ -31,16 +32,16 @@ from ..options import INPUT, OUTPUT, option
     required=True,
     metavar="CxHxW",
     callback=lambda _ctx, _param, text: values.shape(text),
-    help="The trained input, without the batch: 3x224x224.",
+    help="Shape of the trained input, without the batch: 3x224x224.",
 )
 @option(
     "--data",
     group=INPUT,
     type=click.Path(path_type=Path),
-    help="An .npz with `images` (N,H,W), (N,C,H,W) or (N,H,W,C) of the new size or larger, and `labels` if there are "
-    "any. Without it: smooth noise.",
+    help="An .npz file with `images` (N,H,W), (N,C,H,W) or (N,H,W,C), of the new size or larger, and optional "
+    "`labels`. Default: smooth noise.",
 )
-@option("--figure", group=OUTPUT, type=click.Path(path_type=Path), help="Draw the errors layer by layer into this PNG.")
+@option("--figure", group=OUTPUT, type=click.Path(path_type=Path), help="Draw the errors by layer into this PNG file.")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print the result as JSON.")
 def verify(
     source: str,
@@ -51,10 +52,10 @@ def verify(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure how far a converted checkpoint is from its original.
+    """Measure how much a converted checkpoint differs from the original.
 
-    The original runs on the input reduced to the trained size, the converted one on the input as it is; after each
-    layer the larger answer is reduced and compared. Needs torch, and runs the code that --model names.
+    The original model runs on the input reduced to the trained size. The converted model runs on the full input. After
+    each layer, the larger output is reduced and compared. Needs torch, and runs the code that --model names.
 
     \b
         rekernel verify cnn.safetensors cnn-2x.safetensors --model models.py:GlyphCNN --input 1x16x16
@@ -62,7 +63,7 @@ def verify(
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise Failure("verify runs the models, with torch: pip install 'rekernel[torch]'") from None
+        raise Failure("verify needs torch to run the models: pip install 'rekernel[torch]'") from None
     from ..tables.verify import print_comparison
     from ..verifying.run import compare, draw
 

@@ -1,1 +1,1 @@
-"""What `rekernel demo` runs."""
+"""The work of `rekernel demo`."""

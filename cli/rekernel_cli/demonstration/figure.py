@@ -1,6 +1,7 @@
-"""The demo's figure: a trained kernel before and after, and what each does to frequencies.
+"""The figure of the demo: a trained kernel before and after conversion, with frequency responses.
 
-Knows matplotlib, imported on call; everything drawn is read from the files the demo wrote.
+Scope: matplotlib, imported on call. Not here: measuring (see `demonstration.run`). The figure converts the example
+files again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 from .run import convert_example, examples
 
-_LAYER, _OUT = "conv3.weight", 0  # of its input channels, the one with the largest kernel is drawn
+_LAYER, _OUT = "conv3.weight", 0  # layer and output channel; the input channel with the largest kernel is drawn
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dilate", {"method": "dilate"}),
     ("linear, full", {"method": "linear"}),
@@ -24,7 +25,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def draw(out: Path) -> Path | None:
-    """Write demo.png into `out`; None where matplotlib is not installed."""
+    """Write demo.png into `out` and return the path; return None if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -53,14 +54,14 @@ def draw(out: Path) -> Path | None:
         bottom.imshow(
             np.abs(_response(kernel, scale)), cmap="viridis", vmin=0, vmax=peak, extent=(-1, 1, 1, -1), origin="upper"
         )
-        # Where the trained network's frequencies end: beyond the square are spectral copies.
+        # The dashed square is the limit of the trained band; outside are aliases.
         bottom.plot([-0.5, 0.5, 0.5, -0.5, -0.5], [-0.5, -0.5, 0.5, 0.5, -0.5], color="white", lw=1, ls="--")
         bottom.set(xlim=(-1, 1), ylim=(1, -1), facecolor="0.93")
     axes[0, 0].set_ylabel("taps, in old pixels")
     axes[1, 0].set_ylabel("gain, cycles per old pixel")
     figure.suptitle(
         f"Glyph CNN, conv3[{_OUT}, {channel}] at 2x: kernels (top) and their frequency responses (bottom). "
-        "Dashed: the trained band; what shines outside it is a copy.",
+        "Dashed: the trained band; energy outside the square is aliased.",
         fontsize=11,
     )
     path = out / "demo.png"
@@ -70,7 +71,7 @@ def draw(out: Path) -> Path | None:
 
 
 def _response(kernel: NDArray[Any], scale: float, points: int = 129) -> NDArray[Any]:
-    """H(fy, fx) for -1..1 cycles per old pixel; a trained kernel's grid ends at 1/2, beyond which it is not drawn."""
+    """Return H(fy, fx) for -1..1 cycles per old pixel; NaN above 1/2 for the trained kernel, the limit of its grid."""
     frequencies = np.linspace(-1, 1, points)
     positions = (np.arange(kernel.shape[0]) - (kernel.shape[0] - 1) / 2) / scale
     waves = np.exp(-2j * np.pi * np.outer(frequencies, positions))

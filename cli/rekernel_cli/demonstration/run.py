@@ -1,6 +1,7 @@
-"""The demo's measurement: convert each classifier in every way, load the file that came out, test it.
+"""The measurement of the demo: convert each classifier by every variant, load the result and test the result.
 
-Knows the examples and the library's public interface; prints and draws nothing.
+Scope: the examples and the public interface of the library. Not here: printing (see `tables.demo`) and drawing (see
+`demonstration.figure`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ GRID = {"fc1": (1, TRAINED, TRAINED)}
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to convert: a label, and the options of `rekernel.convert`; `naive` is done without rekernel."""
+    """One way to convert a classifier.
+
+    label : name of the variant in the table
+    options : options of `rekernel.convert`
+    naive : whether the kernels are resized without rekernel
+    untouched : whether the classifier runs unchanged
+    """
 
     label: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -66,13 +73,13 @@ MLP_VARIANTS = (
 
 
 def examples() -> Path:
-    """The folder of the classifiers: inside the package when installed, beside it in a checkout."""
+    """Return the folder of the classifiers: inside an installed package, or beside the package in a checkout."""
     here = Path(__file__).parents[1]
     return next(p for p in (here / "examples" / "glyphs", here.parents[1] / "examples" / "glyphs") if p.is_dir())
 
 
 def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
-    """Accuracy and macro F1 of both classifiers at their trained size and of every variant at each scale."""
+    """Return accuracy and macro F1 of both classifiers at the trained size, and of every variant at each scale."""
     models = import_file(examples() / "models.py")
     with np.load(examples() / "test.npz") as data:
         images, labels = data["images"], data["labels"]
@@ -92,7 +99,7 @@ def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
 
 
 def convert_example(name: str, scale: int, target: Path, **options: Any) -> rk.Plan:
-    """One classifier through `rekernel.convert`, with the strides and the grid that shapes cannot tell."""
+    """Convert one classifier by `rekernel.convert`, with the strides and the grid that shapes do not show."""
     hints = rk.Hints(stride=STRIDES) if name == "cnn" else rk.Hints(linear_grid=GRID)
     source = examples() / f"{name}.safetensors"
     return rk.convert(source, target, scale=scale, hints=hints, force=True, **options).plans[""]
@@ -108,7 +115,7 @@ def converted(models: ModuleType, name: str, variant: Variant, scale: int, out: 
     slug = "".join(c if c.isalnum() else "-" for c in variant.label).strip("-")
     target = out / f"{name}-{scale}x-{slug}.safetensors"
     convert_example(name, scale, target, **variant.options)
-    # Loaded as a stranger would: the geometry comes out of the file.
+    # Load the result like any user: read the geometry from the file.
     recipe = rk.inspect(target).recipe
     assert recipe is not None
     geometry = {
@@ -123,7 +130,7 @@ def converted(models: ModuleType, name: str, variant: Variant, scale: int, out: 
 
 
 def _like_a_picture(state: dict[str, Tensor], scale: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What ten lines around F.interpolate do: 3x3 to 5x5 (9x9) with aligned corners, divided by s^2, padding grown."""
+    """Resize kernels by F.interpolate: 3x3 to 5x5 (9x9) with aligned corners, divided by s^2, with larger padding."""
     resized, geometry = dict(state), {}
     for name in ("conv1", "conv2", "conv3", "conv4"):
         size = 2 * scale + 1
@@ -145,7 +152,7 @@ def build(models: ModuleType, name: str, state: dict[str, Tensor], geometry: dic
 
 
 def score(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], scale: int) -> dict[str, float]:
-    """Accuracy and macro F1, in percent, on the test images at `scale` times the trained size."""
+    """Return accuracy and macro F1, in percent, on the test images at `scale` times the trained size."""
     factor = images.shape[1] // (TRAINED * scale)
     n, size = len(images), TRAINED * scale
     x = images.reshape(n, size, factor, size, factor).mean(axis=(2, 4), dtype=np.float32)[:, None] / 255

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def accuracy(guesses: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share of right guesses.
+    """Return the fraction of correct guesses.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def accuracy(guesses: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def macro_f1(guesses: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean over the classes of 2 * hits / (guessed + there).
+    """Return the mean over the classes of 2 * hits / (guessed + present).
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""What `rekernel sample` runs."""
+"""The work of `rekernel sample`."""

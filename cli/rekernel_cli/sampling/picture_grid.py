@@ -1,4 +1,4 @@
-"""Pictures side by side in one. Knows PIL and arrays."""
+"""Join pictures side by side into one picture."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _GAP = 2  # pixels between pictures
-_SMALLEST = 512  # pixels of the grid's side: smaller ones are enlarged by a whole number, pixel for pixel
+_SMALLEST = 512  # pixels: a smaller grid is enlarged by a whole factor, without interpolation
 
 
 def picture_grid(images: NDArray[np.uint8]) -> Image.Image:
-    """(N, H, W, C) pictures side by side, as square as it goes."""
+    """Join (N, H, W, C) pictures side by side, in a nearly square grid."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

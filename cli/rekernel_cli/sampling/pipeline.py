@@ -1,6 +1,7 @@
-"""Sampling of a diffusers pipeline through its own call: latents, prompts, classes.
+"""Sample a diffusers pipeline by calling the pipeline: latents, prompts, classes.
 
-Knows the names that diffusers' pipelines give to their arguments and parts.
+Scope: the names of the arguments and parts of diffusers pipelines. Not here: pixel-space networks without a pipeline
+class (see `sampling.pixels`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .request import Request, Size, Sizes, attachments, pair, size_of
 
 
 def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:
-    """Pictures as (N, H, W, C); `said` gets a line for each part that was attached."""
+    """Return pictures as (N, H, W, C); a line for each attached part is added to `said`."""
     variant = only_variant(pipeline)
     rescaled = {name for name, component in pipeline.components.items() if is_rescaled(component, variant)}
     records = read_records(pipeline)
@@ -38,10 +39,10 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
     kind = type(pipe).__name__
     takes = inspect.signature(pipe.__call__).parameters
     if "num_frames" in takes:
-        raise RekernelError(f"{kind} makes videos; sample draws pictures")
+        raise RekernelError(f"{kind} makes videos; `rekernel sample` only draws pictures")
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     record, times = next(iter(records.values()), None), _pixels_per_cell(pipe)
-    # `load_pipeline` put the new size of rescaled weights into the config.
+    # For rescaled weights, `load_pipeline` wrote the new size into the config.
     own = pair(getattr(getattr(denoiser, "config", None), "sample_size", None), times)
     sizes = Sizes(
         pair(record.sample_size, times) if record else own,
@@ -61,13 +62,13 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
         output = pipe(**options, num_inference_steps=request.steps, generator=generator, output_type="np")
     images = getattr(output, "images", None)
     if not isinstance(images, np.ndarray) or images.ndim != 4:
-        raise RekernelError(f"{kind} makes no pictures; sample draws pictures alone")
+        raise RekernelError(f"{kind} does not make pictures; `rekernel sample` only draws pictures")
     pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     return pixels
 
 
 def _loaded(request: Request, variant: str | None, *, any_rescaled: bool) -> Any:
-    """The pipeline, with nothing attached; in float32, which every layer knows on a CPU."""
+    """Return the pipeline without guidance and kernels, in float32, which every layer supports on a CPU."""
     diffusers: Any = import_module("diffusers")
     with suppress(ImportError):
         logs: Any = import_module("transformers.utils.logging")
@@ -83,7 +84,7 @@ def _loaded(request: Request, variant: str | None, *, any_rescaled: bool) -> Any
 
 
 def _options(request: Request, kind: str, takes: Mapping[str, Any], denoiser: Any) -> dict[str, Any]:
-    """What the call is told of prompt, classes, count and classifier-free guidance, each as far as it takes them."""
+    """Return arguments of the call: prompt, classes, count and guidance scale, where the pipeline takes them."""
     options: dict[str, Any] = {}
     for flag, value, name in (
         ("--prompt", request.prompt, "prompt"),
@@ -91,7 +92,7 @@ def _options(request: Request, kind: str, takes: Mapping[str, Any], denoiser: An
         ("--cfg", request.cfg, "guidance_scale"),
     ):
         if value is not None and name not in takes:
-            raise RekernelError(f"{flag}: {shown(kind)} takes no {name}; leave it out")
+            raise RekernelError(f"{flag}: {shown(kind)} does not take {name}; omit {flag}")
     if request.prompt is not None:
         options["prompt"] = [request.prompt] * request.count
     elif "class_labels" in takes:
@@ -107,19 +108,19 @@ def _options(request: Request, kind: str, takes: Mapping[str, Any], denoiser: An
 
 
 def _sized(size: Size, kind: str, takes: Mapping[str, Any], denoiser: Any, times: int) -> dict[str, int]:
-    """Arguments for the size; a call without them reads the denoiser's config, which then says it."""
+    """Return arguments for the size; if the call takes none, write the size into the config of the denoiser."""
     height, width = size
     if {"height", "width"} <= takes.keys():
         return {"width": width, "height": height}
     if denoiser is None or height % times or width % times:
-        raise RekernelError(f"--size {width}x{height}: {shown(kind)} draws multiples of {times} pixels")
+        raise RekernelError(f"--size {width}x{height}: {shown(kind)} needs multiples of {times} pixels")
     cells = [height // times, width // times]
     denoiser.register_to_config(sample_size=cells if height != width else cells[0])
     return {}
 
 
 def _pixels_per_cell(pipe: Any) -> int:
-    """Pixels to one of the denoiser's, per axis."""
+    """Return the number of image pixels per pixel of the denoiser, along an axis."""
     said = getattr(pipe, "vae_scale_factor", None)
     if isinstance(said, int):
         return said

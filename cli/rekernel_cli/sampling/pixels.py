@@ -1,6 +1,6 @@
-"""Sampling of a network on pixels and its scheduler: nothing else is needed, and no code of the folder is run.
+"""Sample a pixel-space network with a scheduler only; no code from the folder is run.
 
-Knows diffusers and its schedulers' common interface.
+Scope: diffusers and the common interface of the schedulers. Not here: other pipelines (see `sampling.pipeline`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input"
 
 @dataclass(frozen=True)
 class PixelPipeline:
-    """As much of a pipeline as guidance and kernels look at; without a VAE, so that they see its pixels."""
+    """The parts of a pipeline that guidance and kernels read. Without a VAE, the denoiser works on pixels."""
 
     unet: Any
     scheduler: Any
 
 
 def is_of_pixels(pipeline: Pipeline) -> bool:
-    """Whether the folder holds a network on pixels and a scheduler, and nothing else that makes the picture."""
+    """Whether the folder holds only a pixel-space network and a scheduler."""
     unet = pipeline.components.get("unet")
     return unet is not None and unet.class_name == "UNet2DModel" and pipeline.components.keys() == {"unet", "scheduler"}
 
@@ -50,9 +50,9 @@ def is_of_pixels(pipeline: Pipeline) -> bool:
 def from_noise(
     request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str], *, quiet: bool
 ) -> NDArray[np.uint8]:
-    """Pictures as (N, H, W, C); `said` gets a line for each part that was attached."""
+    """Return pictures as (N, H, W, C); a line for each attached part is added to `said`."""
     if request.prompt is not None:
-        raise RekernelError("--prompt: a network on pixels takes no text; leave it out")
+        raise RekernelError("--prompt: a pixel-space network does not take text; omit --prompt")
     unet, record, rescaled = _network(request, pipeline)
     scheduler = _scheduler(request, pipeline)
     trained = pair(record.sample_size if record else unet.config.sample_size)
@@ -93,7 +93,7 @@ def from_noise(
 
 
 def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None, bool]:
-    """The network, what is recorded of it, and whether its weights are rescaled."""
+    """Return the network, the record of the network, and whether the weights are rescaled."""
     diffusers: Any = import_module("diffusers")
     component = pipeline.components["unet"]
     record = read_record(request.folder / "unet")
@@ -115,7 +115,7 @@ def _scheduler(request: Request, pipeline: Pipeline) -> Any:
     name = pipeline.components["scheduler"].class_name
     made = getattr(diffusers, name, None)
     if made is None:
-        raise RekernelError(f"{shown(name)}: diffusers has no scheduler of that name")
+        raise RekernelError(f"{shown(name)}: diffusers has no scheduler with this name")
     with running(f"loading {shown(name)}"):
         scheduler = made.from_pretrained(request.folder / "scheduler")
     step = inspect.signature(getattr(scheduler, "step", lambda: None))
@@ -127,14 +127,14 @@ def _scheduler(request: Request, pipeline: Pipeline) -> Any:
         fits = all(hasattr(scheduler, needed) for needed in _NEEDED)
     if not fits:
         raise RekernelError(
-            f"{shown(name)}: does not step as most schedulers do, so sample cannot use it; put another one into the "
-            f"folder's scheduler/, such as DDIMScheduler"
+            f"{shown(name)}: lacks the usual step(), so `rekernel sample` cannot use it; put another scheduler, "
+            f"such as DDIMScheduler, into the folder scheduler/"
         )
     return scheduler
 
 
 def _predicted(unet: Any, x: torch.Tensor, t: Any, classes: torch.Tensor | None, cfg: float) -> torch.Tensor:
-    """The prediction; with classifier-free guidance from a batch of two halves, the one without a class first."""
+    """Return the prediction; classifier-free guidance runs one batch, first half without classes."""
     if cfg == 1 or classes is None:
         plain: torch.Tensor = unet(x, t, class_labels=classes).sample
         return plain
@@ -145,7 +145,7 @@ def _predicted(unet: Any, x: torch.Tensor, t: Any, classes: torch.Tensor | None,
 
 
 def _labels(request: Request, known: int | None) -> torch.Tensor | None:
-    """A class per picture; by default all but the last, which is no class by custom."""
+    """Return one class per picture. By default, the last class is left out, since it usually stands for no class."""
     if known is None:
         if request.classes is not None:
             raise RekernelError("--classes: this model has no classes")

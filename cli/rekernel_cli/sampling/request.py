@@ -1,6 +1,6 @@
-"""What `rekernel sample` was asked for, and what of it is attached to a pipeline of a trained and a wanted size.
+"""The request of `rekernel sample`, and the guidance and kernels to attach for a trained and a requested size.
 
-Knows `rekernel.diffusion` and numbers; no pipeline is loaded here.
+Scope: `rekernel.diffusion` and numbers. Not here: loading a pipeline (see `sampling.pipeline`, `sampling.pixels`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ Size = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for.
+    """The request of the command line.
 
-    size : pixels, or None for the folder's own
-    classes : ranges of numbers; None for those of the model
-    cfg : of classifier-free guidance; None for the pipeline's own, or none
-    guidance, kernels : arguments, or None for neither
-    recorded : whether to attach what the folder records
+    folder : folder of the pipeline
+    size : size in pixels; None for the size of the folder
+    count, steps, seed : number of pictures, number of steps and seed of the initial noise
+    classes : ranges of class numbers; None for the classes of the model
+    cfg : scale of classifier-free guidance; None for the default of the pipeline
+    prompt : text for a text-to-image pipeline, or None
+    guidance, kernels : arguments of `UpsampleGuidance` and `SupersampledKernels`; None to attach none
+    recorded : whether to attach the recorded guidance and kernels of the folder
     """
 
     folder: Path
@@ -39,7 +42,7 @@ class Request:
     recorded: bool
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
-        """A class for each picture, in turn: of those asked for, or of the first `usual` of the `known` ones."""
+        """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
         wanted = (range(max(1, usual)),) if self.classes is None else self.classes
         if max(part[-1] for part in wanted) >= known:
             raise RekernelError(f"--classes: this model has the classes 0 to {known - 1}")
@@ -49,11 +52,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pixels of a folder's pictures.
+    """Sizes of a folder's pictures, in pixels.
 
-    trained : None where the config does not say
-    usual : of the folder: the trained size, or the one that it records
-    rescaled : whether the weights are rescaled themselves
+    trained : trained size; None if the config has no size
+    usual : default size of the folder: the recorded size, or else the trained size
+    rescaled : whether the weights in the folder are rescaled
     """
 
     trained: Size | None
@@ -62,31 +65,33 @@ class Sizes:
 
 
 def size_of(request: Request, sizes: Sizes) -> Size:
-    """The size to draw at: as asked for, or the folder's own."""
+    """Return the size of the pictures: the requested size, or the default of the folder."""
     size = request.size or sizes.usual
     if size is None:
-        raise RekernelError("the denoiser's config has no sample_size, so the size is not known; pass --size")
+        raise RekernelError("the denoiser's config has no sample_size, so the size is unknown; pass --size")
     return size
 
 
 def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list[Any]:
-    """Kernels, then guidance, as typed or else as recorded: not attached yet.
+    """Return kernels, then guidance, as typed or else as recorded; they are not attached yet.
 
     Raises
     ------
     RekernelError
-        For what was typed and cannot act: at the trained size, below it, or on rescaled weights.
+        If typed guidance or kernels cannot act: at or below the trained size, or on rescaled weights.
     """
     typed = request.guidance is not None or request.kernels is not None
     if not typed and (record is None or not request.recorded):
         return []
     if typed and sizes.rescaled:
-        raise RekernelError("the folder's weights are rescaled already; --guidance and --kernels take the original one")
+        raise RekernelError(
+            "the folder's weights are rescaled already; --guidance and --kernels need the original folder"
+        )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
         if typed:
             raise RekernelError(
-                "the size is not above the trained one, so there is nothing to guide; pass a larger --size"
+                "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
         return []
     if typed:
@@ -101,16 +106,18 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:
     if sizes.trained is None:
-        raise RekernelError("the denoiser's config has no sample_size, so the trained size to guide by is not known")
+        raise RekernelError("the denoiser's config has no sample_size, so the trained size is unknown")
     (height, width), (tall, wide) = size_of(request, sizes), sizes.trained
     scale = (height / tall, width / wide)
     if min(scale) < 1 < max(scale):
-        raise RekernelError(f"--size {width}x{height}: one side is below the trained {wide}x{tall}, the other above it")
+        raise RekernelError(
+            f"--size {width}x{height}: one side is below the trained size {wide}x{tall}, the other is above"
+        )
     return scale
 
 
 def pair(size: Any, times: int = 1) -> Size | None:
-    """A config's sample_size as (height, width) in pixels, `times` to each of its own; None if it has none."""
+    """Return a config's sample_size, multiplied by `times`, as (height, width) in pixels; None if there is none."""
     if isinstance(size, int):
         return (size * times, size * times)
     if not isinstance(size, list | tuple) or len(size) < 2:

@@ -1,6 +1,6 @@
-"""Sampling for `rekernel sample`: which way a folder is sampled, and its pictures written.
+"""Run `rekernel sample`: choose how to sample a folder, and write the pictures.
 
-Knows pipeline folders and PIL; the two ways are `sample_pixels`' and `sample_pipeline`'s.
+Scope: pipeline folders and PIL. Not here: the sampling itself (see `sampling.pixels`, `sampling.pipeline`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .request import Request
 
 
 def make_grid(request: Request, out: Path, *, quiet: bool) -> list[str]:
-    """Sample, write the grid, and say what was done."""
+    """Sample, write the grid, and return the lines to print."""
     diffusers: Any = import_module("diffusers")
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     pipeline = find_pipeline(request.folder)
     if pipeline is None:
         raise RekernelError(
-            f"{shown_path(request.folder)}: is no diffusers pipeline folder (it has no model_index.json)"
+            f"{shown_path(request.folder)}: is not a diffusers pipeline folder (model_index.json is missing)"
         )
     said: list[str] = []
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ from ..terminal import show
 
 
 def print_results(target: Console, results: dict[str, Any]) -> None:
-    """One table a classifier: accuracy and macro F1 at each size, the default last."""
+    """Print one table per classifier: accuracy and macro F1 at each size, the default last."""
     trained = results["trained"]
     for name, title in (("mlp", "MLP on the flattened image"), ("cnn", "CNN, two strides of 2, batch norm")):
         at_home = results[name]["trained"]
@@ -31,4 +31,6 @@ def print_results(target: Console, results: dict[str, Any]) -> None:
             table.add_row(*cells, style="bold" if "default" in row["label"] else None)
         show(target, table)
         target.print()
-    target.print(f"Percent of {results['images']} test images in fonts not trained on; gain dc unless said otherwise.")
+    target.print(
+        f"Percent of {results['images']} test images in fonts not trained on; gain dc unless stated otherwise."
+    )

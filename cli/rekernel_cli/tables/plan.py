@@ -1,6 +1,6 @@
 """Plans and checkpoints as tables for a terminal. Every name from a file is escaped and printed as literal text.
 
-Knows the library's results and rich; computes nothing but counts. One column is one small function.
+Scope: results of the library, rich, and counts. Not here: any other computation. Each column is one small function.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _show_table(
     right: Sequence[str] = (),
     spare: Sequence[str] = (),
 ) -> None:
-    """Print a table. In a narrow terminal, `spare` columns that say one thing say it once, and names break at dots."""
+    """Print a table. A narrow terminal shows a constant `spare` column once, above the table; names break at dots."""
     filled = {title: [column(row) for row in rows] for title, column in columns.items()}
     once = {title: values[0] for title, values in filled.items() if title in spare and len(set(values)) == 1}
     if once and _width(filled) > console.width:
@@ -129,7 +129,7 @@ def _listed(console: Console, counts: Mapping[str, int], noun: str = "other reas
 
 
 def print_plan(console: Console, plan: Plan, title: str) -> None:
-    """What changes, the layers' geometry afterwards, what stays and why, and what was unclear."""
+    """Print the changes, the new geometry of the layers, the reasons of kept tensors, and the notes."""
     asked = described(plan)
     said = [f"{label} {inert(text, 60)}" for label, text in asked.items() if label != "selection"]
     said += [inert(asked["selection"], 200)] if "selection" in asked else []
@@ -148,14 +148,14 @@ def print_plan(console: Console, plan: Plan, title: str) -> None:
 
 
 def print_plans(console: Console, plans: Mapping[str, Plan], source: str) -> None:
-    """The plan of each component of a pipeline, or the only one, under the name of what it is for."""
+    """Print the plan of each component of a pipeline, or the only plan, under the name of the component."""
     for name, plan in plans.items():
         print_plan(console, plan, shown(f"{source.rstrip('/')}/{name}" if name else source, 400))
         console.print()
 
 
 def print_notes(console: Console, warnings: Sequence[str], limit: int | None = None) -> None:
-    """What was ambiguous, and the option that resolves it."""
+    """Print notes: each names an ambiguity and the option that resolves it."""
     for warning in warnings[:limit]:
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_row(Text("note:", style="yellow"), Text(inert(warning)))
@@ -165,7 +165,7 @@ def print_notes(console: Console, warnings: Sequence[str], limit: int | None = N
 
 
 def print_geometry(console: Console, plan: Plan) -> None:
-    """How the layers run afterwards, which the model that loads the weights has to know."""
+    """Print the new geometry of the layers; the model that loads the weights needs this geometry."""
     counts = Counter(
         f"{geometry_text(change.geometry)} -> {geometry_text(change.new_geometry)}"
         for change in plan.changed
@@ -177,14 +177,14 @@ def print_geometry(console: Console, plan: Plan) -> None:
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
-    """Bytes and memory of a conversion."""
+    """Print the output size and the memory of a conversion."""
     files = f" in {counted(len(estimate.files), 'file')}" if len(estimate.files) > 1 else ""
     memory = f"peak memory about {byte_size(estimate.peak_memory)}"
     _line(console, f"Output: {byte_size(estimate.output_bytes)}{files}; {memory}.")
 
 
 def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> None:
-    """A checkpoint from the outside; a pipeline component by component."""
+    """Print the contents of a checkpoint; for a pipeline, component by component."""
     if info.components:
         parts = f"pipeline of {counted(len(info.components), 'component')} with weights"
         _line(console, f"{title}: {parts}, {byte_size(info.nbytes)}, {info.parameters:,} parameters")

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def print_files(target: Console, done: Pushed) -> None:
-    """What goes, with its size, and what stays, with the reason."""
+    """Print the uploaded files with sizes, and the other files with reasons."""
     _listed(target, ("file", "size"), [(shown(name, 200), byte_size(size)) for name, size in done.files], right="size")
     target.print()
     if done.left:
-        _listed(target, ("stays", "since it is"), [(shown(name, 200), reason) for name, reason in done.left])
+        _listed(target, ("not uploaded", "reason"), [(shown(name, 200), reason) for name, reason in done.left])
         target.print()
     target.print(f"{done.repo}: {counted(len(done.files), 'file')}, {byte_size(done.nbytes)}; {inert(done.message)}")
 

@@ -15,7 +15,7 @@ from ..terminal import show
 
 
 def print_comparison(target: Console, result: dict[str, Any]) -> None:
-    """Errors by layer, then the whole network's beside that of doing nothing, then the scores if there are labels."""
+    """Print errors by layer, errors of the converted and of the untouched network, and scores if there are labels."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head, justify in (
         ("layer", "left"),

@@ -1,1 +1,1 @@
-"""What `rekernel verify` runs."""
+"""The work of `rekernel verify`."""

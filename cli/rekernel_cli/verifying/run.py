@@ -1,6 +1,6 @@
-"""What `rekernel verify` measures: two models built by the user's code, an input, errors by layer, accuracy.
+"""The measurement of `rekernel verify`: build two models by the user's code, and compare errors and accuracy.
 
-Knows torch and the library's torch adapter; prints nothing.
+Scope: torch and `rekernel.torch`. Not here: printing (see `tables.verify`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BATCH = 64
 
 
 def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], data: Path | None) -> dict[str, Any]:
-    """Everything `verify` reports, ready for JSON."""
+    """Return everything that `verify` reports, ready for JSON."""
     original, rescaled = _build(factory), _build(factory)
     _load_original(original, source)
     load(rescaled, converted)
@@ -66,7 +66,7 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Errors layer by layer as bars."""
+    """Draw the errors by layer as bars."""
     try:
         import matplotlib
     except ImportError:
@@ -79,7 +79,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.barh([shown(layer["name"], 60) for layer in layers], [layer["error"] for layer in layers], color="#0072b2")
     axes.axvline(result["error"], color="#d55e00", label="whole network")
     axes.invert_yaxis()
-    axes.set(xlabel="relative error of the reduced answer", title="Rescaled against original, layer by layer")
+    axes.set(xlabel="relative error of the reduced output", title="Rescaled against original, layer by layer")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -87,7 +87,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _load_original(model: nn.Module, source: str) -> None:
     try:
-        with open_source(source):  # which tells what another kind of file is
+        with open_source(source):  # raises with the kind of the file if it is not safetensors
             model.load_state_dict(load_file(local_path(source)))
     except FileNotFoundError:
         raise RekernelError(f"{shown(source, 400)}: no such file") from None
@@ -106,19 +106,19 @@ def _build(factory: str) -> nn.Module:
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise RekernelError(f"--model {shown(factory)}: {error}") from None
     if not callable(maker):
-        raise RekernelError(f"--model {shown(factory)}: is no class and no function")
+        raise RekernelError(f"--model {shown(factory)}: is neither a class nor a function")
     try:
-        with suppress(ValueError):  # a builtin without a signature; calling it will tell
+        with suppress(ValueError):  # a builtin without a signature; the call below shows whether it works
             inspect.signature(maker).bind()
     except TypeError as error:
         raise RekernelError(
-            f"--model {shown(factory)}: needs arguments ({shown(str(error))}); name a function without any that builds "
-            f"the model at its trained size"
+            f"--model {shown(factory)}: needs arguments ({shown(str(error))}); name a function without arguments "
+            f"that builds the model at the trained size"
         ) from None
     with running(f"--model {shown(factory)}"):
         made = maker()
     if not isinstance(made, nn.Module):
-        raise RekernelError(f"--model {shown(factory)}: gave {type(made).__name__}, no torch module")
+        raise RekernelError(f"--model {shown(factory)}: returned {type(made).__name__}, which is not a torch module")
     return made.eval()
 
 
@@ -130,7 +130,7 @@ def _import(place: str) -> ModuleType:
 
 
 def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...]) -> float | None:
-    """The error of doing nothing, where the original runs at the new size at all."""
+    """Return the error of the original at the new size, or None if the original does not run at that size."""
     try:
         return equivariance_error(model, model, x, size=size)
     except (RuntimeError, ValueError):
@@ -146,10 +146,12 @@ def _noise(shape: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
 
 
 def _data(path: Path, shape: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, NDArray[Any] | None]:
-    """Images as (N, C, *new) floats in 0..1 where they were integers, and labels if there are any."""
+    """Return images as (N, C, *new) floats, integers divided by 255, and the labels or None."""
     with np.load(path) as file:
         if "images" not in file:
-            raise RekernelError(f"{shown(str(path))}: has no array `images`, only {', '.join(map(shown, file.files))}")
+            raise RekernelError(
+                f"{shown(str(path))}: lacks an array `images`; it has {', '.join(map(shown, file.files))}"
+            )
         images, labels = file["images"], file.get("labels")
     channels = shape[0]
     if images.ndim == len(shape):
