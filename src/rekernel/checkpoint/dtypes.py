@@ -19,12 +19,12 @@ from ..errors import RekernelError
 class DType:
     """One dtype of the format, under the name that each library gives it.
 
-    name : as safetensors writes it
-    bits : of one element
-    numpy, torch, onnx : the library's own name; empty where the library has none
+    name : name that safetensors writes
+    bits : bits of one element
+    numpy, torch, onnx : name in that library; empty if the library has no such dtype, or stores it in other bytes
     taught : whether NumPy knows the dtype only after ml_dtypes was imported
-    computed : 'float' where weights of this dtype are resampled, 'rounded' where that needs a cast that rounds, empty
-        where the values cannot be computed with
+    computed : 'float' if weights of this dtype are resampled, 'rounded' if that needs a cast that rounds, empty if such
+        tensors are always kept
     """
 
     name: str
@@ -39,38 +39,41 @@ class DType:
 # The order is the reference's order of alignment: files are laid out from the last to the first.
 TABLE = (
     DType("BOOL", 8, "bool", "bool", "BOOL"),
-    DType("F4", 4),
-    DType("F6_E2M3", 6),
-    DType("F6_E3M2", 6),
+    DType("F4", 4, onnx="FLOAT4E2M1"),
+    DType("F6_E2M3", 6, onnx="FLOAT6E2M3"),
+    DType("F6_E3M2", 6, onnx="FLOAT6E3M2"),
     DType("U8", 8, "uint8", "uint8", "UINT8", computed="rounded"),
     DType("I8", 8, "int8", "int8", "INT8", computed="rounded"),
-    DType("F8_E5M2", 8, "float8_e5m2", "float8_e5m2", taught=True, computed="rounded"),
-    DType("F8_E4M3", 8, "float8_e4m3fn", "float8_e4m3fn", taught=True, computed="rounded"),
-    DType("F8_E8M0", 8, "float8_e8m0fnu", "float8_e8m0fnu", taught=True),
-    DType("F8_E4M3FNUZ", 8, torch="float8_e4m3fnuz"),
-    DType("F8_E5M2FNUZ", 8, torch="float8_e5m2fnuz"),
-    DType("I16", 16, "int16", "int16", computed="rounded"),
-    DType("U16", 16, "uint16", "uint16", computed="rounded"),
+    DType("F8_E5M2", 8, "float8_e5m2", "float8_e5m2", "FLOAT8E5M2", taught=True, computed="rounded"),
+    DType("F8_E4M3", 8, "float8_e4m3fn", "float8_e4m3fn", "FLOAT8E4M3FN", taught=True, computed="rounded"),
+    DType("F8_E8M0", 8, "float8_e8m0fnu", "float8_e8m0fnu", "FLOAT8E8M0", taught=True),
+    DType("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", "float8_e4m3fnuz", "FLOAT8E4M3FNUZ", taught=True),
+    DType("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float8_e5m2fnuz", "FLOAT8E5M2FNUZ", taught=True),
+    DType("I16", 16, "int16", "int16", "INT16", computed="rounded"),
+    DType("U16", 16, "uint16", "uint16", "UINT16", computed="rounded"),
     DType("F16", 16, "float16", "float16", "FLOAT16", computed="float"),
     DType("BF16", 16, "bfloat16", "bfloat16", "BFLOAT16", taught=True, computed="float"),
     DType("I32", 32, "int32", "int32", "INT32", computed="rounded"),
-    DType("U32", 32, "uint32", "uint32", computed="rounded"),
+    DType("U32", 32, "uint32", "uint32", "UINT32", computed="rounded"),
     DType("F32", 32, "float32", "float32", "FLOAT", computed="float"),
-    DType("C64", 64, "complex64", "complex64"),
+    DType("C64", 64, "complex64", "complex64", "COMPLEX64"),
     DType("F64", 64, "float64", "float64", "DOUBLE", computed="float"),
     DType("I64", 64, "int64", "int64", "INT64", computed="rounded"),
-    DType("U64", 64, "uint64", "uint64", computed="rounded"),
+    DType("U64", 64, "uint64", "uint64", "UINT64", computed="rounded"),
 )
-"""Every dtype of the format: the one list that all readers and writers ask."""
+"""Every dtype of the safetensors format: the one list that all readers and writers use."""
 
 DTYPE_BITS = {dtype.name: dtype.bits for dtype in TABLE}
 FLOATS = tuple(dtype.name for dtype in TABLE if dtype.computed == "float")
 """Dtypes whose weights are resampled, and from and to which `--dtype` casts. A float8 weight is left alone: it is
 quantised, with a scale elsewhere."""
 ROUNDED = tuple(dtype.name for dtype in TABLE if dtype.computed == "rounded")
-"""Dtypes that are computed with as floats where a cast is allowed. Truth values, complex and packed numbers are not."""
+"""Dtypes that are resampled as floats and rounded back, if a cast is allowed. Truth values, complex and packed numbers
+never are."""
 OF_TORCH = {dtype.torch: dtype.name for dtype in TABLE if dtype.torch}
-"""The format's name by torch's."""
+"""The safetensors name of each dtype of torch."""
+OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
+"""The safetensors name of each data type of ONNX."""
 _BY_NAME = {dtype.name: dtype for dtype in TABLE}
 
 _SPELLINGS = {

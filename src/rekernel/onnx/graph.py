@@ -29,7 +29,7 @@ try:
 except ImportError:  # pragma: no cover - the tests have it
     raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
 
-from ..checkpoint.dtypes import TABLE
+from ..checkpoint.dtypes import OF_ONNX
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
 
 LARGEST = (1 << 31) - (1 << 20)
@@ -37,7 +37,7 @@ LARGEST = (1 << 31) - (1 << 20)
 ASSUMED_SIZE = 64
 """Assumed number of pixels along an axis whose size the model leaves open; any multiple of the strides works."""
 
-_DTYPES = {onnx.TensorProto.DataType.Value(dtype.onnx): dtype.name for dtype in TABLE if dtype.onnx}
+_DTYPES: dict[int, str] = {n: OF_ONNX[own] for own, n in onnx.TensorProto.DataType.items() if own in OF_ONNX}
 _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # most values of a tensor of whole numbers that is not a weight
 _FEW = 16  # most values of another tensor that is not a weight: scales of a Resize, the value of a Pad
@@ -134,8 +134,7 @@ def dtype_name(kind: int) -> str:
     ('F32', 'STRING', '99')
     """
     kinds: Any = onnx.TensorProto.DataType
-    plain: dict[Any, str] = _DTYPES
-    return plain.get(kind) or (str(kinds.Name(kind)) if kind in kinds.values() else str(kind))
+    return _DTYPES.get(kind) or (str(kinds.Name(kind)) if kind in kinds.values() else str(kind))
 
 
 def read_proto(path: Path) -> Any:
