@@ -1,6 +1,6 @@
-"""The last line of a conversion: what reads the result, by what it is.
+"""Print the last line of a conversion: how to load the result.
 
-Knows the loaders of other projects by name; calls none.
+Scope: the names of other projects' loaders. Not here: calling them.
 """
 
 from __future__ import annotations

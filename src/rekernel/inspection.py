@@ -34,6 +34,7 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> import tempfile, numpy as np, safetensors.numpy as st
     >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
     >>> st.save_file({"w": np.zeros((2, 3), np.float32)}, path)

@@ -109,8 +109,9 @@ def convert(
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
 
-    Streams one piece of a tensor at a time; every byte that the plan does not change is copied. Equal source and
-    options give equal bytes. The recipe (plan, digests of the source) goes into the metadata under one key.
+    Streams one piece of a tensor at a time. Every byte that the plan does not change is copied. The recipe (plan,
+    digests of the source) goes into the metadata under one key. On one machine with the same versions, equal source and
+    options give equal bytes. On another machine the last place of a sum may differ.
 
     Parameters
     ----------

@@ -164,7 +164,7 @@ def test_what_is_pushed_runs_by_the_lines_of_its_card(hub, rekernel, name, parts
     written = "out.onnx" if place == "file" else "onnx/model.onnx"
     assert set(files) == {written, "README.md", ".gitattributes"}
     assert report["left"] == ([] if place == "file" else [
-        {"name": "onnx/notes.txt", "reason": "in a folder that is no part of the model"}
+        {"name": "onnx/notes.txt", "reason": "in a folder that is not part of the model"}
     ])  # fmt: skip
     local = tmp_path / "out.onnx" if place == "file" else tmp_path / "out" / "onnx" / "model.onnx"
     assert files[written].data == local.read_bytes()

@@ -67,7 +67,7 @@ def test_a_dry_run_lists_files_sizes_and_what_stays_and_asks_the_hub_nothing(hub
     assert sizes["README.md"] == len(report["card"].encode())
     assert {file["name"]: file["reason"] for file in report["left"]} == {
         ".env": "hidden", "__pycache__/x.pyc": "a cache or a log", "run.log": "a cache or a log",
-        "notes/x.txt": "in a folder that is no part of the model", "old.bin": "weights that were not rescaled",
+        "notes/x.txt": "in a folder that is not part of the model", "old.bin": "weights that were not rescaled",
     }  # fmt: skip
     assert report["dry_run"] and not report["url"] and f"me/{name}" not in hub.repos and hub.seen == []
     table = rekernel("push", "out", f"me/{name}", "--dry-run").stdout

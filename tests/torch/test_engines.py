@@ -132,9 +132,7 @@ def test_nearest_values_on_a_grid_are_copies(grid, dtype, scale):
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4), (8, 8, 3, 3, 3), (64, 32, 3, 3)], ids=str)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_nearest_whose_new_taps_lie_between_two_old_ones(dtype, shape):
-    """An odd kernel without phase: such a tap is the mean of two, in two axes a sum of four; so it is no copy."""
+    """An odd kernel without phase: such a tap is a mean of two, taken axis by axis: no order of sums matters."""
     w = np.random.default_rng(0).normal(size=shape).astype(dtype)
     assert (rk.kernel_operator(shape[-1], 2, "nearest") != 0).sum(axis=1).max() == 2
-    assert_ulps(rk.resample_conv(torch.tensor(w), 2, "nearest"), rk.resample_conv(w, 2, "nearest"))
-    one = w[:, :, 0] if len(shape) == 4 else w[:, :, 0, 0]
-    assert_bits(rk.resample_conv(torch.tensor(one), 2, "nearest"), rk.resample_conv(one, 2, "nearest"))
+    assert_bits(rk.resample_conv(torch.tensor(w), 2, "nearest"), rk.resample_conv(w, 2, "nearest"))

@@ -204,5 +204,5 @@ def test_a_dilated_convolution_is_planned_by_name_as_it_is_by_trace(
 
 def test_a_dilation_below_one_is_refused(tmp_path: Path) -> None:
     save_file(state(nn.Sequential(nn.Conv2d(3, 4, 3))), tmp_path / "in.safetensors")
-    with pytest.raises(rk.RekernelError, match="dilation of 0: 0 is no whole number of 1 or more"):
+    with pytest.raises(rk.RekernelError, match="dilation of 0: 0 is not a whole number of 1 or more"):
         rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=rk.Hints(dilation={"0": 0}))

@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all: a hidden partial file beside the destination, synced and renamed over it.
+"""Write files that appear whole or not at all: a hidden partial file is synced, then renamed to its destination.
 
-Knows bytes and the file system; nothing of what the bytes mean.
+Scope: bytes and the file system. Not here: what the bytes mean (see `checkpoint.writer`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What a denoiser's `config.json` says of rekernel, as far as a conversion has to know: that it says something.
+"""Find out whether the `config.json` of a denoiser holds an entry of rekernel.
 
-Knows one key of a JSON file; what the entry means is `diffusion.recorded`'s. Format: docs/recipe.md, "Guidance".
+Scope: one key of a JSON file. Not here: what the entry means (see `diffusion.pipelines.record`). Format:
+docs/recipe.md, "Guidance".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which checkpoints a folder holds, an index standing for its shards.
+"""Find the checkpoints in a folder; an index stands for its shards.
 
-Knows file names and what an index lists; no header is read.
+Scope: file names, and what an index lists. Not here: reading a header (see `checkpoint.header`).
 """
 
 from __future__ import annotations

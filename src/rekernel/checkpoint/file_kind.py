@@ -56,7 +56,7 @@ _FOREIGN = {
 
 
 def foreign_format(prefix: bytes) -> tuple[str | Option, ...]:
-    """What a file that is no safetensors file is instead, with the way out, as parts of a message; none if unknown."""
+    """What a file of another format is, with the way out, as parts of a message; none if that is unknown."""
     if is_pickle(prefix):
         what = "a torch pickle, not safetensors; convert it to safetensors, or pass "
         return what, ALLOW_PICKLE, " (tensors only)."

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: parsed strictly, written exactly as the reference implementation writes it.
+"""Parse the header of a safetensors file strictly, and write it exactly as the reference implementation does.
 
-Knows bytes, JSON and offsets; no array, no framework, and never the data behind the header.
-Stricter than the reference where a file means two things at once (duplicate keys) or nothing (unknown fields):
+Scope: bytes, JSON and offsets. Not here: arrays, frameworks and the data behind the header. The parser is stricter than
+the reference where a file has two meanings (duplicate keys) or a part without meaning (unknown fields):
 tests/hostile/README.md lists each case.
 """
 

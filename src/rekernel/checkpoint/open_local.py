@@ -1,6 +1,6 @@
-"""A path opened as the checkpoint that is there: a file, an index with its shards, or a folder with one of them.
+"""Open a path as the checkpoint that it is: a file, an index with its shards, or a folder with one of them.
 
-Knows which of these a path is; reading the tensors is the business of what it returns.
+Scope: which of these a path is. Not here: reading tensors (see `checkpoint.tensor_source`).
 """
 
 from __future__ import annotations

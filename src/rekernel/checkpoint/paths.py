@@ -1,7 +1,7 @@
-"""What lies in a folder, and stays in it: names, links and listings.
+"""Keep names, links and listings inside their folder.
 
-Knows folders alone, no format. A name out of a file, and a link in a folder, were chosen by whoever made them: either
-may lead anywhere, and is refused where it leads out.
+Scope: folders, of any format. Anyone may have chosen a name in a file or a link in a folder. Each is refused if it
+leads out of the folder.
 """
 
 from __future__ import annotations

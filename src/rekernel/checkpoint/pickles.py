@@ -1,7 +1,7 @@
-"""Pickled torch checkpoints read through torch's loader for tensors alone, and only where that was asked for.
+"""Read pickled torch checkpoints through torch's loader for tensors alone, and only if the caller allows it.
 
-Knows torch (imported when a file is opened, never before) and the interface of `checkpoint.TensorSource`.
-A pickle is a program. `weights_only=True` runs a small, fixed part of it; every other instruction is refused by torch.
+Scope: torch, imported when a file is opened and never before, and the interface `TensorSource`.
+A pickle is a program. `weights_only=True` runs a small, fixed part of it; torch refuses every other instruction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PickleCheckpoint:
     Attributes
     ----------
     tensors : dict of str to TensorInfo, laid out as a safetensors file of them would be
-    skipped : names of the entries that are no tensors (epoch, optimizer states, ...)
+    skipped : names of the entries that are not tensors (epoch, optimizer states, ...)
     shared : groups of names that share one storage; each is read in full, as files without sharing need it
     metadata, shards, index : empty, empty, None: a pickle has none
 

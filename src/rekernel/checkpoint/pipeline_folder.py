@@ -1,6 +1,6 @@
-"""A diffusers pipeline's folder: its components, their checkpoints and all other files.
+"""Read the folder of a diffusers pipeline: its components, their checkpoints and all other files.
 
-Knows model_index.json and folder names; no checkpoint is opened.
+Scope: model_index.json and the names of folders. Not here: opening checkpoints (see `checkpoint.open_local`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A diffusers folder: `index` is model_index.json, `files` all that is no component's checkpoint, relative."""
+    """A diffusers folder: `index` is model_index.json, `files` all but the components' checkpoints, relative."""
 
     path: Path
     index: dict[str, object]

@@ -1,7 +1,7 @@
-"""One safetensors file on the disk, which has to stay what it was when its header was read.
+"""One safetensors file on the disk. The file must stay as it was when its header was read.
 
-Knows a header, a file and plain reads; nothing of what a checkpoint makes of several. Nothing is mapped into memory: a
-file that shrinks under a map kills the process, a plain read comes back short and gets a message.
+Scope: a header, a file and plain reads. Not here: checkpoints of several files (see `checkpoint.tensor_source`). No
+file is mapped into memory: a file that shrinks under a map kills the process, and a plain read gives an error message.
 """
 
 from __future__ import annotations

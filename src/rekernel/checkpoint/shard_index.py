@@ -1,6 +1,7 @@
-"""Index files: which shard holds a tensor, what a pipeline is made of.
+"""Read index files: which shard holds a tensor, and which components a pipeline has.
 
-Knows their JSON, read as strictly as a header, and their names; no shard is opened here, no folder is listed.
+Scope: the JSON of an index, read as strictly as a header, and its names. Not here: opening shards (see
+`checkpoint.open_local`).
 """
 
 from __future__ import annotations

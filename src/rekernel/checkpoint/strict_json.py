@@ -102,7 +102,7 @@ def _no_constant(token: str) -> NoReturn:
 def _integer(digits: str) -> int | float:
     if len(digits) > 20:
         raise _FaultError(f"a number of {len(digits)} digits overflows 64 bits, in a value")
-    return -0.0 if digits == "-0" else int(digits)  # as the reference: -0 is no size
+    return -0.0 if digits == "-0" else int(digits)  # as the reference: -0 is not a size
 
 
 def _check_text(value: object) -> None:

@@ -1,7 +1,6 @@
-"""Open checkpoints: tensors by name out of one file or several, listed first and read when asked for.
+"""Open checkpoints: list the tensors of one or several files by name, and read a tensor when it is asked for.
 
-Knows shards that are already read; not how a path becomes one (`opening`), and nothing of arrays or of what a tensor
-means.
+Scope: shards whose headers are read already. Not here: how a path becomes a checkpoint (see `checkpoint.open_local`).
 """
 
 from __future__ import annotations

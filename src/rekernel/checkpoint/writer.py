@@ -1,6 +1,7 @@
-"""A safetensors file whose tensors are streamed to their offsets, in any order and in pieces.
+"""Write a safetensors file whose tensors are streamed to their offsets, in any order and in pieces.
 
-Knows headers and coverage; that the file appears whole or not at all is `atomic`'s.
+Scope: the header, and which bytes were written. Not here: that the file appears whole or not at all (see
+`checkpoint.atomic_file`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a conversion reads and where it may write: components, destinations, and the files beside the weights.
+"""Decide where a conversion may write, and which files lie beside the weights.
 
-Knows paths and names of files; writes nothing.
+Scope: paths and names of files. Not here: writing (see `conversion.run`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Digests of a source's files, computed while they are converted, for the recipe.
+"""Compute digests of a source's files while they are converted; the recipe stores them.
 
-Knows files and hashing.
+Scope: files and hashing. Not here: what the recipe says about them (see `plan.recipe`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a conversion needs of a repository on the Hub, and its download: the weights that are rescaled or kept, the
-small files beside them, and none of the same weights in other formats.
+"""Decide which files of a Hub repository a conversion needs, and download them.
 
-Knows which files a conversion reads and copies; how they come is the client's.
+Needed are the weights that are rescaled or kept, and the small files beside them. The same weights in other formats are
+not downloaded.
+Scope: which files. Not here: how a file comes (see `sources.hub_place`).
 """
 
 from __future__ import annotations

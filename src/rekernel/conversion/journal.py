@@ -1,6 +1,7 @@
-"""What an interrupted conversion of several files had finished: a list in the destination, gone once all is done.
+"""List the files that an interrupted conversion had finished. The list lies in the destination until all is done.
 
-Knows names, sizes and times. A file whose stamp is still the one in the list was written by us and not touched since.
+Scope: names, sizes and times. A file whose size and time are still those in the list was written by the conversion and
+was not changed since.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The metadata that image people's tools read: Stability's ModelSpec, of which a conversion changes the resolution.
+"""Update the metadata that image tools read: in Stability's ModelSpec a conversion changes the resolution.
 
-Knows metadata keys and their spelling; no tensors. Everything else in a file's metadata stays as it is.
+Scope: metadata keys and their spelling. Everything else in the metadata stays as it is. Not here: tensors.
 """
 
 from __future__ import annotations

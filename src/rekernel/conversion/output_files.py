@@ -1,6 +1,6 @@
-"""Which files a conversion writes: names, the tensors in each, and the index that binds them.
+"""Decide which files a conversion writes: their names, the tensors in each, and the index that lists them.
 
-Knows plans, shards and sizes; writes nothing.
+Scope: plans, shards and sizes. Not here: writing (see `conversion.run`).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def arrange(source: TensorSource, tensors: Iterable[OutputTensor], name: str, ma
         )
         return Outputs(files, "".join(split_name(source.path.name)), source.path.name)
     if max_shard_size < 1:
-        raise RekernelError(f"max_shard_size={max_shard_size} is no number of bytes to put in a file")
+        raise RekernelError(f"max_shard_size must be at least 1 byte, got {max_shard_size}")
     stem, variant = split_name(source.path.name)
     full = stem + variant
     packs = list(_packed(tensors, max_shard_size))

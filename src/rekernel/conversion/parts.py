@@ -16,7 +16,7 @@ DEFAULT_COMPONENTS = ("unet",)
 
 
 def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
-    """What to convert in `source`, by component name; '' for a checkpoint that is no pipeline."""
+    """What to convert in `source`, by component name; '' for a checkpoint that is not a pipeline."""
     pipeline = find_pipeline(source)
     where = shown_path(source)
     if pipeline is None:

@@ -19,7 +19,7 @@ class Report:
     files : the files written or taken over, in order
     bytes_written : without what was taken over
     tensors_changed, tensors_kept : counts
-    plans : by component; '' for a checkpoint that is no pipeline
+    plans : by component; '' for a checkpoint that is not a pipeline
     resumed : files that an earlier run had finished
     skipped : weights in other formats, not copied since they would still be the old ones
     notes : what a configuration beside the weights cannot say of them

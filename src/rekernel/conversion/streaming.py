@@ -1,7 +1,8 @@
-"""The engine: tensors from a source through their changes into a writer, a few pieces at a time on every core.
+"""Stream tensors from a source through their changes into a writer, a few pieces at a time on every core.
 
-Knows pieces of work and threads; what a change does is `changes`', where bytes go is `writer`'s. NumPy computes: reads,
-matrix products, casts and writes all let go of the interpreter, so threads are enough.
+Scope: pieces of work and threads. Not here: what a change does (see `plan.changes`), nor where bytes go (see
+`checkpoint.writer`). NumPy computes. Its reads, matrix products, casts and writes release the interpreter's lock, so
+threads are enough.
 """
 
 from __future__ import annotations

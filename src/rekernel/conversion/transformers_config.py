@@ -1,7 +1,7 @@
-"""The configuration of a transformers model whose weights were rescaled, where it can say what changed.
+"""Update the configuration of a transformers model after its weights were rescaled.
 
-Knows config.json and preprocessor_config.json and the kinds of model whose modules are built from patch and image
-size alone; what it cannot express is left alone, with a note. No tensors.
+Scope: config.json and preprocessor_config.json, for models whose modules are built from patch size and image size
+alone. What these files cannot express stays as it is, and a note says so. Not here: tensors.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         changed["patch_size"] = _alike(config["patch_size"], [g.kernel for g in patches[0].new_geometry])
     size = _pair(config.get("image_size"))
     if size is None:
-        raise RekernelError("its image_size is no size")
+        raise RekernelError("its image_size is not a size")
     new = [new_size(n, s, exact=True, what=f"its image_size {size}") for n, s in zip(size, scales, strict=True)]
     changed["image_size"] = _alike(config["image_size"], new)
     return changed

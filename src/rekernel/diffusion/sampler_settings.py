@@ -76,7 +76,10 @@ class SamplerSettings:
 
     def _described(self) -> str:
         """The arguments that make these settings, for a repr."""
-        return f"scale={scale_text(self.scale)}"
+        scale = self.scale
+        if isinstance(scale, tuple) and len(scale) == 2 and scale[0] == scale[1]:
+            scale = scale[0]  # one number for an image; a video needs all three, since one alone leaves the frames
+        return f"scale={scale_text(scale)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._described()})"

@@ -1,6 +1,6 @@
-"""The model card of a rescaled model: what it is, how it was made, how it is loaded, and what nobody promises.
+"""Write the model card of a rescaled model: what it is, how it was made, how to load it, and what was not tested.
 
-Knows the client's `ModelCard` and `ModelCardData`. Every name that comes from a file is escaped.
+Scope: the client's `ModelCard` and `ModelCardData`. Every name that comes from a file is escaped.
 """
 
 from __future__ import annotations

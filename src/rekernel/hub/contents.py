@@ -1,6 +1,6 @@
-"""What may be uploaded: the files that a conversion wrote or copied, and why others stay.
+"""Decide which files are uploaded: those that a conversion wrote or copied. Every other file stays, with a reason.
 
-Knows folders and recipes; nothing of the network.
+Scope: folders and recipes. Not here: the network (see `hub.upload`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Payload:
     """A converted file or folder, ready to be uploaded.
 
     files : the file of each name in the repository
-    recipes : how each component was rescaled, by its folder's name; '' for a checkpoint that is no pipeline
+    recipes : how each component was rescaled, by its folder's name; '' for a checkpoint that is not a pipeline
     checkpoints : names of the rescaled files
     left : what stays, and why
     configs : config.json of each entry of `recipes`; empty where there is none
@@ -138,7 +138,7 @@ def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converte
     if file in rescaled:
         return ""
     if folder and (pipeline is None or folder not in pipeline.components):
-        return "in a folder that is no part of the model"
+        return "in a folder that is not part of the model"
     if file.name.endswith(OTHER_WEIGHTS) and (pipeline is None or not folder or folder in converted):
         return "weights that were not rescaled"
     return ""

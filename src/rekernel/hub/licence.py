@@ -1,6 +1,6 @@
-"""Licence and kind of the model that was rescaled, from the card of its source, and what they mean for publishing.
+"""Read the licence and the kind of the original model from its card, and say what they mean for publishing.
 
-Knows the front matter of a card, which is whatever somebody wrote there: every value is checked before it is used.
+Scope: the front matter of a card. Anyone may have written it, so every value is checked before use.
 """
 
 from __future__ import annotations

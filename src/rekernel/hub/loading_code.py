@@ -1,6 +1,6 @@
-"""The lines that load a pushed model, chosen by what it is: pasted as they are, they work.
+"""Write the lines that load a pushed model. They work as they are pasted.
 
-Knows configs and plans. Names out of a config become code only where they are plain identifiers.
+Scope: configs and plans. A name out of a config becomes code only if it is a plain identifier.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a card says of a pipeline that is sampled above its trained size as its folder records.
+"""Say in a card how a pipeline is sampled above its trained size, as its folder records it.
 
-Knows `Recorded`; its options come from a file, so that every one is escaped.
+Scope: recorded guidance and kernels. Their options come from a file, so each one is escaped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One commit that publishes a converted model: files, card, message, guarded by the commit it is built on.
+"""Publish a converted model in one commit: files, card and message, guarded by the commit that it is built on.
 
-Knows the order of things and the client's calls. The client uploads, resumes, retries and shows progress.
+Scope: the order of calls to the Hub's client. The client uploads, resumes, retries and shows progress.
 """
 
 from __future__ import annotations

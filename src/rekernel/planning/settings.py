@@ -71,7 +71,7 @@ class Hints:
             select(names, getattr(self, field_.name), field_.name)
         for pattern, dilation in self.dilation.items():
             if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
-                raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is no whole number of 1 or more")
+                raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is not a whole number of 1 or more")
 
 
 @dataclass(frozen=True)

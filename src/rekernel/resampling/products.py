@@ -66,14 +66,31 @@ def dtype_name(w: Any) -> str:
 
 
 def _steps(matrices: dict[int, Matrix], middle: tuple[int, ...]) -> list[Step]:
-    """Kronecker product of all matrices where every axis has a small one; else axis by axis, shrinking axes first."""
-    if len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS:
+    """Kronecker product of all matrices where every axis has a small one; else axis by axis, shrinking axes first.
+
+    Means of two taps go axis by axis as well: a sum of two terms is the same in any order, and every engine gives the
+    same bits. The Kronecker product would add four terms or more, in the order of the engine.
+    """
+    few = len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS
+    if few and not any(map(_takes_means_of_two, matrices.values())):
         product: Matrix = np.ones((1, 1))
         for axis in range(len(middle)):
             product = np.asarray(np.kron(product, matrices[axis]), dtype=np.float64)
         return [(0, len(middle), tuple(len(matrices[axis]) for axis in range(len(middle))), product)]
     by_growth = sorted(matrices, key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
     return [(axis, 1, (len(matrices[axis]),), matrices[axis]) for axis in by_growth]
+
+
+def _takes_means_of_two(matrix: Matrix) -> bool:
+    """Whether rows have one or two entries, some of them two, and every entry is a power of two.
+
+    Examples
+    --------
+    >>> _takes_means_of_two(np.array([[0.5, 0.5], [0.0, 1.0]])), _takes_means_of_two(np.eye(2))
+    (True, False)
+    """
+    entries = matrix[matrix != 0]
+    return int((matrix != 0).sum(axis=1).max(initial=0)) == 2 and bool((np.abs(np.frexp(entries)[0]) == 0.5).all())
 
 
 def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:

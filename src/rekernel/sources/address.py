@@ -1,6 +1,7 @@
-"""Addresses on the Hugging Face Hub: `hf://org/name[@revision][/folder or file]`, and which text is one.
+"""Read addresses on the Hugging Face Hub: `hf://org/name[@revision][/folder or file]`.
 
-Knows the grammar alone: no client, no network, and of the local disk only whether a path is there.
+Scope: the grammar of an address, and whether a local path exists. Not here: the client and the network (see
+`sources.hub_client`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def address_of(source: StrPath) -> Address | None:
     """The address that `source` is; None for a path.
 
     Without `hf://`, exactly `org/name` is one if nothing of that name is on the disk, no folder `org` is, and it does
-    not end like a file: a mistyped path is no reason to ask a server.
+    not end like a file: a mistyped path must not make rekernel ask a server.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ def _parsed(text: str, whole: str) -> Address:
     if not is_repo(f"{organisation}/{name}"):
         raise RekernelError(f"{shown(whole)}: no repository can be called that; {_FORM}.")
     if rest and plain_parts(rest) is None:
-        raise RekernelError(f"{shown(whole)}: its place inside the repository is no plain path; {_FORM}.")
+        raise RekernelError(f"{shown(whole)}: its place inside the repository is not a plain path; {_FORM}.")
     return Address(f"{organisation}/{name}", revision, rest)
 
 

@@ -1,6 +1,6 @@
-"""The Hub's client, imported when it is needed, and its errors in one line that says what to do.
+"""Import the Hub's client when it is needed, and turn its errors into one line that says what to do.
 
-Knows huggingface_hub and its exceptions; nothing of checkpoints. The client decides everything about endpoints
+Scope: huggingface_hub and its exceptions. Not here: checkpoints. The client itself decides about endpoints
 (HF_ENDPOINT), tokens (HF_TOKEN, `hf auth login`), offline mode (HF_HUB_OFFLINE), caching and retries.
 """
 

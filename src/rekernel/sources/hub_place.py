@@ -1,8 +1,8 @@
-"""Where a source lies: on the disk, or on the Hub with a stand-in on the disk that holds headers and no weights.
+"""A place on the Hub: a stand-in on the disk that holds the headers of a repository's files, and not their weights.
 
-Knows folders, listings and headers; what a conversion needs of them is for `conversion.downloads`. A stand-in has the
-repository's own names, so that whatever is said about a folder is said about a repository by the same code. Data that
-was not fetched is not there: reading it is an error, never zeros.
+Scope: folders, listings and headers. Not here: what a conversion needs of them (see `conversion.downloads`). The
+stand-in has the names of the repository, so that the code for folders works for repositories too. Reading data that was
+not fetched is an error; it never gives zeros.
 """
 
 from __future__ import annotations
