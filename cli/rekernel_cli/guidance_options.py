@@ -72,7 +72,7 @@ def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | No
     if word == "none":
         return None
     layers: Any = list(planning.raw["include"]) or planning.raw["preset"] or "inner"
-    found = {"layers": layers, "method": planning.raw["method"]}
+    found = {"layers": layers, "method": planning.method}
     return {**found, "until": until} if until != 1 else found
 
 

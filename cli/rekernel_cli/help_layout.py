@@ -5,7 +5,7 @@ Scope: click. Not here: the commands and their options (see `main`, `options`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,13 +18,28 @@ _OPTION_COLUMN = 30
 _EVERYTHING = "rekernel.help-all"  # key in the meta of a context: list rare options too
 
 
+Help = str | Callable[[], str]
+"""A text for the help, or a function that returns the text when the help is shown."""
+
+
 class GroupedOption(click.Option):
     """An option listed under the heading `group`; only --help-all lists a `rare` option."""
 
     def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
+        text = kwargs.pop("help", None)  # click would take a function for a text
         super().__init__(*args, **kwargs)
         self.group = group
         self.rare = rare
+        self.help = text
+
+    @property
+    def help(self) -> str | None:
+        """The text, which a function may look up only now."""
+        return self._text() if callable(self._text) else self._text
+
+    @help.setter
+    def help(self, text: Help | None) -> None:
+        self._text = text
 
 
 class GroupedCommand(click.Command):

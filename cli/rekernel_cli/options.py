@@ -1,7 +1,7 @@
 """The options that several commands share, and their translation to keyword arguments of the library.
 
-Scope: one declaration per option, and the names of the library's arguments. From the library, only lists of names are
-imported here. Not here: parsing of values (see `values`).
+Scope: one declaration per option, and the names of the library's arguments. Not here: parsing of values (see `values`),
+and the lists of names that the library has (see `names`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rekernel.resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS
-
-from . import values
-from .help_layout import GroupedOption
+from . import names, values
+from .help_layout import GroupedOption, Help
 
 if TYPE_CHECKING:
     from rekernel.planning.settings import PlanningOptions
 
 Command = Callable[..., Any]
-_ON_GRIDS_ALONE = tuple(method for method in GRID_METHODS if method not in KERNEL_METHODS)
 
 RESAMPLING = "Resampling"
 SELECTION = "Selection (PATTERN is a glob, or re:REGEX; repeatable)"
@@ -35,13 +32,18 @@ _HINTS = ("linear_grid", "output_grid", "order", "stride", "dilation", "padding"
 _SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # these do not change a ready plan
 
 
-def option(*names: str, group: str, **settings: Any) -> Callable[[Command], Command]:
-    """Like `click.option`, listed under the heading `group`."""
-    return click.option(*names, cls=GroupedOption, group=group, **settings)
+def option(*spellings: str, group: str, **settings: Any) -> Callable[[Command], Command]:
+    """Like `click.option`, listed under the heading `group`; `help` may be a function that returns the text."""
+    return click.option(*spellings, cls=GroupedOption, group=group, **settings)
+
+
+def _completed(known: Callable[[], Sequence[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return a function that completes a name in the shell, among those that `known` returns."""
+    return lambda _ctx, _param, begun: [name for name in known() if name.startswith(begun)]
 
 
 def _repeated(
-    name: str, kind: Callable[[str], Any], metavar: str, text: str, *, rare: bool = False
+    name: str, kind: Callable[[str], Any], metavar: str, text: Help, *, rare: bool = False
 ) -> Callable[[Command], Command]:
     return option(name, group=UNSEEN, type=kind, multiple=True, metavar=metavar, help=text, rare=rare)
 
@@ -53,16 +55,21 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
            help="Size of the trained image, as 512x512; with --to, instead of --scale."),
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
            help="Size of the image to run at, as 1024x768; with --from."),
-    option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", default="optimal", show_default=True,
-           help=f"{', '.join(KERNEL_METHODS)}; on grids also {', '.join(_ON_GRIDS_ALONE)}."),
-    option("--gain", group=RESAMPLING, type=click.Choice(GAINS), default="dc", show_default=True,
-           help="dc keeps the response to constants; ratio divides by the scale; none does neither."),
+    option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", shell_complete=_completed(names.methods),
+           help=lambda: f"{names.methods_by_use()}. Default: {names.default('method')}."),
+    option("--gain", group=RESAMPLING, type=values.choice(names.gains), metavar="GAIN",
+           shell_complete=_completed(names.gains),
+           help=lambda: "dc keeps the response to constants; ratio divides by the scale; none does neither. "
+                        f"Default: {names.default('gain')}."),
     option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
-           help="Taps per axis: a number, full or same-extent. Default: same-extent for optimal, else full."),
+           help=lambda: f"Taps per axis: a number, {' or '.join(names.taps_rules())}. "
+                        "Default: same-extent for optimal, else full."),
     option("--cubic-a", "a", group=RESAMPLING, rare=True, type=values.number, metavar="A",
-           help="Parameter a of the cubic filter (Keys). Default: -0.5; PyTorch uses -0.75."),
+           help=lambda: f"Parameter a of the cubic filter (Keys). Default: {names.default('a'):g}; "
+                        "PyTorch uses -0.75."),
     option("--smoothness", group=RESAMPLING, rare=True, type=values.number, metavar="X",
-           help="Weight of aliases for the optimal method, 0 to 1. Default: 0.01."),
+           help=lambda: "Weight of aliases for the optimal method, 0 to 1. "
+                        f"Default: {names.default('smoothness'):g}."),
     option("--preset", group=SELECTION, metavar="NAME",
            help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
@@ -70,14 +77,13 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Keep these tensors unchanged."),
     option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,
            metavar="PATTERN:K=V,...",
-           help="Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is scale, "
-                "method, taps, gain, a or smoothness."),
+           help=f"Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is one of "
+                f"{', '.join(values.SETTINGS)}."),
     _repeated("--linear-grid", values.hint(values.grid, "--linear-grid fc1=512,7,7"), "NAME=C,H,W",
               "Channels and size of the grid that the linear layer reads flattened.", rare=True),
     _repeated("--output-grid", values.hint(values.grid, "--output-grid head=3,16,16"), "NAME=C,H,W",
               "Channels and size of the grid that the linear layer writes; the bias is rescaled too.", rare=True),
-    _repeated("--order", values.hint(values.choice("channels-first", "channels-last"), "--order fc1=channels-last",
-                                     bare=True), "NAME=ORDER",
+    _repeated("--order", values.hint(values.choice(names.orders), "--order fc1=channels-last", bare=True), "NAME=ORDER",
               "Order of the flattened grid: channels-first (the default) or channels-last.", rare=True),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
               "Stride of the convolution, where the family does not define the stride.", rare=True),
@@ -87,7 +93,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
               "Padding of the convolution, or left,right. Default: dilation*(k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
               "Axes of the weight. Default: OIHW. HWIO without NAME applies to every tensor.", rare=True),
-    _repeated("--mode", values.hint(values.choice("absorb", "supersample"), "--mode conv1=absorb", bare=True),
+    _repeated("--mode", values.hint(values.choice(names.modes), "--mode conv1=absorb", bare=True),
               "[NAME=]MODE", "Mode of the layer. absorb: its stride grows; supersample: its output grows.", rare=True),
     option("--component", group=INPUT, multiple=True, metavar="NAME",
            help="Component of a pipeline to rescale. Default: unet."),
@@ -113,6 +119,11 @@ class Planning:
 
     typed: tuple[str, ...]
     raw: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The requested method, or the library's default."""
+        return str(self.raw["method"] or names.default("method"))
 
     @property
     def components(self) -> list[str] | None:

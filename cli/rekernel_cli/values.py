@@ -1,20 +1,19 @@
 """Parse the values of options: scales, sizes, byte counts, dtypes, hints, overrides, seeds and classes.
 
 Each function takes the typed text and returns a value, or raises `click.BadParameter` with the text and an example.
+The lists of names are those of the library, which is imported when such a value is parsed and not before.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from rekernel.checkpoint.dtypes import FLOATS, target_dtype
-from rekernel.errors import RekernelError
-from rekernel.resampling.methods import ALIASES, ALL_METHODS, GAINS, TAPS_RULES
+from . import names
 
 Scale = float | tuple[float, ...]
 
@@ -74,10 +73,11 @@ def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ..
 
 def taps(text: str) -> int | str:
     """Parse a number of taps, 'full' or 'same-extent'."""
-    if text in TAPS_RULES:
+    if text in names.taps_rules():
         return text
     if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is not a number of taps; give a number such as 7, or full, or same-extent")
+        words = ", or ".join(names.taps_rules())
+        raise click.BadParameter(f"{text!r} is not a number of taps; give a number such as 7, or {words}")
     return int(text)
 
 
@@ -105,6 +105,9 @@ def dtype(text: str) -> str:
     >>> dtype("bf16"), dtype("torch.float16")
     ('BF16', 'F16')
     """
+    from rekernel.checkpoint.dtypes import FLOATS, target_dtype
+    from rekernel.errors import RekernelError
+
     try:
         return target_dtype(text.removeprefix("torch."))
     except RekernelError:
@@ -113,8 +116,13 @@ def dtype(text: str) -> str:
 
 def method(text: str) -> str:
     """Parse the name of a method."""
-    if text not in ALL_METHODS and text not in ALIASES:
-        raise click.BadParameter(f"{text!r} is not a method; choose from {', '.join(ALL_METHODS)}")
+    from rekernel.errors import RekernelError
+    from rekernel.resampling.methods import canonical_method
+
+    try:
+        canonical_method(text, names.methods())
+    except RekernelError:
+        raise click.BadParameter(f"{text!r} is not a method; choose from {', '.join(names.methods())}") from None
     return text
 
 
@@ -159,12 +167,12 @@ def padding(text: str) -> int | tuple[int, int]:
     return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
-def choice(*names: str) -> Callable[[str], str]:
-    """Return a parser that accepts only `names`."""
+def choice(known: Callable[[], Sequence[str]]) -> Callable[[str], str]:
+    """Return a parser that accepts only the names that `known` returns."""
 
     def parse(text: str) -> str:
-        if text not in names:
-            raise click.BadParameter(f"{text!r} is not one of {', '.join(names)}")
+        if text not in known():
+            raise click.BadParameter(f"{text!r} is not one of {', '.join(known())}")
         return text
 
     return parse
@@ -203,11 +211,11 @@ def hint(parse: Callable[[str], Any], example: str, *, bare: bool = False) -> Ca
     return parse_hint
 
 
-_SETTINGS: dict[str, Callable[[str], Any]] = {
+SETTINGS: dict[str, Callable[[str], Any]] = {
     "scale": scale,
     "method": method,
     "taps": taps,
-    "gain": choice(*GAINS),
+    "gain": choice(names.gains),
     "a": number,
     "smoothness": number,
 }
@@ -226,13 +234,13 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
     for setting in settings.split(","):
         key, equals, value = setting.partition("=")
         key = key.strip()
-        if not pattern or not equals or key not in _SETTINGS or key in values:
+        if not pattern or not equals or key not in SETTINGS or key in values:
             raise click.BadParameter(
                 f"{text!r} is not PATTERN:NAME=VALUE,...; for example, write 'layer1.*:method=cubic,taps=7' "
-                f"with each of {', '.join(_SETTINGS)} at most once"
+                f"with each of {', '.join(SETTINGS)} at most once"
             )
         try:
-            values[key] = _SETTINGS[key](value.strip())
+            values[key] = SETTINGS[key](value.strip())
         except click.BadParameter as error:
             raise click.BadParameter(f"{text!r}: {key}: {error.message}") from None
     return pattern, values

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from .methods import KEYS_A, SMOOTHNESS
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
 
+Order = Literal["channels-first", "channels-last"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+"""The orders in which a grid is flattened: C,H,W and H,W,C."""
 _SPATIAL = "DHW"
 
 
@@ -261,8 +264,8 @@ def flattened_grid(
     >>> flattened_grid(48, (3, 4, 4), (3, 8, 8), "channels-last")
     ((4, 4, 3), (8, 8, 3), 0)
     """
-    if order not in ("channels-first", "channels-last"):
-        raise RekernelError(f"order={order!r} is neither 'channels-first' nor 'channels-last'")
+    if order not in ORDERS:
+        raise RekernelError(f"order={order!r} is not one of {', '.join(ORDERS)}")
     old, new = tuple(grid), tuple(new_grid)
     if len(old) < 2 or len(old) != len(new) or old[0] != new[0]:
         raise RekernelError(
