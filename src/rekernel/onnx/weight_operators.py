@@ -115,7 +115,9 @@ def _set_pads(at: GraphPass, index: int, pads: list[int]) -> None:
 
 
 def _mode(at: GraphPass, weight: str, role: Role) -> Mode:
-    return at.asked.mode(weight) or default_mode(role, _network(at))
+    # Looking through all nodes for every convolution would take time quadratic in the size of the graph.
+    network = _network(at) if role is Role.READS_IMAGE else Network()
+    return at.asked.mode(weight) or default_mode(role, network)
 
 
 def _network(at: GraphPass) -> Network:
