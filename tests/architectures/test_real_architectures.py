@@ -14,7 +14,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from rekernel import convert, inspect, plan_checkpoint, pool_geometry, resample_conv
-from rekernel.checkpoint.header import read_header
+from rekernel.checkpoint.shard import shard_of_file
 from rekernel.checkpoint.writer import StreamingWriter
 
 from ..numeric import assert_bits, assert_ulps
@@ -294,7 +294,7 @@ def test_stable_diffusion_at_full_size_converts_in_little_memory(config, shards,
 
 def check_samples(source, target, plan):
     """A few tensors, small and large, against the library."""
-    home = {name: path.name for path in source.glob("*.safetensors") for name in read_header(path).tensors}
+    home = {name: path.name for path in source.glob("*.safetensors") for name in shard_of_file(path).header.tensors}
     changed = sorted(plan.changed, key=lambda c: int(np.prod(c.shape)))
     kept = next(c for c in plan.changes if c.kept and len(c.shape) == 2)
     for change in (changed[0], changed[len(changed) // 2], changed[-1], kept):

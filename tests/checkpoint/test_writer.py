@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 
 from rekernel.checkpoint.atomic_file import check_free_space, copy_atomic, write_atomic
-from rekernel.checkpoint.header import read_header
+from rekernel.checkpoint.shard import shard_of_file
 from rekernel.checkpoint.writer import StreamingWriter
 from rekernel.errors import CheckpointError
 
@@ -134,7 +134,7 @@ def test_writing_outside_the_block_is_refused(tmp_path):
 def test_no_tensors_make_a_file_of_a_header(tmp_path):
     with StreamingWriter(tmp_path / "x", [], {}):
         pass
-    assert read_header(tmp_path / "x").tensors == {}
+    assert shard_of_file(tmp_path / "x").header.tensors == {}
 
 
 def test_the_mode_follows_the_umask_even_over_a_stale_partial_file(tmp_path):
@@ -262,7 +262,7 @@ def test_two_runs_of_one_destination_do_not_collide(tmp_path):
         with pytest.raises(CheckpointError, match="another run is writing it right now"):
             write_atomic(tmp_path / "x", b"ours")
         other.communicate("go\n")
-    assert read_header(tmp_path / "x").data_size == 1
+    assert sum(info.nbytes for info in shard_of_file(tmp_path / "x").header.tensors.values()) == 1
     with subprocess.Popen([*command[:-1], str(tmp_path / "y")], **pipes) as killed:
         assert killed.stdout.readline() == "open\n"
         killed.send_signal(signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_a_placeholder_is_replaced_once_the_value_is_known(tmp_path):
             with pytest.raises(CheckpointError, match=words):
                 writer.replace_placeholder(old, new)
         writer.replace_placeholder(placeholder.encode(), digest.encode())
-    assert read_header(tmp_path / "x").metadata == {"source": digest}
+    assert shard_of_file(tmp_path / "x").header.metadata == {"source": digest}
 
 
 def test_free_space_is_checked_before_anything_is_written(tmp_path):

@@ -12,7 +12,8 @@ import safetensors
 import safetensors.numpy
 
 from rekernel import Hints, Plan, Recipe, RekernelError, convert, estimate, inspect, plan_checkpoint, resample_conv
-from rekernel.checkpoint.header import build_header, read_header
+from rekernel.checkpoint.header import build_header
+from rekernel.checkpoint.shard import shard_of_file
 
 torch = pytest.importorskip("torch")
 import safetensors.torch as st  # noqa: E402 - needs torch
@@ -61,7 +62,7 @@ def source(tmp_path):
 
 def raw(path):
     """Bytes of every tensor, read without any of our code but the header's."""
-    header, data = read_header(path), path.read_bytes()
+    header, data = shard_of_file(path).header, path.read_bytes()
     return {i.name: data[header.data_start + i.start : header.data_start + i.end] for i in header.tensors.values()}
 
 
@@ -123,7 +124,7 @@ def json_header(data):
 def test_metadata_and_keys_are_kept_exactly_and_one_entry_is_added(source, tmp_path):
     path, target = source(), tmp_path / "out.safetensors"
     convert(path, target, scale=2)
-    header = read_header(target)
+    header = shard_of_file(target).header
     assert {k: v for k, v in header.metadata.items() if k != "rekernel"} == METADATA
     assert set(header.tensors) == set(network())
     recipe = Recipe.from_json(header.metadata["rekernel"])
@@ -139,7 +140,7 @@ def test_metadata_and_keys_are_kept_exactly_and_one_entry_is_added(source, tmp_p
 def test_a_file_without_metadata_gets_the_recipe_and_the_format_it_was_taken_for(source, tmp_path):
     # transformers takes a file without metadata for PyTorch's, and refuses one with metadata but no format.
     convert(source(metadata=None), tmp_path / "out.safetensors", scale=2)
-    metadata = read_header(tmp_path / "out.safetensors").metadata
+    metadata = shard_of_file(tmp_path / "out.safetensors").header.metadata
     assert sorted(metadata) == ["format", "rekernel"]
     assert metadata["format"] == "pt"
 
@@ -185,7 +186,7 @@ def test_dtype_casts_every_float_once_and_nothing_else(before, spelling, source,
         exact = before != "float64"
         rtol = 0 if exact else torch.finfo(wanted).eps
         torch.testing.assert_close(out[name], expected.to(wanted), rtol=rtol, atol=0 if exact else 1e-7)
-    recipe = Recipe.from_json(read_header(target).metadata["rekernel"])
+    recipe = Recipe.from_json(shard_of_file(target).header.metadata["rekernel"])
     assert recipe.dtype == {"fp16": "F16", "bfloat16": "BF16", "F32": "F32", "double": "F64"}[spelling]
 
 
@@ -355,7 +356,7 @@ def test_a_pickle_is_converted_where_that_was_allowed(suffix, tmp_path):
     out = st.load_file(target)
     assert_ulps(out["a.weight"].numpy(), resample_conv(tensors["a.weight"].numpy(), 2))
     assert torch.equal(out["a.bias"], tensors["a.bias"])
-    metadata = read_header(target).metadata
+    metadata = shard_of_file(target).header.metadata
     assert metadata["format"] == "pt"
     assert inspect(target).recipe.sources[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 

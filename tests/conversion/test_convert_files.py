@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors.numpy import load_file, save_file
 
 from rekernel import RekernelError, convert, inspect, resample_conv
-from rekernel.checkpoint.header import read_header
+from rekernel.checkpoint.shard import shard_of_file
 
 from ..numeric import assert_bits, assert_ulps
 
@@ -66,8 +66,8 @@ def test_shards_stay_the_shards_they_were(tmp_path):
     assert set(contents(target)) == set(contents(source))
     for i in range(3):
         name = f"model-{i + 1:05d}-of-00003.safetensors"
-        header = read_header(target / name)
-        assert set(header.tensors) == set(read_header(source / name).tensors)
+        header = shard_of_file(target / name).header
+        assert set(header.tensors) == set(shard_of_file(source / name).header.tensors)
         assert header.metadata["part"] == str(i) and header.metadata["format"] == "pt"
     index = json.loads((target / "model.safetensors.index.json").read_text())
     before = json.loads((source / "model.safetensors.index.json").read_text())
@@ -102,7 +102,7 @@ def test_a_limit_of_one_byte_gives_each_tensor_a_file(kind, tmp_path):
     convert(source, tmp_path / "out", scale=2, max_shard_size=1)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert [p.name for p in files] == [f"model-{i:05d}-of-00006.safetensors" for i in range(1, 7)]
-    assert {len(read_header(p).tensors) for p in files} == {1}
+    assert {len(shard_of_file(p).header.tensors) for p in files} == {1}
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(arrays())
     check_values(loaded(tmp_path / "out"))
@@ -112,8 +112,8 @@ def test_a_limit_of_one_byte_gives_each_tensor_a_file(kind, tmp_path):
 def test_no_shard_exceeds_the_limit_unless_it_is_one_tensor(limit, tmp_path):
     convert(sharded(tmp_path / "in"), tmp_path / "out", scale=2, max_shard_size=limit)
     for path in (tmp_path / "out").glob("*.safetensors"):
-        header = read_header(path)
-        assert header.data_size <= limit or len(header.tensors) == 1
+        header = shard_of_file(path).header
+        assert sum(info.nbytes for info in header.tensors.values()) <= limit or len(header.tensors) == 1
     check_values(loaded(tmp_path / "out"))
     assert inspect(tmp_path / "out").recipe is not None
 

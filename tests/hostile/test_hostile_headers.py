@@ -16,8 +16,9 @@ import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rekernel.checkpoint.header import parse_header, read_header
+from rekernel.checkpoint.header import parse_header
 from rekernel.checkpoint.open_local import open_checkpoint
+from rekernel.checkpoint.shard import shard_of_file
 from rekernel.errors import CheckpointError
 
 
@@ -199,7 +200,7 @@ def test_a_file_cut_at_every_byte_is_refused(tmp_path):
         message = refusal(path)
         assert ("shorter than the 8" if length < 8 else "cut short") in message, (length, message)
     path.write_bytes(whole)
-    assert list(read_header(path).tensors) == ["b", "é.weight"]
+    assert list(shard_of_file(path).header.tensors) == ["b", "é.weight"]
 
 
 def test_any_flipped_byte_of_a_header_is_refused_or_still_agrees_with_the_reference(tmp_path):
@@ -215,7 +216,7 @@ def test_any_flipped_byte_of_a_header_is_refused_or_still_agrees_with_the_refere
 def agrees_with_the_reference(path):
     """Refused with our error, or accepted by both with the same tensors."""
     try:
-        header = read_header(path)
+        header = shard_of_file(path).header
     except CheckpointError as error:
         assert str(error).isprintable()
         return
@@ -301,7 +302,7 @@ def test_valid_files_are_accepted_by_both(kind, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(VALID[kind])
     assert upstream_accepts(path)
-    read_header(path)
+    shard_of_file(path)
     agrees_with_the_reference(path)
 
 

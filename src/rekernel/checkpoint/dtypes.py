@@ -76,9 +76,8 @@ OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
 """The safetensors name of each data type of ONNX."""
 _BY_NAME = {dtype.name: dtype for dtype in TABLE}
 
-_SPELLINGS = {
-    "fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16",
-    "fp32": "F32", "float32": "F32", "float": "F32", "fp64": "F64", "float64": "F64", "double": "F64",
+_SPELLINGS = OF_TORCH | {
+    "fp16": "F16", "half": "F16", "bf16": "BF16", "fp32": "F32", "float": "F32", "fp64": "F64", "double": "F64",
 }  # fmt: skip
 
 
@@ -130,7 +129,7 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """
     with np.errstate(over="ignore"):
         result = values.astype(numpy_dtype(dtype))
-    if DTYPE_BITS[dtype] == 16 and dtype == "F16":  # the only target with a smaller range than its sources
+    if dtype == "F16":  # the only target with a smaller range than its sources
         lost = ~np.isfinite(result) & np.isfinite(values)
         if lost.any():
             worst = values[lost].flat[0]

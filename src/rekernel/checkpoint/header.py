@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..errors import CheckpointError
-from ..escape import shown, shown_path
+from ..escape import shown
 from .dtypes import DTYPE_BITS
-from .file_kind import _AGAIN, foreign_format, open_regular
+from .file_kind import _AGAIN, foreign_format
 from .strict_json import encodable, quoted, strict_json
 
 MAX_HEADER = 100_000_000
@@ -57,11 +57,6 @@ class Header:
     metadata: dict[str, str]
     data_start: int
     has_metadata: bool = field(default=True)
-
-    @property
-    def data_size(self) -> int:
-        """Bytes of the data section."""
-        return max((info.end for info in self.tensors.values()), default=0)
 
 
 def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
@@ -144,24 +139,14 @@ def build_header(
     return len(text).to_bytes(8, "little") + text, infos
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header of a safetensors file; its data is not read, but the file's size has to fit.
+def read_header(fd: int, where: str) -> Header:
+    """The header of an open safetensors file, at position 0; its data is not read, but the size of the file has to fit.
 
-    Examples
-    --------
-    >>> read_header("no/such/file.safetensors")
-    Traceback (most recent call last):
-    rekernel.errors.CheckpointError: no/such/file.safetensors: No such file or directory.
+    Parameters
+    ----------
+    where : str
+        How every message calls the file.
     """
-    fd = open_regular(path)
-    try:
-        return read_header_from(fd, shown_path(path))
-    finally:
-        os.close(fd)
-
-
-def read_header_from(fd: int, where: str) -> Header:
-    """As `read_header`, from a file descriptor at position 0; `where` begins every message."""
     size = os.fstat(fd).st_size
     with open(fd, "rb", closefd=False) as file:
         prefix = file.read(512)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..escape import shown_path
 from .file_kind import open_regular
-from .header import Header, parse_header, read_header_from
+from .header import Header, parse_header, read_header
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def shard_of_file(path: Path) -> Shard:
     fd = open_regular(path)
     try:
         signature = _signature(os.fstat(fd))
-        return Shard(path, read_header_from(fd, shown_path(path)), signature)
+        return Shard(path, read_header(fd, shown_path(path)), signature)
     finally:
         os.close(fd)
 

@@ -47,14 +47,14 @@ class StreamingWriter:
     Examples
     --------
     >>> import os, tempfile
-    >>> from rekernel.checkpoint.header import read_header
+    >>> from rekernel.checkpoint.shard import shard_of_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = Path(folder, "out.safetensors")
     ...     with StreamingWriter(target, [("w", "F32", (2,)), ("b", "U8", (3,))], None) as writer:
     ...         writer.write("b", b"abc")
     ...         writer.write_at("w", 4, bytes(4))
     ...         writer.write_at("w", 0, bytes(4))
-    ...     list(read_header(target).tensors), os.listdir(folder)
+    ...     list(shard_of_file(target).header.tensors), os.listdir(folder)
     (['w', 'b'], ['out.safetensors'])
     """
 

@@ -16,6 +16,7 @@ from ..conversion.report import Report
 from ..errors import Option, RekernelError
 from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
+from ..planning.settings import Request
 from ..sources.place import Place
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
@@ -36,7 +37,7 @@ class OnnxFiles:
         from ..onnx import plan_onnx
 
         _refuse(components=components)
-        return {"": plan_onnx(self.place, self.model, **_keywords(request))}
+        return {"": plan_onnx(self.place, self.model, _requested(request))}
 
     def estimate(
         self, plans: Mapping[str, Plan], *, dtype: str | None, max_shard_size: int | None, allow_pickle: bool
@@ -55,10 +56,10 @@ class OnnxFiles:
             dtype=options.dtype, max_shard_size=options.max_shard_size, components=order.components,
             resume=options.resume,
         )  # fmt: skip
-        asked = _keywords(order.plan) if isinstance(order.plan, PlanRequest) else {"plan": order.plan}
+        asked = order.plan if isinstance(order.plan, Plan) else _requested(order.plan)
         return convert_onnx(
-            self.place, self.model, order.target, into_folder=order.into_folder, force=options.force,
-            progress=options.progress, **asked,
+            self.place, self.model, order.target, asked, into_folder=order.into_folder, force=options.force,
+            progress=options.progress,
         )  # fmt: skip
 
     def inspect(self, *, allow_pickle: bool) -> Info:
@@ -77,9 +78,9 @@ class OnnxFiles:
         return {"": Weights((self.model, *found.beside), find_recipe(found.metadata))}
 
 
-def _keywords(request: PlanRequest) -> dict[str, Any]:
-    reading = {"allow_cast": request.allow_cast, "allow_pickle": request.allow_pickle}
-    return {"scale": request.scale, **request.options, **reading}
+def _requested(request: PlanRequest) -> Request:
+    _refuse(allow_cast=request.allow_cast, allow_pickle=request.allow_pickle)
+    return Request.of(request.scale, **request.options)
 
 
 def _refuse(**options: Any) -> None:

@@ -39,7 +39,7 @@ from .walk import kept, walk
 FAMILY = "ONNX graph"
 
 
-def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
+def plan_onnx(place: Place, path: Path, request: Request) -> Plan:
     """Decide from the graph what to do with every weight and pooling of an ONNX model.
 
     Parameters
@@ -48,8 +48,8 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
         Where it lies, as `open_location` gave it.
     path : path
         Of the model there, as `onnx_of` gave it.
-    scale, **planning
-        As for `plan_checkpoint`; of the hints only `mode` says what the graph does not.
+    request : Request
+        Of the hints only `mode` says what the graph does not.
 
     Returns
     -------
@@ -61,19 +61,18 @@ def plan_onnx(place: Place, path: Path, scale: Any, **planning: Any) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(place, path), _requested(scale=scale, **planning))[0]
+    return _planned(_opened(place, path), request)[0]
 
 
 def convert_onnx(
     place: Place,
     path: Path,
     target: Path,
+    asked: Plan | Request,
     *,
     into_folder: bool = False,
-    plan: Plan | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    **planning: Any,
 ) -> Report:
     """Rescale an ONNX model: kernels with their attributes, constants that hold sizes, the input's shape.
 
@@ -84,16 +83,14 @@ def convert_onnx(
         read, what is written is one file.
     target : path
         A file called *.onnx for a file, a folder for a folder.
+    asked : Plan or Request
+        A plan of this model, or how to make one.
     into_folder : bool
         The target is a folder that a file goes into.
-    plan : Plan, optional
-        Of this model, instead of `planning`.
     force : bool
         Replace what is at the destination.
     progress : callable, optional
         Called with (bytes done, bytes in all).
-    **planning
-        As for `plan_onnx`.
 
     Returns
     -------
@@ -108,7 +105,7 @@ def convert_onnx(
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     model = _opened(place, path)
-    plan, done = _planned(model, _requested(**planning)) if plan is None else (plan, _walked_again(model, plan))
+    plan, done = (asked, _walked_again(model, asked)) if isinstance(asked, Plan) else _planned(model, asked)
     if not plan.changed:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
@@ -203,14 +200,6 @@ def _write(
 def _digest(path: Path, origin: Origin | None) -> SourceFile:
     with path.open("rb") as file:
         return SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), *known_of(path, origin))
-
-
-def _requested(*, allow_pickle: bool = False, allow_cast: bool = False, **planning: Any) -> Request:
-    """The request, without the options that have no meaning for a graph."""
-    if allow_cast or allow_pickle:
-        names = Option("allow_cast and allow_pickle", "--allow-cast and --allow-pickle")
-        raise RekernelError(names, " are for checkpoints, not for an ONNX model")
-    return Request.of(**planning)
 
 
 def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:

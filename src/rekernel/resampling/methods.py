@@ -16,14 +16,16 @@ GridMethod = Literal[
 ]
 """Methods for weights that read the pixels of a finite image."""
 Gain = Literal["dc", "ratio", "none"]
+"""What a resampling keeps of the size of a response."""
 TapsRule = Literal["full", "same-extent"]
+"""Words that stand for a number of taps."""
 
 KERNEL_METHODS: tuple[str, ...] = get_args(KernelMethod)
 GRID_METHODS: tuple[str, ...] = get_args(GridMethod)
 ALL_METHODS = tuple(dict.fromkeys(KERNEL_METHODS + GRID_METHODS))
 """What a caller may ask for: a plan takes the nearest kin of the method where a layer has no use for it."""
-GAINS: tuple[str, ...] = get_args(Gain)
-TAPS_RULES: tuple[str, ...] = get_args(TapsRule)
+GAINS: tuple[Gain, ...] = get_args(Gain)
+TAPS_RULES: tuple[TapsRule, ...] = get_args(TapsRule)
 ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
 
 

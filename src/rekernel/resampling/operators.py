@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import RekernelError
 from .filters import Filter, interpolation_filter
 from .least_squares import optimal_taps
-from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, canonical_method
+from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, TAPS_RULES, canonical_method
 
 Array = NDArray[np.float64]
 
@@ -57,10 +57,10 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
         taps = "same-extent" if method == "optimal" else "full"
     if _is_whole(taps):
         if taps < 1:
-            raise RekernelError(f"taps={taps} is not a number of taps; pass 1 or more, 'full' or 'same-extent'")
+            raise RekernelError(f"taps={taps} is not a number of taps; pass 1 or more, or {' or '.join(TAPS_RULES)}")
         return int(taps)
-    if taps not in ("full", "same-extent"):
-        raise RekernelError(f"taps={taps!r} is neither a number, 'full' nor 'same-extent'")
+    if taps not in TAPS_RULES:
+        raise RekernelError(f"taps={taps!r} is neither a number nor one of {', '.join(TAPS_RULES)}")
     if scale == 1 and phase == 0:
         return k
     extent = scale * (k - 1) + 1
