@@ -90,7 +90,8 @@ def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
     ))  # fmt: skip
     assert ran.code == 99 and ran.stdout == "4\n"
     assert ran.stderr.splitlines()[-1].endswith(
-        f"CheckpointError: hf://org/{name}/model.safetensors: cut short while it was read, at tensor conv1.weight."
+        f"CheckpointError: hf://org/{name}/model.safetensors: the file was cut short while it was read, "
+        "at tensor conv1.weight."
     )
 
 
