@@ -142,8 +142,8 @@ def test_a_repository_that_moved_on_is_not_committed_to(hub, rekernel, name, out
     parent = first if not status else repo.head.sha
     said = rekernel("push", "out", f"me/{name}", "--exist-ok", "--parent-commit", parent).line
     assert said == (
-        f"hf://me/{name}: the repository changed meanwhile: its head is no longer {parent[:12]}. Nothing was committed; look "
-        "at "
+        f"hf://me/{name}: the repository changed meanwhile: its head is no longer {parent[:12]}. "
+        "Nothing was committed; look at "
         "what happened there, then push again."
     )
     assert repo.head.message == "meanwhile"
@@ -217,10 +217,10 @@ def test_a_licence_without_derivatives_needs_a_word(hub, rekernel, name, out):
     (out / "README.md").write_bytes(card(license="cc-by-nc-nd-4.0"))
     for arguments in ((), ("--dry-run",), ("--license", "mit")):
         said = rekernel("push", "out", f"me/{name}", *arguments).line
-        assert "cc-by-nc-nd-4.0, forbids to publish changed versions" in said and "--permitted" in said
+        assert "cc-by-nc-nd-4.0, forbids publishing changed versions" in said and "--permitted" in said
     assert hub.seen == []
     ran = rekernel("push", "out", f"me/{name}", "--permitted")
-    assert ran.code == 0 and "forbids to publish changed versions" in ran.stderr
+    assert ran.code == 0 and "forbids publishing changed versions" in ran.stderr
     assert b"license: cc-by-nc-nd-4.0" in hub.repos[f"me/{name}"].head.files["README.md"].data
 
 
