@@ -190,7 +190,7 @@ def test_an_upload_the_store_refuses_is_one_line(hub, rekernel, name, out):
 def test_old_weights_that_stay_beside_the_new_are_said(hub, rekernel, name, out):
     hub.add(f"me/{name}", {"model-00001-of-00002.safetensors": checkpoint(), "vae/x.safetensors": checkpoint()})
     ran = rekernel("push", "out", f"me/{name}", "--exist-ok")
-    assert "note: the repository also holds model-00001-of-00002.safetensors, which a loader may take" in ran.stderr
+    assert "note: the repository also holds model-00001-of-00002.safetensors, which a loader may read" in ran.stderr
     assert "vae/x" not in ran.stderr
 
 
@@ -200,7 +200,7 @@ def test_old_weights_that_stay_beside_the_new_are_said(hub, rekernel, name, out)
         ({"license": "mit"}, ""),
         ({}, "the source's licence is unknown"),
         ({"license": "unknown"}, "the source's licence is unknown"),
-        ({"license": "other", "license_name": "foo-1"}, "none of the Hub's list, foo-1"),
+        ({"license": "other", "license_name": "foo-1"}, "not in the Hub's list, foo-1"),
         ({"license": ["evil\n<b>"]}, "the source's licence is unknown"),
     ],
 )

@@ -63,8 +63,7 @@ def test_too_many_requests_are_waited_for_and_said_when_they_do_not_end(hub, rek
     hub.faults.append(Fault("GET", "/api/models/org", 429, times=9))
     said = rekernel("inspect", f"hf://org/{name}").line
     assert said == (
-        f"hf://org/{name}: too many requests, also after waiting; nothing is lost: "
-        "run the same command later to continue from here."
+        f"hf://org/{name}: too many requests, also after waiting; run the same command later to continue from here."
     )
 
 

@@ -54,7 +54,7 @@ class Terms:
         if self.forbids:
             return f"the source's licence, {shown(called)}, forbids publishing changed versions."
         if self.license in ("", "unknown"):
-            return "the source's licence is unknown, so a changed version may not be allowed."
+            return "the source's licence is unknown: a changed version may not be allowed."
         if self.license == "other":
             which = f", {shown(called)} ({shown(self.link)})" if self.name or self.link else ""
             return f"the source's licence is not in the Hub's list{which}: check that it allows a changed version."
