@@ -1,4 +1,7 @@
-"""Looking at a checkpoint or an ONNX model: what its header or graph says, and nothing of its weights."""
+"""Inspect a checkpoint or an ONNX model by its header or graph, without reading weights.
+
+Scope: the arguments. Not here: the work for each format (see `formats`).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
     Parameters
     ----------
     path : path or address
-        Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. Of an `hf://`
-        address headers are all that is fetched; of an ONNX model, which has none, the file of its graph, and none of
-        the files that hold its tensors.
+        Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. For an `hf://`
+        address only headers are downloaded; for an ONNX model the file of its graph, without the files that hold its
+        tensors.
     allow_pickle : bool
         As for `open_checkpoint`.
 
@@ -30,7 +33,7 @@ def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info
     Raises
     ------
     RekernelError
-        Where there is no readable checkpoint.
+        If there is not a readable checkpoint.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Offline conversion: a plan and a checkpoint become a converted checkpoint.
+"""Plan, estimate and convert a checkpoint or an ONNX model on disk.
 
-Scope: what may be asked for. Not here: what is done with a checkpoint or an ONNX model (see `formats`).
+Scope: the arguments. Not here: the work for each format (see `formats`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def plan_source(
     allow_pickle: bool = False,
     **planning: Unpack[PlanningOptions],
 ) -> dict[str, Plan]:
-    """Plans for whatever `source` is: one under '' for a checkpoint, one per component for a pipeline folder.
+    """Make the plans for a source: one under '' for a checkpoint, one per component for a pipeline folder.
 
     Parameters
     ----------
     source : path or address
-        Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. Of an `hf://`
-        address headers are all that is fetched; of an ONNX model its file, since a graph has no header.
+        Anything `open_checkpoint` takes, a diffusers pipeline folder, or an ONNX model or its folder. For an `hf://`
+        address only headers are downloaded; for an ONNX model its whole file, since a graph has no header.
     scale : float or sequence of float
         As for `plan_checkpoint`.
     components : sequence of str, optional
-        Of a pipeline; by default its UNet.
+        Components of a pipeline to plan; by default the UNet.
     allow_cast, allow_pickle, **planning
         As for `plan_checkpoint`.
 
@@ -67,13 +67,13 @@ def estimate(
     max_shard_size: int | None = None,
     allow_pickle: bool = False,
 ) -> Estimate:
-    """Size and memory of a conversion, from headers alone.
+    """Estimate the size and the memory of a conversion from headers alone.
 
     Parameters
     ----------
     source : path
         As for `convert`.
-    plans : Plan, or what `plan_source` gave
+    plans : Plan, or the result of `plan_source`
     dtype, max_shard_size, allow_pickle
         As for `convert`.
 
@@ -117,23 +117,23 @@ def convert(
     ----------
     source : path or address
         A safetensors file, an index, a folder with one of them, a diffusers pipeline folder, an ONNX model or a folder
-        with one; or the `hf://` address of any, of which what is needed is downloaded once the plan stands.
+        with one; or the `hf://` address of any of these, whose files are downloaded after the plan is made.
     target : path
         A file for a file, otherwise a folder.
     scale : float or sequence of float
         As for `plan_checkpoint`.
     plan : Plan, optional
-        Instead of `scale` and `planning`.
+        Plan to use instead of `scale` and `planning`.
     components : sequence of str, optional
-        Of a pipeline, those to rescale; by default its UNet. All else is copied.
+        Components of a pipeline to rescale; by default the UNet. All other components are copied.
     dtype : str, optional
         Cast every float16, bfloat16, float32 and float64 tensor to this.
     max_shard_size : int, optional
-        Repack into files of at most so many bytes, with an index.
+        Largest size of a file in bytes; tensors are repacked into several files with an index.
     resume : bool
         Take over the files that an interrupted conversion with the same source and options finished.
     force : bool
-        Replace what is at the destination.
+        Replace files at the destination.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
     progress : callable, optional
@@ -148,7 +148,7 @@ def convert(
     Raises
     ------
     RekernelError
-        Before anything is written wherever possible; nothing half-written is left.
+        Before anything is written, if possible. A file that was only partly written is removed.
 
     Examples
     --------
@@ -165,12 +165,14 @@ def convert(
     given = [*planning, *(["scale"] if scale is not None else [])]
     if plan is not None:
         if given:
-            raise RekernelError(f"convert takes a plan or {min(given)}=..., not both: the plan has decided that")
+            raise RekernelError(
+                f"convert takes a plan or {min(given)}=..., not both: the plan already contains that choice"
+            )
         asked: Plan | PlanRequest = plan
     elif scale is not None:
         asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
     else:
         raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
-    into_folder = os.fspath(target).endswith(("/", os.sep))  # which Path forgets
+    into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
     with open_location(source) as place:
         return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))

@@ -122,7 +122,7 @@ def test_a_range_outside_the_tensor_is_refused(start, stop, tmp_path):
 
 def test_an_unknown_tensor_is_named(tmp_path):
     source = open_checkpoint(save(tmp_path / "x.safetensors"))
-    with pytest.raises(CheckpointError, match="no tensor c, among 4"):
+    with pytest.raises(CheckpointError, match="has no tensor c among its 4"):
         source.read("c")
 
 
@@ -146,7 +146,7 @@ def replace(path):
         (lambda path: os.truncate(path, path.stat().st_size - 1), "cut short|changed since"),
         (overwrite, "changed since it was opened"),
         (replace, "changed since it was opened"),
-        (lambda path: path.unlink(), "vanished|No such file"),
+        (lambda path: path.unlink(), "was removed|No such file"),
     ],
     ids=["truncated", "overwritten", "replaced", "removed"],
 )
@@ -198,9 +198,9 @@ def test_a_variant_index_beside_the_plain_one_is_ambiguous(tmp_path):
 
 def test_shards_without_their_index_are_not_taken_for_the_whole(tmp_path):
     save_sharded(tmp_path).unlink()
-    refused(tmp_path, "one shard of several, its .*index.json is missing")
+    refused(tmp_path, "is one of several shards, but their .*index.json is missing")
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    refused(tmp_path, "one shard of several")
+    refused(tmp_path, "one of several shards")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_shards_without_their_index_are_not_taken_for_the_whole(tmp_path):
     [
         ("model_index.json", "{}", "a diffusers pipeline; pass"),
         ("pytorch_model.bin", "x", "only pickles .pytorch_model.bin., which can run code; .* allow_pickle=True"),
-        ("README.md", "", "no .safetensors file and no"),
+        ("README.md", "", "has neither a .safetensors file nor a"),
     ],
 )
 def test_a_folder_without_weights_says_what_it_is(name, content, words, tmp_path):
@@ -219,7 +219,7 @@ def test_a_folder_without_weights_says_what_it_is(name, content, words, tmp_path
 def test_other_paths_are_explained(tmp_path):
     refused(tmp_path / "none", "no such file or folder")
     (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path / "config.json", "not an index; pass")
+    refused(tmp_path / "config.json", "not the index of a checkpoint; pass")
     (tmp_path / "link").symlink_to("nowhere")
     refused(tmp_path / "link", "No such file")
 

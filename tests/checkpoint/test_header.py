@@ -142,7 +142,7 @@ def test_a_file_in_any_order_is_read_in_the_order_of_its_data():
         ([("a", "U8", (True,))], None, "shape has true"),
         ([("a", "U8", (2**40, 2**40))], None, "overflows"),
         ([("\ud800", "U8", (1,))], None, "surrogate"),
-        ([], {"a": 1}, "the number 1 where text belongs"),
+        ([], {"a": 1}, "the value is the number 1, not text"),
         ([], {"a": "x" * 100_000_000}, "shorten the metadata"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

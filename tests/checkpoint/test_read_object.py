@@ -14,14 +14,14 @@ def test_an_object_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[1]", "no JSON object, as a configuration has to be"),
-        ("", "no JSON object"),
+        ("[1]", "not a JSON object, as the configuration must be"),
+        ("", "not a JSON object"),
         ("<html>", "an HTML page"),
         ('{"a": 1, "a": 2}', "key a appears twice"),
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": 1', "is not JSON"),
         ('{"a": ' + "[" * 100_000, "nested too deep"),
-        ('{"a": "' + "x" * 100 + '"}', "over 64 bytes, too large for its kind"),
+        ('{"a": "' + "x" * 100 + '"}', "has more than 64 bytes, too many for this kind of file"),
     ],
 )
 def test_anything_else_is_one_line_that_names_the_file(tmp_path, text, what):

@@ -65,7 +65,7 @@ def test_pieces_in_any_order_cover_a_tensor(seed, tmp_path):
     with StreamingWriter(tmp_path / "x", [("t", "U8", (1000,))], None) as writer:
         for start, end in pieces:
             writer.write_at("t", start, data[start:end])
-            with pytest.raises(CheckpointError, match="are written already"):
+            with pytest.raises(CheckpointError, match="were written already"):
                 writer.write_at("t", rng.randrange(start, end), data[start : start + 1])
     assert (tmp_path / "x").read_bytes().endswith(data)
 
@@ -88,13 +88,16 @@ def test_complex_numbers_are_taken(tmp_path):
 
 
 WRONG = {
-    "too short": (lambda w: w.write("a", bytes(23)), r"tensor a: 23 bytes given, F32 of shape \(2, 3\) takes 24"),
-    "too long": (lambda w: w.write("a", bytes(25)), "25 bytes given"),
+    "too short": (
+        lambda w: w.write("a", bytes(23)),
+        r"tensor a: 23 bytes were given, but F32 of shape \(2, 3\) takes 24",
+    ),
+    "too long": (lambda w: w.write("a", bytes(25)), "25 bytes were given"),
     "twice": (lambda w: (w.write("a", bytes(24)), w.write("a", bytes(24))), "written already"),
     "overlapping pieces": (lambda w: (w.write_at("a", 0, bytes(9)), w.write_at("a", 8, bytes(9))), "written already"),
     "a piece beyond the end": (lambda w: w.write_at("a", 20, bytes(5)), "bytes 20 to 25 lie outside its 24"),
     "a piece before the beginning": (lambda w: w.write_at("a", -1, bytes(5)), "lie outside"),
-    "unknown tensor": (lambda w: w.write("z", b""), "tensor z: not among the 5 tensors"),
+    "unknown tensor": (lambda w: w.write("z", b""), "tensor z: is not among the 5 tensors"),
     "not contiguous": (lambda w: w.write("a", np.zeros((3, 2), np.float32).T), "not C-contiguous"),
     "big-endian": (lambda w: w.write("a", np.zeros((2, 3), ">f4")), "big-endian"),
     "a tensor missing": (lambda w: None, "tensor scalar: 0 of 8 bytes written; nothing was saved"),
@@ -183,11 +186,11 @@ def test_the_source_is_never_the_destination(name, tmp_path):
     (tmp_path / "chain").symlink_to("soft")
     for inputs in ([source], [tmp_path / "soft"], [tmp_path / "other", tmp_path / "hard"]):
         with (
-            pytest.raises(CheckpointError, match="the very file that is read"),
+            pytest.raises(CheckpointError, match="is also an input file"),
             StreamingWriter(tmp_path / name, [], None, force=True, inputs=inputs),
         ):
             pass
-    with pytest.raises(CheckpointError, match="the very file that is read"):
+    with pytest.raises(CheckpointError, match="is also an input file"):
         copy_atomic(source, tmp_path / name, force=True)
     assert source.read_bytes() == b"source"
     assert left(tmp_path) == ["chain", "hard", "same", "soft", "sub"]
@@ -196,7 +199,7 @@ def test_the_source_is_never_the_destination(name, tmp_path):
 def test_a_source_named_like_the_partial_file_survives(tmp_path):
     source = tmp_path / ".x.rekernel-partial"
     source.write_bytes(b"source")
-    with pytest.raises(CheckpointError, match="is being read; rename it"):
+    with pytest.raises(CheckpointError, match="is also an input file; rename it"):
         write_atomic(tmp_path / "x", b"new", inputs=[source])
     assert source.read_bytes() == b"source"
 
@@ -243,7 +246,9 @@ def test_what_stands_in_the_partial_files_place_is_neither_followed_nor_removed(
     partial, victim = tmp_path / ".x.rekernel-partial", tmp_path / "victim"
     victim.write_bytes(b"precious")
     {"link": lambda: partial.symlink_to("victim"), "folder": partial.mkdir, "pipe": lambda: os.mkfifo(partial)}[kind]()
-    with pytest.raises(CheckpointError, match="in the way, and not a partial file of ours; remove it"):
+    with pytest.raises(
+        CheckpointError, match="is in the way: its name is that of a partial file of rekernel; remove it"
+    ):
         write_atomic(tmp_path / "x", b"new")
     assert victim.read_bytes() == b"precious"
     assert left(tmp_path) == [".x.rekernel-partial", "victim"]
@@ -259,7 +264,7 @@ def test_two_runs_of_one_destination_do_not_collide(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as other:
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(CheckpointError, match="another run is writing it right now"):
+        with pytest.raises(CheckpointError, match="another run is writing this file now"):
             write_atomic(tmp_path / "x", b"ours")
         other.communicate("go\n")
     assert sum(info.nbytes for info in shard_of_file(tmp_path / "x").header.tensors.values()) == 1
@@ -277,10 +282,10 @@ def test_a_placeholder_is_replaced_once_the_value_is_known(tmp_path):
     with StreamingWriter(tmp_path / "x", PLAN, {"source": placeholder}) as writer:
         fill(writer)
         for old, new, words in [
-            (placeholder.encode(), b"short", "64 bytes cannot take 5"),
-            (b"absent", b"tnesba", "is 0 times in the header"),
-            (b"dtype", b"dtypo", "is 5 times in the header"),
-            (b"", b"", "is 0 times"),
+            (placeholder.encode(), b"short", "64 bytes cannot hold 5 bytes"),
+            (b"absent", b"tnesba", "occurs 0 times in the header"),
+            (b"dtype", b"dtypo", "occurs 5 times in the header"),
+            (b"", b"", "occurs 0 times"),
             (b"U8", b"I8", "part of a tensor's entry"),
             (placeholder.encode(), b'"' * 64, "not JSON"),
         ]:

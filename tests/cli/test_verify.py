@@ -92,4 +92,4 @@ def test_a_file_of_another_kind_is_called_what_it_is(converted, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"\x08\x09" + bytes(40))
     arguments = ["verify", str(tmp_path / "net.onnx"), converted, "--model", MODEL, "--input", "1x16x16"]
     result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1 and "an ONNX model, no checkpoint" in result.stderr
+    assert result.exit_code == 1 and "an ONNX model, not a checkpoint" in result.stderr

@@ -66,9 +66,9 @@ CORRUPT = {
     "empty": (b"", "0 bytes"),
     "seven bytes": (ONE[:7], "7 bytes"),
     "half a header": (ONE[:40], "cut short"),
-    "half the data": (ONE[:-100], "100 bytes of data missing"),
-    "data behind the end": (ONE + b"x", "1 byte behind the last tensor"),
-    "length 2**64 - 1": (b"\xff" * 8 + ONE[8:], "over the format's"),
+    "half the data": (ONE[:-100], "100 bytes of data are missing"),
+    "data behind the end": (ONE + b"x", "the file has 1 byte after the last tensor"),
+    "length 2**64 - 1": (b"\xff" * 8 + ONE[8:], "over the limit of"),
     "not JSON": (framed("{"), "not JSON"),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "HTML": (b"<!DOCTYPE html><html></html>", "HTML"),
@@ -77,7 +77,7 @@ CORRUPT = {
     "duplicate keys": (framed("{" + entry() + "," + entry() + "}", b"x"), "key a appears twice"),
     "duplicate keys, one escaped": (framed("{" + entry() + "," + entry(r"\u0061") + "}", b"x"), "key a appears twice"),
     "overlap": (framed("{" + entry() + "," + entry("b") + "}", b"x"), "overlap"),
-    "a hole": (framed("{" + entry(offsets="[1,2]") + "}", b"xx"), "a hole"),
+    "a hole": (framed("{" + entry(offsets="[1,2]") + "}", b"xx"), "no tensor covers bytes"),
     "an unknown dtype": (framed("{" + entry(dtype="F33") + "}", b"x"), "unknown dtype F33"),
     "a hostile dtype": (framed("{" + entry(dtype=r"\u001b[2J\n") + "}", b"x"), "unknown dtype"),
     "a hostile name": (framed("{" + entry(name=r"\u001b[2J\n\u202e", dtype="F32") + "}", b"x"), "takes 4 bytes"),
@@ -105,7 +105,7 @@ FOLDERS = {
     "a shard missing": ({"c.weight": "three.safetensors"}, "shard three.safetensors is missing"),
     "a key in two shards": ({"a.weight": "copy.safetensors"}, "in two shards"),
     "a shard that is a folder": ({"c.weight": "folder.safetensors"}, ""),
-    "a shard cut short": ({"c.weight": "short.safetensors"}, "bytes of data missing"),
+    "a shard cut short": ({"c.weight": "short.safetensors"}, "bytes of data are missing"),
 }
 
 

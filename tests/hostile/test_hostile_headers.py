@@ -53,17 +53,17 @@ def zipped(name="archive/data.pkl"):
 BIG = "1" * 5000
 FAULTS = {
     # the first eight bytes
-    "empty file": (b"", "0 bytes, shorter than the 8"),
-    "seven bytes": (b"\1\0\0\0\0\0\0", "7 bytes, shorter than the 8"),
+    "empty file": (b"", "0 bytes, fewer than the 8"),
+    "seven bytes": (b"\1\0\0\0\0\0\0", "7 bytes, fewer than the 8"),
     "length 0": (bytes(8), "header length 0"),
     "length 0, data behind": (bytes(64), "header length 0"),
-    "length over 100 MB": ((100_000_001).to_bytes(8, "little") + b"{}", "over the format's 100000000"),
-    "length of 2**64 - 1": (b"\xff" * 8 + b"{}", "over the format's"),
-    "length beyond the end": ((100).to_bytes(8, "little") + b"{}", "header of 100 bytes in a file of 10, cut short"),
+    "length over 100 MB": ((100_000_001).to_bytes(8, "little") + b"{}", "over the limit of 100000000"),
+    "length of 2**64 - 1": (b"\xff" * 8 + b"{}", "over the limit of"),
+    "length beyond the end": ((100).to_bytes(8, "little") + b"{}", "a file of 10 bytes, cut short"),
     # another kind of file
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "zip": (zipped(), "torch pickle, not safetensors; .* allow_pickle=True"),
-    "NumPy's zip": (zipped("a.npy"), r"arrays of NumPy \(.npz\), not safetensors"),
+    "NumPy's zip": (zipped("a.npy"), r"a NumPy archive \(.npz\), not safetensors"),
     "bare pickle": (pickle.dumps({"a": list(range(9))}, 2), "torch pickle.* allow_pickle=True"),
     "HTML": (b"<!DOCTYPE html><html><body>Log in</body></html>", "HTML page saved as weights"),
     "HTML behind blanks": (b"\xef\xbb\xbf\n <HTML><head></head></html>", "HTML page saved as weights"),
@@ -85,7 +85,7 @@ FAULTS = {
     "minus Infinity": (one(shape="[-Infinity]"), "-Infinity is not JSON"),
     "lists nested 100 000 deep": (framed('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "nested too deep"),
     "objects nested 100 000 deep": (framed('{"a":' * 100_000 + "1" + "}" * 100_000), "nested too deep"),
-    "nested 100 deep": (framed('{"a":' + "[" * 100 + "]" * 100 + "}"), "tensor a: a list where dtype, shape"),
+    "nested 100 deep": (framed('{"a":' + "[" * 100 + "]" * 100 + "}"), "tensor a: the entry is a list, not an"),
     # keys twice
     "a tensor twice": (framed("{" + entry() + "," + entry() + "}", b"x"), "key a appears twice"),
     "a tensor twice, once escaped": (framed("{" + entry() + "," + entry(name=r'"\u0061"') + "}", b"x"), "key a app"),
@@ -93,12 +93,12 @@ FAULTS = {
     "a metadata key twice": (framed('{"__metadata__":{"k":"1","k":"2"}}'), "key k appears twice"),
     "a field twice": (one(dtype='"U8","dtype":"U8"'), "key dtype appears twice"),
     # a tensor's entry
-    "an entry that is a list": (framed('{"a":["U8",[1],[0,1]]}', b"x"), "tensor a: a list where dtype, shape and"),
-    "an entry that is null": (framed('{"a":null}'), "tensor a: null where"),
+    "an entry that is a list": (framed('{"a":["U8",[1],[0,1]]}', b"x"), "tensor a: the entry is a list, not an"),
+    "an entry that is null": (framed('{"a":null}'), "tensor a: the entry is null, not"),
     "an unknown field": (one(dtype='"U8","x":1'), "unknown field x"),
-    "no dtype": (framed('{"a":{"shape":[1],"data_offsets":[0,1]}}', b"x"), "tensor a: no dtype"),
-    "no shape": (framed('{"a":{"dtype":"U8","data_offsets":[0,1]}}', b"x"), "tensor a: no shape"),
-    "no data_offsets": (framed('{"a":{"dtype":"U8","shape":[1]}}', b"x"), "tensor a: no data_offsets"),
+    "no dtype": (framed('{"a":{"shape":[1],"data_offsets":[0,1]}}', b"x"), "tensor a: the entry has no dtype"),
+    "no shape": (framed('{"a":{"dtype":"U8","data_offsets":[0,1]}}', b"x"), "tensor a: the entry has no shape"),
+    "no data_offsets": (framed('{"a":{"dtype":"U8","shape":[1]}}', b"x"), "tensor a: the entry has no data_offsets"),
     "unknown dtype": (one(dtype='"F33"'), "tensor a: unknown dtype F33; known are BOOL, "),
     "dtype in lower case": (one(dtype='"u8"'), "unknown dtype u8"),
     "dtype a number": (one(dtype="8"), "dtype is the number 8"),
@@ -133,15 +133,15 @@ FAULTS = {
     "offsets a float": (one(offsets="[0.0,1]"), "data_offsets has the number 0.0"),
     "offsets overflow": (one(offsets="[0,18446744073709551615]"), "data_offsets has the number 18446744073709551615"),
     "offsets backwards": (one(offsets="[1,0]"), r"data_offsets \[1, 0\] run backwards"),
-    "bytes do not fit the shape": (one(dtype='"F32"'), r"F32 of shape \(1\) takes 4 bytes, data_offsets span 1"),
+    "bytes do not fit the shape": (one(dtype='"F32"'), r"F32 of shape \(1\) takes 4 bytes, but data_offsets span 1"),
     # all tensors together
     "overlap": (two((0, 5), (3, 8)), "tensors a and b overlap in bytes 3 to 5"),
     "the same bytes twice": (two((0, 8), (0, 8)), "tensors a and b overlap"),
-    "a hole": (two((0, 3), (5, 8)), "a hole, bytes 3 to 5, before tensor b"),
-    "a hole at the beginning": (two((1, 3), (3, 8)), "a hole, bytes 0 to 1, before tensor a"),
-    "data cut short": (two((0, 4), (4, 8), 5), "3 bytes of data missing, cut short"),
-    "data behind the last tensor": (two((0, 4), (4, 8), 9), "1 byte behind the last tensor"),
-    "no tensors, but data": (framed("{}", b"x"), "1 byte behind the last tensor"),
+    "a hole": (two((0, 3), (5, 8)), "no tensor covers bytes 3 to 5, before tensor b"),
+    "a hole at the beginning": (two((1, 3), (3, 8)), "no tensor covers bytes 0 to 1, before tensor a"),
+    "data cut short": (two((0, 4), (4, 8), 5), "the file was cut short, 3 bytes of data are missing"),
+    "data behind the last tensor": (two((0, 4), (4, 8), 9), "the file has 1 byte after the last tensor"),
+    "no tensors, but data": (framed("{}", b"x"), "the file has 1 byte after the last tensor"),
     # metadata
     "metadata a list": (framed('{"__metadata__":[]}'), "__metadata__ is a list"),
     "metadata null": (framed('{"__metadata__":null}'), "__metadata__ is null"),
@@ -198,7 +198,7 @@ def test_a_file_cut_at_every_byte_is_refused(tmp_path):
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         message = refusal(path)
-        assert ("shorter than the 8" if length < 8 else "cut short") in message, (length, message)
+        assert ("fewer than the 8" if length < 8 else "cut short") in message, (length, message)
     path.write_bytes(whole)
     assert list(shard_of_file(path).header.tensors) == ["b", "é.weight"]
 

@@ -49,8 +49,8 @@ def test_the_untouched_index_opens(folder):
 FAULTS = {
     "not JSON": (b'{"weight_map": ', "the index is not JSON"),
     "not UTF-8": (b'{"\xff": 1}', "the index is not UTF-8"),
-    "a list": (b"[]", "no JSON object"),
-    "empty": (b"", "no JSON object"),
+    "a list": (b"[]", "not a JSON object"),
+    "empty": (b"", "not a JSON object"),
     "HTML": (b"<!doctype html><html></html>", "HTML page"),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a key twice": (b'{"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}}', "key a appears twice"),
@@ -62,7 +62,7 @@ FAULTS = {
     "weight_map a list": ({"weight_map": ["one.safetensors"]}, "no weight_map"),
     "weight_map empty": ({"weight_map": {}}, "no weight_map"),
     "metadata a list": (good() | {"metadata": []}, "its metadata is not an object"),
-    "a file name that is a number": (good(a=1), "weight_map of tensor a is not a file name"),
+    "a file name that is a number": (good(a=1), "the weight_map entry of tensor a is not a file name"),
     "a missing shard": (good(c="three.safetensors"), "shard three.safetensors is missing"),
     "a tensor absent from its shard": (good(c="two.safetensors"), "tensor c is not in its shard two.safetensors"),
     "a tensor in another shard": (good(a="two.safetensors", c="one.safetensors"), "tensor a is not in its shard two"),
@@ -85,7 +85,7 @@ def test_a_tensor_in_two_shards_is_refused(folder):
 
 def test_a_broken_shard_is_named(folder):
     (folder / "two.safetensors").write_bytes(TWO[:-1])
-    refusal(folder, good(), "two.safetensors: 1 byte of data missing")
+    refusal(folder, good(), "two.safetensors: the file was cut short, 1 byte of data is missing")
 
 
 @pytest.mark.parametrize(
@@ -155,23 +155,23 @@ def test_a_component_has_a_plain_name(name, folder):
 
 def test_a_component_that_is_a_link_is_refused(folder):
     (folder / "unet").symlink_to("..")
-    pipeline_refusal(folder, {"unet": ["diffusers", "UNet2DModel"]}, "unet: a link, which is not followed")
+    pipeline_refusal(folder, {"unet": ["diffusers", "UNet2DModel"]}, "unet: is a link, which rekernel does not follow")
 
 
 def test_a_link_out_of_a_pipeline_is_refused(folder):
     (folder / "notes.txt").symlink_to("../secret.safetensors")
-    pipeline_refusal(folder, {}, "notes.txt: a link that leads out")
+    pipeline_refusal(folder, {}, "notes.txt: is a link that leads out")
 
 
 def test_a_link_to_a_folder_is_refused_even_inside(folder):
     (folder / "sub").mkdir()
     (folder / "again").symlink_to("sub")
-    pipeline_refusal(folder, {}, "again: a link to a folder, which is not followed")
+    pipeline_refusal(folder, {}, "again: is a link to a folder, which rekernel does not follow")
 
 
 def test_a_dangling_link_is_refused(folder):
     (folder / "vocab.json").symlink_to("gone.json")
-    pipeline_refusal(folder, {}, "vocab.json: a link to a file that is missing")
+    pipeline_refusal(folder, {}, "vocab.json: is a link to a file that is missing")
 
 
 def test_a_hostile_component_index_is_refused(folder):

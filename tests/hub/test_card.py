@@ -75,7 +75,7 @@ def test_a_figure_goes_with_the_card(converted, tmp_path):
     (tmp_path / "Errors [1].PNG").write_bytes(b"\x89PNG")
     pushed = push(converted, "me/x", figure=tmp_path / "Errors [1].PNG", dry_run=True)
     assert ("rekernel.png", 4) in pushed.files and "](rekernel.png)" in pushed.card
-    with pytest.raises(RekernelError, match="no picture"):
+    with pytest.raises(RekernelError, match="is not a picture"):
         push(converted, "me/x", figure=converted / "config.json", dry_run=True)
     with pytest.raises(RekernelError, match="no such file"):
         push(converted, "me/x", figure=tmp_path / "other.png", dry_run=True)

@@ -125,7 +125,7 @@ def test_without_the_right_to_write(hub, rekernel, name, out, token):
     expected = {
         None: "needs a token that may write there",
         READER: "this token may not write",
-        "hf_wrong": "the token is not accepted",
+        "hf_wrong": "the Hub does not accept the token",
     }
     assert said.startswith(f"hf://me/{name}: ") and expected[token] in said
     assert len(hub.repos[f"me/{name}"].commits) == 1
@@ -142,7 +142,8 @@ def test_a_repository_that_moved_on_is_not_committed_to(hub, rekernel, name, out
     parent = first if not status else repo.head.sha
     said = rekernel("push", "out", f"me/{name}", "--exist-ok", "--parent-commit", parent).line
     assert said == (
-        f"hf://me/{name}: changed meanwhile: its head is not {parent[:12]} any longer. Nothing was committed; look at "
+        f"hf://me/{name}: the repository changed meanwhile: its head is no longer {parent[:12]}. "
+        "Nothing was committed; look at "
         "what happened there, then push again."
     )
     assert repo.head.message == "meanwhile"
@@ -172,7 +173,7 @@ def test_an_upload_that_fails_leaves_no_commit_and_the_same_command_goes_on(hub,
     said = rekernel("push", "out", f"me/{name}").line
     assert said == (
         f"hf://me/{name}: this token may not write to me/{name} (over quota); "
-        f"make one that may at {hub.endpoint}/settings/tokens."
+        f"make one with that permission at {hub.endpoint}/settings/tokens."
     )
     assert set(hub.repos[f"me/{name}"].head.files) == {".gitattributes"}
     hub.seen.clear()
@@ -183,13 +184,13 @@ def test_an_upload_that_fails_leaves_no_commit_and_the_same_command_goes_on(hub,
 def test_an_upload_the_store_refuses_is_one_line(hub, rekernel, name, out):
     hub.faults.append(Fault("PUT", "/part/", 400, error="no space", times=9))
     said = rekernel("push", "out", f"me/{name}").line
-    assert said == f"hf://me/{name}: refused with 400 (no space)."
+    assert said == f"hf://me/{name}: the Hub refused the request with 400 (no space)."
 
 
 def test_old_weights_that_stay_beside_the_new_are_said(hub, rekernel, name, out):
     hub.add(f"me/{name}", {"model-00001-of-00002.safetensors": checkpoint(), "vae/x.safetensors": checkpoint()})
     ran = rekernel("push", "out", f"me/{name}", "--exist-ok")
-    assert "note: the repository also holds model-00001-of-00002.safetensors, which a loader may take" in ran.stderr
+    assert "note: the repository also holds model-00001-of-00002.safetensors, which a loader may read" in ran.stderr
     assert "vae/x" not in ran.stderr
 
 
@@ -199,7 +200,7 @@ def test_old_weights_that_stay_beside_the_new_are_said(hub, rekernel, name, out)
         ({"license": "mit"}, ""),
         ({}, "the source's licence is unknown"),
         ({"license": "unknown"}, "the source's licence is unknown"),
-        ({"license": "other", "license_name": "foo-1"}, "none of the Hub's list, foo-1"),
+        ({"license": "other", "license_name": "foo-1"}, "not in the Hub's list, foo-1"),
         ({"license": ["evil\n<b>"]}, "the source's licence is unknown"),
     ],
 )
@@ -216,10 +217,10 @@ def test_a_licence_without_derivatives_needs_a_word(hub, rekernel, name, out):
     (out / "README.md").write_bytes(card(license="cc-by-nc-nd-4.0"))
     for arguments in ((), ("--dry-run",), ("--license", "mit")):
         said = rekernel("push", "out", f"me/{name}", *arguments).line
-        assert "cc-by-nc-nd-4.0, forbids to publish changed versions" in said and "--permitted" in said
+        assert "cc-by-nc-nd-4.0, forbids publishing changed versions" in said and "--permitted" in said
     assert hub.seen == []
     ran = rekernel("push", "out", f"me/{name}", "--permitted")
-    assert ran.code == 0 and "forbids to publish changed versions" in ran.stderr
+    assert ran.code == 0 and "forbids publishing changed versions" in ran.stderr
     assert b"license: cc-by-nc-nd-4.0" in hub.repos[f"me/{name}"].head.files["README.md"].data
 
 

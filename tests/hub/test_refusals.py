@@ -34,24 +34,26 @@ def test_gated_repositories_say_where_to_accept_their_conditions(hub, rekernel, 
 def test_a_repository_that_is_not_there(rekernel, name, token):
     said = rekernel("inspect", f"hf://org/{name}", token=token).line
     assert said == (
-        f"hf://org/{name}: no such model repository, or it is private and no token that may see it was given: "
-        "check the name, or `hf auth login`."
+        f"hf://org/{name}: no such model repository, or it is private and needs a token that may read it: "
+        "check the name, or run `hf auth login`."
     )
 
 
 def test_a_token_that_is_not_accepted(hub, rekernel, name, repo):
     said = rekernel("inspect", f"hf://org/{name}", token="hf_wrong").line
     assert said == (
-        f"hf://org/{name}: the token is not accepted; make another at {hub.endpoint}/settings/tokens, "
+        f"hf://org/{name}: the Hub does not accept the token; make another at {hub.endpoint}/settings/tokens, "
         "then `hf auth login` (or set HF_TOKEN)."
     )
 
 
 def test_a_revision_and_a_file_that_are_not_there(rekernel, name, repo):
     said = rekernel("convert", f"hf://org/{name}@v9", "out", "--scale", 2).line
-    assert said == f"hf://org/{name}@v9: no such branch, tag or commit in this repository."
+    assert said == f"hf://org/{name}@v9: this repository does not have such a branch, tag or commit."
     said = rekernel("inspect", f"hf://org/{name}/other.safetensors").line
-    assert said.endswith("no such file or folder in this repository, which has config.json, model.safetensors.")
+    assert said.endswith(
+        "this repository does not have such a file or folder; its top level holds config.json, model.safetensors."
+    )
 
 
 def test_too_many_requests_are_waited_for_and_said_when_they_do_not_end(hub, rekernel, name, repo):
@@ -61,8 +63,7 @@ def test_too_many_requests_are_waited_for_and_said_when_they_do_not_end(hub, rek
     hub.faults.append(Fault("GET", "/api/models/org", 429, times=9))
     said = rekernel("inspect", f"hf://org/{name}").line
     assert said == (
-        f"hf://org/{name}: too many requests, also after waiting; nothing is lost: "
-        "the same command later goes on from there."
+        f"hf://org/{name}: too many requests, also after waiting; run the same command later to continue from here."
     )
 
 
@@ -78,7 +79,7 @@ def test_a_server_that_lies_about_a_header(hub, rekernel, name):
     data[:8] = (10**12).to_bytes(8, "little")
     hub.add(f"org/{name}", {"model.safetensors": bytes(data)})
     said = rekernel("inspect", f"hf://org/{name}").line
-    assert said.startswith(f"hf://org/{name}/model.safetensors: header length 1000000000000, over the format's")
+    assert said.startswith(f"hf://org/{name}/model.safetensors: header length 1000000000000 is over the limit of")
 
 
 def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
@@ -90,7 +91,8 @@ def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
     ))  # fmt: skip
     assert ran.code == 99 and ran.stdout == "4\n"
     assert ran.stderr.splitlines()[-1].endswith(
-        f"CheckpointError: hf://org/{name}/model.safetensors: cut short while it was read, at tensor conv1.weight."
+        f"CheckpointError: hf://org/{name}/model.safetensors: the file was cut short while it was read, "
+        "at tensor conv1.weight."
     )
 
 
@@ -124,7 +126,7 @@ def test_without_the_client_one_line_says_how_to_get_it(program, tmp_path):
 
     path = os.pathsep.join(map(str, (tmp_path / "shadow", ROOT / "src", ROOT / "cli")))
     said = program("inspect", "hf://org/name", PYTHONPATH=path).line
-    assert said == "the Hub needs its client: pip install 'rekernel[hub]'"
+    assert said == "the Hub needs the package huggingface_hub: pip install 'rekernel[hub]'"
 
 
 def test_push_says_what_is_wrong_with_its_arguments(tmp_path):

@@ -242,7 +242,7 @@ print(pipe.unet.conv_in.kernel_size, pipe(num_inference_steps=1, output_type="np
     assert "1 picture of 32x32" in ok(rekernel("sample", f"hf://{repo}@main", *options))
     for address, why in (
         (f"hf://{repo}/unet", "a pipeline is a whole repository; leave out"),
-        (f"hf://{repo}@nowhere", "no such branch, tag or commit"),
+        (f"hf://{repo}@nowhere", "this repository does not have such a branch, tag or commit"),
         ("hf://nobody/nothing", "hf://nobody/nothing"),
     ):
         assert why in rekernel("sample", address, "--out", tmp_path / "none.png").line

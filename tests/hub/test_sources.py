@@ -159,7 +159,9 @@ def test_a_folder_a_file_and_a_revision_of_a_repository(hub, rekernel, name, tmp
     assert rekernel("convert", f"hf://org/{name}/unet/{model}", "u.safetensors", "--scale", 2).code == 0
     assert load_file(tmp_path / "u.safetensors")["conv2.weight"].shape == (8, 8, 5, 5)
     said = rekernel("inspect", f"hf://org/{name}/nets").line
-    assert said == f"hf://org/{name}/nets: no such file or folder in this repository, which has unet."
+    assert (
+        said == f"hf://org/{name}/nets: this repository does not have such a file or folder; its top level holds unet."
+    )
     ambiguous = rekernel("inspect", f"hf://org/{name}@old/unet").line
     assert ambiguous.startswith(f"hf://org/{name}@old/unet: several checkpoints here (") and "/tmp" not in ambiguous
 
@@ -254,7 +256,7 @@ def test_a_commit_made_between_planning_and_downloading_is_noticed(hub, rekernel
         "    place.fetch(['config.json'])\n"
     ))  # fmt: skip
     assert ran.stderr.splitlines()[-1].endswith(
-        f"HubError: hf://me/{name}: a commit was made there while it was read; do the same again."
+        f"HubError: hf://me/{name}: the repository got a new commit while rekernel read it; run the same again."
     )
 
 

@@ -1,1 +1,1 @@
-"""Checkpoint files on this disk: how they are found, read and written."""
+"""Find, read and write checkpoint files on the local disk."""

@@ -1,4 +1,4 @@
-"""Write files that appear whole or not at all: a hidden partial file is synced, then renamed to its destination.
+"""Write files atomically: sync a hidden partial file, then rename it to the destination.
 
 Scope: bytes and the file system. Not here: what the bytes mean (see `checkpoint.writer`).
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def check_free_space(folder: StrPath, needed_bytes: int) -> None:
-    """Refuse to begin what cannot be finished: `folder` has to have `needed_bytes` free.
+    """Raise if the disk of `folder` has less than `needed_bytes` free, before anything is written.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
 
 
 def write_atomic(path: StrPath, data: Buffer, *, force: bool = False, inputs: Iterable[StrPath] = ()) -> None:
-    """Write a small file whole or not at all, under the rules of `StreamingWriter`.
+    """Write a small file atomically. `force` and `inputs` are as for `StreamingWriter`.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def write_atomic(path: StrPath, data: Buffer, *, force: bool = False, inputs: It
 
 
 def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
-    """Raise for the first of several destinations that is there, before any of them is written; a link counts.
+    """Raise for the first destination that exists already, unless `force`. A link counts, even a broken one.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
 
 
 def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: Iterable[StrPath] = ()) -> None:
-    """Copy a regular file of any size whole or not at all, under the rules of `StreamingWriter`."""
+    """Copy a regular file of any size atomically. `force` and `inputs` are as for `StreamingWriter`."""
     with AtomicFile(path, force=force, inputs=[source, *inputs]) as file:
         fd = open_regular(source)
         try:
@@ -90,7 +90,10 @@ def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: 
 
 
 class AtomicFile:
-    """A partial file that becomes `path` on a clean exit, and vanishes on any other; the one place that renames."""
+    """A partial file that is renamed to `path` on a clean exit, and removed on an exception.
+
+    Every file that rekernel writes is renamed into place here.
+    """
 
     def __init__(self, path: StrPath, *, force: bool, inputs: Iterable[StrPath]) -> None:
         self.path = Path(path)
@@ -100,11 +103,11 @@ class AtomicFile:
         if len(os.fsencode(name)) > 255:
             name = f".{sha256(os.fsencode(self.path.name)).hexdigest()}.rekernel-partial"
         self.partial = self.path.with_name(name) if self.path.name else self.path
-        self.fd, self._entered = -1, False  # entered: there is a partial file, ours to rename or remove
+        self.fd, self._entered = -1, False  # entered: this object owns a partial file
         self._position = threading.Lock()
 
     def check(self) -> None:
-        """Whether the destination may be written at all."""
+        """Raise if the destination may not be written."""
         with self.explained():
             self._check()
 
@@ -115,12 +118,12 @@ class AtomicFile:
         if self.path.is_dir() or not self.path.name:
             raise CheckpointError(f"{where}: is a folder; name a file in it.")
         if _identity(self.path) in self._inputs:
-            raise CheckpointError(f"{where}: is the very file that is read; give the result another name.")
+            raise CheckpointError(f"{where}: is also an input file; give the result another name.")
         if os.path.lexists(self.path):
             if not self.force:
                 raise CheckpointError(f"{where}: exists already; pass ", FORCE, " to replace it.")
             if self.path.exists() and not self.path.is_file():
-                raise CheckpointError(f"{where}: neither a file nor absent; name a regular file.")
+                raise CheckpointError(f"{where}: exists and is not a regular file; name a regular file.")
 
     def __enter__(self) -> Self:
         self.check()
@@ -143,13 +146,13 @@ class AtomicFile:
             raise
 
     def discard(self) -> None:
-        """Remove what was written; the destination stays as it was."""
+        """Remove the partial file. The destination is not changed."""
         if not self._entered:
             return
         self._entered = False
         if os.name == "nt":
             self._close()
-        # Elsewhere removed while the lock is still held, or a successor's file could be hit.
+        # On other systems, remove the file while the lock is held: after that it could be the file of another run.
         with suppress(OSError):
             self.partial.unlink()
         self._close()
@@ -177,10 +180,10 @@ class AtomicFile:
             raise CheckpointError(f"{where}: changed while it was copied ({size} bytes, then {copied}); try again.")
 
     def _copy_in_kernel(self, source: int, size: int) -> int:
-        """Bytes copied without passing through this process (or shared outright); 0 where the system cannot."""
+        """Let the kernel copy (or share) the bytes, and return their number: 0 on a system that cannot."""
         copied = 0
         if hasattr(os, "copy_file_range"):
-            with suppress(OSError):  # other file systems, old kernels; and a full disk, which plain writing will report
+            with suppress(OSError):  # another file system, an old kernel, or a full disk, which `write_at` will report
                 while copied < size and (done := os.copy_file_range(source, self.fd, size - copied, copied, copied)):
                     copied += done
         return copied
@@ -196,7 +199,7 @@ class AtomicFile:
         extra = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         for _ in range(16):
             try:
-                # A new file gets the umask's mode, and nobody else holds it open.
+                # A new file gets its mode from the umask, and no other process has it open.
                 fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | extra, 0o666)
             except FileExistsError:
                 self._remove_stale(extra)
@@ -207,9 +210,11 @@ class AtomicFile:
         raise self._busy()
 
     def _remove_stale(self, extra: int) -> None:
-        """Remove the partial file of a run that was killed; one that is still locked is another run's."""
+        """Remove the partial file of a run that was killed. Raise if another run still holds its lock."""
         if not stat.S_ISREG(os.lstat(self.partial).st_mode):
-            raise CheckpointError(f"{shown_path(self.partial)}: in the way, and not a partial file of ours; remove it.")
+            raise CheckpointError(
+                f"{shown_path(self.partial)}: is in the way: its name is that of a partial file of rekernel; remove it."
+            )
         try:
             fd = os.open(self.partial, os.O_RDWR | extra)
         except FileNotFoundError:
@@ -218,7 +223,7 @@ class AtomicFile:
             if not self._locked(fd):
                 raise self._busy()
             if (identity := _identity(fd)) in self._inputs:
-                raise CheckpointError(f"{shown_path(self.partial)}: is being read; rename it first.")
+                raise CheckpointError(f"{shown_path(self.partial)}: is also an input file; rename it first.")
             if identity == _identity(self.partial):
                 self.partial.unlink()
         finally:
@@ -236,10 +241,12 @@ class AtomicFile:
         return True
 
     def _busy(self) -> CheckpointError:
-        return CheckpointError(f"{shown_path(self.path)}: another run is writing it right now; wait for it, or end it.")
+        return CheckpointError(
+            f"{shown_path(self.path)}: another run is writing this file now; wait for that run, or stop it."
+        )
 
     def _commit(self) -> None:
-        self.check()  # it may have appeared meanwhile
+        self.check()  # the destination may have appeared since
         os.fsync(self.fd)
         if os.name == "nt":  # an open file cannot be renamed there
             self._close()
@@ -255,7 +262,7 @@ class AtomicFile:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """A full disk, a quota, missing rights: one line."""
+        """Turn an OSError (a full disk, a quota, missing permissions) into a CheckpointError of one line."""
         try:
             yield
         except OSError as error:
@@ -264,22 +271,22 @@ class AtomicFile:
 
 
 def _identity(path: StrPath | int) -> tuple[int, int] | None:
-    """What stays the same under every name of a file: links of both kinds, case, relative paths."""
+    """Device and inode: equal for every name of one file (links, another case, relative paths)."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - a descriptor as well
+        status = os.stat(path)  # noqa: PTH116 - `path` may be a descriptor
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where the system has a way to."""
+    """Make a rename survive a power failure, on systems that can sync a folder."""
     if os.name == "nt":
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     except OSError:
-        pass  # the file is complete and in its place
+        pass  # the file is complete and renamed already
     finally:
         os.close(fd)

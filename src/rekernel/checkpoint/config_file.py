@@ -1,4 +1,4 @@
-"""Find out whether the `config.json` of a denoiser holds an entry of rekernel.
+"""Name the entry that rekernel adds to the `config.json` of a denoiser.
 
 Scope: one key of a JSON file. Not here: what the entry means (see `diffusion.pipelines.record`). Format:
 docs/recipe.md, "Guidance".
@@ -7,4 +7,4 @@ docs/recipe.md, "Guidance".
 from __future__ import annotations
 
 KEY = "_rekernel"
-"""The entry of a denoiser's config; diffusers keeps those that begin with an underscore and gives them to no model."""
+"""Key of the entry. diffusers keeps keys that begin with an underscore, and does not pass them to the model."""

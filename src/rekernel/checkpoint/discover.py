@@ -1,6 +1,6 @@
-"""Find the checkpoints in a folder; an index stands for its shards.
+"""Find the checkpoints in a folder. An index stands for its shards.
 
-Scope: file names, and what an index lists. Not here: reading a header (see `checkpoint.header`).
+Scope: file names, and the shards that an index lists. Not here: reading a header (see `checkpoint.header`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.safetensors")
 
 
 def candidates_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The checkpoints in a folder, each index standing for its shards; and these shards."""
+    """Return the checkpoints in a folder, and the shards that the indices among them list."""
     try:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     except OSError as error:
@@ -33,15 +33,19 @@ def candidates_in(folder: Path) -> tuple[list[Path], list[Path]]:
     files = [name for name in names if name.lower().endswith(".safetensors") and name not in listed]
     orphan = next((name for name in files if _SHARD.fullmatch(name) and "-of-00001" not in name), None)
     if orphan is not None:
-        whose = "its *.safetensors.index.json is missing" if not indices else f"not in {shown(indices[0])}"
+        whose = (
+            "but their *.safetensors.index.json is missing"
+            if not indices
+            else f"but {shown(indices[0])} does not list it"
+        )
         raise CheckpointError(
-            f"{shown_path(folder / orphan)}: one shard of several, {whose}; download the folder again."
+            f"{shown_path(folder / orphan)}: is one of several shards, {whose}; download the folder again."
         )
     return [folder / name for name in (*indices, *files)], [folder / name for name in sorted(listed)]
 
 
 def only_candidate(folder: Path, allow_pickle: bool) -> Path:
-    """The only checkpoint in a folder."""
+    """Return the only checkpoint in a folder; raise if there is none, or several."""
     candidates, _ = candidates_in(folder)
     pickles = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES and not p.name.startswith("."))
     if not candidates and allow_pickle:
@@ -52,20 +56,20 @@ def only_candidate(folder: Path, allow_pickle: bool) -> Path:
         return contained(folder, candidates[0].name)
     if (folder / "model_index.json").exists():
         raise CheckpointError(
-            f"{shown_path(folder)}: a diffusers pipeline; pass the folder of one component, such as unet."
+            f"{shown_path(folder)}: is a diffusers pipeline; pass the folder of one component, such as unet."
         )
     if pickles:
         raise CheckpointError(
-            f"{shown_path(folder)}: no safetensors, only pickles ({shown(pickles[0].name)}), which can run code; "
-            "convert to safetensors, or pass ",
+            f"{shown_path(folder)}: has no safetensors file, only pickles ({shown(pickles[0].name)}), which can run "
+            "code; convert to safetensors, or pass ",
             ALLOW_PICKLE,
             ".",
         )
-    raise CheckpointError(f"{shown_path(folder)}: no .safetensors file and no *.safetensors.index.json in this folder.")
+    raise CheckpointError(f"{shown_path(folder)}: has neither a .safetensors file nor a *.safetensors.index.json.")
 
 
 def ambiguous(folder: Path, candidates: Iterable[Path]) -> SeveralCheckpointsError:
-    """What is said of a folder with several, where one is needed."""
+    """Return the error for a folder with several checkpoints where one is needed."""
     names = [shown(path.name) for path in candidates]
     listing = ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
     return SeveralCheckpointsError(f"{shown_path(folder)}: several checkpoints here ({listing}); pass the path of one.")
@@ -80,12 +84,14 @@ OTHER_WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".h5", ".msgpack", ".onnx", *
 
 
 def onnx_of(source: StrPath) -> Path | None:
-    """The ONNX model that `source` is, or that is all the weights of the folder `source` or of its folder `onnx`.
+    """Return the ONNX model that `source` names: the file, or the only weights in the folder or its `onnx` folder.
+
+    None for any other source.
 
     Raises
     ------
     RekernelError
-        For several models and nothing else to choose.
+        If the folder holds several ONNX models and no other weights.
 
     Examples
     --------
@@ -101,7 +107,7 @@ def onnx_of(source: StrPath) -> Path | None:
         names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
         weights = [n for n in names if n.lower().endswith(OTHER_WEIGHTS) and not n.lower().endswith(ONNX_DATA)]
         models = [n for n in weights if n.lower().endswith(".onnx")]
-        if len(models) == 1:  # whose data may have any name
+        if len(models) == 1:  # the files with its tensors may have any name
             weights = [n for n in weights if n in models or not _names(folder / models[0], n)]
         if not weights:
             continue
@@ -109,14 +115,14 @@ def onnx_of(source: StrPath) -> Path | None:
             return None
         if len(models) > 1:
             listed = ", ".join(map(shown, models[:6])) + (f", ... ({len(models)})" if len(models) > 6 else "")
-            raise RekernelError(f"{shown_path(folder)}: several ONNX models here ({listed}); pass the path of one.")
+            raise RekernelError(f"{shown_path(folder)}: has several ONNX models ({listed}); pass the path of one.")
         return contained(source, (folder / models[0]).relative_to(source).as_posix())
     return None
 
 
 def _names(model: Path, file: str) -> bool:
-    """Whether an ONNX model says that tensors lie in `file`: names stand in it as they are."""
-    if not file.endswith(".bin") or model.stat().st_size == 0:  # empty: it stands for one that was not fetched
+    """Whether an ONNX model refers to `file` for its tensors: the file holds such names as plain bytes."""
+    if not file.endswith(".bin") or model.stat().st_size == 0:  # empty: a stand-in for a model that was not downloaded
         return False
     with os.fdopen(open_regular(model), "rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
         return content.find(file.encode()) >= 0

@@ -1,6 +1,7 @@
-"""The table of dtypes, and casts between them that do not lose a value in silence.
+"""List the dtypes of safetensors, and cast between them; a cast that would overflow is an error.
 
-Scope: names and bits. Not here: tensors. ml_dtypes, which teaches NumPy bfloat16 and float8, is imported where needed.
+Scope: names and bits. Not here: tensors (see `checkpoint.tensor_source`). ml_dtypes, which adds bfloat16 and float8 to
+NumPy, is imported only if needed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class DType:
     computed: str = ""
 
 
-# The order is the reference's order of alignment: files are laid out from the last to the first.
+# In the order of alignment of the reference implementation, which lays files out from the last dtype to the first.
 TABLE = (
     DType("BOOL", 8, "bool", "bool", "BOOL"),
     DType("F4", 4, onnx="FLOAT4E2M1"),
@@ -68,8 +69,8 @@ FLOATS = tuple(dtype.name for dtype in TABLE if dtype.computed == "float")
 """Dtypes whose weights are resampled, and from and to which `--dtype` casts. A float8 weight is left alone: it is
 quantised, with a scale elsewhere."""
 ROUNDED = tuple(dtype.name for dtype in TABLE if dtype.computed == "rounded")
-"""Dtypes that are resampled as floats and rounded back, if a cast is allowed. Truth values, complex and packed numbers
-never are."""
+"""Dtypes that are resampled as floats and rounded back, if a cast is allowed. Booleans, complex
+numbers and packed numbers are always kept."""
 OF_TORCH = {dtype.torch: dtype.name for dtype in TABLE if dtype.torch}
 """The safetensors name of each dtype of torch."""
 OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
@@ -82,12 +83,12 @@ _SPELLINGS = OF_TORCH | {
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a safetensors dtype, little-endian.
+    """Return the NumPy dtype of a safetensors dtype, little-endian.
 
     Raises
     ------
     RekernelError
-        Where NumPy has none (the sub-byte formats).
+        If NumPy does not have the dtype (sub-byte formats).
 
     Examples
     --------
@@ -102,11 +103,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
         scalar: type[Any] = getattr(ml_dtypes, dtype.numpy)
         return np.dtype(scalar)
-    raise RekernelError(f"dtype {name} has no NumPy counterpart, so its values cannot be computed with")
+    raise RekernelError(f"dtype {name} has no NumPy counterpart, so rekernel cannot compute with its values")
 
 
 def target_dtype(spelling: str) -> str:
-    """The safetensors name of a float dtype a user may ask for.
+    """Return the safetensors name of a float dtype, from any spelling that a user may give.
 
     Examples
     --------
@@ -120,7 +121,7 @@ def target_dtype(spelling: str) -> str:
 
 
 def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """`values` in another float dtype; a finite value that would become infinite is an error.
+    """Cast `values` to another float dtype; raise if a finite value would become infinite.
 
     Examples
     --------
@@ -133,12 +134,14 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         lost = ~np.isfinite(result) & np.isfinite(values)
         if lost.any():
             worst = values[lost].flat[0]
-            raise RekernelError(f"value {float(worst):.6g} is beyond F16's 65504; cast to BF16 or F32 instead")
+            raise RekernelError(
+                f"value {float(worst):.6g} is too large for F16, whose maximum is 65504; cast to BF16 or F32 instead"
+            )
     return result
 
 
 def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> None:
-    """Raise where float16 holds as infinite what `wider()`, the same values before they were rounded, has finite.
+    """Raise if a value of a float16 `result` is infinite that is finite in `wider()`, the values before rounding.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Parse the header of a safetensors file strictly, and write it exactly as the reference implementation does.
 
-Scope: bytes, JSON and offsets. Not here: arrays, frameworks and the data behind the header. The parser is stricter than
-the reference where a file has two meanings (duplicate keys) or a part without meaning (unknown fields):
+Scope: bytes, JSON and offsets. Not here: the data after the header (see `checkpoint.tensor_source`). The parser is
+stricter than the reference where a file has two meanings (duplicate keys) or a part without meaning (unknown fields):
 tests/hostile/README.md lists each case.
 """
 
@@ -15,7 +15,7 @@ from itertools import pairwise
 from ..errors import CheckpointError
 from ..escape import shown
 from .dtypes import DTYPE_BITS
-from .file_kind import _AGAIN, foreign_format
+from .file_kind import DOWNLOAD_AGAIN, foreign_format
 from .strict_json import encodable, quoted, strict_json
 
 MAX_HEADER = 100_000_000
@@ -27,9 +27,9 @@ _RANK = {dtype: rank for rank, dtype in enumerate(DTYPE_BITS)}
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file, without its data.
+    """The entry of one tensor in a header.
 
-    `start` and `end` are byte offsets into the data section: `end - start` is exactly what dtype and shape need.
+    `start` and `end` are byte offsets into the data section: `end - start` is exactly the size of the data.
     """
 
     name: str
@@ -46,11 +46,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A whole header.
+    """The header of a safetensors file.
 
-    tensors : in the order of their data; together they cover the data section, once.
-    metadata : the `__metadata__` map; empty where there was none (`has_metadata` tells an empty map from none).
-    data_start : where the data section begins in the file.
+    tensors : entries in the order of their data, which together cover the data section exactly once
+    metadata : the `__metadata__` map; empty if the file has none
+    data_start : offset of the data section in the file
+    has_metadata : whether the file has a `__metadata__` map, which may be empty
     """
 
     tensors: dict[str, TensorInfo]
@@ -60,7 +61,9 @@ class Header:
 
 
 def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
-    """Bytes that a tensor takes; `where` begins the message if it cannot exist.
+    """Return the size of a tensor in bytes; raise if no tensor can have this dtype and shape.
+
+    `where` begins the message.
 
     Examples
     --------
@@ -72,9 +75,9 @@ def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
     bits, empty = DTYPE_BITS[dtype], False
     for size in shape:
         if type(size) is not int or size < 0 or size > _MAX_SIZE:
-            raise CheckpointError(f"{where}: shape has {_described(size)} where a size from 0 to 2**63 - 1 belongs.")
+            raise CheckpointError(f"{where}: shape has {_described(size)}, not a size from 0 to 2**63 - 1.")
         empty = empty or size == 0
-        bits *= size or 1  # an overflow beside a 0 is still refused, whatever the order
+        bits *= size or 1  # an overflow is refused also if another size is 0, in any order
         if bits > _MAX_SIZE:
             raise CheckpointError(f"{where}: shape {shape_text(shape)} of {dtype} overflows 63 bits.")
     if not empty and bits % 8:
@@ -85,9 +88,10 @@ def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
 def build_header(
     tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, TensorInfo]]:
-    """Header bytes (length, JSON, padding) for tensors given as (name, dtype, shape), and where each tensor goes.
+    """Build the header (length, JSON, padding) of a file, and decide where each tensor goes.
 
-    Byte for byte what `safetensors.serialize` writes; metadata keys, which it leaves in a random order, are sorted.
+    The bytes are those that `safetensors.serialize` writes, except that metadata keys are sorted: `serialize` writes
+    them in a random order.
 
     Parameters
     ----------
@@ -98,7 +102,7 @@ def build_header(
 
     Returns
     -------
-    raw : bytes, a multiple of 8 long; the data section follows it
+    raw : bytes, whose length is a multiple of 8; the data section follows
     infos : dict of name to TensorInfo, in the order of the data
 
     Examples
@@ -110,7 +114,7 @@ def build_header(
     entries: list[tuple[int, str, str, tuple[int, ...], int]] = []
     for name, dtype, shape in tensors:
         if name == "__metadata__":
-            raise CheckpointError("__metadata__: reserved by the format; give the tensor another name.")
+            raise CheckpointError("__metadata__: this name is reserved by the format; give the tensor another name.")
         nbytes = tensor_nbytes(dtype, shape, shown(encodable(name)))
         entries.append((-_RANK[dtype], name, dtype, tuple(shape), nbytes))
     entries.sort(key=lambda entry: entry[:2])
@@ -122,7 +126,9 @@ def build_header(
     if metadata is not None:
         for key, value in metadata.items():
             if not isinstance(key, str) or not isinstance(value, str):
-                raise CheckpointError(f"metadata {shown(str(key))}: {_described(value)} where text belongs; use str().")
+                raise CheckpointError(
+                    f"metadata {shown(str(key))}: the value is {_described(value)}, not text; use str()."
+                )
         pairs = (f"{quoted(key)}:{quoted(metadata[key])}" for key in sorted(metadata))
         parts.append('"__metadata__":{' + ",".join(pairs) + "}")
     infos: dict[str, TensorInfo] = {}
@@ -135,12 +141,12 @@ def build_header(
     text = ("{" + ",".join(parts) + "}").encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
-        raise CheckpointError(f"header of {len(text)} bytes, over the format's {MAX_HEADER}: shorten the metadata.")
+        raise CheckpointError(f"a header of {len(text)} bytes is over the limit of {MAX_HEADER}: shorten the metadata.")
     return len(text).to_bytes(8, "little") + text, infos
 
 
 def read_header(fd: int, where: str) -> Header:
-    """The header of an open safetensors file, at position 0; its data is not read, but the size of the file has to fit.
+    """Read and check the header of an open safetensors file at position 0. The size of the file is checked too; the data is not read.
 
     Parameters
     ----------
@@ -156,38 +162,45 @@ def read_header(fd: int, where: str) -> Header:
 
 
 def header_length(prefix: bytes, size: int, where: str) -> int:
-    """Length of the JSON text, out of the file's first bytes (some hundred, to name what the file is instead)."""
+    """Return the length of the JSON text, from the first bytes of a file.
+
+    `prefix` needs some hundred bytes, so that the error for a file of another format can name that format.
+    """
     if size < 8 or len(prefix) < 8:
         short = _count(min(size, len(prefix)))
-        raise CheckpointError(f"{where}: {short}, shorter than the 8 of a header length: {_AGAIN}")
+        raise CheckpointError(f"{where}: the file has {short}, fewer than the 8 of a header length: {DOWNLOAD_AGAIN}")
     length = int.from_bytes(prefix[:8], "little")
     if length > MAX_HEADER or length > size - 8:
         if foreign := foreign_format(prefix):
             raise CheckpointError(f"{where}: ", *foreign)
         if length > MAX_HEADER:
-            raise CheckpointError(f"{where}: header length {length}, over the format's {MAX_HEADER}: not safetensors.")
-        raise CheckpointError(f"{where}: header of {length} bytes in a file of {size}, cut short: {_AGAIN}")
+            raise CheckpointError(
+                f"{where}: header length {length} is over the limit of {MAX_HEADER}: not a safetensors file."
+            )
+        raise CheckpointError(
+            f"{where}: a header of {length} bytes in a file of {size} bytes, cut short: {DOWNLOAD_AGAIN}"
+        )
     if length == 0:
-        raise CheckpointError(f"{where}: header length 0: not safetensors, or never finished being written.")
+        raise CheckpointError(f"{where}: header length 0: not a safetensors file, or its writer did not finish.")
     return length
 
 
 def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") -> Header:
-    """The header at the beginning of `raw`, checked in full against a file of `size` bytes.
+    """Parse the header at the beginning of `raw`, and check it in full against a file of `size` bytes.
 
     Parameters
     ----------
     raw : bytes
         The beginning of a file: length, JSON and possibly some data.
     size : int, optional
-        Size of the whole file; that of `raw` if not given.
+        Size of the whole file; by default the length of `raw`.
     where : str
-        Begins every message.
+        Name of the file, which begins every message.
 
     Raises
     ------
     CheckpointError
-        For each fault its own message.
+        If the header breaks a rule of the format; the message names the rule.
 
     Examples
     --------
@@ -196,15 +209,18 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
     TensorInfo(name='w', dtype='F16', shape=(2, 2), start=0, end=8)
     >>> parse_header(raw + bytes(7), where="in.safetensors")
     Traceback (most recent call last):
-    rekernel.errors.CheckpointError: in.safetensors: 1 byte of data missing, cut short: download or copy it again.
+    rekernel.errors.CheckpointError: in.safetensors: the file was cut short, 1 byte of data is missing: download or
+    copy it again.
     """
     size = len(raw) if size is None else size
     length = header_length(raw, size, where)
     text = raw[8 : 8 + length]
     if len(text) < length:
-        raise CheckpointError(f"{where}: the header was cut short while it was read: {_AGAIN}")
+        raise CheckpointError(f"{where}: the file was cut short while its header was read: {DOWNLOAD_AGAIN}")
     if not text.startswith(b"{"):
-        raise CheckpointError(f"{where}: the header starts with {ascii(text[:1])[1:]}, not with '{{': not safetensors.")
+        raise CheckpointError(
+            f"{where}: the header starts with {ascii(text[:1])[1:]}, not with '{{': not a safetensors file."
+        )
     parsed = strict_json(text, where, "header")
     assert isinstance(parsed, dict)  # it starts with a brace
     has_metadata = "__metadata__" in parsed
@@ -227,13 +243,15 @@ def _checked_metadata(value: object, where: str) -> dict[str, str]:
 def _checked_tensor(name: str, entry: object, where: str) -> TensorInfo:
     where = f"{where}: tensor {shown(name)}"
     if not isinstance(entry, dict):
-        raise CheckpointError(f"{where}: {_described(entry)} where dtype, shape and data_offsets belong.")
+        raise CheckpointError(
+            f"{where}: the entry is {_described(entry)}, not an object with dtype, shape and data_offsets."
+        )
     for key in _FIELDS:
         if key not in entry:
-            raise CheckpointError(f"{where}: no {key}.")
+            raise CheckpointError(f"{where}: the entry has no {key}.")
     if len(entry) > len(_FIELDS):
         extra = next(key for key in entry if key not in _FIELDS)
-        raise CheckpointError(f"{where}: unknown field {shown(extra)}; only {', '.join(_FIELDS)} belong here.")
+        raise CheckpointError(f"{where}: unknown field {shown(extra)}; the fields are {', '.join(_FIELDS)}.")
     dtype, shape, offsets = (entry[key] for key in _FIELDS)
     if not isinstance(dtype, str):
         raise CheckpointError(f"{where}: dtype is {_described(dtype)}, not text.")
@@ -250,7 +268,7 @@ def _checked_tensor(name: str, entry: object, where: str) -> TensorInfo:
         raise CheckpointError(f"{where}: data_offsets [{start}, {end}] run backwards.")
     if end - start != nbytes:
         raise CheckpointError(
-            f"{where}: {dtype} of shape {shape_text(shape)} takes {nbytes} bytes, data_offsets span {end - start}."
+            f"{where}: {dtype} of shape {shape_text(shape)} takes {nbytes} bytes, but data_offsets span {end - start}."
         )
     return TensorInfo(name, dtype, tuple(shape), start, end)
 
@@ -263,12 +281,19 @@ def _check_coverage(infos: list[TensorInfo], available: int, where: str) -> None
                 f"{where}: tensors {shown(previous)} and {shown(info.name)} overlap in bytes {info.start} to {end}."
             )
         if info.start > end:
-            raise CheckpointError(f"{where}: a hole, bytes {end} to {info.start}, before tensor {shown(info.name)}.")
+            raise CheckpointError(
+                f"{where}: no tensor covers bytes {end} to {info.start}, before tensor {shown(info.name)}."
+            )
         end, previous = info.end, info.name
     if end > available:
-        raise CheckpointError(f"{where}: {_count(end - available)} of data missing, cut short: {_AGAIN}")
+        verb = "is" if end - available == 1 else "are"
+        raise CheckpointError(
+            f"{where}: the file was cut short, {_count(end - available)} of data {verb} missing: {DOWNLOAD_AGAIN}"
+        )
     if end < available:
-        raise CheckpointError(f"{where}: {_count(available - end)} behind the last tensor belong to none: {_AGAIN}")
+        raise CheckpointError(
+            f"{where}: the file has {_count(available - end)} after the last tensor: {DOWNLOAD_AGAIN}"
+        )
 
 
 def _count(n: int) -> str:
@@ -276,7 +301,7 @@ def _count(n: int) -> str:
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """A shape for a message; of a very long one its beginning."""
+    """Format a shape for a message; a very long shape is cut."""
     sizes = ", ".join(map(str, shape[:16]))
     return f"({sizes}, ... {len(shape)} sizes)" if len(shape) > 16 else f"({sizes})"
 

@@ -1,6 +1,6 @@
-"""Open a path as the checkpoint that it is: a file, an index with its shards, or a folder with one of them.
+"""Open a checkpoint on this disk: a file, an index with its shards, or a folder that holds one of them.
 
-Scope: which of these a path is. Not here: reading tensors (see `checkpoint.tensor_source`).
+Scope: what a path leads to. Not here: reading tensors (see `checkpoint.tensor_source`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def open_checkpoint(
     Parameters
     ----------
     path : path
-        What to open. Headers are read and checked now, data when asked for.
+        The file or folder. Headers are read and checked now; data is read on demand.
     allow_pickle : bool
-        Also accept .bin, .pt, .pth and .ckpt, through torch's loader for tensors alone.
+        Also accept .bin, .pt, .pth and .ckpt, read by torch with `weights_only=True`.
     read_shard : callable, optional
-        What reads a file's header, where it does not lie on the disk.
+        Function that returns the header of a file; by default the header is read from the disk.
 
     Returns
     -------
@@ -56,15 +56,17 @@ def open_checkpoint(
         return _open_sharded(path, read_shard)
     named_pickle = path.suffix.lower() in PICKLE_SUFFIXES
     if (named_pickle and not _begins_as(path, "safetensors")) or (allow_pickle and _begins_as(path, "pickle")):
-        from .pickles import PickleCheckpoint  # torch only where it is needed
+        from .pickles import PickleCheckpoint  # imports torch, so only if needed
 
         return PickleCheckpoint(path, allow_pickle=allow_pickle)
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(
-            f"{where}: an ONNX model, no checkpoint; `rekernel plan` shows its layers and what is done."
+            f"{where}: an ONNX model, not a checkpoint; `rekernel plan` shows what happens to each layer."
         )
     if path.suffix.lower() == ".json":
-        raise CheckpointError(f"{where}: not an index; pass a .safetensors file or a *.safetensors.index.json.")
+        raise CheckpointError(
+            f"{where}: not the index of a checkpoint; pass a .safetensors file or a *.safetensors.index.json."
+        )
     return Checkpoint(path, "file", (read_shard(path),))
 
 
@@ -94,10 +96,10 @@ def _open_sharded(path: Path, read_shard: Callable[[Path], Shard]) -> Checkpoint
 
 
 def _begins_as(path: Path, kind: str) -> bool:
-    """Whether the content is of this kind, whatever the name says."""
+    """Whether a file begins like this kind of file, whatever its name."""
     fd = open_regular(path)
     with os.fdopen(fd, "rb") as file:
         prefix = file.read(9)
-    # A header of 640 bytes also begins like a pickle; only an impossible length tells.
+    # A safetensors file with a header of 640 bytes begins like a pickle. Only an impossible length tells them apart.
     plausible = int.from_bytes(prefix[:8], "little") <= MAX_HEADER
     return plausible and prefix[8:] == b"{" if kind == "safetensors" else not plausible and is_pickle(prefix)

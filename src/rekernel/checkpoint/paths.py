@@ -1,7 +1,7 @@
 """Keep names, links and listings inside their folder.
 
-Scope: folders, of any format. Anyone may have chosen a name in a file or a link in a folder. Each is refused if it
-leads out of the folder.
+Scope: names and links in any folder. Anyone may have chosen them, so a name or link that leads out of the folder is
+refused. Not here: formats (see `checkpoint.file_kind`).
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from ..errors import CheckpointError
 from ..escape import shown, shown_path
 
 StrPath = str | os.PathLike[str]
-_SKIPPED_FOLDERS = frozenset({".git", ".cache"})  # what git and the Hub's client keep for themselves
+_SKIPPED_FOLDERS = frozenset({".git", ".cache"})  # private folders of git and of the Hub's client
 
 
 def check_plain(name: str, where: str) -> None:
-    """A name out of a file has to be one plain name, on every system: no way up, no root, no drive, no stream."""
+    """Raise if a name from a file is not a plain file name on every system (no separator, drive or stream)."""
     if name in ("", ".", "..") or any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name) or name[-1] in ". ":
         raise CheckpointError(f"{where} {shown(name)} is not a plain file name inside the folder; refused.")
 
 
 def contained(folder: Path, name: str) -> Path:
-    """`folder / name` of a plain name, whose links lead nowhere outside, except to the blobs of the same Hub cache."""
+    """Return `folder / name`; raise if a link leads out of the folder, unless to the blobs of the same Hub cache."""
     path = folder / name
     root, target = folder.resolve(), path.resolve()
     if target.is_relative_to(root):
         return path
-    # <repo>/snapshots/<revision>/... -> <repo>/blobs/<hash>, with no link on the way to hide behind; newer clients make
-    # that a link too, to <cache>/blobs/<2 digits>/<hash>, a store that all repositories share and that is marked.
+    # The Hub's cache links <repo>/snapshots/<revision>/... to <repo>/blobs/<hash>. `resolve` follows every link on the
+    # way. In newer clients the blob is a link too, to <cache>/blobs/<2 digits>/<hash>: a store that all repositories
+    # share, and that a marker file identifies.
     for place in (root, *root.parents):
         if place.parent.name != "snapshots":
             continue
@@ -39,14 +40,16 @@ def contained(folder: Path, name: str) -> Path:
             return path
         if shared == repository.parent / "blobs" and (shared / ".huggingface-shared-blobs").is_file():
             return path
-    raise CheckpointError(f"{shown_path(path)}: a link that leads out of its folder, to {shown_path(target)}; refused.")
+    raise CheckpointError(
+        f"{shown_path(path)}: is a link that leads out of its folder, to {shown_path(target)}; refused."
+    )
 
 
 def other_files(folder: StrPath, taken: Iterable[StrPath]) -> tuple[Path, ...]:
-    """Every regular file below `folder` that is not among `taken`, relative and sorted.
+    """List the regular files below `folder` that are not among `taken`, as sorted relative paths.
 
-    Links to folders are refused rather than followed, links to files may not lead out of the folder (but into the
-    Hub cache's `blobs`), pipes and sockets are left out, and so are the `.git` and `.cache` folders.
+    A link to a folder is an error. So is a link to a file outside the folder, except in the `blobs` of the Hub cache.
+    Pipes, sockets and the folders `.git` and `.cache` are left out.
 
     Examples
     --------
@@ -72,11 +75,12 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
             target = contained(root, relative.as_posix())
             if target.is_dir():
                 raise CheckpointError(
-                    f"{shown_path(target)}: a link to a folder, which is not followed; put a copy there."
+                    f"{shown_path(target)}: is a link to a folder, which rekernel does not follow; "
+                    "replace the link with a copy of the folder."
                 )
             if not target.exists():
                 raise CheckpointError(
-                    f"{shown_path(target)}: a link to a file that is missing; download the folder again."
+                    f"{shown_path(target)}: is a link to a file that is missing; download the folder again."
                 )
             if target.is_file():
                 yield relative
@@ -88,7 +92,7 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
 
 
 def plain_parts(name: str) -> Path | None:
-    """A file name out of a repository's listing as a relative path; None where it would leave the folder.
+    """Turn a file name of a repository into a relative path; None if it would lead out of the folder.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""Read pickled torch checkpoints through torch's loader for tensors alone, and only if the caller allows it.
+"""Read pickled torch checkpoints with `weights_only=True`, and only if the caller allows it.
 
-Scope: torch, imported when a file is opened and never before, and the interface `TensorSource`.
-A pickle is a program. `weights_only=True` runs a small, fixed part of it; torch refuses every other instruction.
+Scope: `torch.load` behind the interface `TensorSource`. torch is imported when a file is opened. Not here: safetensors
+(see `checkpoint.tensor_source`). A pickle is a program. `weights_only=True` runs a small, fixed set of instructions;
+torch refuses every other instruction.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ class PickleCheckpoint:
     ----------
     path : path
     allow_pickle : bool
-        The caller's decision; without it nothing is read.
+        Whether the caller allows pickles. If False, nothing is read.
 
     Attributes
     ----------
-    tensors : dict of str to TensorInfo, laid out as a safetensors file of them would be
+    tensors : dict of str to TensorInfo, with the offsets that a safetensors file of these tensors would have
     skipped : names of the entries that are not tensors (epoch, optimizer states, ...)
-    shared : groups of names that share one storage; each is read in full, as files without sharing need it
-    metadata, shards, index : empty, empty, None: a pickle has none
+    shared : groups of names of tensors that share one storage; each tensor is read in full, since safetensors has no
+        sharing
+    metadata, shards, index : empty, empty and None, since a pickle does not have them
 
     Notes
     -----
-    Entries under `state_dict` (Lightning) are unwrapped. The zip format is mapped into memory by torch, so the file
-    must not be truncated while it is open.
+    Entries under `state_dict` (Lightning) are unwrapped. torch maps the zip format into memory, so the file must not be
+    truncated while it is open.
 
     Examples
     --------
@@ -78,24 +80,24 @@ class PickleCheckpoint:
         return (self.path,)
 
     def read(self, name: str) -> bytearray:
-        """The bytes of tensor `name`, contiguous, in memory of their own."""
+        """Return a copy of the bytes of tensor `name`, contiguous."""
         return bytearray(self._bytes(name))
 
     def read_range(self, name: str, start: int, stop: int) -> bytearray:
-        """Bytes `start` to `stop` of tensor `name`."""
+        """Return a copy of bytes `start` to `stop` of tensor `name`."""
         source = self._bytes(name)
         if not 0 <= start <= stop <= source.nbytes:
             raise CheckpointError(
-                f"{self._where}: bytes {start} to {stop} lie outside tensor {shown(name)} of {source.nbytes}."
+                f"{self._where}: bytes {start} to {stop} lie outside tensor {shown(name)} of {source.nbytes} bytes."
             )
         return bytearray(source[start:stop])
 
     def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
-        """None: a pickle's tensors may lie anywhere in it, in any order."""
+        """Copy nothing, and return 0: where a tensor lies in a pickle is not known."""
         return 0
 
     def close(self) -> None:
-        """Let go of the tensors, and with them of the mapped file."""
+        """Release the tensors, and with them the mapped file."""
         self._values = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -110,44 +112,47 @@ class PickleCheckpoint:
         self.close()
 
     def _load(self) -> Any:
-        os.close(open_regular(self.path))  # a clear message for a missing file, a pipe, a folder
+        os.close(open_regular(self.path))  # for a clear message about a missing file, a pipe or a folder
         try:
             import torch
         except ImportError:
             raise CheckpointError(
-                f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', or convert it elsewhere."
+                f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', "
+                "or convert the file on a machine that has torch."
             ) from None
-        # Only the zip format can be mapped, and only under its own name: torch reads *.safetensors as what it says.
+        # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
         mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
         try:
             with self.path.open("rb") as file:
                 return torch.load(self.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
         except MemoryError:
             raise
-        except Exception as error:  # a broken pickle can raise anything at all
+        except Exception as error:  # a broken pickle can raise any error
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             if "Weights only load failed" in reason:
-                reason = "it holds more than tensors, which torch's loader for tensors alone refuses to run"
+                reason = "the file holds more than tensors, and torch refuses to load the rest with weights_only=True"
             raise CheckpointError(
-                f"{self._where}: {shown(reason, 160)}; convert it to safetensors where its code is trusted."
+                f"{self._where}: {shown(reason, 160)}; convert it to safetensors on a machine where you trust its code."
             ) from None
 
     def _listed(self, name: str, tensor: Any, file_size: int) -> tuple[str, str, tuple[int, ...]]:
         where = f"{self._where}: tensor {shown(name)}"
         if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type != "cpu":
-            raise CheckpointError(f"{where}: sparse, quantized or without data; safetensors holds plain tensors.")
+            raise CheckpointError(
+                f"{where}: is sparse, quantized or without data; safetensors holds plain tensors only."
+            )
         dtype = OF_TORCH.get(str(tensor.dtype).removeprefix("torch."))
         if dtype is None:
             raise CheckpointError(f"{where}: dtype {tensor.dtype} does not exist in safetensors; cast it first.")
-        # A stride of 0 lets a file of a kilobyte claim a petabyte. Torch's files are not compressed.
+        # With a stride of 0, a file of a kilobyte can claim a petabyte. Files of torch are not compressed.
         if tensor.nbytes > max(file_size, 1 << 20):
-            raise CheckpointError(f"{where}: {tensor.nbytes} bytes out of a file of {file_size}; refused.")
+            raise CheckpointError(f"{where}: claims {tensor.nbytes} bytes in a file of {file_size} bytes; refused.")
         return name, dtype, tuple(tensor.shape)
 
     def _bytes(self, name: str) -> memoryview:
         if name not in self._values:
-            state = "no tensor" if name not in self.tensors else "closed, thus no tensor"
-            raise CheckpointError(f"{self._where}: {state} {shown(name)}.")
+            reason = "is closed" if name in self.tensors else f"has no tensor {shown(name)}"
+            raise CheckpointError(f"{self._where}: {reason}.")
         import torch
 
         tensor = self._values[name].detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -155,7 +160,7 @@ class PickleCheckpoint:
 
 
 def _split(loaded: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The tensors, and the names of all else; one level of `state_dict` is unwrapped."""
+    """Return the tensors, and the names of all other entries. An outer `state_dict` is unwrapped."""
     import torch
 
     if not isinstance(loaded, dict):
@@ -167,7 +172,7 @@ def _split(loaded: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     others += [str(key) for key in loaded if key not in tensors]
     if not tensors:
-        raise CheckpointError(f"{where}: no tensors at its top level or under state_dict (found: {_some(others)}).")
+        raise CheckpointError(f"{where}: has no tensors at its top level or under state_dict (found: {_some(others)}).")
     return tensors, tuple(others)
 
 

@@ -1,6 +1,6 @@
 """Read the folder of a diffusers pipeline: its components, their checkpoints and all other files.
 
-Scope: model_index.json and the names of folders. Not here: opening checkpoints (see `checkpoint.open_local`).
+Scope: model_index.json and the files in a folder. Not here: opening checkpoints (see `checkpoint.open_local`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .shard_index import read_index
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a pipeline with a folder of its own.
+    """A component of a pipeline, in its own folder.
 
-    candidates : the checkpoints in its folder (files or indices): none for a tokenizer, several with fp16 variants
-    files : these and all their shards, relative to the pipeline folder
+    candidates : the checkpoints (files or indices) in the folder; empty for a tokenizer, several with fp16 variants
+    files : the candidates and all their shards, relative to the pipeline folder
     """
 
     name: str
@@ -33,7 +33,7 @@ class Component:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The one candidate; None without any, CheckpointError with several."""
+        """The only candidate; None if there is none, CheckpointError if there are several."""
         if len(self.candidates) > 1:
             raise ambiguous(self.folder, self.candidates)
         return self.candidates[0] if self.candidates else None
@@ -41,7 +41,11 @@ class Component:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A diffusers folder: `index` is model_index.json, `files` all but the components' checkpoints, relative."""
+    """The folder of a diffusers pipeline.
+
+    index : content of model_index.json
+    files : all files except the checkpoints of the components, relative to `path`
+    """
 
     path: Path
     index: dict[str, object]
@@ -50,15 +54,15 @@ class Pipeline:
 
     @property
     def brings_code(self) -> bool:
-        """Whether the index names classes of the folder's own, for which diffusers asks for trust_remote_code=True."""
+        """Whether the folder has Python code of its own, for which diffusers requires trust_remote_code=True."""
         parts = (part.folder / f"{part.library}.py" for part in self.components.values())
         return isinstance(self.index.get("_class_name"), list) or any(path.is_file() for path in parts)
 
 
 def find_pipeline(folder: StrPath) -> Pipeline | None:
-    """The pipeline in `folder`, or None where there is no model_index.json.
+    """Read the pipeline in `folder`; None if the folder has no model_index.json.
 
-    Links, and what is left out, are as in `other_files`.
+    Links are treated, and files left out, as in `other_files`.
 
     Examples
     --------
@@ -79,7 +83,8 @@ def find_pipeline(folder: StrPath) -> Pipeline | None:
         place = folder / name
         if place.is_symlink():
             raise CheckpointError(
-                f"{shown_path(place)}: a link, which is not followed; put the component's folder there."
+                f"{shown_path(place)}: is a link, which rekernel does not follow; "
+                "replace the link with the folder of the component."
             )
         candidates, shards = candidates_in(place) if place.is_dir() else ([], [])
         files = tuple(sorted({path.relative_to(folder) for path in (*candidates, *shards)}))

@@ -1,7 +1,7 @@
-"""One safetensors file on the disk. The file must stay as it was when its header was read.
+"""Read one safetensors file, and raise if the file changes after its header was read.
 
-Scope: a header, a file and plain reads. Not here: checkpoints of several files (see `checkpoint.tensor_source`). No
-file is mapped into memory: a file that shrinks under a map kills the process, and a plain read gives an error message.
+Scope: a header, a file and plain reads. Not here: checkpoints of several files (see `checkpoint.tensor_source`). Files
+are not mapped into memory: if a mapped file shrinks, the process is killed; a plain read raises an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from .header import Header, parse_header, read_header
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file; `signature` is what its size, time and inode were when its header was read."""
+    """One safetensors file.
+
+    signature : size, time of change, device and inode of the file when its header was read
+    """
 
     path: Path
     header: Header
     signature: tuple[int, int, int, int]
 
     def open(self) -> int:
-        """A descriptor for reading it."""
+        """Open the file for reading, and return its descriptor."""
         fd = open_regular(self.path)
         if _signature(os.fstat(fd)) != self.signature:
             os.close(fd)
@@ -33,24 +36,25 @@ class Shard:
         return fd
 
     def check_unchanged(self) -> None:
-        """Raise where the file is no longer what was opened."""
+        """Raise if the file was changed, replaced or removed since it was opened."""
         try:
             status = self.path.stat()
         except OSError:
             raise CheckpointError(
-                f"{shown_path(self.path)}: vanished while it was read; nothing after this is right."
+                f"{shown_path(self.path)}: the file was removed while it was read; the result is not complete."
             ) from None
         if _signature(status) != self.signature:
             raise self._changed()
 
     def _changed(self) -> CheckpointError:
         return CheckpointError(
-            f"{shown_path(self.path)}: changed since it was opened; let its writer finish, then start again."
+            f"{shown_path(self.path)}: the file changed since it was opened; "
+            "wait until its writer has finished, then start again."
         )
 
 
 def shard_of_file(path: Path) -> Shard:
-    """The file at `path`, its header checked in full."""
+    """Read and check the header of the file at `path`."""
     fd = open_regular(path)
     try:
         signature = _signature(os.fstat(fd))
@@ -60,12 +64,15 @@ def shard_of_file(path: Path) -> Shard:
 
 
 def shard_of_header(path: Path, raw: bytes, size: int, where: str) -> Shard:
-    """A shard of which `path` holds the header `raw` alone, of a file of `size` bytes: its tensors cannot be read."""
+    """Return a shard for a file of `size` bytes of which only the header `raw` is at hand, stored in `path`.
+
+    Its tensors cannot be read. `where` names the file in messages.
+    """
     return Shard(path, parse_header(raw, size=size, where=shown_path(where)), _signature(path.stat()))
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> int:
-    """Fill `view` from `offset` of an open file, as far as one call to the system goes; how many bytes that was."""
+    """Read bytes from `offset` of an open file into `view` with one system call; return how many bytes were read."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, [view], offset)
     os.lseek(fd, offset, os.SEEK_SET)

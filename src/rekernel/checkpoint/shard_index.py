@@ -1,6 +1,6 @@
-"""Read index files: which shard holds a tensor, and which components a pipeline has.
+"""Read the index of a sharded checkpoint: which shard holds each tensor.
 
-Scope: the JSON of an index, read as strictly as a header, and its names. Not here: opening shards (see
+Scope: the JSON of an index, parsed as strictly as a header, and the names in it. Not here: opening shards (see
 `checkpoint.open_local`).
 """
 
@@ -19,20 +19,20 @@ INDEX_NAME = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
 
 
 def read_index(path: Path, what: str = "index") -> dict[str, object]:
-    """The object in a JSON file; `what` it is called in a message."""
+    """Read the object in a JSON file. `what` is the name of this kind of file in messages."""
     return read_object(path, what, MAX_HEADER)
 
 
 def weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:
-    """The shard of each tensor, a plain file name, from the index that was read from `path`."""
+    """Return the shard of each tensor, a plain file name, from the `index` that was read from `path`."""
     where, weights = shown_path(path), index.get("weight_map")
     if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{where}: no weight_map of tensor names to file names, as an index has to have.")
+        raise CheckpointError(f"{where}: the index has no weight_map of tensor names to file names.")
     if not isinstance(index.get("metadata", {}), dict):
         raise CheckpointError(f"{where}: its metadata is not an object.")
     for name, shard in weights.items():
         if not isinstance(shard, str):
-            raise CheckpointError(f"{where}: weight_map of tensor {shown(name)} is not a file name.")
+            raise CheckpointError(f"{where}: the weight_map entry of tensor {shown(name)} is not a file name.")
     for shard in set(weights.values()):
         check_plain(shard, f"{where}: shard")
     return weights

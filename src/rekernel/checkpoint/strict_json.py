@@ -1,4 +1,7 @@
-"""JSON without ambiguity: duplicate keys, odd constants and broken text are refused."""
+"""Parse JSON strictly: duplicate keys, NaN and broken text are errors.
+
+Scope: JSON text. Not here: what a file means (see `checkpoint.header`, `checkpoint.shard_index`).
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,26 @@ from ..escape import shown, shown_path
 from .file_kind import foreign_format, open_regular
 
 LARGEST_CONFIG = 1 << 24
-"""Bytes of a configuration, of which the largest in use has some hundred thousand."""
+"""Largest size of a configuration in bytes. The largest in use have some hundred thousand."""
 
 
 def read_object(
     path: str | os.PathLike[str], what: str = "configuration", limit: int = LARGEST_CONFIG
 ) -> dict[str, Any]:
-    """The object that a small JSON file holds.
+    """Read the object in a small JSON file.
 
     Parameters
     ----------
     path : path
     what : str
-        What a message calls it.
+        Name of this kind of file in messages.
     limit : int
-        Most bytes that the file may have.
+        Largest size of the file in bytes.
 
     Raises
     ------
     CheckpointError
-        For a file that cannot be read, that is larger, or that holds anything but an object in strict JSON.
+        If the file cannot be read, is larger than `limit`, or does not hold an object in strict JSON.
 
     Examples
     --------
@@ -42,9 +45,9 @@ def read_object(
     with os.fdopen(open_regular(path), "rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise CheckpointError(f"{where}: over {limit} bytes, too large for its kind ({what}).")
+        raise CheckpointError(f"{where}: has more than {limit} bytes, too many for this kind of file ({what}).")
     if not raw.lstrip().startswith(b"{"):
-        why = foreign_format(raw[:512]) or (f"no JSON object, as a {what} has to be.",)
+        why = foreign_format(raw[:512]) or (f"not a JSON object, as the {what} must be.",)
         raise CheckpointError(f"{where}: ", *why)
     parsed = strict_json(raw, where, what)
     assert isinstance(parsed, dict)  # it starts with a brace
@@ -52,7 +55,7 @@ def read_object(
 
 
 def strict_json(raw: bytes, where: str, what: str) -> object:
-    """JSON as the standard has it: UTF-8, no duplicate keys, no NaN, no lone surrogates, no bottomless nesting.
+    """Parse JSON as in the standard: UTF-8, without duplicate keys, NaN, lone surrogates or very deep nesting.
 
     Examples
     --------
@@ -73,7 +76,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
     except _FaultError as error:
         raise CheckpointError(f"{where}: {error} of the {what}.") from None
     except RecursionError:
-        raise CheckpointError(f"{where}: the {what} is nested too deep: not a checkpoint's.") from None
+        raise CheckpointError(f"{where}: the {what} is nested too deeply.") from None
     except json.JSONDecodeError as error:
         fault = f"{shown(error.msg)} at character {error.pos}"
         raise CheckpointError(f"{where}: the {what} is not JSON: {fault}.") from None
@@ -81,7 +84,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
 
 
 class _FaultError(Exception):
-    """Found by a hook inside the JSON parser, which does not know the file's name."""
+    """A fault found by a hook of the JSON parser. `strict_json` adds the name of the file."""
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -102,7 +105,7 @@ def _no_constant(token: str) -> NoReturn:
 def _integer(digits: str) -> int | float:
     if len(digits) > 20:
         raise _FaultError(f"a number of {len(digits)} digits overflows 64 bits, in a value")
-    return -0.0 if digits == "-0" else int(digits)  # as the reference: -0 is not a size
+    return -0.0 if digits == "-0" else int(digits)  # as the reference implementation does: -0 is not a size
 
 
 def _check_text(value: object) -> None:
@@ -118,7 +121,7 @@ def _check_text(value: object) -> None:
 
 
 def encodable(text: str, error: type[Exception] = CheckpointError) -> str:
-    """The text, where UTF-8 can hold it."""
+    """Return `text`; raise if UTF-8 cannot encode it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -127,6 +130,6 @@ def encodable(text: str, error: type[Exception] = CheckpointError) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as JSON."""
-    # Python without ASCII escaping and serde_json agree on every character.
+    """Return `text` as a JSON string."""
+    # Without ASCII escapes, Python writes every character as serde_json does.
     return json.dumps(encodable(text), ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""Open checkpoints: list the tensors of one or several files by name, and read a tensor when it is asked for.
+"""List the tensors of a checkpoint of one or several files, and read them on demand.
 
-Scope: shards whose headers are read already. Not here: how a path becomes a checkpoint (see `checkpoint.open_local`).
+Scope: shards whose headers were read already. Not here: how a path becomes a checkpoint (see `checkpoint.open_local`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TensorSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """What was opened."""
+        """The file or index that was opened."""
 
     @property
     def kind(self) -> str:
@@ -33,28 +33,31 @@ class TensorSource(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that is read: none of them may be a destination."""
+        """Every file that is read. A conversion may not write to any of these."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """All tensors, in the order in which reading them is sequential."""
+        """All tensors, in the order of their data in the files."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """`__metadata__`; empty where the format has none."""
+        """The `__metadata__` map; empty if the format has no metadata."""
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """The safetensors files behind it; empty for a pickle."""
+        """The safetensors files of the checkpoint; empty for a pickle."""
 
     def read(self, name: str) -> bytearray:
-        """The tensor's bytes, little-endian, C order."""
+        """Return the bytes of a tensor, little-endian, in C order."""
 
     def read_range(self, name: str, start: int, stop: int) -> bytearray:
-        """Those of its bytes; safe to call from several threads."""
+        """Return bytes `start` to `stop` of a tensor. Several threads may call this at once."""
 
     def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
-        """Bytes of the same that the kernel copied to `position` of the open file `target`; the rest is to be read."""
+        """Let the kernel copy bytes `start` to `stop` to `position` of the open file `target`.
+
+        Returns how many bytes the kernel copied. The caller has to copy the rest.
+        """
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -70,10 +73,10 @@ class Checkpoint:
     """An open safetensors checkpoint; closing it (or leaving its `with` block) closes its files.
 
     kind : 'file' or 'sharded'
-    shards : in the order of their file names; one for a file
-    index : the index as it was read, with its own metadata; None for a file
-    tensors : of all shards, shard after shard in file order; offsets are those within the shard
-    metadata : of all shards together, the first shard's value where two differ
+    shards : the safetensors files, by file name; one for a file
+    index : content of the index file, with its own metadata; None for a file
+    tensors : entries of all shards, in the order of shards and of data; offsets count within the shard
+    metadata : metadata of all shards together; if two shards differ, the value of the first one
     """
 
     path: Path
@@ -100,17 +103,19 @@ class Checkpoint:
         return shards if self.index is None else (self.path, *shards)
 
     def shard_of(self, name: str) -> Shard:
-        """The file that holds tensor `name`."""
+        """Return the file that holds tensor `name`."""
         if name not in self._shard_of:
-            raise CheckpointError(f"{shown_path(self.path)}: no tensor {shown(name)}, among {len(self.tensors)}.")
+            raise CheckpointError(
+                f"{shown_path(self.path)}: has no tensor {shown(name)} among its {len(self.tensors)}."
+            )
         return self._shard_of[name]
 
     def read(self, name: str) -> bytearray:
-        """The bytes of tensor `name`, in memory of their own."""
+        """Return a copy of the bytes of tensor `name`."""
         return self.read_range(name, 0, self.shard_of(name).header.tensors[name].nbytes)
 
     def read_range(self, name: str, start: int, stop: int) -> bytearray:
-        """Bytes `start` to `stop` of tensor `name`; safe to call from several threads."""
+        """Return a copy of bytes `start` to `stop` of tensor `name`. Several threads may call this at once."""
         shard = self.shard_of(name)
         info = shard.header.tensors[name]
         if not 0 <= start <= stop <= info.nbytes:
@@ -128,23 +133,23 @@ class Checkpoint:
                 raise CheckpointError(f"{shown_path(shard.path)}: tensor {shown(name)}: {error.strerror}.") from None
             if not done:
                 raise CheckpointError(
-                    f"{shown_path(shard.path)}: cut short while it was read, at tensor {shown(name)}."
+                    f"{shown_path(shard.path)}: the file was cut short while it was read, at tensor {shown(name)}."
                 )
             offset, view = offset + done, view[done:]
-        # Looked at after reading, so that a change before it and during it both show.
+        # Checked after reading, to find a change before or during the read.
         shard.check_unchanged()
         return data
 
     def check_unchanged(self) -> None:
-        """Raise where a file is no longer what was opened."""
+        """Raise if a file was changed, replaced or removed since it was opened."""
         for shard in self.shards:
             shard.check_unchanged()
 
     def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
         """Let the kernel copy bytes `start` to `stop` of tensor `name` to `position` of the open file `target`.
 
-        Returns how many it copied: fewer than asked, down to 0, where the system cannot (and on a full disk, which
-        plain writing will report).
+        Returns how many bytes the kernel copied: fewer than asked, or 0, if the system cannot copy between the two
+        files or the disk is full. The plain write of the rest then reports a full disk.
         """
         shard, sent = self.shard_of(name), 0
         if not hasattr(os, "copy_file_range"):
@@ -163,7 +168,7 @@ class Checkpoint:
             return self._open[shard.path]
 
     def close(self) -> None:
-        """Close the files; reading again reopens them."""
+        """Close the files. A later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1])
 

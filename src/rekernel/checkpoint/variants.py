@@ -1,6 +1,6 @@
-"""Which of several weights in a component's folder a loader reads: plain ones, or a variant such as fp16.
+"""Choose the weights that a loader reads from a component's folder: plain ones, or a variant such as fp16.
 
-Scope: the file names of diffusers and transformers. No file is opened here.
+Scope: the file names of diffusers and transformers. Not here: opening files (see `checkpoint.open_local`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _INDEX = re.compile(r"(.+)\.safetensors\.index(\.[\w-]+)?\.json")
 
 
 def split_variant(stem: str) -> tuple[str, str]:
-    """A file's name without suffix: the name without its variant, and the variant with its dot.
+    """Split a file name without its suffix into the base name and the variant with its dot.
 
-    In a name that diffusers and transformers give, every word after the dot is a variant. Any other name may hold dots,
-    so that only a common variant counts.
+    In a name that diffusers or transformers gives, every word after the dot is a variant. Any other name may contain
+    dots, so only common variants count.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def split_variant(stem: str) -> tuple[str, str]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """As `split_variant`, of the whole name of a file, a shard or an index, in every spelling.
+    """Split the full name of a file, shard or index, in every spelling, as `split_variant` does.
 
     Examples
     --------
@@ -54,7 +54,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def by_variant(component: Component) -> dict[str, list[Path]]:
-    """The component's weights as its loader names them, plain ones under ''; those of other names are not loaded."""
+    """Group the weights that a loader finds by variant; plain weights are under ''.
+
+    Files with other names are left out, since no loader reads them.
+    """
     found: dict[str, list[Path]] = {}
     for path in component.candidates:
         base, variant = split_name(path.name)
@@ -64,21 +67,22 @@ def by_variant(component: Component) -> dict[str, list[Path]]:
 
 
 def only_variant(pipeline: Pipeline) -> str | None:
-    """The variant that some component has instead of plain weights, where there is no choice; else None."""
+    """Return the one variant that all components without plain weights have; None if there is not exactly one."""
     lacking = [set(names) for c in pipeline.components.values() if (names := by_variant(c)) and "" not in names]
     common = set.intersection(*lacking) if lacking else set()
     return common.pop() if len(common) == 1 else None
 
 
 def chosen_weights(component: Component, variant: str | None = None) -> Path | None:
-    """The weights that are loaded: of the variant where there are some, else the plain ones, else the only ones.
+    """Choose the weights to load: those of the variant, else the plain ones, else the only ones.
 
-    None where there are none in safetensors.
+    None if the component has no safetensors weights.
 
     Raises
     ------
     SeveralCheckpointsError
-        For several to choose from. A file and an index are two: loaders do not agree about which of them counts.
+        If there are several to choose from. A file and an index count as two, since loaders differ in which one they
+        read.
     """
     found = by_variant(component)
     chosen = found.get(variant or "") or found.get("")
@@ -87,17 +91,17 @@ def chosen_weights(component: Component, variant: str | None = None) -> Path | N
 
 
 def weights_of(component: Component, variant: str | None = None) -> Path:
-    """As `chosen_weights`, for a component that has to have some.
+    """Choose the weights as `chosen_weights` does; raise if there are none.
 
     Raises
     ------
     RekernelError
-        Where there are none in safetensors, and for several to choose from.
+        If the component has no safetensors weights, or several to choose from.
     """
     chosen = chosen_weights(component, variant)
     if chosen is None:
         raise RekernelError(
-            f"{shown_path(component.folder)}: its rescaled weights are not in safetensors; save the pipeline again "
-            f"with safe_serialization=True"
+            f"{shown_path(component.folder)}: the rescaled weights are not in safetensors; save the pipeline "
+            f"again with safe_serialization=True"
         )
     return chosen

@@ -1,7 +1,6 @@
-"""Write a safetensors file whose tensors are streamed to their offsets, in any order and in pieces.
+"""Write a safetensors file piece by piece, in any order of tensors.
 
-Scope: the header, and which bytes were written. Not here: that the file appears whole or not at all (see
-`checkpoint.atomic_file`).
+Scope: the header, and which bytes were written. Not here: atomic files (see `checkpoint.atomic_file`).
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ if TYPE_CHECKING:
 
 
 class StreamingWriter:
-    """A safetensors file of known shapes, whose tensors may arrive in any order and in pieces.
+    """Write a safetensors file whose tensors have known shapes and arrive in any order, in pieces.
 
     Parameters
     ----------
     path : path
-        The destination; untouched until everything is written and synced.
+        The destination, which does not change until everything is written and synced.
     tensors : iterable of (name, dtype, shape)
     metadata : mapping of str to str, or None
-        Becomes `__metadata__`; None leaves it out.
+        The `__metadata__` map; None leaves the map out.
     force : bool
         Replace an existing destination.
     inputs : iterable of path
-        What is being read: none of these may be the destination, under whatever name, `force` or not.
+        Files that are read. The destination may not be one of these, under any name, also with `force`.
 
     Attributes
     ----------
     tensors : dict of str to TensorInfo, in the order of the data
-    nbytes : int, size of the whole file
+    nbytes : int, size of the whole file in bytes
 
     Examples
     --------
@@ -71,7 +70,7 @@ class StreamingWriter:
         self.path = Path(path)
         self._where = shown_path(path)
         self.nbytes = len(self._header) + max((info.end for info in self.tensors.values()), default=0)
-        # Per tensor the byte ranges written so far: sorted, disjoint, adjacent ones merged.
+        # Byte ranges written so far, per tensor: sorted and disjoint, with adjacent ranges merged.
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
         self._lock = threading.Lock()
         self._file = AtomicFile(path, force=force, inputs=inputs)
@@ -100,26 +99,27 @@ class StreamingWriter:
         self._file.__exit__(kind, error, trace)
 
     def write(self, name: str, buffer: Buffer) -> None:
-        """Write the whole of tensor `name`, once: any C-contiguous buffer of exactly its bytes."""
+        """Write the whole of tensor `name`, once, from a C-contiguous buffer of exactly its size."""
         info, view = self._info(name), self._flat(name, buffer)
         if view.nbytes != info.nbytes:
             raise CheckpointError(
-                f"{self._of(name)}: {view.nbytes} bytes given, {info.dtype} of shape {shape_text(info.shape)} "
+                f"{self._of(name)}: {view.nbytes} bytes were given, but {info.dtype} of shape {shape_text(info.shape)} "
                 f"takes {info.nbytes}."
             )
         self._write(name, 0, view)
 
     def write_at(self, name: str, byte_offset: int, buffer: Buffer) -> None:
-        """Write a piece of tensor `name`, `byte_offset` bytes into it; pieces may neither overlap nor leave a gap."""
+        """Write a piece of tensor `name` at `byte_offset` of its data. Pieces may not overlap, or leave a gap."""
         info, view = self._info(name), self._flat(name, buffer)
         if byte_offset < 0 or byte_offset + view.nbytes > info.nbytes:
             raise CheckpointError(
-                f"{self._of(name)}: bytes {byte_offset} to {byte_offset + view.nbytes} lie outside its {info.nbytes}."
+                f"{self._of(name)}: bytes {byte_offset} to {byte_offset + view.nbytes} lie outside its "
+                f"{info.nbytes} bytes."
             )
         self._write(name, byte_offset, view)
 
     def send_into(self, name: str, byte_offset: int, send: Callable[[int, int], int]) -> int:
-        """Let `send(descriptor, position)` put bytes of tensor `name` into the file; returns how many."""
+        """Let `send(descriptor, position)` write bytes of tensor `name` to the file, and return how many it wrote."""
         with self._file.explained():
             sent = send(self._file.fd, len(self._header) + self._info(name).start + byte_offset)
         with self._lock:
@@ -127,15 +127,15 @@ class StreamingWriter:
         return sent
 
     def replace_placeholder(self, old: bytes, new: bytes) -> None:
-        """Put `new` in the place of `old` in the header: of equal length, found exactly once, still the same tensors.
+        """Replace `old` by `new` in the header, for a value that is known only at the end, such as a digest.
 
-        For what is known only at the end, such as a digest of the source.
+        Both have the same length, and `old` occurs once in the header. The entries of tensors may not change.
         """
         if len(old) != len(new):
-            raise CheckpointError(f"{self._where}: a placeholder of {len(old)} bytes cannot take {len(new)}.")
+            raise CheckpointError(f"{self._where}: a placeholder of {len(old)} bytes cannot hold {len(new)} bytes.")
         found = self._header.count(old) if old else 0
         if found != 1:
-            raise CheckpointError(f"{self._where}: the placeholder is {found} times in the header, not once.")
+            raise CheckpointError(f"{self._where}: the placeholder occurs {found} times in the header, not once.")
         patched = self._header.replace(old, new)
         if parse_header(patched, size=self.nbytes, where=self._where).tensors != self.tensors:
             raise CheckpointError(f"{self._where}: the placeholder is part of a tensor's entry, not of metadata.")
@@ -143,7 +143,7 @@ class StreamingWriter:
         self._header = patched
 
     def _write(self, name: str, offset: int, view: memoryview) -> None:
-        with self._lock:  # claimed first: of two threads with the same bytes, one fails
+        with self._lock:  # claimed before writing, so that of two threads with the same bytes one fails
             self._claim(name, offset, offset + view.nbytes)
         self._file.write_at(len(self._header) + self.tensors[name].start + offset, view)
 
@@ -155,7 +155,7 @@ class StreamingWriter:
         before = ranges[place - 1] if place else (0, 0)
         after = ranges[place] if place < len(ranges) else (end, end)
         if before[1] > start or after[0] < end:
-            raise CheckpointError(f"{self._of(name)}: bytes {start} to {end} are written already, at least in part.")
+            raise CheckpointError(f"{self._of(name)}: bytes {start} to {end} were written already, at least in part.")
         joined = (before[0] if place and before[1] == start else start, after[1] if after[0] == end else end)
         ranges[place - (joined[0] < start) : place + (joined[1] > end)] = [joined]
 
@@ -167,7 +167,9 @@ class StreamingWriter:
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
-            raise CheckpointError(f"{self._of(name)}: not among the {len(self.tensors)} tensors planned for this file.")
+            raise CheckpointError(
+                f"{self._of(name)}: is not among the {len(self.tensors)} tensors planned for this file."
+            )
         return self.tensors[name]
 
     def _flat(self, name: str, buffer: Buffer) -> memoryview:
@@ -176,7 +178,7 @@ class StreamingWriter:
             raise CheckpointError(f"{self._of(name)}: the buffer is not C-contiguous; pass a contiguous copy.")
         if view.format[:1] in (">", "!") and view.itemsize > 1:
             raise CheckpointError(f"{self._of(name)}: the buffer is big-endian; safetensors holds little-endian data.")
-        # Unlike memoryview.cast, raw() takes formats such as complex and shapes with a 0.
+        # Unlike memoryview.cast, raw() accepts complex numbers and shapes with a 0.
         return PickleBuffer(buffer).raw()
 
     def _of(self, name: str) -> str:

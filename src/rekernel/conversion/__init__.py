@@ -1,1 +1,1 @@
-"""Writing a rescaled checkpoint: destinations, output files, streaming, journal."""
+"""Write a rescaled checkpoint: choose destinations and files, stream tensors, resume after an interruption."""

@@ -1,4 +1,4 @@
-"""Decide where a conversion may write, and which files lie beside the weights.
+"""Decide where a conversion may write, and which files beside the weights it copies.
 
 Scope: paths and names of files. Not here: writing (see `conversion.run`).
 """
@@ -17,46 +17,48 @@ from ..escape import shown_path
 
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:
-    """Folder and name of a single converted file."""
+    """Return the folder and the name of a single converted file."""
     name = source.path.with_suffix(".safetensors").name
     if into_folder or target.is_dir():
         return target, name
     if target.suffix != ".safetensors":
         raise RekernelError(
-            f"{shown_path(target)}: a converted file is called *.safetensors; pass such a name, or a folder"
+            f"{shown_path(target)}: the name of a converted file ends in .safetensors; pass another name, or a folder"
         )
     return target.parent, target.name
 
 
 def folder_target(target: Path, source: Path) -> Path:
-    """The destination folder, which may not be, nor lie in, the source's."""
+    """Check and return the destination folder. It may not be the folder of the source, or lie in the source."""
     where = shown_path(target)
     if target.suffix == ".safetensors" or (target.exists() and not target.is_dir()):
-        raise RekernelError(f"{where}: the result is a folder of files; pass a folder's name")
+        raise RekernelError(f"{where}: the result is a folder; pass the name of a folder")
     root = source if source.is_dir() else source.parent
     if target.resolve() == root.resolve():
-        raise RekernelError(f"{where}: is the source's own folder, which is never changed; pass another")
+        raise RekernelError(
+            f"{where}: is the folder of the source, which a conversion never changes; pass another folder"
+        )
     if source.is_dir() and target.resolve().is_relative_to(root.resolve()):
-        raise RekernelError(f"{where}: lies inside the source; pass a folder outside it")
+        raise RekernelError(f"{where}: lies inside the source; pass a folder outside the source")
     return target
 
 
 def beside(opened: TensorSource, source: Path, folder: Path) -> tuple[list[tuple[Path, Path]], Sequence[Path]]:
-    """Files to copy along with a checkpoint's folder, and the weights in other formats to leave."""
+    """List the files to copy as (source, target), and the weights in other formats that are not copied."""
     taken = [path.relative_to(source) for path in opened.files if path.is_relative_to(source)]
     others, skipped = split_weights(list(other_files(source, taken)), [Path()])
     return [(source / f, folder / f) for f in others], skipped
 
 
 def split_weights(files: list[Path], folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Files to copy, and those below `folders` that hold the same weights, not rescaled."""
+    """Split files into those to copy, and other weights directly in `folders`, which would hold the old values."""
     stale = [f for f in files if f.name.endswith(OTHER_WEIGHTS) and f.parent in folders]
     return [f for f in files if f not in stale], stale
 
 
 @contextmanager
 def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
-    """Make the folders; where what follows fails, remove those that it leaves empty."""
+    """Make the folders. If the body of the `with` block fails, remove those that are empty."""
     made: list[Path] = []
     try:
         for folder in wanted:
@@ -66,14 +68,14 @@ def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
         yield
     except BaseException:
         for folder in reversed(made):
-            with suppress(OSError):  # finished files are in it, to resume from
+            with suppress(OSError):  # not empty: the folder holds finished files to resume from
                 folder.rmdir()
         raise
 
 
 def refuse_inputs(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raise where a file that is to be replaced or removed is one that is read, by whatever name or link."""
+    """Raise if a file to replace or remove is also an input, under any name or link."""
     read = {(status.st_dev, status.st_ino) for path in inputs if (status := path.stat())}
     for path in paths:
         if path.exists() and ((status := path.stat()).st_dev, status.st_ino) in read:
-            raise RekernelError(f"{shown_path(path)}: is the very file that is read; give the result another name.")
+            raise RekernelError(f"{shown_path(path)}: is also an input file; give the result another name.")

@@ -1,6 +1,6 @@
-"""Compute digests of a source's files while they are converted; the recipe stores them.
+"""Compute the digests of a source's files during a conversion; the recipe stores them.
 
-Scope: files and hashing. Not here: what the recipe says about them (see `plan.recipe`).
+Scope: files and hashing. Not here: the recipe (see `plan.recipe`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Digests = list[Future[SourceFile]]
 
 @contextmanager
 def digesting(source: TensorSource) -> Iterator[Digests]:
-    """One future per data file: a single thread reads ahead of the conversion, which finds the pages cached."""
+    """Compute digests in one thread, one future per data file.
+
+    The thread reads ahead of the conversion, which then finds the pages in the cache.
+    """
     with ThreadPoolExecutor(1) as pool:
         futures = [pool.submit(_digest, path, source) for path in data_files(source)]
         try:
@@ -30,12 +33,12 @@ def digesting(source: TensorSource) -> Iterator[Digests]:
 
 
 def data_files(source: TensorSource) -> list[Path]:
-    """The files that hold tensors: shards, or the pickle itself."""
+    """List the files that hold tensors: the shards, or the pickle itself."""
     return [shard.path for shard in source.shards] or [source.path]
 
 
 def stand_ins(source: TensorSource, origin: Origin | None = None) -> tuple[SourceFile, ...]:
-    """The files with placeholders for their digests, each as long as what will replace it."""
+    """Describe the source files with placeholders, as long as digests, in place of their digests."""
     return tuple(
         SourceFile(path.stat().st_size, placeholder(i), *known_of(path, origin))
         for i, path in enumerate(data_files(source))
@@ -43,7 +46,7 @@ def stand_ins(source: TensorSource, origin: Origin | None = None) -> tuple[Sourc
 
 
 def known_of(path: Path, origin: Origin | None) -> tuple[str, ...]:
-    """Repository, commit and name of a file that came from the Hub; nothing of another.
+    """Return repository, commit and name of a file from the Hub; an empty tuple for any other file.
 
     Examples
     --------
@@ -54,7 +57,7 @@ def known_of(path: Path, origin: Origin | None) -> tuple[str, ...]:
 
 
 def resolved(recipe: str, digests: Digests) -> str:
-    """A recipe's JSON with every placeholder replaced; waits for the digests."""
+    """Wait for the digests, and put them into the JSON of a recipe in place of the placeholders."""
     for i, digest in enumerate(digests):
         recipe = recipe.replace(placeholder(i), digest.result().sha256)
     return recipe
@@ -64,12 +67,14 @@ def _digest(path: Path, source: TensorSource) -> SourceFile:
     with path.open("rb") as file:
         digest = SourceFile(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
     if isinstance(source, Checkpoint):
-        source.check_unchanged()  # what was hashed is what was converted
+        source.check_unchanged()  # the file that was hashed is the file that was converted
     return digest
 
 
 def placeholder(index: int) -> str:
-    """Stands for the digest of source number `index` until that is known; as long as one, and as unlikely.
+    """Return the text that stands for the digest of source file number `index` until that is known.
+
+    The text is as long as a digest, and no other text in a header equals it.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Decide which files of a Hub repository a conversion needs, and download them.
 
-Needed are the weights that are rescaled or kept, and the small files beside them. The same weights in other formats are
-not downloaded.
-Scope: which files. Not here: how a file comes (see `sources.hub_place`).
+A conversion needs the weights that are rescaled or kept, and the small files beside them. The same weights in other
+formats are not downloaded.
+Scope: the choice of files. Not here: the download itself (see `sources.hub_place`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..sources.place import Origin, Place
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source that is on the disk now.
+    """A source on the disk, after the download.
 
-    path, parts : of the source and its components to convert
-    origin : where it came from; None for a path
-    wanted : the files that belong to it, relative to `path`; None for all. The client's cache may hold more
-    left : weights in other formats, not fetched since a conversion does not copy them
+    path : path of the source
+    parts : path of each component to convert, by name
+    origin : repository and commit of the source; None for a local source
+    wanted : files that the conversion needs, relative to `path`; None for all files. The client's cache may hold more
+    left : weights in other formats, which were not downloaded since a conversion does not copy them
     """
 
     path: Path
@@ -38,7 +39,7 @@ class Fetched:
     left: tuple[Path, ...] = ()
 
     def pipeline(self) -> Pipeline | None:
-        """As `find_pipeline`, with what is wanted alone."""
+        """Read the pipeline as `find_pipeline` does, restricted to the wanted files."""
         found = find_pipeline(self.path)
         if found is None or self.wanted is None:
             return found
@@ -49,19 +50,19 @@ class Fetched:
         return replace(found, components=components, files=tuple(f for f in found.files if f in self.wanted))
 
     def copied(self, files: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-        """Of files to copy, given with their destinations, those that are wanted."""
+        """Filter (source, destination) pairs down to the wanted files."""
         return [(a, b) for a, b in files if self.wanted is None or a.relative_to(self.path) in self.wanted]
 
 
 def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False) -> Fetched:
-    """Download what converting `parts` takes; of a path, nothing.
+    """Download the files that converting `parts` needs. Nothing is downloaded for a local place.
 
     Parameters
     ----------
     place : Place
-        As `open_location` gave it.
+        The place that `open_location` returned.
     parts : {component: path}
-        As `parts_of` gave it for `place.path`.
+        The result of `parts_of` for `place.path`.
     allow_pickle : bool
         As for `open_checkpoint`.
     """
@@ -77,7 +78,9 @@ def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False
 
 
 def fetch_files(place: Place, parts: Mapping[str, Path], files: Iterable[Path]) -> Fetched:
-    """Download these files of a place, which converting `parts` reads, and what lies beside them; of a path, nothing.
+    """Download `files`, which converting `parts` reads, and the small files beside them.
+
+    Nothing is downloaded for a local place.
 
     Examples
     --------
@@ -104,7 +107,7 @@ def fetch_files(place: Place, parts: Mapping[str, Path], files: Iterable[Path]) 
 
 
 def _beside(folder: Path, parts: Mapping[str, Path], read: set[Path]) -> tuple[set[Path], set[Path]]:
-    """Everything to fetch of a folder of which `read` is converted, and the weights to leave."""
+    """Return the files to download from a folder in which `read` are converted, and the weights to leave."""
     pipeline = find_pipeline(folder)
     kept = set[Path]()
     if pipeline is not None:
@@ -117,20 +120,20 @@ def _beside(folder: Path, parts: Mapping[str, Path], read: set[Path]) -> tuple[s
 
 
 def copied_weights(component: Component, folder: Path) -> set[Path]:
-    """The files of a component that is copied: of variants the plain one, as diffusers loads it."""
+    """List the weights of a component that is copied: the plain variant, which diffusers loads by default."""
     if not component.candidates:
         present = other_files(component.folder, ()) if component.folder.is_dir() else ()
         pickles = {path for path in present if path.suffix in PICKLE_SUFFIXES and not split_name(path.name)[1]}
         return {component.folder.relative_to(folder) / path for path in pickles}
     try:
         plain = chosen_weights(component)
-    except SeveralCheckpointsError:  # several, and none of them plain: its loader has to choose
+    except SeveralCheckpointsError:  # several variants without a plain one: the loader has to choose
         return set(component.files)
     assert plain is not None
     return {file for file in component.files if split_name(file.name) == split_name(plain.name)}
 
 
 def _pickled(place: RemotePlace, source: TensorSource) -> Fetched:
-    """A pickle was downloaded when it was looked at: alone, since nothing is copied beside it."""
+    """Describe a pickle, which was downloaded when it was opened. No file beside a pickle is copied."""
     snapshot = next(p for p in source.path.parents if p.parent.name == "snapshots")
     return Fetched(source.path, {"": source.path}, Origin(place.address.repo, place.commit, snapshot))

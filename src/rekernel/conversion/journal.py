@@ -1,7 +1,7 @@
-"""List the files that an interrupted conversion had finished. The list lies in the destination until all is done.
+"""List the files that a conversion has finished, so that an interrupted conversion can be resumed.
 
-Scope: names, sizes and times. A file whose size and time are still those in the list was written by the conversion and
-was not changed since.
+Scope: names, sizes and times. Not here: writing weights (see `conversion.run`). The list is a file in the destination
+until the conversion ends. A file with the size and time in the list was not changed since it was written.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ NAME = ".rekernel-journal.json"
 
 @dataclass
 class Journal:
-    """The list of finished files in folder `root`; does nothing where not `enabled` (one file needs none)."""
+    """The list of finished files in a folder.
+
+    root : folder of the destination
+    enabled : whether to keep a list; a conversion to one file does not need one
+    stamps : size and time of each finished file, by name
+    """
 
     root: Path
     enabled: bool = True
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self) -> dict[str, tuple[int, int]]:
-        """What an earlier run finished; anything unreadable counts as nothing."""
+        """Read what an earlier run finished. A list that cannot be read counts as empty."""
         try:
             entries = read_object(self.root / NAME, "journal")
             self.stamps = {str(name): (int(stamp[0]), int(stamp[1])) for name, stamp in entries.items()}
@@ -34,17 +39,17 @@ class Journal:
         return dict(self.stamps)
 
     def add(self, path: Path) -> None:
-        """Note that `path` is in its place."""
+        """Add a finished file to the list."""
         if self.enabled:
             self.stamps[path.relative_to(self.root).as_posix()] = self.stamp(path)
             write_atomic(self.root / NAME, json.dumps(self.stamps, sort_keys=True).encode(), force=True)
 
     def remove(self) -> None:
-        """Everything is done."""
+        """Remove the list, at the end of the conversion."""
         (self.root / NAME).unlink(missing_ok=True)
 
     @staticmethod
     def stamp(path: Path) -> tuple[int, int]:
-        """Size and time of last change, in nanoseconds."""
+        """Return the size of a file, and the time of its last change in nanoseconds."""
         status = path.stat()
         return status.st_size, status.st_mtime_ns

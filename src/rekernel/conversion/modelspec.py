@@ -1,6 +1,7 @@
-"""Update the metadata that image tools read: in Stability's ModelSpec a conversion changes the resolution.
+"""Update the metadata that image tools read: the resolution in Stability's ModelSpec.
 
-Scope: metadata keys and their spelling. Everything else in the metadata stays as it is. Not here: tensors.
+Scope: metadata keys and their spelling; all other keys stay the same. Not here: writing metadata (see
+`checkpoint.writer`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ HASH = "modelspec.hash_sha256"
 
 
 def rescaled_metadata(metadata: Mapping[str, str], scale: tuple[float, ...] | float) -> dict[str, str]:
-    """The metadata of a converted file: `modelspec.resolution`, WIDTHxHEIGHT, times the scale.
+    """Return the metadata of a converted file: `modelspec.resolution`, WIDTHxHEIGHT, is multiplied by the scale.
 
-    `modelspec.hash_sha256`, the digest of the tensors that were, is left out: tools that check it would call the
-    file broken. The recipe holds the source's digest.
+    `modelspec.hash_sha256`, the digest of the old tensors, is left out: a tool that checks the digest would report a
+    broken file. The recipe holds the digest of the source.
 
     Parameters
     ----------
-    metadata : of the source
+    metadata : metadata of the source
     scale : number, or tuple of them
-        As a plan has it. The last two of a tuple are height and width.
+        The scale of the plan. The last two numbers of a tuple are for height and width.
 
     Returns
     -------

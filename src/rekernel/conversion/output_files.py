@@ -23,14 +23,14 @@ from ..plan.plan import Plan
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor of the destination: the change that makes it, and its dtype there."""
+    """A tensor of the destination: the change that produces it, and its new dtype."""
 
     change: LayerChange
     dtype: str
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the destination."""
+        """Bytes of the tensor in the destination."""
         return tensor_nbytes(self.dtype, self.change.new_shape, self.change.name)
 
 
@@ -49,7 +49,12 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Outputs:
-    """All files of one converted checkpoint; `index_name` is empty for a single file, `stem` what their names share."""
+    """All files of one converted checkpoint.
+
+    files : files with tensors
+    stem : part that all file names share
+    index_name : name of the index; empty for a single file
+    """
 
     files: tuple[OutputFile, ...]
     stem: str
@@ -61,7 +66,7 @@ class Outputs:
         return sum(file.nbytes for file in self.files)
 
     def index(self, source: TensorSource) -> bytes:
-        """The index as huggingface_hub writes it; other metadata of the source's index is kept."""
+        """Write the index as huggingface_hub does. Other metadata of the source's index is kept."""
         source_index = source.index if isinstance(source, Checkpoint) else None
         metadata: dict[str, Any] = dict((source_index or {}).get("metadata") or {})  # type: ignore[call-overload]
         metadata["total_size"] = self.nbytes
@@ -74,24 +79,26 @@ class Outputs:
 
 
 def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[OutputTensor]:
-    """Every tensor of the source with what happens to it; a tensor the plan does not list is kept.
+    """List every tensor of the source with its change. A tensor that is not in the plan is kept.
 
     Raises
     ------
     RekernelError
-        Where the plan lists a tensor that the source lacks, or one of another shape or dtype: a plan for another model.
+        If the plan lists a tensor that the source does not have, or has with another shape or dtype.
     """
     held = sorted({info.dtype for info in source.tensors.values()})
     if dtype and held and not set(held) & set(FLOATS):
         raise RekernelError(
-            f"{shown_path(source.path)}: holds {', '.join(held)} alone, and {', '.join(FLOATS)} are all that is cast; "
-            f"leave the cast to {dtype} out"
+            f"{shown_path(source.path)}: holds only {', '.join(held)}, and only {', '.join(FLOATS)} can be cast; "
+            f"omit the cast to {dtype}"
         )
     changes = {change.name: change for change in plan.changes}
     for name, change in changes.items():
         info = source.tensors.get(name)
         if info is None:
-            raise RekernelError(f"the plan changes {shown(name)}, which {shown(source.path.name)} lacks; plan again")
+            raise RekernelError(
+                f"the plan changes {shown(name)}, which is not in {shown(source.path.name)}; plan again"
+            )
         if (info.shape, info.dtype) != (change.shape, change.dtype):
             raise RekernelError(
                 f"the plan expects {shown(name)} as {change.dtype} {list(change.shape)}, but it is "
@@ -105,14 +112,14 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
 
 
 def arrange(source: TensorSource, tensors: Iterable[OutputTensor], name: str, max_shard_size: int | None) -> Outputs:
-    """Files for the tensors: shards as the source has them, or repacked up to `max_shard_size` bytes each.
+    """Distribute tensors over files: into shards as in the source, or into files of up to `max_shard_size` bytes.
 
     Parameters
     ----------
     name : str
-        Of the single file, where it is one.
+        Name of the file if the result is a single file.
     max_shard_size : int, optional
-        Bytes of tensors in a file; one tensor larger than that gets a file of its own.
+        Largest size of the tensors in a file in bytes. A larger tensor gets its own file.
     """
     tensors = tuple(tensors)
     sharded = isinstance(source, Checkpoint) and source.kind == "sharded"

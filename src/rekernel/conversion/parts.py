@@ -1,4 +1,7 @@
-"""Which components of a pipeline folder are converted."""
+"""Choose the components of a pipeline folder to convert.
+
+Scope: names of components. Not here: their weights (see `conversion.run`).
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 
 DEFAULT_COMPONENTS = ("unet",)
-"""What is rescaled of a pipeline: text encoders have no grid, and a VAE works at any size."""
+"""Components that are rescaled by default. Text encoders have no pixel grid, and a VAE works at any size."""
 
 
 def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Path]:
-    """What to convert in `source`, by component name; '' for a checkpoint that is not a pipeline."""
+    """Return the weights to convert in `source`, by component name; the name is '' for a single checkpoint."""
     pipeline = find_pipeline(source)
     where = shown_path(source)
     if pipeline is None:
         if components:
             raise RekernelError(
-                f"{where}: no pipeline folder (no model_index.json), so it has no component {components[0]}"
+                f"{where}: is not a pipeline folder (model_index.json is missing), so it has no component "
+                f"{components[0]}"
             )
         return {"": Path(source)}
     with_weights = sorted(name for name, c in pipeline.components.items() if c.candidates)
@@ -30,7 +34,7 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
     chosen = list(components) if components else [n for n in DEFAULT_COMPONENTS if n in with_weights]
     if not chosen:
         named = Option("components=[...]", "--component")
-        raise RekernelError(f"{where}: has no UNet to rescale; name one with ", named, f". {listed}")
+        raise RekernelError(f"{where}: has no UNet to rescale; name a component with ", named, f". {listed}")
     parts = {}
     for name in chosen:
         path = chosen_weights(pipeline.components[name]) if name in pipeline.components else None

@@ -1,4 +1,7 @@
-"""What a conversion reports: progress while it runs, a summary at its end."""
+"""Describe the result of a conversion.
+
+Scope: the report, and the type of progress callbacks. Not here: the conversion (see `conversion.run`).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """The result of a conversion.
 
-    target : file or folder written
-    files : the files written or taken over, in order
-    bytes_written : without what was taken over
-    tensors_changed, tensors_kept : counts
-    plans : by component; '' for a checkpoint that is not a pipeline
-    resumed : files that an earlier run had finished
-    skipped : weights in other formats, not copied since they would still be the old ones
-    notes : what a configuration beside the weights cannot say of them
+    target : file or folder that was written
+    files : files that were written, or kept from an interrupted run, in order
+    bytes_written : bytes of new weights, without the files kept from an interrupted run
+    tensors_changed, tensors_kept : number of tensors that were rescaled, and that were not
+    plans : plan of each component; the name is '' for a single checkpoint
+    resumed : number of files kept from an interrupted run
+    skipped : weights in other formats, which were not copied since they hold the old values
+    notes : what a configuration beside the weights cannot express
     """
 
     target: Path

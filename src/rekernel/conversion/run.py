@@ -1,8 +1,8 @@
-"""One run of a conversion: check everything, stream every file, commit last.
+"""Run a conversion: check everything, write every file, write the index last.
 
-Scope: the order of the steps. Not here: tensors (see `streaming`), files (see `checkpoint.writer`), where files go (see
-`destinations`), what is asked for (see `offline`).
-Promises: the source is never changed; a destination file appears whole or not at all; the index appears last.
+Scope: the order of the steps. Not here: tensors (see `conversion.streaming`), files (see `checkpoint.writer`),
+destinations (see `conversion.destinations`), options (see `offline`).
+Guarantees: the source does not change; every file is written atomically; the index is written last.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .transformers_config import rescaled_configs
 
 @dataclass(frozen=True)
 class Options:
-    """What does not depend on the plan; see `convert` for the meaning of each."""
+    """The options of a conversion that do not depend on the plan, as documented in `offline.convert`."""
 
     dtype: str | None
     max_shard_size: int | None
@@ -54,9 +54,13 @@ class Options:
 
 @dataclass
 class Job:
-    """One checkpoint to write into a folder: opened source, its plan, its files.
+    """One checkpoint to write into a folder.
 
-    whole : whether the folder is the checkpoint's, so that what else is called like it there has to go
+    source : the open checkpoint to convert
+    plan : plan for the checkpoint
+    outputs : files to write
+    folder : folder of the files
+    whole : whether the folder belongs to the checkpoint, so that other files with its name are removed
     """
 
     source: TensorSource
@@ -72,16 +76,17 @@ Copy = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What will be written. Everything was checked, and nothing has been touched.
+    """A conversion after all checks, before anything is written.
 
-    root : the folder that all destinations lie in
-    jobs : the checkpoints
-    copies : the files beside them
-    contents : what is written instead of a copy, by destination
-    commit : the copy that makes a pipeline's folder valid; None for a checkpoint
-    inputs : the files that are read for the weights
-    stale : files of another conversion, to be removed
-    journal, finished : the list of finished files, and what it said of an interrupted run
+    root : folder that contains all destinations
+    jobs : checkpoints to write
+    copies : files beside the checkpoints, to copy
+    contents : new contents of some of these files, by destination
+    commit : the copy of model_index.json, which makes a pipeline folder valid; None for a checkpoint
+    inputs : files that are read for the weights
+    stale : files of another conversion, to remove
+    journal : list of finished files
+    finished : files that an interrupted run finished, from the journal
     """
 
     root: Path
@@ -96,13 +101,13 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Bytes to write, those included that an interrupted run has written."""
+        """Bytes to write, including those that an interrupted run has written."""
         return sum(job.outputs.nbytes for job in self.jobs) + _copied_bytes(self.copies)
 
 
 @dataclass
 class Conversion:
-    """The state of one call of `convert`."""
+    """The state of one call of `offline.convert`."""
 
     options: Options
     plans: dict[str, Plan]
@@ -115,7 +120,7 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
 
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
-        """A file to a file, or several files and whatever lies beside them to a folder."""
+        """Convert a checkpoint to a file, or to a folder with the other files of the source's folder."""
         source = fetched.path
         with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
@@ -135,7 +140,7 @@ class Conversion:
         return self._report(target if not to_file else folder / name, skipped)
 
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
-        """The chosen components converted, everything else copied, model_index.json last."""
+        """Convert the chosen components, copy everything else, and write model_index.json last."""
         parts = fetched.parts
         folder = folder_target(target, pipeline.path)
         jobs = []
@@ -161,7 +166,7 @@ class Conversion:
         return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder, whole)
 
     def write(self, prepared: Prepared) -> None:
-        """Write everything; what makes the result valid comes last: the indices, then the pipeline's."""
+        """Write everything. The files that make the result valid come last: the indices, then model_index.json."""
         options, inputs, jobs = self.options, prepared.inputs, prepared.jobs
         marks, targets = _marks(jobs, prepared.commit), _targets(jobs)
         replace = options.force or options.resume
@@ -170,7 +175,7 @@ class Conversion:
         with making_folders([prepared.root, *folders]):
             for path in prepared.stale:
                 path.unlink()
-            for mark in marks:  # while files change under it, the folder must not look whole
+            for mark in marks:  # removed first: a reader must not see a complete folder while files change
                 mark.unlink(missing_ok=True)
             for job in jobs:
                 with digesting(job.source) as digests:
@@ -194,7 +199,7 @@ class Conversion:
             prepared.journal.remove()
 
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
-        """Write one file of weights, or take it over where an interrupted run finished it."""
+        """Write one file of weights, unless an interrupted run has finished this file."""
         path = job.folder / file.name
         source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale)
         recipe = Recipe(
@@ -243,12 +248,12 @@ def prepare(
     contents: Mapping[Path, bytes] | None = None,
     commit: Copy | None = None,
 ) -> Prepared:
-    """Check everything that could fail before anything is written; see `Prepared` for the arguments.
+    """Check everything that can be checked before anything is written; see `Prepared` for the arguments.
 
     Raises
     ------
     RekernelError
-        For a destination that exists, one that is read, files that the result would be mixed with, and a full disk.
+        If a destination exists or is an input, if files of another conversion are in the way, or if the disk is full.
     """
     marks, targets = _marks(jobs, commit), _targets(jobs)
     destinations = [*marks, *targets, *(target for _, target in copies)]
@@ -259,12 +264,12 @@ def prepare(
             FORCE,
             " to replace it, ",
             Option("resume=True", "--resume"),
-            " to go on with an interrupted conversion, or another destination",
+            " to resume an interrupted conversion, or another destination",
         )
     stale = _stale(jobs)
     if stale and not options.force:
         raise RekernelError(
-            f"{shown_path(stale[0])}: belongs to another conversion, which the new one would be mixed with; pass ",
+            f"{shown_path(stale[0])}: belongs to another conversion, whose files would mix with the new ones; pass ",
             FORCE,
             " to replace it, or another destination",
         )
@@ -278,7 +283,7 @@ def prepare(
 
 
 def _marks(jobs: Sequence[Job], commit: Copy | None) -> list[Path]:
-    """The files that make a folder valid: written last, and removed before anything else changes."""
+    """List the files that make a folder valid. They are written last, and removed before anything else changes."""
     marks = [job.folder / job.outputs.index_name for job in jobs if job.outputs.index_name]
     return [*marks, commit[1]] if commit else marks
 
@@ -292,17 +297,17 @@ def _copied_bytes(copies: Sequence[Copy]) -> int:
 
 
 def _metadata_of(source: TensorSource, file: OutputFile) -> dict[str, str]:
-    """The metadata of the source file that held the first tensor: shards may differ."""
+    """Return the metadata of the source file that held the first tensor, since shards may differ."""
     metadata = source.metadata
     if isinstance(source, Checkpoint) and file.tensors:
         metadata = source.shard_of(file.tensors[0].change.name).header.metadata
-    # transformers takes a file without metadata for PyTorch's, but refuses one whose metadata names no format; the
-    # recipe alone would be such.
+    # transformers reads a file without metadata as PyTorch weights, but refuses metadata without a format, as a recipe
+    # alone would be.
     return dict(metadata) or {"format": "pt"}
 
 
 def _is_finished(path: Path, header: bytes, nbytes: int, prepared: Prepared) -> bool:
-    """Whether an earlier run wrote exactly this file and nobody touched it since."""
+    """Whether an earlier run wrote exactly this file, and the file did not change since."""
     if path.stat().st_size != len(header) + nbytes:
         return False
     with path.open("rb") as file:
@@ -321,7 +326,7 @@ def _missing(job: Job, finished: Mapping[str, tuple[int, int]], root: Path) -> i
 
 
 def _stale(jobs: Sequence[Job]) -> list[Path]:
-    """Files of an earlier conversion of the same name that the new one does not write: other shards, another index."""
+    """List files of an earlier conversion with the same name that the new one does not write, such as other shards."""
     stale = []
     for job in jobs:
         if not job.whole:

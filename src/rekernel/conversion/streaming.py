@@ -1,8 +1,7 @@
-"""Stream tensors from a source through their changes into a writer, a few pieces at a time on every core.
+"""Read, rescale and write tensors in pieces, on all cores.
 
-Scope: pieces of work and threads. Not here: what a change does (see `plan.changes`), nor where bytes go (see
-`checkpoint.writer`). NumPy computes. Its reads, matrix products, casts and writes release the interpreter's lock, so
-threads are enough.
+Scope: pieces of work and threads. Not here: changes (see `plan.changes`), files (see `checkpoint.writer`). NumPy
+releases the interpreter's lock in reads, matrix products, casts and writes, so threads are enough.
 """
 
 from __future__ import annotations
@@ -24,15 +23,19 @@ from ..errors import RekernelError
 from ..escape import shown
 from .output_files import OutputFile, OutputTensor
 
-_COPY = 32 << 20  # bytes a copied piece; it does not pass through this process where the kernel copies
-_TORCH_FROM = 1 << 28  # float16 values; below, the second that the import takes is not earned back
-_TORCH = 170 << 20  # resident bytes of its import
-_RESAMPLE = 1 << 20  # output elements of a resampled piece: near the cache, and too few for threads in `resample`
+_COPY = 32 << 20  # bytes of a piece that is copied, by the kernel if the system allows
+_TORCH_FROM = 1 << 28  # float16 values; with fewer, importing torch takes longer than torch saves
+_TORCH = 170 << 20  # resident bytes of torch after its import
+_RESAMPLE = 1 << 20  # output elements of a resampled piece: fits the cache, and too few for threads in `resample`
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `start` to `stop` of a tensor's leading axis, or, where `raw`, those bytes of it."""
+    """A part of a tensor.
+
+    start, stop : rows of the leading axis, or, if `raw`, bytes
+    raw : whether the bytes are copied unchanged
+    """
 
     tensor: OutputTensor
     start: int
@@ -60,7 +63,7 @@ class Piece:
 
 
 def pieces(file: OutputFile) -> Iterator[Piece]:
-    """The work for one file, tensor by tensor in the source's order."""
+    """Divide the tensors of one file into pieces, in the order of the source."""
     for tensor in file.tensors:
         change = tensor.change
         if change.kept and tensor.dtype == change.dtype:
@@ -83,12 +86,12 @@ def stream(
     allow_cast: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write every tensor of `file`. `progress` hears the bytes of each finished piece, in the calling thread.
+    """Write every tensor of `file`. `progress` is called in this thread with the bytes of each finished piece.
 
     Raises
     ------
     RekernelError
-        Naming the tensor, where its values cannot be computed or cast.
+        If the values of a tensor cannot be computed or cast; the message names the tensor.
     """
     workers = os.cpu_count() or 1
     _load_torch_for_halves(file)
@@ -105,7 +108,7 @@ def stream(
 
     try:
         for piece in pieces(file):
-            collect(2 * workers - 1)  # enough in hand that no thread waits, few enough to bound the memory
+            collect(2 * workers - 1)  # enough pieces that no thread waits, few enough to bound the memory
             running[pool.submit(_do, piece, source, writer, allow_cast)] = piece
         collect(0)
     finally:
@@ -113,10 +116,10 @@ def stream(
 
 
 def _load_torch_for_halves(file: OutputFile) -> None:
-    """Where hundreds of millions of values are rounded to float16, torch's hardware rounding repays its import."""
+    """Import torch if its hardware rounding to float16 saves more time than the import takes."""
     if _many_halves(file):
         with suppress(ImportError):
-            import torch  # noqa: F401 - `resample` finds it
+            import torch  # noqa: F401 - `resample` uses torch if it is imported
 
 
 def _many_halves(file: OutputFile) -> bool:
@@ -125,7 +128,7 @@ def _many_halves(file: OutputFile) -> bool:
 
 
 def peak_bytes(files: tuple[OutputFile, ...]) -> int:
-    """Most bytes that `stream` adds to the process: the largest pieces in hand together, and torch where it helps."""
+    """Estimate the memory that `stream` adds at most: the largest pieces at once, and torch if it is imported."""
     workers = os.cpu_count() or 1
     sizes = sorted((_held(piece) for file in files for piece in pieces(file)), reverse=True)
     return sum(sizes[:workers]) + (_TORCH if any(map(_many_halves, files)) else 0)
@@ -151,7 +154,7 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
         return
     try:
         values = _values(piece, source)
-        if dtype != change.dtype and not change.kept:  # rounded once, to what is written
+        if dtype != change.dtype and not change.kept:  # computed in a wider dtype, so that values are rounded only once
             values = values.astype("float64" if change.dtype == "F64" else "float32")
         result: Any = change.apply(values, allow_cast=allow_cast)
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))

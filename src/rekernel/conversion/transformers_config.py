@@ -1,7 +1,8 @@
 """Update the configuration of a transformers model after its weights were rescaled.
 
 Scope: config.json and preprocessor_config.json, for models whose modules are built from patch size and image size
-alone. What these files cannot express stays as it is, and a note says so. Not here: tensors.
+alone. What these files cannot express stays the same, and a note says so. Not here: weights (see
+`conversion.run`).
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from ..text import scale_text
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 EXPRESSIBLE = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn", "ijepa")
-"""Model types of which `patch_size` and `image_size` build every module; tested one by one against transformers."""
+"""Model types whose modules all follow from `patch_size` and `image_size`; each is tested against transformers."""
 
-_INSTEAD = "build the model of the trained size and bring it there with rekernel.torch.load"
+_INSTEAD = "build the model at its trained size and rescale it with rekernel.torch.load"
 
 
 def rescaled_configs(
     copies: Sequence[tuple[Path, Path]], plan: Plan, instead: str = _INSTEAD
 ) -> tuple[dict[Path, bytes], list[str]]:
-    """New contents for the configurations among files to be copied.
+    """Return new contents for the configurations among the files to copy.
 
     Parameters
     ----------
     copies : (source, target) of every file beside the weights
-    plan : what happens to the weights
-    instead : what to do where the configuration cannot say it
+    plan : plan for the weights
+    instead : advice for a change that the configuration cannot express
 
     Returns
     -------
     contents : {target: bytes}
-    notes : what a configuration cannot say, and what to use instead
+    notes : what a configuration cannot express, with the advice
     """
     deepest_first = sorted(copies, key=lambda pair: -len(pair[1].parts))
     by_name = {source.name: (source, target) for source, target in deepest_first}
@@ -55,7 +56,7 @@ def rescaled_configs(
     if note:
         return {}, [note]
     if "_class_name" in config or not {"model_type", "architectures", "transformers_version"} & config.keys():
-        return {}, []  # no transformers model's
+        return {}, []  # not the configuration of a transformers model
     try:
         contents[target] = _json(rescaled_config(config, plan))
     except RekernelError as error:
@@ -67,27 +68,29 @@ def rescaled_configs(
         if not note and scales is not None:
             contents[target] = _json(rescaled_preprocessor(processor, scales))
         else:
-            notes.append(note or f"{PREPROCESSOR} is left as it is: a scale of {scale_text(plan.scale)} has no sides")
+            notes.append(
+                note or f"{PREPROCESSOR} is left as it is: a scale of {scale_text(plan.scale)} has no height and width"
+            )
     return contents, notes
 
 
 def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """A model's configuration after its patch embedding absorbed the scale, or its token grid grew.
+    """Return the configuration of a model whose patch embedding absorbed the scale, or whose token grid grew.
 
     Parameters
     ----------
-    config : of a transformers model, as in config.json
-    plan : of its weights
+    config : configuration of a transformers model, as in config.json
+    plan : plan for its weights
 
     Returns
     -------
     dict
-        `image_size` times the scale; `patch_size` too where the patches absorb it.
+        `image_size` times the scale; also `patch_size` if the patches absorb the scale.
 
     Raises
     ------
     RekernelError
-        Where other layers changed, or the model is of a kind that may be built from other numbers too.
+        If other layers changed, or if a model of this type may depend on other entries too.
 
     Examples
     --------
@@ -101,28 +104,30 @@ def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """
     kind = config.get("model_type")
     if kind not in EXPRESSIBLE:
-        raise RekernelError(f"a model of type {shown(str(kind))} may be built from more than patch and image size")
+        raise RekernelError(f"a model of type {shown(str(kind))} may depend on more than patch_size and image_size")
     patches = [change for change in plan.changed if change.kind == "patch"]
     positions = [change for change in plan.changed if change.kind == "values"]
     others = [change for change in plan.changed if change not in patches and change not in positions]
     if others:
-        raise RekernelError(f"it has no entry for the new kernel of {shown(others[0].name)}{_more(others)}")
+        raise RekernelError(f"there is not an entry for the new kernel of {shown(others[0].name)}{_more(others)}")
     if len(patches) + len(positions) != 1:
-        raise RekernelError(f"{len(patches)} patch embeddings and {len(positions)} position embeddings changed")
+        raise RekernelError(
+            f"{len(patches)} patch embeddings and {len(positions)} position embeddings changed, not one in all"
+        )
     scales = _patch_scales(config, patches[0]) if patches else _grid_scales(positions[0])
     changed = dict(config)
     if patches:
         changed["patch_size"] = _alike(config["patch_size"], [g.kernel for g in patches[0].new_geometry])
     size = _pair(config.get("image_size"))
     if size is None:
-        raise RekernelError("its image_size is not a size")
+        raise RekernelError("its image_size is not one or two positive integers")
     new = [new_size(n, s, exact=True, what=f"its image_size {size}") for n, s in zip(size, scales, strict=True)]
     changed["image_size"] = _alike(config["image_size"], new)
     return changed
 
 
 def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]) -> dict[str, Any]:
-    """The image processor's sizes times the scale (height, width).
+    """Multiply the sizes of an image processor by the scale (height, width).
 
     Examples
     --------
@@ -134,7 +139,7 @@ def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]
         value = config.get(key)
         if isinstance(value, dict):
             factors = {"height": scales[0], "width": scales[1]}
-            both = max(scales)  # of one edge for both sides
+            both = max(scales)  # for entries such as shortest_edge, which set both sides
             changed[key] = {
                 side: new_size(n, factors.get(side, both)) if isinstance(n, int) else n for side, n in value.items()
             }
@@ -162,7 +167,7 @@ def _scales(plan: Plan) -> tuple[float, float] | None:
 
 
 def _alike(old: Any, new: list[int]) -> Any:
-    """One number where there was one and one will do."""
+    """Return one number if the old entry was one number and the new ones are equal; else a list."""
     return new[0] if isinstance(old, int) and len(set(new)) == 1 else new
 
 
@@ -171,11 +176,11 @@ def _more(changes: Sequence[LayerChange]) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """A configuration, or why it cannot be read."""
+    """Read a configuration; return it with an empty text, or an empty dict with the reason."""
     try:
         return read_object(path), ""
     except RekernelError as error:
-        return {}, f"left as it is: {error}"
+        return {}, f"a configuration is left as it is: {error}"
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
@@ -183,14 +188,14 @@ def _json(config: Mapping[str, Any]) -> bytes:
 
 
 def loads_plainly(config: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether transformers builds the rescaled model from its config alone: the config tells all that changed."""
+    """Whether transformers builds the rescaled model from its config alone, since the config states every change."""
     absorbed = all(change.kind in ("patch", "values") for change in plan.changed)
     named = "architectures" in config and class_name(config)
     return bool(absorbed and named) and sizes_are_those(config, plan.changed, new=True)
 
 
 def file_loads_plainly(path: Path, plan: Plan) -> bool:
-    """As `loads_plainly`, of a config.json; a file that cannot be read tells nothing."""
+    """As `loads_plainly`, for a config.json. False if the file cannot be read."""
     try:
         return loads_plainly(read_object(path), plan)
     except RekernelError:
@@ -198,16 +203,16 @@ def file_loads_plainly(path: Path, plan: Plan) -> bool:
 
 
 def class_name(config: Mapping[str, Any]) -> str:
-    """The class that a transformers or diffusers config is of."""
+    """Return the class that a transformers or diffusers config names; empty if there is none, or not a plain name."""
     named = config.get("architectures") or [config.get("_class_name")]
     first = named[0] if isinstance(named, list) and named else None
     return first if isinstance(first, str) and first.isascii() and first.isidentifier() and first[0] != "_" else ""
 
 
 def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
-    """Whether the config's patch and image size are those of the new weights, or of the old ones.
+    """Whether patch and image size in the config fit the new weights (`new`), or the old weights.
 
-    One that does not tell them, or not at its top, was left as it was written: for the old ones.
+    A config without these entries at its top level counts as written for the old weights.
     """
     patch, image = _pair(config.get("patch_size")), _pair(config.get("image_size"))
     for change in changes:

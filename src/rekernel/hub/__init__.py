@@ -1,4 +1,4 @@
-"""rekernel and the Hugging Face Hub: publishing a converted model with a card that loads it."""
+"""Publish a converted model on the Hugging Face Hub, with a model card that shows how to load it."""
 
 from ..sources.hub_client import HeadMovedError, HubError
 from .card import model_card

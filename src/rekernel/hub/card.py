@@ -1,6 +1,7 @@
-"""Write the model card of a rescaled model: what it is, how it was made, how to load it, and what was not tested.
+"""Write the model card of a rescaled model: its origin, how it was made, how to load it, and its limits.
 
-Scope: the client's `ModelCard` and `ModelCardData`. Every name that comes from a file is escaped.
+Scope: text of the card; every name from a file is escaped. Not here: lines of code (see `hub.loading_code`), the upload
+(see `hub.upload`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from .loading_code import library_of, snippet
 from .sampling_facts import facts_of_record, what_is_recorded
 
 RELATION = "merge"
-"""What the base model is to this one. The Hub knows adapter, merge, quantized and finetune; of these a merge is made
-by arithmetic on weights, without training, as this was."""
+"""Relation to the base model. The Hub knows adapter, merge, quantized and finetune. Of these only a merge is made by
+arithmetic on weights without training, as a rescaled model is."""
 
 _GEOMETRIES = 12
 _SOURCES = 8
@@ -34,13 +35,13 @@ _SOURCES = 8
 
 @dataclass(frozen=True)
 class Story:
-    """What a card tells beside the recipe.
+    """The facts for a card that are not in the recipe.
 
     base : repository of the source, or empty
-    commit : its commit, or empty
-    terms : its licence and kind
-    verified : what `rekernel verify --json` printed, or empty
-    figure : name of a picture in the repository, or empty
+    commit : commit of the source, or empty
+    terms : licence and task of the source
+    verified : output of `rekernel verify --json`, or empty
+    figure : file name of a picture in the repository, or empty
     """
 
     base: str = ""
@@ -51,13 +52,13 @@ class Story:
 
 
 def model_card(load: Payload, repo: str, story: Story) -> str:
-    """The text of README.md, front matter included.
+    """Return the text of README.md, with its front matter.
 
     Parameters
     ----------
     load : Payload
     repo : str
-        Where it is going to be.
+        Repository that the card is for.
     story : Story
     """
     client = hub()
@@ -85,9 +86,9 @@ def model_card(load: Payload, repo: str, story: Story) -> str:
 
 
 def summary(load: Payload, base: str) -> str:
-    """One line for a commit.
+    """Describe the conversion in one line, for a commit message.
 
-    Names are made printable; the line is cut where it would be too long.
+    Names are escaped, and a long line is cut.
     """
     said = []
     for component, recipe in load.recipes.items():
@@ -104,12 +105,12 @@ def summary(load: Payload, base: str) -> str:
 
 
 def checked_verification(document: object) -> dict[str, Any]:
-    """What `rekernel verify --json` printed, as far as a card shows it.
+    """Check the output of `rekernel verify --json`, and return the parts that a card shows.
 
     Raises
     ------
     RekernelError
-        For anything else.
+        If `document` is not such output.
 
     Examples
     --------
@@ -129,7 +130,7 @@ def checked_verification(document: object) -> dict[str, Any]:
         if not all(math.isfinite(number) for number in numbers.values() if number is not None):
             raise ValueError
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
-        raise RekernelError("the measurement is not what `rekernel verify --json` prints") from None
+        raise RekernelError("the measurement is not the output of `rekernel verify --json`") from None
     return {**sizes, **numbers, "scores": scores}
 
 
@@ -256,7 +257,7 @@ def _licence(story: Story) -> str:
 
 
 def _license_link(load: Payload, story: Story) -> str:
-    """The source's link; a file of the source that is not here becomes an address."""
+    """Return the link to the licence. A file of the source that is not uploaded becomes an address."""
     link = story.terms.link
     if not link or link in load.files or link.startswith("http") or not story.base:
         return link
@@ -264,7 +265,7 @@ def _license_link(load: Payload, story: Story) -> str:
 
 
 def _needed(load: Payload) -> str:
-    """What the lines that load it take, beside the Hub's client."""
+    """Name the packages that loading needs, beside huggingface_hub."""
     return "onnxruntime" if load.onnx else _tool(load)
 
 

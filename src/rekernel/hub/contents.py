@@ -1,4 +1,4 @@
-"""Decide which files are uploaded: those that a conversion wrote or copied. Every other file stays, with a reason.
+"""Decide which files to upload: those that a conversion wrote or copied. Every other file stays, with a reason.
 
 Scope: folders and recipes. Not here: the network (see `hub.upload`).
 """
@@ -32,14 +32,14 @@ _CACHES = re.compile(
 class Payload:
     """A converted file or folder, ready to be uploaded.
 
-    files : the file of each name in the repository
-    recipes : how each component was rescaled, by its folder's name; '' for a checkpoint that is not a pipeline
+    files : local path of each file, by its name in the repository
+    recipes : recipe of each component, by folder name; the name is '' for a single checkpoint
     checkpoints : names of the rescaled files
-    left : what stays, and why
-    configs : config.json of each entry of `recipes`; empty where there is none
-    pipeline : whether it is a diffusers pipeline
-    recorded : how its denoiser is sampled above the trained size, by its folder's name
-    brings_code : whether loading it runs Python of its own
+    left : reason why a file stays, by name
+    configs : content of config.json for each entry of `recipes`; empty if there is none
+    pipeline : whether the folder is a diffusers pipeline
+    recorded : recorded guidance and kernels of each denoiser, by folder name
+    brings_code : whether loading the model runs Python code from the repository
     """
 
     files: dict[str, Path]
@@ -53,17 +53,17 @@ class Payload:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by name."""
+        """Size of each file in bytes, by name."""
         return {name: path.stat().st_size for name, path in self.files.items()}
 
     @property
     def onnx(self) -> str:
-        """Name of the model, where it is an ONNX one; else empty."""
+        """Name of the ONNX model; empty for a model in another format."""
         return next((name for name in self.checkpoints if name.lower().endswith(".onnx")), "")
 
 
 def payload(path: StrPath) -> Payload:
-    """What of `path` belongs to the conversion.
+    """Collect the files of `path` that belong to the conversion.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def payload(path: StrPath) -> Payload:
     Raises
     ------
     RekernelError
-        Where there is neither a recipe nor a record, so that nothing was converted, and for a link that leads out of
-        the folder.
+        If `path` holds neither a recipe nor recorded guidance, so rekernel did not convert it, or if a link leads out
+        of the folder.
     """
     root = Path(path)
     if root.is_file():
@@ -117,19 +117,19 @@ def _no_recipe(path: Path) -> RekernelError:
 
 
 def _checkpoints(root: Path, recorded: Mapping[str, Recorded]) -> dict[str, tuple[set[Path], Recipe]]:
-    """Files, relative to `root`, and recipe of every rescaled checkpoint."""
+    """Return the files, relative to `root`, and the recipe of every rescaled checkpoint."""
     found = {}
     for name, weights in model_files(Place(root)).weights().items():
         recipe = weights.recipe
         if recipe is None and name in recorded and (plan := recorded[name].plan) is not None:
-            recipe = Recipe(plan, ())  # saved by diffusers, which keeps the config alone
+            recipe = Recipe(plan, ())  # saved by diffusers, which keeps only the config
         if recipe is not None:
             found[name] = ({file.relative_to(root) for file in weights.files}, recipe)
     return found
 
 
 def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converted: set[str]) -> str:
-    """Why a file of the folder stays; empty where it goes."""
+    """Return the reason why a file stays; empty for a file to upload."""
     folder = file.parts[0] if len(file.parts) > 1 else ""
     if any(part.startswith(".") for part in file.parts):
         return "hidden"
@@ -145,7 +145,7 @@ def _reason(file: Path, rescaled: set[Path], pipeline: Pipeline | None, converte
 
 
 def config_of(path: Path) -> dict[str, Any]:
-    """A model's own config.json, as far as it can be read: it only says which class loads it."""
+    """Read the config.json of a model, which names the class that loads it; empty if it cannot be read."""
     try:
         return read_object(path)
     except RekernelError:

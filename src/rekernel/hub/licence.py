@@ -1,6 +1,7 @@
-"""Read the licence and the kind of the original model from its card, and say what they mean for publishing.
+"""Read the licence and the task of the original model from its card, and explain what they mean for publishing.
 
-Scope: the front matter of a card. Anyone may have written it, so every value is checked before use.
+Scope: the front matter of a card. Anyone may have written it, so every value is checked before use. Not here: the text
+of the new card (see `hub.card`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _TAGS = 20
 
 @dataclass(frozen=True)
 class Terms:
-    """What the source's card says of licence and kind; empty where it says nothing usable.
+    """Licence and task of the source, from its card. A value that is missing or malformed is empty.
 
-    license, name, link : as on the Hub: an identifier of its list, and for 'other' the licence's own name and address
-    pipeline_tag, tags : what the model does
+    license : identifier of the licence on the Hub
+    name, link : name and address of the licence, if `license` is 'other'
+    pipeline_tag, tags : task of the model
     """
 
     license: str = ""
@@ -36,7 +38,7 @@ class Terms:
 
     @property
     def forbids(self) -> bool:
-        """Whether the licence forbids to publish a changed version.
+        """Whether the licence forbids publishing a changed version.
 
         Examples
         --------
@@ -47,20 +49,20 @@ class Terms:
 
     @property
     def note(self) -> str:
-        """What has to be said before publishing; empty where nothing has."""
+        """Warning before publishing; empty if there is none."""
         called = self.name or self.license
         if self.forbids:
-            return f"the source's licence, {shown(called)}, forbids to publish changed versions."
+            return f"the source's licence, {shown(called)}, forbids publishing changed versions."
         if self.license in ("", "unknown"):
-            return "the source's licence is unknown: nothing says that a changed version may be published."
+            return "the source's licence is unknown: a changed version may not be allowed."
         if self.license == "other":
             which = f", {shown(called)} ({shown(self.link)})" if self.name or self.link else ""
-            return f"the source's licence is none of the Hub's list{which}: read whether it lets you publish a change."
+            return f"the source's licence is not in the Hub's list{which}: check that it allows a changed version."
         return ""
 
 
 def terms_of(front: Mapping[str, Any]) -> Terms:
-    """The terms in a card's front matter.
+    """Read the terms from the front matter of a card.
 
     Examples
     --------
@@ -72,7 +74,7 @@ def terms_of(front: Mapping[str, Any]) -> Terms:
     known = [text.lower() for text in licenses if isinstance(text, str) and _LICENSE.fullmatch(text.lower())]
     tags = front.get("tags")
     return Terms(
-        # Of several licences the strictest counts, and its name is the one to carry.
+        # If there are several licences, one that forbids changes counts.
         next((text for text in known if _NO_DERIVATIVES.search(text)), known[0] if known else ""),
         _checked(front.get("license_name"), _NAME),
         _link(front.get("license_link")),
@@ -86,6 +88,6 @@ def _checked(value: object, pattern: re.Pattern[str]) -> str:
 
 
 def _link(value: object) -> str:
-    """An address, or a plain file name of the source repository."""
+    """Return an address or a plain file name of the source repository; empty for anything else."""
     text = value if isinstance(value, str) else ""
     return text if re.fullmatch(r"https?://[\w./%#?=&~+:-]{1,300}|[\w.-]{1,80}", text, re.ASCII) else ""

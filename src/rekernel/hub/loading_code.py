@@ -1,6 +1,7 @@
-"""Write the lines that load a pushed model. They work as they are pasted.
+"""Write the lines of Python that load a pushed model. The lines run unchanged.
 
-Scope: configs and plans. A name out of a config becomes code only if it is a plain identifier.
+Scope: configs and plans. A name from a config becomes code only if it is a plain identifier. Not here: the card (see
+`hub.card`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from .contents import Payload
 
 
 def library_of(load: Payload) -> str:
-    """The Hub's name of the library that loads it without more; rekernel where none does.
+    """Return the Hub's name of the library that loads the model alone; 'rekernel' if there is no such library.
 
-    The Hub shows that library's own lines beside the card, which must not fail.
+    Beside the card the Hub shows lines of code for that library, which must not fail.
     """
     if load.onnx:
         return "onnx"
-    if not load.recipes:  # weights as they were, what is recorded beside them
+    if not load.recipes:  # unchanged weights with recorded guidance
         return "diffusers"
     [(component, recipe), *others] = load.recipes.items()
     plain = not component and not others and loads_plainly(load.configs[""], recipe.plan)
@@ -24,7 +25,7 @@ def library_of(load: Payload) -> str:
 
 
 def snippet(load: Payload, repo: str) -> str:
-    """Python that loads `load` from the repository `repo`."""
+    """Return Python code that loads the model from the repository `repo`."""
     if load.pipeline:
         code = ", trust_remote_code=True)  # runs the Python in the repository" if load.brings_code else ")"
         return f'from rekernel.diffusion import load_pipeline\n\npipe = load_pipeline("{repo}"{code}\n'
@@ -58,10 +59,10 @@ def snippet(load: Payload, repo: str) -> str:
 
 
 def _session(load: Payload, repo: str) -> str:
-    """An ONNX model runs as it is: sizes, strides and paddings are in its graph."""
+    """Return code that runs an ONNX model, whose graph holds sizes, strides and paddings."""
     if len(load.checkpoints) == 1:
         fetch, path = "hf_hub_download", f'hf_hub_download("{repo}", {_literal(load.onnx)})'
-    else:  # tensors in files beside it
+    else:  # the tensors are in other files
         fetch, path = "snapshot_download", f'snapshot_download("{repo}") + {_literal("/" + load.onnx)}'
     return (
         f"import onnxruntime\nfrom huggingface_hub import {fetch}\n\n"
@@ -72,6 +73,6 @@ def _session(load: Payload, repo: str) -> str:
 
 
 def _literal(name: str) -> str:
-    """A file name as Python text."""
+    """Return a file name as a Python string literal."""
     text = ascii(name)
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\'" not in text else text

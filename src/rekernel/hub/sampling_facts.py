@@ -1,6 +1,7 @@
-"""Say in a card how a pipeline is sampled above its trained size, as its folder records it.
+"""Describe for a card how a pipeline is sampled above its trained size.
 
-Scope: recorded guidance and kernels. Their options come from a file, so each one is escaped.
+Scope: recorded guidance and kernels; their options come from a file, so each one is escaped. Not here: the rest of the
+card (see `hub.card`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..text import dims, scale_text
 
 
 def what_is_recorded(found: Recorded) -> str:
-    """For a sentence.
+    """Name what is recorded, for use in a sentence.
 
     Examples
     --------
@@ -29,7 +30,7 @@ def what_is_recorded(found: Recorded) -> str:
 
 
 def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
-    """Rows of the card's table.
+    """Return the rows about sampling for the table of a card.
 
     Examples
     --------

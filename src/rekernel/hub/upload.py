@@ -1,6 +1,7 @@
-"""Publish a converted model in one commit: files, card and message, guarded by the commit that it is built on.
+"""Publish a converted model in one commit, which fails if the repository changed meanwhile.
 
-Scope: the order of calls to the Hub's client. The client uploads, resumes, retries and shows progress.
+Scope: the order of calls to huggingface_hub, which uploads, resumes, retries and shows progress. Not here: the choice
+of files (see `hub.contents`), the card (see `hub.card`).
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ _LARGEST_CARD = 1 << 22
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did, or would do.
+    """The result of a push, or of a dry run.
 
     repo : the repository
-    files : name and bytes of each file of the commit, the card among them
+    files : name and size of each file of the commit, with the card
     left : name and reason of each file that stays
-    notes : what has to be known before: licence, base model, old weights in the repository
-    message, card : of the commit, and the text of README.md
-    url : of the commit, or of the pull request; empty where nothing was uploaded
-    commit : its SHA
-    unchanged : whether the repository held these very files already, so that no commit was made
+    notes : warnings about the licence, the base model, or old weights in the repository
+    message : message of the commit
+    card : text of README.md
+    url : address of the commit, or of the pull request; empty if nothing was uploaded
+    commit : SHA of the commit
+    unchanged : whether the repository held the same files already, so that there is no new commit
     """
 
     repo: str
@@ -82,38 +84,38 @@ def push(
     Parameters
     ----------
     path : path
-        What `rekernel.convert` wrote. Only that is uploaded: no hidden files, caches or other weights.
+        The file or folder that `rekernel.convert` wrote. Hidden files, caches and other weights are not uploaded.
     repo : str
-        'name/model', which is created.
+        Name of the repository to create, such as 'name/model'.
     private : bool, optional
-        Of a new repository; by default as its owner has set it.
+        Whether a new repository is private; the default is the setting of its owner.
     exist_ok : bool
-        Let the repository exist already.
+        Allow a repository that exists already.
     pr : bool
         Open a pull request, also on somebody else's repository, which has to exist.
     revision : str, optional
         The branch to commit to.
     parent_commit : str, optional
-        The commit to build on; by default the head before anything is uploaded. Where it is the head no longer,
-        nothing is committed.
+        The commit to build on; by default the head before the upload. If the repository has another head when the
+        commit is made, nothing is committed.
     message : str, optional
-        Of the commit; by default the plan in one line.
+        Message of the commit; by default the plan in one line.
     base_model : str, optional
-        The repository that was converted, where the recipe does not know.
+        The repository that was converted, if the recipe does not name it.
     license : str, optional
-        Its licence, as the Hub calls it, where its card does not say.
+        The Hub's identifier of the licence, if the card of the base model does not name it.
     permitted : bool
-        Publish although the licence forbids changed versions, since you were permitted to.
+        Publish although the licence forbids changed versions, since its owner permitted you to.
     card : path, optional
         Your own README.md, instead of one made from the recipe.
     verified : path or mapping, optional
-        What `rekernel verify --json` printed, for the card.
+        Output of `rekernel verify --json`, for the card.
     figure : path, optional
         A picture for the card.
     dry_run : bool
-        Upload nothing, create nothing.
+        Only return the result that a push would have: upload and create nothing.
     token : str, optional
-        By default what HF_TOKEN or `hf auth login` gave the client.
+        Token for the Hub; by default the one from HF_TOKEN or `hf auth login`.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def push(
     RekernelError
         Before anything is uploaded wherever possible.
     HubError
-        What the Hub refused; `HeadMovedError` where the repository moved on.
+        If the Hub refuses a request; `HeadMovedError` if the repository got another commit.
 
     Examples
     --------
@@ -153,7 +155,7 @@ def push(
     said = message or summary(load, story.base)
     plan = Pushed(repo, tuple(sizes.items()), tuple(sorted(load.left.items())), tuple(notes), said, text)
     if dry_run:
-        hub()  # say now that it is missing
+        hub()  # raises if huggingface_hub is missing
         return plan
     return _publish(plan, contents, load, private, exist_ok, pr, revision, parent_commit, token)
 
@@ -161,11 +163,11 @@ def push(
 def _check(repo: str, parent_commit: str | None, license: str | None, base_model: str | None) -> None:
     for name in filter(None, (repo, base_model)):
         if not is_repo(name):
-            raise RekernelError(f"{shown(name)}: no repository can be called that; write name/model.")
+            raise RekernelError(f"{shown(name)}: is not a valid name of a repository; write name/model.")
     if parent_commit is not None and not _COMMIT.fullmatch(parent_commit):
-        raise RekernelError(f"{shown(parent_commit)}: no commit; its SHA is 7 to 40 hexadecimal digits.")
+        raise RekernelError(f"{shown(parent_commit)}: is not a commit; pass a SHA of 7 to 40 hexadecimal digits.")
     if license is not None and terms_of({"license": license}).license != license:
-        raise RekernelError(f"{shown(license)}: no licence as the Hub calls them: apache-2.0, openrail++, other, ...")
+        raise RekernelError(f"{shown(license)}: is not a licence of the Hub's list: apache-2.0, openrail++, other, ...")
 
 
 def _publish(
@@ -184,7 +186,7 @@ def _publish(
     with explained(where, wanted="write"):
         if not pr:
             _create(hf, plan.repo, private, exist_ok)
-        # The head now, before hours of uploading, is what the commit is meant to change.
+        # The commit builds on the head before the upload, which may take hours.
         head = hf.model_info(plan.repo, revision=revision)
         operations = [
             client.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
@@ -199,17 +201,17 @@ def _publish(
             if error.response.status_code in (409, 412):
                 expected = (parent_commit or head.sha)[:12]
                 raise HeadMovedError(
-                    f"{where}: changed meanwhile: its head is not {expected} any longer. Nothing was committed; look "
-                    "at what happened there, then push again."
+                    f"{where}: the repository changed meanwhile: its head is no longer {expected}. Nothing was "
+                    "committed; look at what happened there, then push again."
                 ) from None
             raise
     notes = (*plan.notes, *_old_weights([sibling.rfilename for sibling in head.siblings or []], load))
-    same = done.oid == head.sha  # the client makes no empty commits
+    same = done.oid == head.sha  # huggingface_hub does not make empty commits
     return replace(plan, url=str(done.pr_url or done.commit_url), commit=str(done.oid), unchanged=same, notes=notes)
 
 
 def _create(hf: Any, repo: str, private: bool | None, exist_ok: bool) -> None:
-    """Make the repository; one that is empty, as an upload that failed leaves it, will do."""
+    """Create the repository. An empty repository, which a failed upload leaves behind, is accepted."""
     try:
         hf.create_repo(repo, private=private, exist_ok=exist_ok)
     except hub().errors.HfHubHTTPError as error:
@@ -229,7 +231,7 @@ def _create(hf: Any, repo: str, private: bool | None, exist_ok: bool) -> None:
 def _story(
     load: Payload, base_model: str | None, license: str | None, token: str | None
 ) -> tuple[Story, Terms, list[str]]:
-    """Where the model comes from, the terms of its source, and what has to be said about both."""
+    """Return the origin of the model, the terms of its source, and notes about both."""
     notes = []
     origins = {(s.repo, s.commit) for recipe in load.recipes.values() for s in recipe.sources if s.repo}
     base, commit = origins.pop() if len(origins) == 1 else ("", "")
@@ -250,7 +252,7 @@ def _story(
 
 
 def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> tuple[Terms, str]:
-    """Out of the card that was copied along, or else the source's on the Hub."""
+    """Read the terms from the copied card, or else from the card of the source on the Hub; return a problem if any."""
     if CARD in load.files:
         return terms_of(_front(load.files[CARD])), ""
     if not base:
@@ -267,13 +269,13 @@ def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> t
 
 
 def _front(path: Path) -> Mapping[str, Any]:
-    """The front matter of a card; empty where there is none that can be read."""
+    """Read the front matter of a card; empty if there is none, or it cannot be read."""
     if path.stat().st_size > _LARGEST_CARD:
         return {}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         data: Mapping[str, Any] = hub().ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    except Exception as error:  # whatever a YAML parser makes of a stranger's text
+    except Exception as error:  # a YAML parser may raise any error for text from anyone
         if isinstance(error, RekernelError):
             raise
         return {}
@@ -281,7 +283,7 @@ def _front(path: Path) -> Mapping[str, Any]:
 
 
 def _card(load: Payload, repo: str, story: Story, own: StrPath | None) -> str:
-    """The user's own card, one in the folder that is about a rescaled model, or a new one."""
+    """Return the text of the user's card, of the card in the folder if it is of a rescaled model, or of a new card."""
     if own is not None:
         try:
             return Path(own).read_text(encoding="utf-8")
@@ -303,26 +305,28 @@ def _verified(source: StrPath | Mapping[str, Any] | None) -> Mapping[str, Any]:
     except OSError as error:
         raise RekernelError(f"{shown_path(source)}: {error.strerror}.") from None
     except (ValueError, RecursionError):
-        raise RekernelError(f"{shown_path(source)}: not JSON; pass what `rekernel verify --json` printed.") from None
+        raise RekernelError(f"{shown_path(source)}: not JSON; pass the output of `rekernel verify --json`.") from None
     return checked_verification(document)
 
 
 def _picture(path: Path) -> tuple[str, Path]:
     if path.suffix.lower() not in _PICTURES:
-        raise RekernelError(f"{shown_path(path)}: no picture that a card shows; one of {', '.join(_PICTURES)}.")
+        raise RekernelError(
+            f"{shown_path(path)}: is not a picture that a card can show; use one of {', '.join(_PICTURES)}."
+        )
     if not path.is_file():
         raise RekernelError(f"{shown_path(path)}: no such file.")
     return f"rekernel{path.suffix.lower()}", path
 
 
 def _old_weights(there: list[str], load: Payload) -> list[str]:
-    """A note where the repository goes on holding weights that a loader may take for the new ones."""
+    """Return a note if the repository still holds weights that a loader may read instead of the new ones."""
     folders = {name.rpartition("/")[0] for name in load.checkpoints}
     old = [n for n in there if n.endswith(OTHER_WEIGHTS) and n not in load.files and n.rpartition("/")[0] in folders]
     if not old:
         return []
     names = ", ".join(shown(name) for name in old[:4]) + (f" and {len(old) - 4} more" if len(old) > 4 else "")
-    return [f"the repository also holds {names}, which a loader may take for these; delete what is old."]
+    return [f"the repository also holds {names}, which a loader may read instead of these; delete the old weights."]
 
 
 def _description(load: Payload) -> str:

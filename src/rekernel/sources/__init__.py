@@ -1,1 +1,1 @@
-"""Where a source lies: a path on this disk or an address on the Hugging Face Hub."""
+"""Open a source: a path on this disk, or an address on the Hugging Face Hub."""

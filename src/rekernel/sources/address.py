@@ -15,7 +15,7 @@ from ..checkpoint.paths import StrPath, plain_parts
 from ..errors import RekernelError
 from ..escape import shown
 
-_SCHEME = re.compile(r"hf:/{1,2}")  # pathlib makes one slash of two
+_SCHEME = re.compile(r"hf:/{1,2}")  # pathlib turns two slashes into one
 _NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 _REFERENCE = re.compile(r"refs/(?:pr/\d+|convert/[\w.-]+)(?=/|$)", re.ASCII)
 _FILE = re.compile(r"\.(safetensors|json|bin|pt|pth|ckpt|onnx|gguf|h5|msgpack|npz|txt|md|py|keras)$", re.IGNORECASE)
@@ -24,24 +24,29 @@ _FORM = "write hf://org/name, hf://org/name@revision or hf://org/name/folder"
 
 @dataclass(frozen=True)
 class Address:
-    """A model repository, at a revision ('' is its default branch), and a place inside ('' is all of it)."""
+    """The address of a model repository, or of a folder or file in it.
+
+    repo : organisation/name
+    revision : branch, tag or commit; empty for the default branch
+    path : folder or file in the repository; empty for the whole repository
+    """
 
     repo: str
     revision: str = ""
     path: str = ""
 
     def __str__(self) -> str:
-        # A slash in a revision would read as the path's, but in the references that the Hub knows.
+        # A slash in a revision is quoted, or it would begin the path; references that the Hub knows need no quotes.
         plain = _REFERENCE.fullmatch(self.revision)
         revision = f"@{self.revision if plain else quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
 
 
 def address_of(source: StrPath) -> Address | None:
-    """The address that `source` is; None for a path.
+    """Read `source` as an address; None if `source` is a path.
 
-    Without `hf://`, exactly `org/name` is one if nothing of that name is on the disk, no folder `org` is, and it does
-    not end like a file: a mistyped path must not make rekernel ask a server.
+    Text without `hf://` is an address if it has the form `org/name`, neither `org/name` nor `org` exists on the disk,
+    and `name` does not have the ending of a file. So a mistyped path does not make rekernel ask a server.
 
     Parameters
     ----------
@@ -50,7 +55,7 @@ def address_of(source: StrPath) -> Address | None:
     Raises
     ------
     RekernelError
-        For what begins like an address and is none.
+        If `source` begins like an address but is not a valid one.
 
     Examples
     --------
@@ -61,7 +66,7 @@ def address_of(source: StrPath) -> Address | None:
     """
     text = os.fspath(source)
     if text.startswith(("https://", "http://")):
-        raise RekernelError(f"{shown(text)}: a web address, which is not read; {_FORM}.")
+        raise RekernelError(f"{shown(text)}: is a web address, which rekernel does not read; {_FORM}.")
     scheme = _SCHEME.match(text)
     if scheme:
         return _parsed(text[scheme.end() :].strip("/"), text)
@@ -74,7 +79,7 @@ def address_of(source: StrPath) -> Address | None:
 
 
 def is_repo(name: str) -> bool:
-    """Whether a repository can be called `name`.
+    """Whether `name` is a valid name of a repository.
 
     Examples
     --------
@@ -89,7 +94,7 @@ def is_repo(name: str) -> bool:
 def _parsed(text: str, whole: str) -> Address:
     kind, _, rest = text.partition("/")
     if kind in ("datasets", "spaces", "kernels", "buckets") and "/" in rest:
-        raise RekernelError(f"{shown(whole)}: only model repositories are read, no {kind}.")
+        raise RekernelError(f"{shown(whole)}: rekernel reads only model repositories, not {kind}.")
     if kind == "models" and "/" in rest:
         text = rest
     organisation, _, rest = text.partition("/")
@@ -101,16 +106,16 @@ def _parsed(text: str, whole: str) -> Address:
         rest = rest[len(revision) :].removeprefix("/")
         revision = unquote(revision)
         if not revision:
-            raise RekernelError(f"{shown(whole)}: no revision after the @; {_FORM}.")
+            raise RekernelError(f"{shown(whole)}: the revision after the @ is missing; {_FORM}.")
     if not is_repo(f"{organisation}/{name}"):
-        raise RekernelError(f"{shown(whole)}: no repository can be called that; {_FORM}.")
+        raise RekernelError(f"{shown(whole)}: is not a valid name of a repository; {_FORM}.")
     if rest and plain_parts(rest) is None:
-        raise RekernelError(f"{shown(whole)}: its place inside the repository is not a plain path; {_FORM}.")
+        raise RekernelError(f"{shown(whole)}: the path inside the repository is not a plain path; {_FORM}.")
     return Address(f"{organisation}/{name}", revision, rest)
 
 
 def _until_revision(text: str) -> tuple[str, str, str]:
-    """Name, '@' where a revision follows, and the rest."""
+    """Split text into the name, '@' if a revision follows, and the rest."""
     found = re.match(r"([^/@]*)(@|/|$)", text)
-    assert found is not None  # it matches the empty text too
+    assert found is not None  # the pattern matches empty text too
     return found[1], "@" if found[2] == "@" else "", text[found.end() :]

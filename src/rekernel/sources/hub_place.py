@@ -1,8 +1,8 @@
-"""A place on the Hub: a stand-in on the disk that holds the headers of a repository's files, and not their weights.
+"""Read a repository on the Hub through a stand-in folder, whose files hold headers only.
 
-Scope: folders, listings and headers. Not here: what a conversion needs of them (see `conversion.downloads`). The
-stand-in has the names of the repository, so that the code for folders works for repositories too. Reading data that was
-not fetched is an error; it never gives zeros.
+Scope: listings, headers and downloads. Not here: which files a conversion needs (see `conversion.downloads`). The files
+of the stand-in have the same names as in the repository, so code for folders works on repositories too. Reading data
+that was not downloaded is an error; it never gives zeros.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from .address import Address
 from .hub_client import HubError, api, explained, hub, is_away, is_offline
 from .place import Place
 
-_FIRST = 100_000  # bytes: nearly every header fits, as the client found
-_PATIENCE = 10.0  # seconds for a server's answer, the client's own default
+_FIRST = 100_000  # bytes of the first request: nearly every header fits, as in huggingface_hub
+_PATIENCE = 10.0  # seconds to wait for an answer: the default of huggingface_hub
 _SMALL = re.compile(r"(^|/)(model_index\.json|[^/]+\.safetensors\.index(\.[\w-]+)?\.json)$")
 BY_HEADER = (".safetensors", ".json")
 
 
 @dataclass(frozen=True)
 class RemotePlace(Place):
-    """A source on the Hub: `path` is its stand-in, inside `root`, which stands for the whole repository.
+    """A source on the Hub. `path` is its stand-in.
 
-    files : bytes by name, of everything in the repository at this commit
-    fetched : folders of the client's cache that hold what was downloaded of it
+    address : address of the source
+    commit : commit that the revision of the address names
+    root : stand-in of the whole repository, which contains `path`
+    files : size in bytes of every file of the repository at this commit, by name
+    fetched : folders of the client's cache that hold the downloaded files
     """
 
     address: Address
@@ -47,40 +50,42 @@ class RemotePlace(Place):
     fetched: set[Path] = field(default_factory=set)
 
     def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
-        """The same, with headers fetched by range requests; a pickle has no header and is downloaded."""
+        """Open a checkpoint and fetch its headers by range requests; a pickle has no header and is downloaded."""
         if allow_pickle and (pickle := _only_pickle(path)) is not None:
             name = pickle.relative_to(self.root).as_posix()
             return open_checkpoint(self.fetch([name]) / name, allow_pickle=True)
         return open_checkpoint(path, allow_pickle=allow_pickle, read_shard=self._shard)
 
     def here(self, path: Path) -> Path:
-        """The same, downloaded."""
+        """Download a file, and return its path."""
         name = path.relative_to(self.root).as_posix()
         return self.fetch([name]) / name
 
     def named(self, path: Path) -> str:
-        """Its address."""
+        """Return the address of a path in the stand-in."""
         inside = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else self.address.path
         return str(Address(self.address.repo, self.address.revision, "" if inside == "." else inside))
 
     def fetch(self, names: Sequence[str]) -> Path:
-        """Download files of this commit through the client's cache; the folder they are in.
+        """Download files of this commit into the client's cache; return the folder they are in.
 
-        What is cached already is not asked for again, a broken connection is taken up where it broke.
+        Cached files are not downloaded again, and an interrupted download is resumed.
         """
         client = hub()
         with explained(self.address):
             folder = Path(
                 client.snapshot_download(
                     self.address.repo,
-                    revision=self.address.revision or None,  # by its name, which the cache then knows offline too
+                    revision=self.address.revision or None,  # by name, so that the cache finds the revision offline too
                     allow_patterns=[_literal(name) for name in names],
                     library_name="rekernel",
                     library_version=__version__,
                 )
             )
         if folder.name != self.commit:
-            raise HubError(f"{self.address}: a commit was made there while it was read; do the same again.")
+            raise HubError(
+                f"{self.address}: the repository got a new commit while rekernel read it; run the same again."
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             why = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub does not answer"
@@ -89,9 +94,9 @@ class RemotePlace(Place):
         return folder
 
     def _shard(self, path: Path) -> Shard:
-        """The header of a file of the repository, written into its stand-in, which stays without data."""
+        """Read the header of a file into its stand-in, which never holds data."""
         name = path.relative_to(self.root).as_posix()
-        raw = path.read_bytes()  # there already, where it was looked at before
+        raw = path.read_bytes()  # not empty if the header was fetched before
         if not raw:
             raw = self._header(name)
             path.write_bytes(raw)
@@ -114,7 +119,7 @@ class RemotePlace(Place):
             answer = client.utils.http_backoff("GET", url, headers=headers, timeout=_PATIENCE)
             client.utils.hf_raise_for_status(answer)
             start, position = position if answer.status_code == 200 else 0, position + count
-            return bytes(answer.content[start : start + count])  # a server without ranges sent all
+            return bytes(answer.content[start : start + count])  # a server without range requests sent the whole file
 
         with explained(Address(self.address.repo, self.address.revision, name)):
             return _whole_header(read, size, self.named(self.root / name))
@@ -132,6 +137,7 @@ class RemotePlace(Place):
 
 
 def remote_place(address: Address, root: Path) -> RemotePlace:
+    """Fill the empty folder `root` with the stand-in of a repository; download small index files whole."""
     commit, files = _listing(address)
     names = {name: plain_parts(name) for name in files}
     is_file = address.path in files
@@ -142,7 +148,9 @@ def remote_place(address: Address, root: Path) -> RemotePlace:
     below = {name: path for name, path in names.items() if path is not None and name.startswith(prefix)}
     if address.path and not is_file and not below:
         found = ", ".join(shown(name) for name in sorted({n.partition("/")[0] for n in files})[:8])
-        raise HubError(f"{address}: no such file or folder in this repository, which has {found or 'no files'}.")
+        raise HubError(
+            f"{address}: this repository does not have such a file or folder; its top level holds {found or 'nothing'}."
+        )
     place = RemotePlace(root / address.path, address, commit, root, files)
     for name, path in below.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +162,7 @@ def remote_place(address: Address, root: Path) -> RemotePlace:
 
 
 def _listing(address: Address) -> tuple[str, dict[str, int]]:
-    """The commit that a revision is, and the size of every file there; out of the cache where the Hub is away."""
+    """Return the commit of a revision and the size of every file in it; from the cache if the Hub does not answer."""
     client, hf = hub(), api()
     with explained(address):
         try:
@@ -169,7 +177,7 @@ def _listing(address: Address) -> tuple[str, dict[str, int]]:
 
 
 def _cached_listing(address: Address) -> tuple[str, dict[str, int]] | None:
-    """What the cache knows of a revision: the listing of its last download, or else the files that are there."""
+    """Return commit and sizes from the cache: the listing of the last download, or else the files in the cache."""
     client = hub()
     try:
         folder = client.snapshot_download(
@@ -183,25 +191,25 @@ def _cached_listing(address: Address) -> tuple[str, dict[str, int]] | None:
         try:
             return snapshot.name, {file.path: file.size for file in listed(address.repo, revision=snapshot.name)}
         except client.errors.CachedRepoTreeNotFoundError:
-            pass  # downloaded file by file, by another program
+            pass  # another program downloaded single files
     present = (path for path in snapshot.rglob("*") if path.is_file())
     return snapshot.name, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in present}
 
 
 def _whole_header(read: Callable[[int], bytes], size: int, where: str) -> bytes:
-    """Length and text of a header, in two reads at most."""
+    """Read the length and text of a header, in at most two reads."""
     where = shown_path(where)
     raw = read(min(size, _FIRST)) if size else b""
     end = 8 + header_length(raw[:512], size, where)
     if len(raw) < end:
         raw += read(end - len(raw))
     if len(raw) < end:
-        raise CheckpointError(f"{where}: the server sent less of the header than there is; try again.")
+        raise CheckpointError(f"{where}: the server sent only a part of the header; try again.")
     return raw[:end]
 
 
 def _only_pickle(path: Path) -> Path | None:
-    """The pickle that `path` is, or that is all the weights of the folder it is."""
+    """Return the pickle that `path` names: the file itself, or the only weights in a folder. None if there is none."""
     if not path.is_dir():
         return path if path.suffix.lower() in PICKLE_SUFFIXES else None
     weights = [p for p in path.iterdir() if p.suffix.lower() in (*PICKLE_SUFFIXES, ".safetensors")]
@@ -209,10 +217,10 @@ def _only_pickle(path: Path) -> Path | None:
 
 
 def _caller(client: Any) -> dict[str, str]:
-    """Headers that say who asks, and for whom."""
+    """Return the HTTP headers that name rekernel and carry the token of the user."""
     return dict(client.utils.build_hf_headers(library_name="rekernel", library_version=__version__))
 
 
 def _literal(name: str) -> str:
-    """A pattern for exactly this name."""
+    """Return a glob pattern that matches exactly this name."""
     return re.sub(r"([*?\[])", r"[\1]", name)

@@ -1,4 +1,7 @@
-"""Open a local path or an address of the Hub."""
+"""Open a local path or an address on the Hub.
+
+Scope: the choice between the two. Not here: the Hub (see `sources.hub_place`).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from .place import Place
 
 @contextmanager
 def open_location(source: StrPath) -> Iterator[Place]:
-    """The place of a path, or of an address with headers alone behind it; messages name the address.
+    """Open a local path or an address. For an address, only headers are fetched; error messages show the address.
 
     Raises
     ------
     HubError
-        For a repository, revision or file that is not there, not to be seen, or out of reach.
+        If the repository, revision or file does not exist, needs permission, or cannot be reached.
 
     Examples
     --------
@@ -50,7 +53,7 @@ def open_location(source: StrPath) -> Iterator[Place]:
 
 
 def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
-    """A part of a message with the address in place of folders that stand for it."""
+    """Replace the stand-in folders in a part of a message by the address."""
     if isinstance(part, str):
         for folder in folders:
             part = part.replace(f"{folder}{os.sep}", f"{whole}/").replace(str(folder), whole)
@@ -58,7 +61,7 @@ def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
 
 
 def local_path(source: StrPath) -> Path:
-    """A path for readers of files: of an address, its file or its one checkpoint, downloaded.
+    """Return a path on the disk. For an address, its file or only checkpoint is downloaded first.
 
     Examples
     --------
@@ -79,7 +82,7 @@ def local_path(source: StrPath) -> Path:
 
 
 def open_source(source: StrPath, *, allow_pickle: bool = False) -> TensorSource:
-    """Open a local path, or an `hf://` address, of which the files that are needed are downloaded first.
+    """Open a checkpoint from a local path, or from an `hf://` address whose weights are downloaded first.
 
     Parameters
     ----------

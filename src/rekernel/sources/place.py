@@ -1,4 +1,7 @@
-"""A place on the disk that holds a source, and where the source came from."""
+"""Hold a source on the disk, and the repository that it came from.
+
+Scope: local paths. Not here: repositories (see `sources.hub_place`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from ..checkpoint.tensor_source import TensorSource
 
 @dataclass(frozen=True)
 class Origin:
-    """The repository and commit that files came from; `root` is where on the disk they lie."""
+    """Where files came from: repository `repo` at `commit`, downloaded into folder `root`."""
 
     repo: str
     commit: str
@@ -20,18 +23,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Place:
-    """A source on the disk."""
+    """A source on the disk, at `path`."""
 
     path: Path
 
     def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
-        """A checkpoint in it, as `open_checkpoint` does."""
+        """Open a checkpoint of this source, as `open_checkpoint` does."""
         return open_checkpoint(path, allow_pickle=allow_pickle)
 
     def here(self, path: Path) -> Path:
-        """A file of it on the disk, whole."""
+        """Return the path of a file of this source, whole, on the disk."""
         return path
 
     def named(self, path: Path) -> Path | str:
-        """What to call a path in it."""
+        """Return the name that messages use for a path of this source."""
         return path
