@@ -146,7 +146,9 @@ def build_header(
 
 
 def read_header(fd: int, where: str) -> Header:
-    """Read and check the header of an open safetensors file at position 0. The size of the file is checked too; the data is not read.
+    """Read and check the header of an open safetensors file at position 0.
+
+    The size of the file is checked too; the data is not read.
 
     Parameters
     ----------
