@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ..errors import RekernelError
 from ..escape import inert, shown
 from ..text import dims
 from .changes import LayerChange, ModuleChange
-from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse
+from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse, sparse_module
 
 SCHEMA = "rekernel.plan"
 VERSION = 1
@@ -81,7 +81,7 @@ class Plan:
             "options": self.options,
             "warnings": list(self.warnings),
             "changes": [sparse(change) for change in changes],
-            "modules": [asdict(module) for module in self.modules],
+            "modules": [sparse_module(module) for module in self.modules],
             **facts_written(self.origin, self.scale, self.size, self.form),
         }
         if not self.modules:

@@ -8,7 +8,7 @@ original layer, so that checkpoints, optimisers and tied weights work as before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -133,6 +133,27 @@ def _dense_conv(
     if by_hand:
         padded.kernel_size, padded.dilation = old.kernel_size, old.dilation
     return padded
+
+
+def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int, int]) -> nn.Module | None:
+    """A convolution of torch's own class with the weights of `old`, its taps spread; None if torch cannot pad so.
+
+    Parameters
+    ----------
+    geometry : sequence of AxisGeometry
+        Stride and padding of the new layer along each axis.
+    spread : {axis: int}
+        Factor by which the dilation grows, for the axes where it does.
+    """
+    if isinstance(old, _TRANSPOSES) or any(left != right or left < 0 for left, right in (g.padding for g in geometry)):
+        return None
+    dilation = tuple(d * spread.get(axis, 1) for axis, d in enumerate(old.dilation))
+    new = _CONVS[len(dilation) - 1](
+        old.in_channels, old.out_channels, old.kernel_size, tuple(g.stride for g in geometry),
+        tuple(g.padding[0] for g in geometry), dilation, old.groups, bias=old.bias is not None,
+        padding_mode=old.padding_mode, device="meta",
+    )  # fmt: skip
+    return _with_parameters(new, old.weight, old.bias)
 
 
 def plain_layer(old: Any) -> nn.Module:
