@@ -39,8 +39,8 @@ import rekernel.torch as rkt
 HERE = Path(__file__).resolve().parent
 CHANGES = ((14, 28), (7, 28), (14, 21), (28, 42), (28, 14))
 TRAINED, ANEW, UNTOUCHED = "trained size", "trained at the new size", "untouched"
-RESIZED, DEFAULT = "picture resized to the trained size, area", "default"
-RESIZED_CUBIC = "picture resized to the trained size, bicubic"
+RESIZED, DEFAULT = "picture reduced by area, enlarged bilinearly", "default"
+RESIZED_CUBIC = "picture resized bicubically"
 FILTERS = ("area", "linear", "cubic", "lanczos3", "optimal")
 METHODS = {  # arguments of `rescale` for the layers inside; `form="auto"` is the same function, and faster
     "dilate": {"method": "dilate", "form": "auto"},
@@ -189,11 +189,11 @@ def summarised(runs: list[Row]) -> list[Row]:
 
 
 def worst(summary: list[Row]) -> list[Row]:
-    """For each change of size, how far the default falls at most below the trained size and the resized picture."""
+    """For each change of size, how far the default falls at most below the trained size and the resized pictures."""
     rows = []
     for old, new in CHANGES:
         held = {(r["row"], r["network"]): r for r in summary if (r["old"], r["new"]) == (old, new)}
-        for reference in (TRAINED, RESIZED):
+        for reference in (TRAINED, RESIZED, RESIZED_CUBIC):
             row: Row = {"old": old, "new": new, "below": reference}
             for score in ("accuracy", "f1"):
                 drops = {
@@ -225,9 +225,10 @@ def _print(console: Console, change: tuple[int, int], summary: list[Row], seeds:
     reasons: dict[str, list[str]] = {}
     for row in summary:
         if "refused" in row and row["row"] != UNTOUCHED:
-            reasons.setdefault(row["refused"], []).append(f"{row['network']}, {row['row']}")
-    for reason, where in reasons.items():
-        console.print(f"  refused ({'; '.join(where)}): {reason}", highlight=False, markup=False)
+            reasons.setdefault(row["refused"], []).append(row["network"])
+    for reason, networks in reasons.items():
+        where = ", ".join(dict.fromkeys(networks))
+        console.print(f"refused {len(networks)} times ({where}): {reason}", highlight=False, markup=False)
     console.print()
 
 

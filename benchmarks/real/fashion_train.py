@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "MLP": Recipe(12, 3e-3), "CNN": Recipe(6, 1e-2), "VGG": Recipe(6, 4e-3), "ResNet": Recipe(5, 1e-2),
-    "ViT": Recipe(6, 2e-3, batch=64),
+    "ViT": Recipe(4, 6e-3, batch=128),
 }  # fmt: skip
 
 
