@@ -85,7 +85,12 @@ class SingleFileDiffusion:
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
-        return LayerFacts() if self._layers.match(name) or name.startswith(self._beside) else None
+        if self._layers.match(name) or name.startswith(self._beside):
+            reads = name in (
+                "first_stage_model.encoder.conv_in.weight",
+                f"{self._prefix(shapes)}input_blocks.0.0.weight",
+            )
+        return None
 
     def gives_image(self, shapes: Shapes) -> bool:
         return True
