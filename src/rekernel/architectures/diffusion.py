@@ -86,10 +86,9 @@ class SingleFileDiffusion:
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
         if self._layers.match(name) or name.startswith(self._beside):
-            reads = name in (
-                "first_stage_model.encoder.conv_in.weight",
-                f"{self._prefix(shapes)}input_blocks.0.0.weight",
-            )
+            unet, averaged = self._prefix(shapes), "model_ema.diffusion_modelinput_blocks00weight"
+            readers = (f"{unet}input_blocks.0.0.weight", averaged, "first_stage_model.encoder.conv_in.weight")
+            return LayerFacts(reads_image=name in readers)
         return None
 
     def gives_image(self, shapes: Shapes) -> bool:
