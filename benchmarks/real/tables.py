@@ -88,10 +88,10 @@ def _scores(row: Row | None) -> str:
 
 def fashion_worst(results: Row) -> str:
     """How far the default falls at most, by change of size."""
-    rows = [
-        [f"{r['old']} to {r['new']}", r["below"], *(f"{r[s]:+.2f} ({NETWORKS[r[f'{s}_of']]})" for s in ("accuracy", "f1"))]
-        for r in results["worst"]
-    ]  # fmt: skip
+    rows = []
+    for r in results["worst"]:
+        drops = [f"{r[score]:+.2f} ({NETWORKS[r[f'{score}_of']]})" for score in ("accuracy", "f1")]
+        rows.append([f"{r['old']} to {r['new']}", r["below"], *drops])
     return markdown(["change of size", "the default falls below", "accuracy, points", "macro F1, points"], rows)
 
 
