@@ -43,7 +43,6 @@ from training_arms import (
     STEPS,
     TRAIN_LARGE,
     TRAIN_SMALL,
-    UNTOUCHED,
     Training,
     costs,
     fit,
@@ -64,6 +63,10 @@ CANDIDATES_FULL = (4e-3, 1e-2, 2.5e-2)  # around the rate of the recipe
 # Found by --tune, of seed 0: the rate with the best accuracy on HELD_OUT training pictures after all steps, which were
 # made on the other 50,000 from a network trained at 14 on these 50,000. No test picture was looked at.
 RATES = dict.fromkeys(ARMS, 2e-3)
+COLUMNS = (
+    "from", "0", *map(str, MARKS[:-1]), "end", "rate", "weights", f"picture / {SMALL}", f"picture / {LARGE}", "time",
+    "peak MB", "memory",
+)  # fmt: skip
 TUNED = HERE / "results" / "training-rates.json"
 
 Row = dict[str, Any]
@@ -104,8 +107,10 @@ def main() -> None:
         "from_the_start": {"steps": FULL_STEPS, "batch": RECIPE.batch, "rate": RECIPE.rate},
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(_json({"setting": setting, "summary": summary, "runs": runs}))
-    _print(console, summary, len(seeds))
+    table = shown(summary)
+    results = {"setting": setting, "columns": COLUMNS, "table": table, "summary": summary, "runs": runs}
+    options.out.write_text(_json(results))
+    _print(console, table, len(seeds))
     console.print(f"{setting['minutes']} minutes; written to {options.out}", highlight=False)
 
 
@@ -126,8 +131,8 @@ def measured(job: Job) -> Row:
     weights = sum(p.numel() for p in model.parameters())
     f1 = accuracy_and_f1(predicted(model, test.x[: job.pictures]), test.y[: job.pictures])[1]
     return {
-        "arm": job.arm, "seed": job.seed, "rate": job.rate, "weights": weights, "accuracy": found, "f1": round(f1, 2),
-        "seconds": round(seconds, 1),
+        "arm": job.arm, "seed": job.seed, "steps": job.steps, "rate": job.rate, "weights": weights,
+        "accuracy": found, "f1": round(f1, 2), "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
@@ -135,14 +140,12 @@ def judged(job: Job) -> Row:
     """Train one arm on all but the held-out training pictures, and score it on these."""
     torch.set_num_threads(1)
     train = _pictures("train", SMALL if job.arm == TRAIN_SMALL else LARGE, job.folder)
-    small = None
+    small = cnn(SMALL).eval()
     if job.small is not None:
-        small = cnn(SMALL)
         small.load_state_dict(job.small)
-        small.eval()
     model = network(job.arm, job.seed, small)
-    seen, kept = (Pictures(x[:-HELD_OUT], y[:-HELD_OUT]) for x, y in [train]), Pictures(*(t[-HELD_OUT:] for t in train))
-    fit(model, next(seen), training(job.arm)._replace(rate=job.rate), job.seed)
+    seen, kept = (Pictures(train.x[part], train.y[part]) for part in (slice(-HELD_OUT), slice(-HELD_OUT, None)))
+    fit(model, seen, training(job.arm)._replace(rate=job.rate), job.seed)
     return {"arm": job.arm, "rate": job.rate, "accuracy": _accuracy(model, kept, HELD_OUT)}
 
 
@@ -170,6 +173,111 @@ def _pictures(part: str, size: int, folder: Path) -> Pictures:
 
 def _accuracy(model: nn.Module, pictures: Pictures, count: int) -> float:
     return round(accuracy_and_f1(predicted(model, pictures.x[:count]), pictures.y[:count])[0], 2)
+
+
+# --- output ----------------------------------------------------------------------------------------------------
+
+
+def summarised(runs: list[Row], references: list[Row], cost: dict[str, Row]) -> list[Row]:
+    """Means over the seeds by arm, with the cost of a step and of the whole way, beside the training from the start.
+
+    `seconds_whole` is training at 14, rescaling and fine-tuning together, from the milliseconds of a step; `peak_whole`
+    the larger of the peaks of training at 14 and of fine-tuning. `time` and `memory` are these, divided by those of
+    training at 28 from the start; `picture_14` and `picture_28` the time of a picture in a step, divided by that of
+    training at 14 and at 28.
+    """
+    groups: dict[str, list[Row]] = {}
+    for run in runs:
+        groups.setdefault(run["arm"], []).append(run)
+    rows = [*references, *(_mean(group) for group in groups.values())]
+    first, whole = cost[TRAIN_SMALL], cost[TRAIN_LARGE]
+    for row in rows:
+        row |= (own := cost[row["arm"]])
+        built = row["arm"] in (TRAIN_SMALL, TRAIN_LARGE, NOTHING)  # without training at 14 before it
+        each = own["ms"] / own["batch"]
+        row |= {f"picture_{n}": each * c["batch"] / c["ms"] for n, c in ((SMALL, first), (LARGE, whole))}
+        before = 0.0 if built else FULL_STEPS * first["ms"] / 1000 + row.get("seconds_rescaling", 0.0)
+        row["seconds_whole"] = before + row["steps"] * own["ms"] / 1000
+        row["peak_whole"] = own["peak_mb"] if built else max(own["peak_mb"], first["peak_mb"])
+        row["time"] = 1000 * row["seconds_whole"] / (FULL_STEPS * whole["ms"])
+        row["memory"] = row["peak_whole"] / whole["peak_mb"]
+    return [{key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+
+
+def _mean(group: list[Row]) -> Row:
+    first = group[0]
+    row = {key: first[key] for key in ("arm", "steps", "rate", "weights")}
+    row["accuracy"] = {step: statistics.fmean(run["accuracy"][step] for run in group) for step in first["accuracy"]}
+    row["accuracy"] = {step: round(value, 2) for step, value in row["accuracy"].items()}
+    row |= {key: statistics.fmean(run[key] for run in group) for key in ("f1", "seconds")}
+    if ARMS[row["arm"]] is not None:
+        row["seconds_rescaling"] = rescaling_seconds(row["arm"])
+    return row
+
+
+def _reference(arm: str, seeds: tuple[int, ...]) -> Row:
+    """The shipped networks trained from the start at 14 or at 28, with their recorded scores."""
+    size = SMALL if arm == TRAIN_SMALL else LARGE
+    held = [r for r in recorded() if (r["network"], r["size"]) == ("CNN", size) and r["seed"] in seeds]
+    if len(held) < len(seeds):
+        raise SystemExit(f"no score of the CNN at {size}x{size} of every seed; train it with fashion_train.py")
+    weights = sum(p.numel() for p in load_network("CNN", size, 0).parameters())
+    accuracy, f1 = (statistics.fmean(r[score] for r in held) for score in ("accuracy", "f1"))
+    row = {"arm": arm, "steps": FULL_STEPS, "rate": RECIPE.rate, "weights": weights}
+    return {**row, "accuracy": {FULL_STEPS: round(accuracy, 2)}, "f1": f1}
+
+
+def shown(summary: list[Row]) -> list[dict[str, str]]:
+    """The summary as it is printed, and written in docs/training-small.md by `tables`."""
+    rows = []
+    for row in summary:
+        end = row["accuracy"][row["steps"]]
+        during = {str(step): row["accuracy"].get(step) for step in (0, *MARKS[:-1])}
+        scores = {**during, "end": end}
+        rows.append(
+            {COLUMNS[0]: row["arm"]}
+            | {step: "" if value is None else f"{value:.1f}" for step, value in scores.items()}
+            | {"rate": f"{row['rate']:g}", "weights": f"{row['weights']:,}"}
+            | {f"picture / {size}": f"{row[f'picture_{size}']:.2f}" for size in (SMALL, LARGE)}
+            | {"time": f"{row['time']:.2f}", "peak MB": f"{row['peak_mb']:.1f}", "memory": f"{row['memory']:.2f}"}
+        )
+    return rows
+
+
+def _print(console: Console, rows: list[dict[str, str]], seeds: int) -> None:
+    table = Table(
+        title=f"Fashion-MNIST at 28x28, strided CNN: accuracy in % after so many steps, mean of {seeds} seeds",
+        title_justify="left",
+        box=None,
+    )
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == COLUMNS[0] else "right")
+    for row in rows:
+        table.add_row(*(row[name] for name in COLUMNS))
+    console.print(table)
+    console.print(
+        f"end: after {STEPS} steps of {BATCH}, or {FULL_STEPS} of {RECIPE.batch} if trained from the start. picture: "
+        f"time of a picture in a step, divided by that of training at {SMALL} or {LARGE}. time, memory: training at "
+        f"{SMALL} (where the row starts from it), rescaling and the steps together, divided by training at {LARGE}. "
+        "peak MB: of the row's own steps.",
+        highlight=False,
+    )
+
+
+def _json(results: Row) -> str:
+    """JSON with one line for each row of a list."""
+    parts = [f'"{k}": {_lines(v) if isinstance(v, list) else json.dumps(v)}' for k, v in results.items()]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _lines(rows: list[Row]) -> str:
+    return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 def _options() -> argparse.Namespace:
