@@ -88,7 +88,7 @@ def test_the_whole_way_counts_training_small_once_and_takes_the_larger_peak(monk
     ]
     references = [
         {"arm": name, "steps": steps, "rate": 1e-2, "weights": 5, "accuracy": {steps: 90.0}, "f1": 90.0}
-        for name in (arms.TRAIN_SMALL, arms.TRAIN_LARGE)
+        for name in (arms.TRAIN_SMALL, training.SHIPPED_LARGE)
     ]
     rows = {row["arm"]: row for row in training.summarised(runs, references, cost)}
     absorbed, nothing = rows["absorbed, area"], rows[arms.NOTHING]
@@ -98,7 +98,7 @@ def test_the_whole_way_counts_training_small_once_and_takes_the_larger_peak(monk
     assert (absorbed["picture_14"], absorbed["picture_28"]) == (1.0, 0.25)
     assert nothing["time"] == pytest.approx(480 * 0.020 / (steps * 0.040), abs=1e-3)
     assert nothing["memory"] == 0.5
-    assert rows[arms.TRAIN_LARGE]["time"] == rows[arms.TRAIN_LARGE]["memory"] == 1.0
+    assert rows[training.SHIPPED_LARGE]["time"] == rows[training.SHIPPED_LARGE]["memory"] == 1.0
     shown = training.shown(list(rows.values()))
     assert [set(row) == set(training.COLUMNS) for row in shown] == [True] * 4
 
