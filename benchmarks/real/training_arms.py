@@ -4,8 +4,9 @@ Scope: the arms of the table of `training`, one loop for all of them, peak memor
 order of the measurement, choosing learning rates and printing (see `training`), pictures (see `fashion_data`), networks
 (see `fashion_networks`).
 An arm is a name and the arguments of `rekernel.torch.rescale` for the strided CNN that was trained at 14x14; None for
-the arms that do not rescale. Peak memory: what training takes above the resident memory before it, in a process of its
-own (Linux): `python training_arms.py NAME` prints it.
+the others. AS_LARGE has the layers of OPTIMAL with new weights: it tells what the size of the kernels is worth. Peak
+memory: what training takes above the resident memory before it, in a process of its own (Linux);
+`python training_arms.py NAME` prints it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ BATCH, STEPS = 128, 480  # of fine-tuning
 RECIPE = RECIPES["CNN"]  # of training at 14 and at 28, from the start
 FULL_STEPS = RECIPE.epochs * (60_000 // RECIPE.batch)
 UNTOUCHED, NOTHING = "untouched", "from nothing"
+OPTIMAL, AS_LARGE = "supersampled, optimal, dense", "from nothing, kernels as large"
+IN_FULL = ", in full"  # ends the name of an arm that trains for as long as training from the start
 TRAIN_SMALL, TRAIN_LARGE = "training at 14", "training at 28"
 
 Row = dict[str, Any]
@@ -45,10 +48,14 @@ ARMS: dict[str, Row | None] = {
     "supersampled, dilated, dense": {
         "mode": "supersample", "method": "dilate", "reading_filter": "area", "form": "dense",
     },
-    "supersampled, optimal, dense": {"mode": "supersample", "method": "optimal", "form": "dense"},
+    OPTIMAL: {"mode": "supersample", "method": "optimal", "form": "dense"},
     UNTOUCHED: None,
     NOTHING: None,
+    AS_LARGE: None,
+    OPTIMAL + IN_FULL: None,
+    AS_LARGE + IN_FULL: None,
 }  # fmt: skip
+LONG = tuple(name for name in ARMS if name.endswith(IN_FULL))
 
 
 class Training(NamedTuple):
@@ -70,12 +77,24 @@ def network(arm: str, seed: int, small: nn.Module | None = None) -> nn.Module:
     small : nn.Module, optional
         The network trained at 14x14, if another than the shipped one.
     """
+    arm = arm.removesuffix(IN_FULL)
+    if arm == AS_LARGE:
+        model = network(OPTIMAL, seed, network(TRAIN_SMALL, seed).eval())
+        torch.manual_seed(seed)  # the network under it is new, too, but its resampled kernels are smooth
+        for kernel in (p for p in model.parameters() if p.ndim == 4):
+            nn.init.kaiming_uniform_(kernel, a=5**0.5)  # as torch's own convolutions begin
+        return model
     if arm in (NOTHING, TRAIN_SMALL, TRAIN_LARGE):
         torch.manual_seed(seed)
         return cnn(SMALL if arm == TRAIN_SMALL else LARGE)
     small = load_network("CNN", SMALL, seed) if small is None else small
     how = ARMS[arm]
     return small if how is None else rkt.rescale(small, LARGE / SMALL, torch.zeros(1, 1, SMALL, SMALL), **how)
+
+
+def needs_small(arm: str) -> bool:
+    """Whether training at 14x14 is a part of this arm's way."""
+    return arm.removesuffix(IN_FULL) not in (NOTHING, AS_LARGE, TRAIN_SMALL, TRAIN_LARGE)
 
 
 def fit(
@@ -151,7 +170,7 @@ def costs(rounds: int = 16, warming: int = 4) -> dict[str, Row]:
 
 def training(arm: str, rate: float = 1e-3) -> Training:
     """Steps and batch of an arm."""
-    if arm in (TRAIN_SMALL, TRAIN_LARGE):
+    if arm in (TRAIN_SMALL, TRAIN_LARGE, *LONG):
         return Training(FULL_STEPS, RECIPE.batch, RECIPE.rate)
     return Training(STEPS, BATCH, rate)
 

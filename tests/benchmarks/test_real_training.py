@@ -50,6 +50,17 @@ def test_the_two_dilated_arms_start_alike_and_differ_in_what_training_can_change
     assert sum(p.numel() for p in dense.parameters()) - sum(p.numel() for p in plain.parameters()) == 16 * inner
 
 
+def test_the_new_weights_have_the_shapes_of_the_supersampled_ones_and_none_of_their_values(small):
+    old, new = (arms.network(name, 0, small).state_dict() for name in (arms.OPTIMAL, arms.AS_LARGE))
+    assert {key: value.shape for key, value in old.items()} == {key: value.shape for key, value in new.items()}
+    kernels = [key for key, value in old.items() if value.ndim == 4]
+    assert len(kernels) == 3
+    for key in kernels:
+        bound = new[key][0].numel() ** -0.5  # of torch's uniform first weights
+        assert bound * 0.95 < new[key].abs().max() <= bound
+        assert not torch.equal(old[key], new[key])
+
+
 def test_every_arm_trains(small):
     pictures = Pictures(torch.rand(8, 1, 28, 28), torch.arange(8))
     for name in arms.ARMS:
