@@ -138,7 +138,9 @@ def objective_matrix(taps: int, u: float, scale: float, phase: float, smoothness
     return gram, linear
 
 
-@pytest.mark.parametrize(("scale", "taps", "phase"), [(2, 6, 0.0), (2, 7, 0.0), (2, 9, 0.25), (3, 11, 0.0), (4, 15, 0.5)])
+@pytest.mark.parametrize(
+    ("scale", "taps", "phase"), [(2, 6, 0.0), (2, 7, 0.0), (2, 9, 0.25), (3, 11, 0.0), (4, 15, 0.5)]
+)
 def test_optimal_is_the_minimum_of_its_objective_where_the_limit_is_kept(scale, taps, phase):
     """The gradient of the objective is the same for every tap: the multiplier of the DC gain."""
     smoothness = 0.02
