@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..planning.layers import Became, Cells, ConvAxis, Weight
 from ..planning.roles import ABSORB
-from ..planning.rules import convolution, reads_grid, values
+from ..planning.rules import convolution, is_patch, reads_grid, values
 from ..planning.settings import Settings
+from ..resampling.geometry import is_whole
 from .axes import Axes, Part
 
 Pads = tuple[tuple[int, int], ...]
@@ -63,12 +64,25 @@ def conv_change(
     settings: Settings,
     *,
     transposed: bool = False,
+    aligned: tuple[bool, bool] = (False, False),
 ) -> Became:
-    """The change of a convolution, which supersamples or absorbs."""
+    """The change of a convolution, which supersamples or absorbs. A dilated one keeps its weight, and its taps spread.
+
+    Parameters
+    ----------
+    aligned : (bool, bool)
+        As for `planning.rules.convolution`.
+    """
     leaving = [1.0] * len(scales) if mode == ABSORB else scales
+    axes = window.axes(scales, leaving)
+    plain = settings.gain == "dc" and settings.taps in (None, "full") and not transposed
+    dilated = settings.method == "dilate" and plain and all(map(is_whole, scales))
+    what = f"{'x'.join(map(str, window.size))} grid"
+    if mode == ABSORB and not dilated and is_patch(axes):
+        what = f"patches of {'x'.join(map(str, window.kernel))} pixels"
     return convolution(
-        weight, window.axes(scales, leaving), settings, first=2, mode=mode, transposed=transposed,
-        reason=f"{'x'.join(map(str, window.size))} grid: {mode}s",
+        weight, axes, settings, first=2, mode=mode, transposed=transposed, factored=dilated, aligned=aligned,
+        reason=f"{what}: {mode}s",
     )  # fmt: skip
 
 

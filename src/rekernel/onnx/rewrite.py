@@ -21,6 +21,7 @@ from ..plan.recipe import KEY, Recipe
 from .axes import grows, new_shape
 from .graph import inferred, outer_names
 from .graph_pass import GraphPass
+from .resample_image import put_in_front
 
 
 def rewritten(done: GraphPass, recipe: Recipe) -> Any:
@@ -36,6 +37,8 @@ def rewritten(done: GraphPass, recipe: Recipe) -> Any:
     _weights(done, proto)
     _nodes(done, proto)
     _padding(done, proto)
+    if done.front is not None:
+        put_in_front(done, proto)
     _shapes(done, proto)
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, recipe.to_json()
@@ -46,7 +49,7 @@ def _weights(done: GraphPass, proto: Any) -> None:
     """Resample every constant that changes, in its initialiser or its Constant node."""
     new = {}
     for name, change in done.changes.items():
-        if change.kept:
+        if not change.operators:  # it is kept, or its taps are spread by an attribute
             continue
         try:
             old = done.model.array(name)

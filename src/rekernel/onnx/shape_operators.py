@@ -15,7 +15,7 @@ from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
 from ..planning.layers import Weight
 from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
-from .graph_pass import GraphPass, Refusal
+from .graph_pass import GraphPass, Padded, Refusal
 from .layer_changes import values_change
 
 _SAME = """
@@ -230,7 +230,7 @@ def _pad(at: GraphPass) -> None:
         return
     if any(map(any, sides[:2])) or at.model.users.get(at.node.output[0]) != 1:
         raise Refusal("pads channels together with pixels, or several nodes read its result")
-    at.padded[at.node.output[0]] = (at.index, sides, zeros)
+    at.padded[at.node.output[0]] = Padded(at.index, sides, zeros)
     at.axes[at.node.output[0]] = axes
 
 
