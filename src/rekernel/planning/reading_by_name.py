@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..architectures.base import Family
 from ..architectures.detect import is_weight
@@ -34,7 +34,7 @@ class Reading:
 
     mode : 'absorb' or 'supersample'
     network : facts about the network, which decide the methods of its layers
-    reader : name of the weight that absorbs; empty if no convolution does
+    reader : name of the weight that reads the image; empty if no name tells it
     resample : reason why the image is resampled in front of the network instead; empty if it is not
     keeps_patch : whether a vision transformer keeps its patch, so that the number of tokens grows
     per_layer : whether the caller gave the modes of single layers
@@ -42,7 +42,7 @@ class Reading:
     """
 
     mode: Mode
-    network: Network = Network()
+    network: Network = field(default_factory=Network)
     reader: str = ""
     resample: str = ""
     keeps_patch: bool = False
@@ -85,12 +85,13 @@ def reading(
         return Reading(
             SUPERSAMPLE,
             network,
+            reader_of(shapes, family),
             note="the names do not tell whether this network gives an image back, so its feature maps grow with the "
             "image; for a classifier pass --mode absorb (mode='absorb'), which loses nothing",
         )
     mode = network_mode(asked, network)
     if mode == SUPERSAMPLE:
-        return Reading(mode, network)
+        return Reading(mode, network, reader_of(shapes, family))
     reader = reader_of(shapes, family)
     if not reader or reader not in chosen:
         if asked == AUTO:

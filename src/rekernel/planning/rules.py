@@ -348,6 +348,23 @@ def resampled_image(reason: str, settings: Settings, sizes: Sequence[Cells]) -> 
     return ModuleChange("", "resample", reason, tuple(before), tuple(after), method)
 
 
+def shrinking_note(scales: Sequence[float]) -> str:
+    """The note about kernels that supersample at a scale below 1; empty at any other scale.
+
+    Examples
+    --------
+    >>> shrinking_note((2.0, 2.0))
+    ''
+    """
+    least = min(scales, default=1.0)
+    if least >= 1:
+        return ""
+    return (
+        f"kernels shrink by the scale {least:g}, and one of 3 taps has no room for what it does on fewer pixels; to "
+        f"keep what the network knows, enlarge the image to the trained size (mode absorb does this in front of it)"
+    )
+
+
 def offset_note(where: str, offset: Sequence[float]) -> str:
     """The note about a max pooling whose taps do not lie at their exact place; empty if they do.
 

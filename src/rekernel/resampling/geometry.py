@@ -265,6 +265,8 @@ def pool_geometry(
 ) -> ConvGeometry:
     """Geometry of rescaled pooling: average pooling gets a larger window, max pooling gets a dilation.
 
+    Between aligned grids, where every layer is dilated, average pooling is dilated, too.
+
     Parameters
     ----------
     kind : {'max', 'avg'}
@@ -291,12 +293,13 @@ def pool_geometry(
     spread = round(scale_in)
     if not is_whole(scale_in) or spread < 1:
         raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale_in:g}")
-    extent = spread * dilation * (k - 1) + 1 if kind == "max" else spread * (dilation * (k - 1) + 1)
+    dilated = kind == "max" or any(aligned)
+    extent = spread * dilation * (k - 1) + 1 if dilated else spread * (dilation * (k - 1) + 1)
     as_conv = conv_geometry(
         k, taps=extent, stride=stride, padding=padding, dilation=dilation,
         scale_in=scale_in, scale_out=scale_out, size=size, aligned=aligned,
     )  # fmt: skip
-    taps, new_dilation = (k, spread * dilation) if kind == "max" else (extent, 1)
+    taps, new_dilation = (k, spread * dilation) if dilated else (extent, 1)
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)
 
 

@@ -114,7 +114,7 @@ def rescale(
     if not isinstance(model, nn.Module):
         raise RekernelError(f"model is a {type(model).__name__}, not a torch.nn.Module; pass the network itself")
     earlier = getattr(model, PLAN, None)
-    if earlier is not None and earlier.changed:
+    if earlier is not None and not earlier.empty:
         raise RekernelError(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"

@@ -167,9 +167,8 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
     _check_conv(old, change)
     if all(o.method == "dilate" and o.gain == "dc" for o in change.factors) and not change.by_hand:
-        if (
-            plain := dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
-        ) is not None:
+        plain = dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
+        if plain is not None:
             return plain
     by_axis = {o.axis - 2: o for o in change.factors}
     filters, spread = [], []

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -98,6 +99,47 @@ class PaddedPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sides={self.sides}"
+
+
+class DilatedAvgPool(nn.Module):
+    """An average pooling whose taps are spread; torch has none.
+
+    Parameters
+    ----------
+    kernel, stride, dilation : tuple of int
+    sides : ((left, right), ...)
+        Padding with zeros in pixels, one pair per spatial axis.
+    counted : bool
+        Whether padding counts as pixels.
+    divisor : int, optional
+        The number to divide a sum by, instead of the number of taps.
+    """
+
+    def __init__(
+        self, kernel: Sequence[int], stride: Sequence[int], sides: Sides, dilation: Sequence[int], counted: bool,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.kernel_size, self.stride, self.dilation = tuple(kernel), tuple(stride), tuple(dilation)
+        self.sides, self.count_include_pad, self.divisor_override = sides, counted, divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self._sums(x)
+        if self.divisor_override or self.count_include_pad:
+            return total / (self.divisor_override or math.prod(self.kernel_size))
+        return total / self._sums(x.new_ones((1, 1, *x.shape[2:])))
+
+    def _sums(self, x: Tensor) -> Tensor:
+        x = pad_sides(x, self.sides)
+        for axis, (k, step, spread) in enumerate(zip(self.kernel_size, self.stride, self.dilation, strict=True), 2):
+            count = (x.shape[axis] - spread * (k - 1) - 1) // step + 1
+            x = torch.stack(
+                [x.narrow(axis, j * spread, step * (count - 1) + 1).unfold(axis, 1, step).squeeze(-1) for j in range(k)]
+            ).sum(0)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, sides={self.sides}, dilation={self.dilation}"
 
 
 def dense_conv(
@@ -207,6 +249,9 @@ def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
         new: nn.Module = type(maximum)(kernel, stride, inside, dilation, maximum.return_indices, maximum.ceil_mode)
         return new if even else PaddedPool(new, sides, float("-inf"))
     average: Any = old
+    if any(d > 1 for d in dilation):
+        counted = average.count_include_pad or not any(_tupled(average.padding, len(sides)))
+        return DilatedAvgPool(kernel, stride, sides, dilation, counted, getattr(average, "divisor_override", None))
     counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
     divisor = getattr(average, "divisor_override", None)
     # The divisor grows by as much as the window.

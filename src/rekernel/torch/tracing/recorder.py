@@ -214,8 +214,8 @@ class Recorder(TorchFunctionMode):
         if name in PRODUCTS or (name in KEEPS_SCORES and any(t in self._scores for t in tensors)):
             for out in outputs:
                 self._scores[out] = True
-        known = self._pads_by_mode() or commutes(name, event.args, event.kwargs, self._is_image)
-        if 0 in sources and outputs and not known:
+        same = self._pads_by_mode() or commutes(name, event.args, event.kwargs, self._is_image)
+        if 0 in sources and outputs and not same:
             self._append("other", sources, what=name or str(event.func))
         moved = self._moved(event, outputs)
         for position, out in enumerate(outputs):
