@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..checkpoint.dtypes import FLOATS
-from .axes import Axes, broadcast, scale_of
+from .axes import Axes, broadcast, regrouped, scale_of
 from .graph import dtype_name
 from .graph_pass import GraphPass
 
-_MOVES = "Identity Neg Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split"
+_MOVES = "Identity Neg Flatten Squeeze Unsqueeze Transpose Gather Split"
 
 
 def commutes(at: GraphPass) -> bool:
@@ -30,6 +30,26 @@ def commutes(at: GraphPass) -> bool:
 
 def _move(at: GraphPass, images: list[str]) -> bool:
     return len(images) == 1 and at.node.input[0] == images[0]
+
+
+def _slice(at: GraphPass, images: list[str]) -> bool:
+    return _move(at, images) and all(name in at.model.constants for name in at.node.input[1:] if name)
+
+
+def _reshape(at: GraphPass, images: list[str]) -> bool:
+    """Whether the shape is a constant, or computed with an open size where the pixels are."""
+    name = at.node.input[1]
+    if not _move(at, images) or name in at.model.constants:
+        return _move(at, images)
+    made = next((node for node in at.model.proto.graph.node if name in node.output), None)
+    out = at.model.shapes.get(at.node.output[0])
+    if made is None or made.op_type != "Concat" or out is None or len(made.input) != len(out):
+        return False
+    pixels = [scale_of(axis) != 1 for axis in regrouped(at.of(images[0]), out)]
+    return all(
+        not pixel or (part in at.model.constants and at.model.array(part).tolist() == [-1])
+        for part, pixel in zip(made.input, pixels, strict=True)
+    )
 
 
 def _dropout(at: GraphPass, images: list[str]) -> bool:
@@ -87,6 +107,8 @@ def _gives_floats(at: GraphPass) -> bool:
 
 _TESTS: dict[str, Callable[[GraphPass, list[str]], bool]] = {
     **dict.fromkeys(_MOVES.split(), _move),
+    "Slice": _slice,
+    "Reshape": _reshape,
     "Dropout": _dropout,
     "Pad": _pad,
     "Cast": _cast,

@@ -149,7 +149,9 @@ def _resize(done: GraphPass, proto: Any, image: str, given: str, out: str, metho
     dims = next(value for value in proto.graph.input if value.name == image).type.tensor_type.shape.dim
     more: dict[str, Any] = {}
     if done.opset() >= _ANTIALIAS:
-        more = {"axes": list(range(2, len(axes))), "antialias": int(max(scales) > 1)}
+        more = {"axes": list(range(2, len(axes)))}
+        if max(scales) > 1:  # at the border, the filter takes its weight from the pixels that there are
+            more |= {"antialias": 1, "exclude_outside": 1}
     first = 2 if more else 0
     if all(dim.HasField("dim_value") for dim in dims[first:]):
         key, sizes = f"{out}_sizes", np.array(old_shape(axes)[first:], np.int64)

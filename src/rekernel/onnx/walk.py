@@ -12,8 +12,9 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
 from ..planning.layers import NOT_RESCALED
-from ..planning.roles import ABSORB
-from .axes import grows, plain
+from ..planning.roles import ABSORB, SUPERSAMPLE
+from ..planning.rules import shrinking_note
+from .axes import grows, plain, scale_of
 from .graph import Model, attributes, is_standard, outer_names, wrong_of
 from .graph_pass import Asked, GraphPass, Reading, Refusal
 from .reading import begin, network_of, reading
@@ -78,6 +79,10 @@ def _through(at: GraphPass) -> GraphPass:
             f"{shown(min(given_back))}: an output of the model is the result of a Pad node, which another size would "
             f"change"
         )
+    if any(change.kind == "conv" and change.mode == SUPERSAMPLE for change in at.changes.values()):
+        scales = [scale_of(axis) for given in at.model.inputs for axis in at.axes.get(given.name, ())]
+        if note := shrinking_note(scales):
+            at.say(note)
     return at
 
 
