@@ -64,6 +64,7 @@ class Follower:
     each : settings of the weights that have settings of their own
     changes, modules, notes : parts of the plan, as far as it is made
     scales, sizes : scale and old grid of the result of each call, by the index of the call
+    offsets : distance of the result of each call from its exact place, in new pixels; 0 where nothing is listed
     expected : new grid of the result of the last call in each module
     conflicts : names of weights that two layers need in different forms
     seen_at : scale at which each weight was seen
@@ -84,6 +85,7 @@ class Follower:
     notes: list[str] = field(default_factory=list)
     scales: dict[int, tuple[float, ...]] = field(default_factory=dict)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    offsets: dict[int, tuple[float, ...]] = field(default_factory=dict)
     expected: dict[str, tuple[int, ...]] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
     seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -144,6 +146,21 @@ class Follower:
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True))
 
+        ends = [(i, self.offsets[i]) for i in sorted(self.trace.output) if i in self.offsets]
+        for index, offset in ends:
+            self._say(offset_note(self.trace.calls[index - 1].module or "the model itself", offset))
+
+    def _offset(self, call: LayerCall) -> tuple[float, ...]:
+        """The distance of the features that a call reads from their exact place, in new pixels; empty for 0."""
+        found = {self.offsets.get(source, ()) for source in call.sources}
+        if len(found) > 1:
+            listed = ", ".join(f"{max(map(abs, offset), default=0.0):g}" for offset in sorted(found))
+            self._say(
+                f"{call.module or 'the model itself'}: joins features that lie {listed} pixels beside their place"
+            )
+        longest = max(found, key=len, default=())
+        return longest if len(longest) == len(call.size) else ()
+
     def _arriving(self, call: LayerCall) -> tuple[float, ...]:
         """The scale of the grid that a call reads, for the spatial axes of the call."""
         found = {
@@ -174,6 +191,8 @@ class Follower:
         if all(k == 1 for k in m.kernel_size) and all(t == 1 for t in m.stride) and mode != ABSORB:
             if any(s != 1 for s in arriving):
                 self._keep(call.weight, "1x1 convolution: pointwise")
+                if offset := self._offset(call):
+                    self.offsets[call.index] = offset
             return arriving
         if self._runs_elsewhere(call, arriving):
             return arriving
@@ -196,7 +215,10 @@ class Follower:
             settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
             at_0 = (self.aligned and role is not Role.READS_IMAGE, self.aligned)
             tensor = self.tensors[call.weight]
-            change = conv_change(call, m, tensor, arriving, leaving, mode, self.form, settings, at_0)
+            # A weight that several calls read cannot make up for different offsets.
+            alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
+            offset = self._offset(call) if alone and not self.aligned and call.kind == "conv" else ()
+            change = conv_change(call, m, tensor, arriving, leaving, mode, self.form, settings, at_0, offset)
         for note in (*change_notes(call, arriving, self.form), shrinking_note(leaving)):
             if note:
                 self._say(note)
@@ -241,10 +263,12 @@ class Follower:
                 f"give the padding to the pooling itself, padding=..."
             )
         with self._named(call.module):
-            became = pooling(call.module, call.kind, pool_axes(module, arriving, call.size), aligned=self.aligned)
+            axes = pool_axes(module, arriving, call.size, self._offset(call))
+            became = pooling(call.module, call.kind, axes, aligned=self.aligned)
         change = became.change
-        if note := offset_note(call.module, became.offset):
-            self._say(note)
+        strides = [g.stride for g in change.new_geometry]
+        if any(abs(beside) > 1e-6 for beside in became.offset):
+            self.offsets[call.index] = tuple(o / t for o, t in zip(became.offset, strides, strict=True))
         before = self.modules.get(call.module)
         if before is not None and before.new_geometry != change.new_geometry:
             self._say(f"{call.module}: pools several grids that need different windows; planned for the last one")
@@ -252,6 +276,9 @@ class Follower:
 
     def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         module = self.by_path.get(call.module)
+        if offset := self._offset(call):
+            factors = [m / n for n, m in zip(call.size, call.out_size, strict=True)]
+            self.offsets[call.index] = tuple(o * factor for o, factor in zip(offset, factors, strict=True))
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
             self.modules[call.module] = resized(call.module, "upsample", sizes(call.out_size, arriving), "fixed size")
 
