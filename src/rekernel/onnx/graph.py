@@ -42,6 +42,7 @@ _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # most values of a tensor of whole numbers that is not a weight
 _FEW = 16  # most values of another tensor that is not a weight: scales of a Resize, the value of a Pad
 _WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
+_FOLDED = _WHOLE | {onnx.TensorProto.BOOL}
 
 
 @dataclass
@@ -197,9 +198,10 @@ def read_model(path: Path) -> Model:
 
 
 def _fold(model: Model) -> bool:
-    """Replace nodes that compute whole numbers from small constants (exporters compute paddings so) by constants.
+    """Replace nodes that compute whole numbers or truth values from small constants by their results.
 
-    Returns whether any node was replaced. Shapes that depend on the new constants can then be inferred.
+    Exporters compute paddings and shapes so. Returns whether any node was replaced. Shapes that depend on the new
+    constants can then be inferred.
     """
     graph = model.proto.graph
     constants = model.constants.items()
@@ -210,7 +212,7 @@ def _fold(model: Model) -> bool:
         read = [name for name in node.input if name]
         results = [model.shapes.get(name) for name in node.output]
         fits = all(shape is not None and math.prod(shape) <= _SMALL for shape in results)
-        whole = all(model.kinds.get(name) in _WHOLE for name in node.output)
+        whole = all(model.kinds.get(name) in _FOLDED for name in node.output)
         if not (read and fits and whole and is_standard(node) and small.issuperset(read)):
             continue
         with suppress(Exception):  # a node that the reference implementation cannot run stays as it is

@@ -19,7 +19,7 @@ from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
 from ..planning.roles import AUTO, SUPERSAMPLE, Network, aligned
 from ..planning.settings import Settings
-from .axes import Axes, new_shape, old_shape, plain, scale_of
+from .axes import Axes, grows, new_shape, old_shape, plain, scale_of
 from .graph import Model
 
 
@@ -35,11 +35,13 @@ class NodeEdits:
     constants : new values of a constant input, by (position of the node, position of the input)
     padding : amounts of -inf padding to insert before a node, in the order of Pad, by the position of the node.
         onnxruntime requires the padding of a max pooling to be smaller than its kernel, even if its taps are spread
+    averages : channels of an average pooling that becomes a convolution, by the position of the node
     """
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     constants: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
     padding: dict[int, list[int]] = field(default_factory=dict)
+    averages: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class GraphPass:
     changes, modules, notes : parts of the plan, as far as it is made
     edits : changes of the graph other than weights
     fresh : names of tensors that come from the image without a convolution, pooling or resizing between
+    offsets : for features that do not lie at their exact place: the node that moved them, and the distance in new
+        pixels, one per spatial axis
     padded : the paddings by Pad nodes, by the name of the padded tensor
     ready : changes of the plan that is carried out, by name; None while a plan is made
     ready_modules : module changes of that plan, by name
@@ -131,6 +135,7 @@ class GraphPass:
     notes: list[str] = field(default_factory=list)
     edits: NodeEdits = field(default_factory=NodeEdits)
     fresh: set[str] = field(default_factory=set)
+    offsets: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
     padded: dict[str, Padded] = field(default_factory=dict)
     ready: dict[str, LayerChange] | None = None
     ready_modules: dict[str, ModuleChange] = field(default_factory=dict)
@@ -161,6 +166,18 @@ class GraphPass:
         if known is not None and known != old_shape(axes):
             raise Refusal(f"has an output of shape {known}, but its inputs imply {old_shape(axes)}")
         self.axes[name] = axes
+
+    def offset(self) -> tuple[str, tuple[float, ...]]:
+        """The largest distance of the features that the node reads from their exact place, and what moved them."""
+        read = [name for name in self.node.input if name in self.axes and grows(self.axes[name])]
+        found = {self.offsets.get(name, ("", ())) for name in read}
+        if len({offset for _, offset in found}) > 1:
+            each = sorted(max(map(abs, offset), default=0.0) for _, offset in found)
+            listed = ", ".join(f"{n:g}" for n in each)
+            self.say(
+                f"{shown(self.model.named(self.node))}: joins features that lie {listed} pixels beside their place"
+            )
+        return max(found, key=lambda moved: max(map(abs, moved[1]), default=0.0), default=("", ()))
 
     def shape_out(self, position: int = 0) -> tuple[int, ...]:
         """The old shape of an output of the node."""

@@ -41,13 +41,13 @@ class _Reader:
     index : position of the node
     weight : name of its weight; empty if the node has none, or if the reason does not depend on it
     reason : reason why it cannot absorb the scale; empty if it can
-    patch : whether it cuts the image into adjacent patches
+    tiles : whether it cuts the image into adjacent patches, which also fill an image of the new size
     """
 
     index: int
     weight: str = ""
     reason: str = ""
-    patch: bool = False
+    tiles: bool = False
 
 
 def begin(at: GraphPass) -> None:
@@ -113,8 +113,8 @@ def reading(model: Model, asked: Asked, network: Network) -> Reading:
     if readers and not reasons:
         return Reading(ABSORB, nodes)
     unable = reasons[0] if reasons else "no node was found that reads the image"
-    only_patches = len(readers) == 1 and readers[0].patch
-    return Reading(ABSORB, nodes, unable, keeps_patch=asked.mode == AUTO and network.attends and only_patches)
+    stays = len(readers) == 1 and readers[0].tiles and asked.mode == AUTO and network.attends
+    return Reading(ABSORB, nodes, unable, keeps_patch=stays)
 
 
 def _uneven(at: GraphPass) -> Iterator[str]:
@@ -164,7 +164,9 @@ def _conv(at: GraphPass, where: str) -> _Reader:
     window = conv_window(at, at.model.constants[weight].dims[2:], axes)
     scales = tuple(map(scale_of, axes[2:]))
     patch = max(window.kernel) > 1 and is_patch(window.axes(scales, (1.0,) * len(scales)))
-    return _Reader(at.index, weight, _told_by_window(window, scales, where, patch=patch), patch)
+    sizes = zip(window.size, scales, window.kernel, strict=True)
+    tiles = patch and all(is_whole(n * scale / k) for n, scale, k in sizes)
+    return _Reader(at.index, weight, _told_by_window(window, scales, where, patch=patch), tiles)
 
 
 def _told_by_window(window: KernelWindow, scales: tuple[float, ...], where: str, *, patch: bool) -> str:

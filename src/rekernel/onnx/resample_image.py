@@ -23,7 +23,7 @@ from .axes import new_shape, old_shape, scale_of
 from .graph_pass import GraphPass
 
 _ANTIALIAS = 18  # opset in which Resize got a filter against aliasing
-_HALF_PIXEL = 11  # opset in which Resize got half-pixel centres
+_HALF_PIXEL = 13  # opset in which a Resize with half-pixel centres needs no other inputs than its sizes
 
 
 def resampled(at: GraphPass, ready: ModuleChange | None = None) -> GraphPass:

@@ -36,6 +36,7 @@ def rewritten(done: GraphPass, recipe: Recipe) -> Any:
     proto.CopyFrom(done.model.proto)
     _weights(done, proto)
     _nodes(done, proto)
+    _averages(done, proto)
     _padding(done, proto)
     if done.front is not None:
         put_in_front(done, proto)
@@ -110,6 +111,21 @@ def _padding(done: GraphPass, proto: Any) -> None:
         pad.name = out
         node.input[0] = out
         proto.graph.node.insert(index, pad)
+
+
+def _averages(done: GraphPass, proto: Any) -> None:
+    """Make convolutions with equal weights of average poolings."""
+    for index, channels in done.edits.averages.items():
+        node = proto.graph.node[index]
+        kernel = next(a for a in node.attribute if a.name == "kernel_shape").ints
+        kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
+        weight = np.full((channels, 1, *kernel), 1 / math.prod(kernel), kind)
+        proto.graph.initializer.append(numpy_helper.from_array(weight, f"{node.output[0]}_average"))
+        kept = [a for a in node.attribute if a.name in ("kernel_shape", "strides", "pads", "dilations")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("group", channels)])
+        node.op_type = "Conv"
+        node.input.append(f"{node.output[0]}_average")
 
 
 def _shapes(done: GraphPass, proto: Any) -> None:

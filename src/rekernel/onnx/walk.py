@@ -13,7 +13,7 @@ from ..escape import shown
 from ..plan.changes import LayerChange
 from ..planning.layers import NOT_RESCALED
 from ..planning.roles import ABSORB, SUPERSAMPLE
-from ..planning.rules import shrinking_note
+from ..planning.rules import offset_note, shrinking_note
 from .axes import grows, plain, scale_of
 from .graph import Model, attributes, is_standard, outer_names, wrong_of
 from .graph_pass import Asked, GraphPass, Reading, Refusal
@@ -79,6 +79,8 @@ def _through(at: GraphPass) -> GraphPass:
             f"{shown(min(given_back))}: an output of the model is the result of a Pad node, which another size would "
             f"change"
         )
+    for where, offset in sorted({at.offsets[out.name] for out in at.model.outputs if out.name in at.offsets}):
+        at.say(offset_note(shown(where), offset))
     if any(change.kind == "conv" and change.mode == SUPERSAMPLE for change in at.changes.values()):
         scales = [scale_of(axis) for given in at.model.inputs for axis in at.axes.get(given.name, ())]
         if note := shrinking_note(scales):
@@ -103,6 +105,8 @@ def _visit(at: GraphPass) -> None:
     if any(n in at.padded for n in inputs) and node.op_type != "Conv":
         raise Refusal("reads the result of a Pad node, which is only supported before a convolution")
     handler(at)
+    if node.op_type not in _WINDOWS and (moved := at.offset())[1]:
+        at.offsets.update({out: moved for out in node.output if out in at.axes and grows(at.axes[out])})
     if node.op_type not in _WINDOWS and any(n in at.fresh and grows(at.axes[n]) for n in inputs):
         at.fresh.update(node.output)
 

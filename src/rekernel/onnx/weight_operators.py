@@ -12,7 +12,7 @@ from ..escape import shown
 from ..plan.changes import AxisGeometry, Mode
 from ..planning.layers import Weight
 from ..planning.roles import ABSORB, SUPERSAMPLE, Role, role_of, settings_of
-from ..planning.rules import offset_note, pooling
+from ..planning.rules import pooling
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import GraphPass, Refusal
 from .layer_changes import KernelWindow, conv_change, linear_change
@@ -34,15 +34,24 @@ def _conv(at: GraphPass) -> None:
     role = role_of(window.stride, transposed=transposed, reads_image=given in at.fresh)
     mode = _mode(at, weight, role)
     leaving = scales
-    if not _stays(at, weight, window, mode):
+    if _stays(at, weight, window, mode):
+        at.offsets[at.node.output[0]] = at.offset()
+    else:
         if "output_shape" in at.attributes:
             raise Refusal("its output_shape is fixed; export it with pads")
         tensor = Weight(weight, at.dtype(weight), shape)
         settings = settings_of(at.asked.settings(weight), role, mode, at.network)
         at_0 = (at.aligned and role is not Role.READS_IMAGE, at.aligned)
+        # A weight that several nodes read cannot make up for different offsets.
+        alone = at.model.users[weight] == 1 and not at.aligned and not transposed
+        offset = at.offset()[1] if alone else ()
         change = at.change(
             weight,
-            lambda: conv_change(tensor, window, scales, mode, settings, transposed=transposed, aligned=at_0).change,
+            lambda: (
+                conv_change(
+                    tensor, window, scales, mode, settings, transposed=transposed, aligned=at_0, offset=offset
+                ).change
+            ),
         )
         leaving = (1.0,) * len(scales) if mode == ABSORB else scales
         if not change.kept:
@@ -86,10 +95,11 @@ def _pool(at: GraphPass) -> None:
     name = at.model.named(at.node)
     change = at.ready_modules.get(name)
     if at.ready is None:
-        became = pooling(name, kind, window.axes(scales, scales), aligned=at.aligned)
+        became = pooling(name, kind, window.axes(scales, scales, at.offset()[1]), aligned=at.aligned)
         change = became.change
-        if note := offset_note(shown(name), became.offset):
-            at.say(note)
+        if any(abs(beside) > 1e-6 for beside in became.offset):
+            pairs = zip(became.offset, change.new_geometry, strict=True)
+            at.offsets[at.node.output[0]] = name, tuple(beside / g.stride for beside, g in pairs)
     elif change is None or change.geometry != window.geometry():
         raise Refusal("the plan does not change this pooling as the model needs; plan again")
     set_window(at, change.new_geometry)
@@ -100,26 +110,35 @@ def _pool(at: GraphPass) -> None:
 
 
 def _pool_attributes(at: GraphPass, kind: str, window: KernelWindow, geometry: Sequence[AxisGeometry]) -> None:
-    """Note the attributes that poolings alone have, and padding that is too large for them."""
+    """Note the attributes that poolings alone have, and what a pooling cannot do itself.
+
+    An average pooling with spread taps becomes a convolution where the opset has none, or where onnxruntime would
+    refuse its padding.
+    """
     edits = at.edits.attributes[at.index]
-    counted = bool(at.attributes.get("count_include_pad", 0)) and any(map(any, window.padding))
-    if kind == "avg-pool":
-        edits["count_include_pad"] = int(counted)
-        if all(g.dilation == 1 for g in geometry):
-            edits["dilations"] = None  # AveragePool has no dilations before opset 19
-        elif at.opset() < 19:
-            raise Refusal(
-                f"would be dilated, which average pooling cannot be before opset 19 (the model uses {at.opset()}); "
-                f"export the model with opset 19 or later, or pass --method optimal (method='optimal')"
-            )
-    if any(max(g.padding) >= g.kernel for g in geometry):
-        if kind == "avg-pool" and not counted:
-            raise Refusal(
-                "would need padding that is not smaller than its window; pass --method optimal (method='optimal')"
-            )
-        sides = [(0, 0), (0, 0), *(g.padding for g in geometry)]
-        at.edits.padding[at.index] = [*(left for left, _ in sides), *(right for _, right in sides)]
-        edits["pads"] = None
+    too_large = any(max(g.padding) >= g.kernel for g in geometry)
+    if kind == "max-pool":
+        if too_large:
+            sides = [(0, 0), (0, 0), *(g.padding for g in geometry)]
+            at.edits.padding[at.index] = [*(left for left, _ in sides), *(right for _, right in sides)]
+            edits["pads"] = None
+        return
+    spread = any(g.dilation > 1 for g in geometry)
+    padded, uneven = any(map(any, window.padding)), any(g.padding[0] != g.padding[1] for g in geometry)
+    included = bool(at.attributes.get("count_include_pad", 0))
+    # Padding that the trained pooling did not have stands for pixels: they count.
+    counted = included or not padded if spread else uneven or (included and padded)
+    edits["count_include_pad"] = int(counted)
+    if not spread:
+        edits["dilations"] = None  # AveragePool has no dilations before opset 19
+    if not too_large and (not spread or at.opset() >= 19):
+        return
+    if not counted and any(map(any, (g.padding for g in geometry))):
+        raise Refusal(
+            f"would be an average pooling with spread taps whose padding does not count, which opset {at.opset()} does "
+            f"not have; export the model with opset 19 or later, or pass --method optimal (method='optimal')"
+        )
+    at.edits.averages[at.index] = old_shape(at.of(at.node.input[0]))[1]
 
 
 def _gemm(at: GraphPass) -> None:
@@ -150,6 +169,8 @@ def _product(at: GraphPass, axes: Axes, read: tuple[Part, ...], weight: str, axi
     """Note the change of a matrix that reads `read` along its `axis`: it absorbs the scale of a grid that grows."""
     if all(part.scale == 1 for part in read):
         return
+    if any(part.grid for part in read):
+        raise Refusal("reads pixels and other tokens flattened together")
     if weight not in at.model.constants:
         raise Refusal(f"multiplies a flattened grid with {shown(weight)}, which is computed")
     if weight in at.asked.excluded:
