@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import RekernelError
 from ..resampling.geometry import new_size
@@ -25,8 +25,8 @@ class Part:
 
     size: int
     scale: float = 1.0
-    ahead: int = 0
-    grid: tuple[Part, ...] = ()
+    ahead: int = field(default=0, repr=False)
+    grid: tuple[Part, ...] = field(default=(), repr=False)
 
     @property
     def new(self) -> int:

@@ -33,14 +33,15 @@ class NodeEdits:
 
     attributes : new attributes of a node by name, by the position of the node; None removes an attribute
     constants : new values of a constant input, by (position of the node, position of the input)
-    padding : amounts of -inf padding to insert before a node, in the order of Pad, by the position of the node.
-        onnxruntime requires the padding of a max pooling to be smaller than its kernel, even if its taps are spread
+    padding : padding to insert before a node: amounts in the order of Pad, and the value, by the position of the node.
+        No convolution crops, and onnxruntime requires the padding of a max pooling to be smaller than its kernel, even
+        if its taps are spread
     averages : channels of an average pooling that becomes a convolution, by the position of the node
     """
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     constants: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
-    padding: dict[int, list[int]] = field(default_factory=dict)
+    padding: dict[int, tuple[list[int], float]] = field(default_factory=dict)
     averages: dict[int, int] = field(default_factory=dict)
 
 

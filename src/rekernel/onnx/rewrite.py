@@ -95,19 +95,19 @@ def _nodes(done: GraphPass, proto: Any) -> None:
 
 
 def _padding(done: GraphPass, proto: Any) -> None:
-    """Insert Pad nodes before max poolings whose padding would be as large as their kernel."""
+    """Insert Pad nodes before nodes that cannot pad themselves."""
     version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
-    for index, pads in sorted(done.edits.padding.items(), reverse=True):
+    for index, (pads, value) in sorted(done.edits.padding.items(), reverse=True):
         node = proto.graph.node[index]
         out = f"{node.output[0]}_padded"
         if version < 11:
-            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=-math.inf)
+            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=value)
         else:
             kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
             amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
-            least = numpy_helper.from_array(np.array(-math.inf, kind), f"{out}_with")
-            proto.graph.initializer.extend([amounts, least])
-            pad = helper.make_node("Pad", [node.input[0], amounts.name, least.name], [out], mode="constant")
+            filled = numpy_helper.from_array(np.array(value, kind), f"{out}_with")
+            proto.graph.initializer.extend([amounts, filled])
+            pad = helper.make_node("Pad", [node.input[0], amounts.name, filled.name], [out], mode="constant")
         pad.name = out
         node.input[0] = out
         proto.graph.node.insert(index, pad)

@@ -6,6 +6,7 @@ Scope: the modes and settings of these layers. Not here: what becomes of a weigh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..escape import shown
@@ -16,7 +17,7 @@ from ..planning.rules import pooling
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import GraphPass, Refusal
 from .layer_changes import KernelWindow, conv_change, linear_change
-from .windows import conv_window, geometry_of, set_window, window_of
+from .windows import conv_window, geometry_of, pad_before, set_window, window_of
 
 
 def _conv(at: GraphPass) -> None:
@@ -119,9 +120,7 @@ def _pool_attributes(at: GraphPass, kind: str, window: KernelWindow, geometry: S
     too_large = any(max(g.padding) >= g.kernel for g in geometry)
     if kind == "max-pool":
         if too_large:
-            sides = [(0, 0), (0, 0), *(g.padding for g in geometry)]
-            at.edits.padding[at.index] = [*(left for left, _ in sides), *(right for _, right in sides)]
-            edits["pads"] = None
+            pad_before(at, [g.padding for g in geometry], -math.inf)
         return
     spread = any(g.dilation > 1 for g in geometry)
     padded, uneven = any(map(any, window.padding)), any(g.padding[0] != g.padding[1] for g in geometry)

@@ -79,10 +79,19 @@ def set_window(at: GraphPass, geometry: Sequence[AxisGeometry], *, transposed: b
         if any(e >= g.stride and e for e, g in zip(extra, geometry, strict=True)):
             raise Refusal("would need an output padding that is not smaller than its stride")
         new["output_padding"] = extra if any(extra) else None
-    if any(left < 0 or right < 0 for left, right in sides):
-        raise Refusal(f"would need a negative padding, {sides}; choose an odd number of taps, --taps")
     new["pads"] = [*(left for left, _ in sides), *(right for _, right in sides)]
     at.edits.attributes[at.index] = new
+    if any(left < 0 or right < 0 for left, right in sides):
+        if transposed:
+            raise Refusal(f"would need a negative padding, {sides}; choose an odd number of taps, --taps")
+        pad_before(at, sides, 0.0)
+
+
+def pad_before(at: GraphPass, sides: Sequence[tuple[int, int]], value: float) -> None:
+    """Pad, or crop where a side is negative, in a Pad node of its own, because the current node cannot."""
+    pads = [(0, 0), (0, 0), *sides]
+    at.edits.padding[at.index] = [*(left for left, _ in pads), *(right for _, right in pads)], value
+    at.edits.attributes[at.index]["pads"] = None
 
 
 def _set_pads(at: GraphPass, index: int, pads: list[int]) -> None:
