@@ -44,12 +44,12 @@ def graph(
 
 
 def exported(model: Any, x: Any, path: Path, **options: Any) -> Path:
-    """The file that torch's older exporter writes for a module."""
+    """The file that torch's exporter writes for a module: the older one, or with `dynamo` the newer one."""
     import torch
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model.eval(), (x,), path, dynamo=False, verbose=False, input_names=["x"], **options)
+        torch.onnx.export(model.eval(), (x,), path, verbose=False, input_names=["x"], **{"dynamo": False, **options})
     return path
 
 

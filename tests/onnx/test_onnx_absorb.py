@@ -281,3 +281,34 @@ def test_no_pooling_or_shape_is_touched_behind_it(tmp_path):
     assert list(new.node[1:]) == list(old.node[1:])
     assert [d.dim_value for d in new.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
     assert [d.dim_value for d in new.output[0].type.tensor_type.shape.dim] == [1, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("name", ["ResNet", "ConvNext", "MobileNetV2", "RegNet", "ViT", "Swin"])
+def test_classifiers_of_transformers(name, dynamo, tmp_path):
+    """MobileNetV2 pads as TensorFlow does, Swin attends in windows: neither matters behind the node that absorbs."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "ConvNext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+        "MobileNetV2": {"depth_multiplier": 0.1, "image_size": 64},
+        "RegNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+        "ViT": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+                "image_size": 64},
+        "Swin": {"image_size": 64, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    }  # fmt: skip
+
+    class Logits(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x).logits
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**sizes[name])
+    net = Logits(getattr(transformers, f"{name}ForImageClassification")(config))
+    source = exported(net, torch.zeros(1, 3, 64, 64), tmp_path / "m.onnx", dynamo=dynamo)
+    assert list(absorbed(same(source, (1, 3, 64, 64))).values()) == ["absorb"]

@@ -192,9 +192,24 @@ def read_model(path: Path) -> Model:
     for tensor in read_by_value(proto):
         bring_in(tensor, path)
     model = Model(path, proto)
+    before = set(model.users)
     while _fold(model):
         model = Model(path, proto)
-    return model
+    _drop_unread(proto.graph, before)
+    return Model(path, proto)
+
+
+def _drop_unread(graph: Any, before: set[str]) -> None:
+    """Drop the constants that folded nodes read, and their results, where nothing reads them any more.
+
+    onnxruntime warns of each constant that is not read.
+    """
+    read = {name for node in graph.node for name in (*node.input, *outer_names(node))}
+    read |= {value.name for value in (*graph.input, *graph.output)}
+    for tensor in [t for t in graph.initializer if t.name in before - read]:
+        graph.initializer.remove(tensor)
+    for node in [n for n in graph.node if n.op_type == "Constant" and set(n.output) <= before - read]:
+        graph.node.remove(node)
 
 
 def _fold(model: Model) -> bool:

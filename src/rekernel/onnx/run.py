@@ -54,7 +54,7 @@ def plan_onnx(place: Place, path: Path, request: Request) -> Plan:
     Returns
     -------
     Plan
-        Its tensors are the model's constants, its modules the poolings and resizings.
+        Its tensors are the constants of the model, its modules the poolings, resizings and what resamples the image.
 
     Raises
     ------
