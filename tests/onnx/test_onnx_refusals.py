@@ -108,7 +108,9 @@ def test_what_cannot_be_rescaled_is_named(what, tmp_path):
         model = onnx.load(source)
         model.opset_import.append(helper.make_opsetid("com.example", 1))
         onnx.save(model, source)
-    refused(source, *words, options=SUPERSAMPLE)
+    refused(source, *words, "mode absorb", options=SUPERSAMPLE)
+    result, _ = run(source, "--mode", "absorb")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_quantised_weights_are_refused_by_name(tmp_path):

@@ -143,10 +143,7 @@ def _concat(at: GraphPass) -> None:
     axis = at.attributes["axis"] % len(inputs[0])
     pixels = [axes[axis] for axes in inputs if scale_of(axes[axis]) != 1]
     if pixels and (len(pixels) > 1 or pixels[0] is not inputs[-1][axis]):
-        raise Refusal(
-            "concatenates other tokens behind those of a grid that grows; let the first layer absorb the "
-            "scale: --mode absorb (mode='absorb')"
-        )
+        raise Refusal("concatenates other tokens behind those of a grid that grows")
     total = sum(old_shape(axes)[axis] for axes in inputs)
     joined = tokens(total - old_shape(inputs[-1])[axis], pixels[0]) if pixels else (Part(total),)
     rest = broadcast([(*axes[:axis], (Part(1),), *axes[axis + 1 :]) for axes in inputs])

@@ -69,7 +69,7 @@ def _through(at: GraphPass) -> GraphPass:
             _visit(at)
         except (Refusal, RekernelError) as error:
             where = f"{shown(at.model.named(node))} ({shown(node.op_type)})"
-            raise RekernelError(f"{where}: {error}") from None
+            raise RekernelError(f"{where}: {error}{_way_out(at)}") from None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             if said := wrong_of(node, at.model.proto):
                 raise RekernelError(f"{shown(at.model.named(node))} ({shown(node.op_type)}): {said}") from None
@@ -86,6 +86,13 @@ def _through(at: GraphPass) -> GraphPass:
         if note := shrinking_note(scales):
             at.say(note)
     return at
+
+
+def _way_out(at: GraphPass) -> str:
+    """What to do where a node of a network that supersamples cannot be rescaled; empty for other networks."""
+    if at.ready is not None or at.reading.per_layer or at.reading.keeps_patch or at.reading.mode != SUPERSAMPLE:
+        return ""
+    return "; mode absorb (--mode absorb) leaves this node as it was trained, and the output at its trained size"
 
 
 def _visit(at: GraphPass) -> None:
