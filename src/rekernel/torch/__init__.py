@@ -4,6 +4,7 @@ from .editing.apply import apply_plan
 from .files.pretrained import load_pretrained
 from .files.save_load import load, save
 from .measure.compare import LayerError, layer_errors
+from .measure.shift import Shift, ShiftSensitivity, shift_sensitivity, total_stride
 from .measure.verify import equivariance_error, reduce_grid
 from .recalibration import Recalibration, recalibrate
 from .rescaling import rescale
@@ -11,6 +12,8 @@ from .rescaling import rescale
 __all__ = [
     "LayerError",
     "Recalibration",
+    "Shift",
+    "ShiftSensitivity",
     "apply_plan",
     "equivariance_error",
     "layer_errors",
@@ -20,4 +23,6 @@ __all__ = [
     "reduce_grid",
     "rescale",
     "save",
+    "shift_sensitivity",
+    "total_stride",
 ]
