@@ -45,7 +45,11 @@ SHIPPED = ("CNN", "VGG", "ResNet")
 MOVED = ("CNN", "ResNet")  # trained again with pictures moved at random
 REACH, EPOCHS, BATCH = 3, 4, 128
 IMAGES = 1500  # for new statistics
-METHODS = ("optimal", "dilate")
+WAYS = {
+    f"{method}{', behind area' if behind else ''}": {"method": method, **({"reading_filter": "area"} if behind else {})}
+    for method in ("optimal", "dilate")
+    for behind in (False, True)
+}
 
 Row = dict[str, Any]
 
@@ -87,19 +91,16 @@ def measured(name: str, model: nn.Module, test: Pictures, unlabelled: Tensor) ->
         "one": {"agreement": one.agreement, "change": one.change},
         "half": {"agreement": half.agreement, "change": half.change}, "supersampled": {},
     }  # fmt: skip
-    for method in METHODS:
-        larger = rkt.rescale(model, NEW // OLD, small[:1], method=method, modes={"*": "supersample"})
-        for behind in (False, True):
-            x, images = (area(p) if behind else p for p in (test.x, unlabelled))
-            found = {"": answers(larger, x)}
-            if any(isinstance(m, nn.BatchNorm2d) for m in larger.modules()):
-                with rkt.recalibrate(larger, images.split(250)):
-                    found["recalibrated"] = answers(larger, x)
-            for how, answer in found.items():
-                key = ", ".join(filter(None, (method, "behind area" if behind else "", how)))
-                row["supersampled"][key] = {
-                    "agreement": _share(answer, before), "accuracy": _share(answer, test.y)
-                }  # fmt: skip
+    for way, how in WAYS.items():
+        larger = rkt.rescale(model, NEW // OLD, small[:1], mode="supersample", **how)
+        found = {way: answers(larger, test.x)}
+        if any(isinstance(m, nn.BatchNorm2d) for m in larger.modules()):
+            with rkt.recalibrate(larger, unlabelled.split(250)):
+                found[f"{way}, recalibrated"] = answers(larger, test.x)
+        for name_of_way, answer in found.items():
+            row["supersampled"][name_of_way] = {
+                "agreement": _share(answer, before), "accuracy": _share(answer, test.y)
+            }  # fmt: skip
     return row
 
 
@@ -115,11 +116,6 @@ def ranks(rows: list[Row]) -> Row:
 
 def _plain(row: Row) -> list[float]:
     return [found["agreement"] for how, found in row["supersampled"].items() if "recalibrated" not in how]
-
-
-def area(x: Tensor) -> Tensor:
-    """The mean of each pixel and its neighbours below and to the right, as a network reads it behind `area` at 2x."""
-    return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1)
 
 
 @torch.no_grad()
@@ -169,13 +165,12 @@ def _share(answer: Tensor, other: Tensor) -> float:
 
 def _print(rows: list[Row]) -> None:
     table = Table(title="Share of answers that stay, in %; in brackets with new statistics of batch norm", box=None)
-    ways = [f"{method}{behind}" for method in METHODS for behind in ("", ", behind area")]
-    for head in ("network", "accuracy at 14", "moved by 1", "by half its stride", *ways):
+    for head in ("network", "accuracy at 14", "moved by 1", "by half its stride", *WAYS):
         table.add_column(head, justify="left" if head == "network" else "right")
     for row in rows:
         found = row["supersampled"]
         cells = []
-        for way in ways:
+        for way in WAYS:
             new = found.get(f"{way}, recalibrated")
             cells.append(f"{_percent(found[way])}{f' ({_percent(new)})' if new else ''}")
         table.add_row(
@@ -186,7 +181,7 @@ def _print(rows: list[Row]) -> None:
     drops = [
         100 * (row["supersampled"][f"{way}, recalibrated"]["accuracy"] - row["supersampled"][way]["accuracy"])
         for row in rows
-        for way in ways
+        for way in WAYS
         if f"{way}, recalibrated" in row["supersampled"]
     ]
     console.print(f"new statistics change the accuracy by {min(drops):+.1f} to {max(drops):+.1f}, "
@@ -202,7 +197,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=FOLDER, help="the folder with the four IDX files")
     parser.add_argument("--train", action="store_true", help="train the networks with moved pictures again first")
-    parser.add_argument("--pictures", type=int, default=10_000, help="test pictures")
+    parser.add_argument("--pictures", type=int, default=4000, help="test pictures")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "shifted.json")
     return parser.parse_args()

@@ -19,7 +19,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...resampling.arrays import per_axis
 from ..tracing.eval_mode import evaluating
-from ..tracing.recorder import LayerCall
+from ..tracing.layer_call import LayerCall
 from ..tracing.run import trace
 from ..tracing.tensor_state import first_tensor
 from .verify import reduce_grid
