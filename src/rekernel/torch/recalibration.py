@@ -184,9 +184,9 @@ def _norms(model: nn.Module, exclude: Sequence[str]) -> dict[str, _BatchNorm]:
             continue
         if not isinstance(module, _BatchNorm):
             raise RekernelError(
-                f"{what}: keeps statistics but is not a batch norm layer of torch, so they cannot be re-estimated; pass "
-                f"exclude=[{shown(name)!r}] to keep them, or put an nn.BatchNorm2d with the same tensors in the place "
-                f"of a frozen one"
+                f"{what}: keeps statistics but is not a batch norm layer of torch, so they cannot be re-estimated; "
+                f"pass exclude=[{shown(name)!r}] to keep them, or put an nn.BatchNorm2d with the same tensors in the "
+                f"place of a frozen one"
             )
         if module.running_mean is None or module.running_var is None:
             raise RekernelError(

@@ -3,8 +3,9 @@
 Scope: one module and its input. Not here: a rescaled network against its original (see `torch.measure.verify`).
 
 A strided layer that keeps its stride on a finer grid computes the trained network on moved pictures, too: with a total
-stride of T and a scale of s, on pictures moved by T/s, 2T/s, ... trained pixels. So an original that changes its answer
-when the picture moves loses by supersampling, and no labels are needed to see it. This measure is ours.
+stride of T and a scale of s, on pictures moved by T/s, 2T/s, ... trained pixels (docs/mathematics.md). So an original
+that changes its answer when the picture moves loses by supersampling, and no labels are needed to see it. This measure
+is ours.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def shift_sensitivity(
     The picture moves along each axis in both directions, circularly: what leaves on one side enters on the other. So no
     part of the picture is lost, and a network that is exactly shift-invariant (circular padding, strides of 1, global
     pooling) has a change of 0. (The alternative is to repeat the edge. At one pixel its agreements were within 4 points
-    of these on eight classifiers of Fashion-MNIST and EfficientNet-Lite0.)
+    of these on nine classifiers.)
 
     Parameters
     ----------
