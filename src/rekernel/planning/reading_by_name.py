@@ -112,7 +112,10 @@ def _absorbing(
     scales = settings.scales(len(shapes[reader]) - 2) or ()
     if all(map(is_whole, scales)) or (stride and all(s >= 1 and is_whole(s * stride) for s in scales)):
         return Reading(ABSORB, reader=reader)
-    if facts and facts.role == "patch" and all(is_whole(s * stride) and s * stride >= 1 for s in scales):
+    patch = (facts and facts.role == "patch") or (
+        hints.given("padding", reader) == 0 and all(k == stride for k in shapes[reader][2:])
+    )
+    if patch and all(is_whole(s * stride) and s * stride >= 1 for s in scales):
         return Reading(ABSORB, reader=reader)  # a patch is a grid of pixels of its own, which may shrink
     if facts and facts.role == "patch":
         return Reading(SUPERSAMPLE, reader=reader, keeps_patch=True)
