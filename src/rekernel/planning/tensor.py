@@ -24,7 +24,7 @@ from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
 from .layers import Cells, ConvAxis, Weight, grid_cells
 from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
-from .roles import ABSORB, AUTO, SUPERSAMPLE, aligned, checked_mode, role_of, settings_of
+from .roles import ABSORB, AUTO, SUPERSAMPLE, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
 
@@ -41,6 +41,7 @@ class Layer:
 
     shape : shape of this tensor, in the file's order of axes
     shapes : shapes of all tensors of the checkpoint, in PyTorch's order of axes
+    aligned : whether pixel 0 stays pixel 0 on the grids inside the network
     """
 
     name: str
@@ -52,6 +53,7 @@ class Layer:
     family: Family | None
     reading: Reading
     layout: Layout = PYTORCH
+    aligned: bool = False
 
     @property
     def weight(self) -> Weight:
@@ -66,7 +68,7 @@ class Layer:
         """The change of this tensor, which was selected; raises `Unclear` where shape and name do not decide."""
         if self.reading.resample:
             return self.kept(RESAMPLED)
-        if self.reading.mode == ABSORB and self.name != self.reading.reader:
+        if self.reading.mode == ABSORB and self.name not in self.reading.readers:
             return self.kept(NOT_NEEDED)
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
@@ -102,12 +104,12 @@ class Layer:
                 f"scale of its own with --set"
             )
         stride = self.hints.given("stride", self.name) or facts.stride or 1
-        if self.reading.keeps_patch and self.name == self.reading.reader:
+        if self.reading.keeps_patch and self.name in self.reading.readers:
             size = "x".join(map(str, kernel))
             return self.kept(
                 f"patches of {size} pixels stay, since they cannot grow by the scale; more tokens are read"
             )
-        reads = facts.reads_image or self.name == self.reading.reader
+        reads = facts.reads_image or self.name in self.reading.readers
         role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=reads)
         mode = self._mode(facts)
         settings = settings_of(self.settings, role, mode, self.reading.network)
@@ -130,7 +132,7 @@ class Layer:
             return convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
-                aligned=aligned(self.settings, self.reading.network, reads_image=reads),
+                aligned=(self.aligned and not reads, self.aligned),
             ).change  # fmt: skip
 
     def _mode(self, facts: LayerFacts) -> Mode:
