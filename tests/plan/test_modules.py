@@ -1,4 +1,4 @@
-"""Layers without a tensor in a plan: their JSON, what is refused, and an image that is resampled in front of a model."""
+"""Layers without a tensor in a plan: their JSON, what is refused, and an image resampled in front of a model."""
 
 from __future__ import annotations
 

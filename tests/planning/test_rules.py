@@ -164,11 +164,10 @@ def test_trace_and_graph_make_the_same_of_a_pooling_and_say_the_same(kind, argum
     traced, graph = by_trace(case, model, shape), by_graph(case, model, shape, tmp_path)
     (one,), (other,) = traced.modules, graph.modules
     assert (one.kind, one.geometry, one.new_geometry) == (other.kind, other.geometry, other.new_geometry)
-    # Half a pixel of the input, which a stride of 2 makes a quarter. An even window without a stride has one spread
-    # over pixels when it averages, and taps on pixels when it takes the largest.
-    offset = (
-        {(2,): 0.25, (3, 2, 1): 0.25, (2, 1): 0}[arguments] if kind is nn.MaxPool2d else {(2, 1): 0.5}.get(arguments)
-    )
+    # Half a pixel of the input, of which a stride of 2 makes a quarter. The taps of the largest of 2 pixels lie on
+    # pixels where there is no stride, and the window of their average lies between them.
+    offsets = {nn.MaxPool2d: {(2,): 0.25, (3, 2, 1): 0.25}, nn.AvgPool2d: {(2, 1): 0.5}}
+    offset = offsets[kind].get(arguments)
     beside = [note for note in traced.warnings if "beside their place" in note]
     assert bool(beside) == bool(offset) == any("beside their place" in note for note in graph.warnings)
     assert all(f"lie {offset} pixels" in note for note in beside)
