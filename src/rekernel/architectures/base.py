@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAKES_IMAGES = (
+    r"(^|[./_])(dec\d*|decod\w*|deconv\w*|conv_?transpose\w*|t_?conv\d*|unpool\w*|up\d*|up_?conv\w*|upsampl\w*|fpn\w*|"
+    r"lateral_convs?|reassemble\w*|refine\w*|masks?|mask_head\w*|seg\w*)([./]|$)"
+)
+"""Pattern of the names of layers that enlarge feature maps, or give an answer for every pixel."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..architectures.axis_order import pytorch_shape
-from ..architectures.base import Family
+from ..architectures.base import MAKES_IMAGES, Family, has_all
 from ..architectures.detect import is_weight
 from ..errors import Option, RekernelError
 from ..escape import shown
@@ -22,8 +22,8 @@ from ..text import scale_text
 from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 
-_HEAD = re.compile(r"(^|[./])(fc|head|heads|classifier|logits|linear|predictions|output)\d*([./]|$)")
-_MAKES_IMAGES = re.compile(r"(^|[./_])(decoder|up\d*|up_?conv\d*|upsample\w*|fpn\w*|deconv\w*|mask\w*|seg\w*)([./]|$)")
+_HEAD = re.compile(r"([^\d./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
+"""Name of a layer that gives the answer of a classifier. Below a number it is a part of a block: 'blocks.0.mlp.fc1'."""
 _COLOURS = (1, 2, 3, 4)
 """Channels of an image."""
 
@@ -178,10 +178,10 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
 
 def _gives_image(shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether a network of no known family gives an image back; None if its names do not tell."""
-    if any(_MAKES_IMAGES.search(layer_of(name)) for name in shapes):
+    if has_all(shapes, MAKES_IMAGES):
         return None
     matrices = [name for name, shape in shapes.items() if len(shape) == 2 and is_weight(name)]
-    if any(_HEAD.search(layer_of(name)) for name in matrices):
+    if any(_HEAD.match(layer_of(name)) for name in matrices):
         return False
     layers = sorted((n for n, s in shapes.items() if len(s) >= 2 and is_weight(n)), key=_in_order)
     numbered = bool(layers) and all(layer_of(name).split(".")[0].isdigit() for name in layers)
