@@ -164,21 +164,28 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
 def _assumed(
     changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
 ) -> list[str]:
-    """The note that names the convolutions whose stride was assumed: no hint and no family gives it."""
-    guessed = [
-        c.name for c in changes
-        if c.kind == "conv" and c.mode != ABSORB and hints.given("stride", c.name) is None
+    """The notes that name the convolutions whose stride was assumed: no hint and no family gives it."""
+    unknown = [
+        c for c in changes
+        if c.kind == "conv" and hints.given("stride", c.name) is None
         and not (family and (facts := family.facts(c.name, shapes)) and facts.stride)
     ]  # fmt: skip
+    notes = [
+        f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
+        f"rekernel.torch.load takes them from the model, and --stride and --padding tell them to any other reader"
+        for c in unknown if c.mode == ABSORB
+    ]  # fmt: skip
+    guessed = [c.name for c in unknown if c.mode != ABSORB]
     if not guessed:
-        return []
+        return notes
     why, whose = "no family recognised", ""
     if family:
         listed = ", ".join(map(shown, guessed[:3])) + (", ..." if len(guessed) > 3 else "")
         why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
+        *notes,
         f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"pass --stride NAME=2"
+        f"pass --stride NAME=2",
     ]
 
 

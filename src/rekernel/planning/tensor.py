@@ -103,7 +103,8 @@ class Layer:
                 f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
                 f"scale of its own with --set"
             )
-        stride = self.hints.given("stride", self.name) or facts.stride or 1
+        known = self.hints.given("stride", self.name) or facts.stride
+        stride = known or 1
         if self.reading.keeps_patch and self.name in self.reading.readers:
             size = "x".join(map(str, kernel))
             return self.kept(
@@ -122,16 +123,19 @@ class Layer:
         if all(k == 1 for k in kernel) and stride == 1 and mode != ABSORB:
             return self.kept("1x1 convolution: pointwise")
         dilation = self.hints.given("dilation", self.name) or 1
-        padding = self._padding(kernel, facts, stride, dilation)
+        # Boxes of whole pixels are the same wherever the kernel lies, so the stride and the padding may stay unknown.
+        anywhere = mode == ABSORB and settings.whole and settings.method in ("area", "nearest") and not known
+        padding = self._padding(kernel, facts, stride, dilation, anywhere=anywhere)
         axes = [
             ConvAxis(AxisGeometry(k, stride, padding, dilation), scale, 1.0 if mode == ABSORB else scale)
             for k, scale in zip(kernel, scales, strict=True)
         ]
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
+        step = "unknown" if anywhere else stride
         with self._named():
             return convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
-                reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
+                reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
                 aligned=(self.aligned and not reads, self.aligned),
             ).change  # fmt: skip
 
@@ -153,7 +157,10 @@ class Layer:
         except RekernelError as error:
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
 
-    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int) -> tuple[int, int]:
+    def _padding(
+        self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool
+    ) -> tuple[int, int]:
+        """The padding of a convolution. If its taps are the same `anywhere`, that of an even kernel may be 0."""
         given = self.hints.given("padding", self.name)
         if isinstance(given, int):
             return given, given
@@ -164,6 +171,8 @@ class Layer:
             return facts.padding
         known = facts.stride > 1 or self.hints.given("stride", self.name)
         if any(k % 2 == 0 for k in kernel):
+            if anywhere:
+                return 0, 0
             if known:
                 raise RekernelError(
                     f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",
