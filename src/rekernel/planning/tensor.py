@@ -91,7 +91,7 @@ class Layer:
         layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
         if layout is None:
             return self.kept("more than two axes, but not a convolution")
-        return self._conv(facts or LayerFacts(), layout)
+        return self._conv(facts or LayerFacts(stride=0), layout)
 
     def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
         view = facts.view or self.shape
