@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ..errors import RekernelError
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
@@ -154,10 +153,6 @@ def _kernel_axis(
     if factored and isinstance(taps, int) and abs(place.phase) > PHASE_TOLERANCE:  # one tap more centres it exactly
         place = _placed(axis, method, taps + 1, transposed=transposed, aligned=aligned)
     # 'dilate' cannot place taps between pixels, so the phase stays as an offset, as in every dilated network.
-    if method == "dilate" and place.padding[0] < 0 and 0.5 - place.phase < PHASE_TOLERANCE:
-        # As far beside its place on the other side, where the layer reads the first pixel, too.
-        left, right = place.padding
-        place = replace(place, padding=(left + 1, right - 1), phase=place.phase - 1)
     phase, beside = (0.0, place.phase) if method == "dilate" else (place.phase, 0.0)
     beside = 0.0 if all(aligned) else beside
     k, dilation = axis.geometry.kernel, axis.geometry.dilation
