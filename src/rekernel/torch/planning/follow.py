@@ -213,7 +213,8 @@ class Follower:
         with self._named(call.weight):
             role = self._role(call, m.stride)
             settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
-            at_0 = (self.aligned and role is not Role.READS_IMAGE, self.aligned)
+            cuts = role is Role.READS_IMAGE and settings.method != "dilate"
+            at_0 = (self.aligned and not cuts, self.aligned)
             tensor = self.tensors[call.weight]
             # A weight that several calls read cannot make up for different offsets.
             alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
