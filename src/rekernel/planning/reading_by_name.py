@@ -19,7 +19,10 @@ from ..resampling.geometry import is_whole
 from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 
-_HEAD = re.compile(r"(^|[./])(fc|head|heads|classifier|logits|linear|predictions|output)\d*([./]|$)")
+_HEAD = re.compile(
+    r"^((?!\d+[./])[^./]+[./])*(fc|head|heads|classifier|logits|linear|predictions|output)\d*([./]|$)"
+)
+"""A last layer. One behind a number, such as `blocks.0.mlp.fc1`, is a layer of a repeated block."""
 _MAKES_IMAGES = re.compile(r"(^|[./_])(decoder|up\d*|up_?conv\d*|upsample\w*|fpn\w*|deconv\w*|mask\w*|seg\w*)([./]|$)")
 _COLOURS = (1, 2, 3, 4)
 """Channels of an image."""
