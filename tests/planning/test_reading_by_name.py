@@ -101,6 +101,8 @@ CNN = {"0.weight": (8, 1, 3, 3), "2.weight": (8, 8, 3, 3), "10.weight": (10, 128
         # A head inside a block answers for the block; a decoder makes the answer of the network an image.
         ({"stem.weight": (8, 3, 3, 3), "blocks.0.mlp.fc1.weight": (32, 8)}, "supersample", "stem.weight"),
         ({"stem.weight": (8, 3, 3, 3), "layer.0.output.dense.weight": (8, 8)}, "supersample", "stem.weight"),
+        ({"stem.weight": (8, 3, 3, 3), "blocks_0.mlp.fc1.weight": (32, 8)}, "supersample", "stem.weight"),
+        ({"resnet18.stem.weight": (8, 3, 3, 3), "resnet18.fc.weight": (5, 8)}, "absorb", "resnet18.stem.weight"),
         (CLASSIFIER | {"decoder.conv.weight": (3, 8, 3, 3)}, "supersample", "stem.weight"),
         (CLASSIFIER | {"up1.conv.weight": (3, 8, 3, 3)}, "supersample", "stem.weight"),
         (CLASSIFIER | {"seg_head.weight": (3, 8, 1, 1)}, "supersample", "stem.weight"),

@@ -22,8 +22,8 @@ from ..text import scale_text
 from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 
-_HEAD = re.compile(r"([^\d./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
-"""Name of a layer that gives the answer of a classifier. Below a number it is a part of a block: 'blocks.0.mlp.fc1'."""
+_HEAD = re.compile(r"((?!(\w*_)?\d+[./])[^./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
+"""A last layer. One behind a number is a layer of a repeated block: `blocks.0.mlp.fc1`, `blocks_0/mlp/fc1`."""
 _COLOURS = (1, 2, 3, 4)
 """Channels of an image."""
 

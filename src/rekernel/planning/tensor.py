@@ -114,6 +114,7 @@ class Layer:
         role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=reads)
         mode = self._mode(facts)
         settings = settings_of(self.settings, role, mode, self.reading.network)
+        cuts = reads and settings.method != "dilate"  # each pixel of the image is cut into smaller ones
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
             raise Unclear(
@@ -136,7 +137,7 @@ class Layer:
             return convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
-                aligned=(self.aligned and not reads, self.aligned),
+                aligned=(self.aligned and not cuts, self.aligned),
             ).change  # fmt: skip
 
     def _mode(self, facts: LayerFacts) -> Mode:
