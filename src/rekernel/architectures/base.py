@@ -26,6 +26,7 @@ class LayerFacts:
     layout : axes of the weight, where the name of the tensor does not end like the name of a weight
     view : shape of the kernel, where the tensor stores the kernel flattened
     reads_image : whether the layer reads the image itself
+    autoencoder : whether the layer belongs to an autoencoder, in a file that holds a noise predictor, too
     refusal : reason why the tensor cannot be rescaled, shown to users who select the tensor; empty if it can
     """
 
@@ -36,6 +37,7 @@ class LayerFacts:
     layout: str = ""
     view: tuple[int, ...] = ()
     reads_image: bool = False
+    autoencoder: bool = False
     refusal: str = ""
 
 

@@ -79,10 +79,10 @@ def reading(
     asked = hints.mode.get("*", asked)
     if asked != AUTO:
         checked_mode(asked)
-    if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
-        return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
     image = family.gives_image(shapes) if family else _gives_image(shapes)
     network = Network(gives_image=image is not False, predicts_noise=family is not None and family.default == "inner")
+    if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
+        return Reading(SUPERSAMPLE, network, per_layer=True)
     readers = frozenset(filter(None, [reader_of(shapes, family)]))
     if per_layer and asked != ABSORB:
         return Reading(SUPERSAMPLE, network, readers, per_layer=True)

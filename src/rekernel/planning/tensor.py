@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..architectures.axis_order import PYTORCH, Layout
 from ..architectures.base import Family, LayerFacts
@@ -113,7 +113,10 @@ class Layer:
         reads = facts.reads_image or self.name in self.reading.readers
         role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=reads)
         mode = self._mode(facts)
-        settings = settings_of(self.settings, role, mode, self.reading.network)
+        network = self.reading.network
+        if facts.autoencoder:
+            network = replace(network, predicts_noise=False)
+        settings = settings_of(self.settings, role, mode, network)
         cuts = reads and settings.method != "dilate"  # each pixel of the image is cut into smaller ones
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
