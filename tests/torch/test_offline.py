@@ -54,9 +54,7 @@ def test_sd_unet(tmp_path: Path, preset: str) -> None:
     assert torch.allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("scale", "options", "count"), [(3, GROWS, 4), (2, {}, 1)], ids=["supersampled", "default"]
-)
+@pytest.mark.parametrize(("scale", "options", "count"), [(3, GROWS, 4), (2, {}, 1)], ids=["supersampled", "default"])
 def test_resnet(tmp_path: Path, check: Any, scale: int, options: dict[str, Any], count: int) -> None:
     """At 3x no pooling lies half a pixel beside its place, which a trace makes up for and a plan by name cannot."""
     transformers = pytest.importorskip("transformers")
