@@ -30,7 +30,7 @@ def test_it_reports_each_layer_the_whole_and_the_scores(converted, tmp_path):
     result = json.loads(run(converted, *shape, "--json").stdout)
     assert result["new_size"] == [32, 32]
     assert [layer["name"] for layer in result["layers"]][:2] == ["conv1", "bn1"]
-    assert result["error"] < 0.6 * result["untouched_error"]
+    assert result["error"] < 1e-4 < result["untouched_error"]  # it absorbs: the trained network on the reduced image
     assert result["scores"]["converted"]["accuracy"] >= result["scores"]["original"]["accuracy"] - 0.3
     shown = run(converted, *shape, "--figure", figure)
     assert shown.exit_code == 0
