@@ -167,6 +167,7 @@ def _rescaled(model: nn.Module, scale: int, how: Row | None) -> nn.Module:
     if how is None:
         return model
     device = next(model.parameters()).device
+    how = {"mode": "supersample", "method": "optimal", **how}
     return rkt.rescale(model, scale, torch.zeros(1, 1, SMALL, SMALL, device=device), **how)
 
 

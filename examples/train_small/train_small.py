@@ -39,7 +39,8 @@ def main() -> None:
     _show(f"trained at {SMALL}x{SMALL}, seen at {SMALL}x{SMALL}", score(model, reduced(test_x, SMALL), test_y))
     _show(f"the same network, seen at {large}x{large}", score(model, reduced(test_x, large), test_y))
 
-    larger = rkt.rescale(model, options.scale, torch.zeros(1, 1, SMALL, SMALL))
+    example = torch.zeros(1, 1, SMALL, SMALL)
+    larger = rkt.rescale(model, options.scale, example, mode="supersample", method="optimal")
     _show(f"rescaled, seen at {large}x{large}", score(larger, reduced(test_x, large), test_y))
     rkt.recalibrate(larger, reduced(x, large).split(250))
     _show("batch norm's statistics re-estimated", score(larger, reduced(test_x, large), test_y))

@@ -13,6 +13,7 @@ import rekernel.torch as rkt  # noqa: E402
 from rekernel_cli.user_code import import_file  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+GROWS = {"mode": "supersample", "method": "optimal"}  # as the script rescales
 SCRIPT = ROOT / "examples" / "train_small" / "train_small.py"
 
 
@@ -40,7 +41,7 @@ def test_each_step_lowers_the_loss_on_fonts_never_seen(recipe, trained):
     model, (x, y), (test_x, test_y) = trained
     x, test_x = recipe.reduced(x, 32), recipe.reduced(test_x, 32)
     losses = [recipe.score(model, test_x, test_y)["loss"]]
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), **GROWS)
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
     rkt.recalibrate(larger, x.split(250))
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
@@ -54,7 +55,7 @@ def test_fine_tuning_leaves_the_small_network_alone(recipe, trained):
     model, (x, y), _ = trained
     before = copy.deepcopy(model.state_dict())
     for form in ("dense", "factored"):
-        larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form)
+        larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form, **GROWS)
         recipe.fit(larger, recipe.reduced(x, 32), y, steps=1, lr=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -62,7 +63,7 @@ def test_fine_tuning_leaves_the_small_network_alone(recipe, trained):
 @pytest.mark.parametrize("form", ["dense", "factored"])
 def test_a_fine_tuned_network_loads_to_equal_outputs(recipe, trained, form, tmp_path):
     model, (x, y), (test_x, _) = trained
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form, **GROWS)
     recipe.fit(larger, recipe.reduced(x, 32), y, steps=3, lr=1e-2)
     rkt.save(larger, tmp_path / "larger.safetensors")
     again = rkt.load(recipe.GlyphCNN(channels=recipe.CHANNELS), tmp_path / "larger.safetensors").eval()

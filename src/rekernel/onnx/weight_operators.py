@@ -42,7 +42,8 @@ def _conv(at: GraphPass) -> None:
             raise Refusal("its output_shape is fixed; export it with pads")
         tensor = Weight(weight, at.dtype(weight), shape)
         settings = settings_of(at.asked.settings(weight), role, mode, at.network)
-        at_0 = (at.aligned and role is not Role.READS_IMAGE, at.aligned)
+        cuts = role is Role.READS_IMAGE and settings.method != "dilate"  # each pixel is cut into smaller ones
+        at_0 = (at.aligned and not cuts, at.aligned)
         # A weight that several nodes read cannot make up for different offsets.
         alone = at.model.users[weight] == 1 and not at.aligned and not transposed
         offset = at.offset()[1] if alone else ()

@@ -44,7 +44,7 @@ def test_mobilenet_v2(check: Any) -> None:
 def test_segformer(check: Any) -> None:
     """Dense .03, factored .03, dilated .29, untouched .88: an overlapping patch embedding that absorbs; a dilated one
     skips three of four pixels."""
-    errors = check.of_the_zoo("SegFormer", mode="absorb")
+    errors = check.of_the_zoo("SegFormer")
     assert max(errors.dense, errors.factored) < errors.dilated / 4, errors
     assert errors.dilated < errors.untouched
 

@@ -38,7 +38,7 @@ def means(check: Any, name: str, options: dict[str, Any], read: Callable[[Any], 
 ])  # fmt: skip
 def test_patches_absorb(name: str, options: dict[str, Any], check: Any) -> None:
     """Dense .012, .011 and .013."""
-    errors = check.of_the_zoo(name, mode="auto")
+    errors = check.of_the_zoo(name)
     assert errors.untouched is None  # it refuses the size, or gives another number of tokens
     assert max(errors.dense, errors.factored) < 0.02, errors
     assert errors.dilated < 1e-5
@@ -49,7 +49,7 @@ def test_patches_absorb(name: str, options: dict[str, Any], check: Any) -> None:
 def test_wav2vec2(check: Any) -> None:
     """Dense .005, factored .003, dilated .12: the first convolution absorbs, ten taps of stride 5, and a dilated one
     skips every other sample."""
-    errors = check.of_the_zoo("Wav2Vec2", mode="auto")
+    errors = check.of_the_zoo("Wav2Vec2")
     assert max(errors.dense, errors.factored) < 0.01, errors
     assert errors.dense < errors.dilated / 10
     rescaled, untouched = means(check, "Wav2Vec2", {}, lambda x: x[:, 0])
