@@ -19,12 +19,12 @@ from ..escape import shown, shown_path
 from ..patterns import select, without
 from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
-from ..resampling.methods import KEYS_A, SMOOTHNESS
+from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .reading_by_name import reading
 from .roles import ABSORB, SUPERSAMPLE
-from .rules import resampled_image
+from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
 
@@ -37,7 +37,7 @@ def plan_checkpoint(
     taps: int | str | None = None,
     gain: str = "dc",
     a: float = KEYS_A,
-    smoothness: float = SMOOTHNESS,
+    smoothness: float | None = None,
     reading_filter: str | None = None,
     mode: str = "auto",
     preset: str | None = None,
@@ -141,6 +141,9 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
             )
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
+    scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
+    if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
+        warnings += filter(None, [shrinking_note(scales)])
     options = {**asked.options(), "selection": selection}
     modules: tuple[ModuleChange, ...] = ()
     if how.resample:
