@@ -4,7 +4,8 @@
     python benchmarks/speed/versions.py /tmp/before
 
 Every measurement runs in a process of its own. The versions take turns, and the ratio is between the best of the
-repeats: noise of the machine only ever adds time. Writes results/versions.json.
+repeats, since noise of the machine only ever adds time; the ratio of the medians stands in brackets. Writes
+results/versions.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,7 +77,7 @@ def seconds(code: str, version: Path, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="a checkout of the other version")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as name:
@@ -83,12 +85,20 @@ def main() -> None:
         build(folder)
         for label, code in CASES.items():
             times: dict[str, list[float]] = {"before": [], "now": []}
-            for _ in range(given.repeats):
-                times["before"].append(seconds(code, given.before.resolve(), folder))
-                times["now"].append(seconds(code, ROOT, folder))
-            before, now = min(times["before"]), min(times["now"])
-            rows[label] = {"before_s": round(before, 3), "now_s": round(now, 3), "ratio": round(now / before, 2)}
-            print(f"{label:32s} {before:8.3f} {now:8.3f}  {now / before:.2f}", flush=True)
+            for turn in range(given.repeats):
+                sides = [("before", given.before.resolve()), ("now", ROOT)]
+                for side, version in sides if turn % 2 else sides[::-1]:  # what a run leaves in memory slows the next
+                    times[side].append(seconds(code, version, folder))
+            (before, now), (usual_before, usual_now) = (
+                [pick(times[side]) for side in ("before", "now")] for pick in (min, statistics.median)
+            )
+            rows[label] = {
+                "before_s": round(before, 3), "now_s": round(now, 3), "ratio": round(now / before, 2),
+                "ratio_of_medians": round(usual_now / usual_before, 2),
+            }  # fmt: skip
+            print(
+                f"{label:32s} {before:8.3f} {now:8.3f}  {now / before:.2f} ({usual_now / usual_before:.2f})", flush=True
+            )
     commits = {
         side: subprocess.run(["git", "-C", str(path), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         .stdout.strip()

@@ -15,11 +15,12 @@ class LayerFacts:
     """Properties of a layer that follow from the name of the layer, not from the shape.
 
     role : 'conv', 'conv-transpose', 'patch' (stride = kernel, no overlap), 'positions' (values on the token grid)
-    stride : stride along every spatial axis
+    stride : stride along every spatial axis; 0 where the names do not tell it
     padding : (left, right) padding; None means 'same' padding of an odd kernel
     prefix : number of class and register tokens in front of the grid, for 'positions'
     layout : axes of the weight, where the name of the tensor does not end like the name of a weight
     view : shape of the kernel, where the tensor stores the kernel flattened
+    reads_image : whether the layer reads the image itself
     refusal : reason why the tensor cannot be rescaled, shown to users who select the tensor; empty if it can
     """
 
@@ -29,6 +30,7 @@ class LayerFacts:
     prefix: int = 0
     layout: str = ""
     view: tuple[int, ...] = ()
+    reads_image: bool = False
     refusal: str = ""
 
 
@@ -48,6 +50,9 @@ class Family(Protocol):
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         """Return the properties of the layer of `name`; None if the family does not know the layer and its stride."""
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        """Whether the network gives an image back: labels of pixels, noise, a picture."""
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         """Return patterns by preset name; every pattern matches a tensor."""

@@ -99,6 +99,9 @@ class Renamed:
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         return self.family.facts(self.names[name], self._renamed(shapes))
 
+    def gives_image(self, shapes: Shapes) -> bool:
+        return self.family.gives_image(self._renamed(shapes))
+
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         presets = {}
         for preset, patterns in self.family.presets(self._renamed(shapes)).items():

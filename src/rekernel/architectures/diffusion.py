@@ -21,7 +21,10 @@ class DiffusersUNet:
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if re.search(r"\.downsamplers\.\d+\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(1, 1))
-        return LayerFacts()
+        return LayerFacts(reads_image=name == "conv_in.weight")
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return True
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         down, up = (indices(shapes, rf"^{side}_blocks\.(\d+)\.") for side in ("down", "up"))
@@ -48,7 +51,12 @@ class AutoencoderKL:
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         # diffusers pads explicitly, on the right and bottom only, before a convolution without padding.
-        return LayerFacts(stride=2, padding=(0, 1)) if ".downsamplers." in name else LayerFacts()
+        if ".downsamplers." in name:
+            return LayerFacts(stride=2, padding=(0, 1))
+        return LayerFacts(reads_image=name == "encoder.conv_in.weight")
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return True
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",), "encoder": ("encoder.*",), "decoder": ("decoder.*",)}
@@ -78,6 +86,9 @@ class SingleFileDiffusion:
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
         return LayerFacts() if self._layers.match(name) or name.startswith(self._beside) else None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return True
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         unet = self._prefix(shapes) or ""

@@ -97,6 +97,9 @@ class Adapter:
             return replace(known or LayerFacts(), layout="OIHW", view=(shape[0], shape[1] // 9, 3, 3))
         return None
 
+    def gives_image(self, shapes: Shapes) -> bool:
+        return True
+
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         contents = _read(tuple(shapes))
         if contents.base is None:

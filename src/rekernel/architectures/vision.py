@@ -29,10 +29,13 @@ class ViT:
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if self._patch.search(name):
-            return LayerFacts("patch", stride=shapes[name][-1], padding=(0, 0))
+            return LayerFacts("patch", stride=shapes[name][-1], padding=(0, 0), reads_image=True)
         if self._positions.search(name) and len(shapes[name]) in (2, 3):
             return LayerFacts("positions", prefix=self._prefix(shapes[name][-2]))
         return None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return has_all(shapes, _SEGMENTS)
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         chosen = [n for n in shapes if self._patch.search(n) or self._positions.search(n)]
@@ -75,11 +78,13 @@ class ResNet:
         if len(shape) != 4:
             return None
         if self._hf_stem.search(name):
-            return LayerFacts(stride=2, padding=(3, 3))
+            return LayerFacts(stride=2, padding=(3, 3), reads_image=True)
         if (m := self._stem.match(name)) and f"{m[1] or ''}layer1.0.conv1.weight" in shapes:
             if m[2]:
-                return LayerFacts(stride=2) if shape[1] <= 4 else LayerFacts()
-            return LayerFacts(stride=2, padding=(3, 3)) if shape[-1] == 7 else None  # 3x3 stems have stride 1 or 2
+                return LayerFacts(stride=2, reads_image=True) if shape[1] <= 4 else LayerFacts()
+            if shape[-1] == 7:
+                return LayerFacts(stride=2, padding=(3, 3), reads_image=True)
+            return LayerFacts(stride=0, reads_image=True)  # 3x3 stems have stride 1 or 2
         if m := self._block.search(name):
             if int(m[2]) > 2 and _labels_pixels(tuple(shapes.items())):
                 return None
@@ -94,6 +99,9 @@ class ResNet:
             strided = first and m[3] in ("shortcut", "layer.1" if bottleneck else "layer.0")
             return LayerFacts(stride=2) if strided else LayerFacts()
         return None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return _labels_pixels(tuple(shapes.items())) or has_all(shapes, _DECODES)
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}
@@ -112,6 +120,7 @@ class ResNet:
         return tuple(notes)
 
 
+_DECODES = r"(^|\.)(fpn|fpn_convs|lateral_convs|decoder|up_convs?|upconvs?)\."
 _SEGMENTS = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
 
 
@@ -141,8 +150,12 @@ class ConvNeXt:
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if name in self._patchify(shapes):
-            return LayerFacts(stride=shapes[name][-1], padding=(0, 0))
+            stem = shapes[name][-1] == 4
+            return LayerFacts(stride=shapes[name][-1], padding=(0, 0), reads_image=stem)
         return LayerFacts() if self._depthwise.search(name) else None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return has_all(shapes, _SEGMENTS) or has_all(shapes, _DECODES)
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}
@@ -168,6 +181,9 @@ class MLP:
 
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         return None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return False
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}

@@ -59,7 +59,7 @@ class CheckpointFiles:
             raise RekernelError(f"one plan does not fit {len(parts)} components; convert them one at a time")
         else:
             plans = dict.fromkeys(parts, order.plan)
-        if not any(p.changed for p in plans.values()) and options.dtype is None and options.max_shard_size is None:
+        if all(p.empty for p in plans.values()) and options.dtype is None and options.max_shard_size is None:
             raise nothing_changes(shown_path(self.place.path), [w for p in plans.values() for w in p.warnings])
         fetched = fetch(self.place, parts, allow_pickle=options.allow_pickle)
         run = Conversion(options, plans, fetched.origin)

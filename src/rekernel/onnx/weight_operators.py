@@ -15,7 +15,7 @@ import numpy as np
 from ..escape import shown
 from ..plan.changes import Mode
 from ..planning.layers import Weight
-from ..planning.roles import ABSORB, Network, Role, default_mode, role_of
+from ..planning.roles import ABSORB, SUPERSAMPLE, Network, Role, role_of
 from ..planning.rules import offset_note, pooling
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import GraphPass, Refusal
@@ -117,7 +117,8 @@ def _set_pads(at: GraphPass, index: int, pads: list[int]) -> None:
 def _mode(at: GraphPass, weight: str, role: Role) -> Mode:
     # Looking through all nodes for every convolution would take time quadratic in the size of the graph.
     network = _network(at) if role is Role.READS_IMAGE else Network()
-    return at.asked.mode(weight) or default_mode(role, network)
+    absorbs = role is Role.READS_IMAGE and network.attends and not network.gives_image
+    return at.asked.mode(weight) or (ABSORB if absorbs else SUPERSAMPLE)
 
 
 def _network(at: GraphPass) -> Network:

@@ -18,9 +18,9 @@ from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
-MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window")
+MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window", "resample")
 Mode = Literal["", "supersample", "absorb"]
-Form = Literal["dense", "factored", "auto"]
+Form = Literal["plain", "dense", "factored", "auto"]
 FORMS: tuple[str, ...] = get_args(Form)
 """The ways to run a rescaled convolution."""
 
@@ -185,9 +185,11 @@ class ModuleChange:
 
     name : path of the module
     kind : one of `MODULE_KINDS`. The kernel of the geometry is the output size of an 'upsample' or 'unflatten' layer,
-        the size to which 'enlarge' brings the input grid of the layer, or the tokens of an attention 'window'
+        the size to which 'enlarge' brings the input grid of the layer, or the tokens of an attention 'window'. The
+        module named '' is the model itself: 'resample' brings the image to the trained size in front of the model
     reason : explanation of the change, for a person
     geometry, new_geometry : geometry before and after, one entry per spatial axis
+    method : method that resamples the image, for 'resample'
     """
 
     name: str
@@ -195,6 +197,7 @@ class ModuleChange:
     reason: str
     geometry: tuple[AxisGeometry, ...]
     new_geometry: tuple[AxisGeometry, ...]
+    method: str = ""
 
 
 @cache

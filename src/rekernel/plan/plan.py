@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ..errors import RekernelError
 from ..escape import inert, shown
 from ..text import dims
 from .changes import LayerChange, ModuleChange
-from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse
+from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse, sparse_module
 
 SCHEMA = "rekernel.plan"
 VERSION = 1
@@ -61,6 +61,11 @@ class Plan:
         return tuple(change for change in self.changes if not change.kept)
 
     @property
+    def empty(self) -> bool:
+        """Whether the plan changes no tensor and no module."""
+        return not self.changed and not self.modules
+
+    @property
     def recognised(self) -> bool:
         """Whether the tensor names identified the architecture, so that the padding of the layers is known."""
         return self.origin == "names" and bool(self.family)
@@ -81,7 +86,7 @@ class Plan:
             "options": self.options,
             "warnings": list(self.warnings),
             "changes": [sparse(change) for change in changes],
-            "modules": [asdict(module) for module in self.modules],
+            "modules": [sparse_module(module) for module in self.modules],
             **facts_written(self.origin, self.scale, self.size, self.form),
         }
         if not self.modules:
@@ -153,7 +158,7 @@ class Plan:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         if not self.changed:
-            lines = ["nothing changes"]
+            lines = ["nothing changes" if self.empty else "no tensor changes"]
         kept = Counter(c.reason for c in self.changes if c.kept)
         lines += ["", f"{len(self.changed)} of {len(self.changes)} tensors change; kept:"] if kept else []
         lines += [f"  {count:5d}  {inert(reason)}" for reason, count in kept.most_common(_FEW)]

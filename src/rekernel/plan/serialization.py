@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from ..errors import RekernelError
 from ..escape import inert, shown
-from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
+from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, READING_FILTERS, canonical_method
 from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
 _LARGEST_SCALE = 1024  # scale of a kernel: the work grows with the scale, and a plan may come from an untrusted file
@@ -157,6 +157,12 @@ def change_of(entry: Any) -> LayerChange:
     return change
 
 
+def sparse_module(module: ModuleChange) -> dict[str, Any]:
+    """The entry of a module, without a method if it has none."""
+    entry = asdict(module)
+    return entry if module.method else {key: value for key, value in entry.items() if key != "method"}
+
+
 def module_of(entry: Any) -> ModuleChange:
     """Read and check the change in an entry of "modules"; raises the errors of `change_of`."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(n), str) for n in ("name", "kind", "reason")):
@@ -166,6 +172,11 @@ def module_of(entry: Any) -> ModuleChange:
         module = ModuleChange(**{**entry, **sides})
     except (KeyError, TypeError, ValueError) as error:
         raise RekernelError(f"plan: {shown(entry['name'])}: {inert(str(error))}") from None
+    if not isinstance(module.method, str) or (module.method and module.method not in READING_FILTERS):
+        raise RekernelError(
+            f"plan: {shown(module.name)}: method {shown(repr(module.method))} is not one of "
+            f"{', '.join(READING_FILTERS)}"
+        )
     if module.kind not in MODULE_KINDS:
         raise RekernelError(
             f"plan: {shown(module.name)}: kind {shown(module.kind)} is not one of {', '.join(MODULE_KINDS)}"

@@ -17,11 +17,14 @@ from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..patterns import select, without
-from ..plan.changes import LayerChange
+from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
+from .reading_by_name import reading
+from .roles import ABSORB, SUPERSAMPLE
+from .rules import resampled_image
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
 
@@ -30,11 +33,13 @@ def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
     scale: Scale,
     *,
-    method: str = "optimal",
+    method: str = "auto",
     taps: int | str | None = None,
     gain: str = "dc",
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
+    reading_filter: str | None = None,
+    mode: str = "auto",
     preset: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -53,8 +58,17 @@ def plan_checkpoint(
         New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
         it is).
     method, taps, gain, a, smoothness
-        As for `kernel_operator`. Values on a grid (position embeddings) are interpolated without coefficient,
-        by cubic where the method is 'optimal' or 'dilate'.
+        As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where the image is read,
+        'optimal' inside a network that gives an image back, 'dilate' inside another, where its layers supersample.
+        Values on a grid (position embeddings) are interpolated without coefficient, by cubic where the method is
+        'auto', 'optimal' or 'dilate'.
+    reading_filter : str, optional
+        Method of the layer that reads the image, if another than `method`: 'nearest' (the same as 'area' at whole
+        scales), 'area', 'linear', 'cubic', 'lanczos3' or 'optimal'.
+    mode : {'auto', 'absorb', 'supersample'}
+        'absorb' changes the layer that reads the image alone: its stride grows with the image, and the rest of the
+        network stays as it was trained. 'supersample' lets the feature maps grow. 'auto' absorbs where the network
+        gives no image back. The hint `mode` gives modes of single layers.
     preset : str, optional
         A selection of the recognised family ('inner', 'all', ...); its default where nothing is included.
     include, exclude : patterns
@@ -86,8 +100,8 @@ def plan_checkpoint(
     >>> plan_checkpoint(path, scale=2).changes[0].new_shape
     (8, 4, 5, 5)
     """
-    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness)
-    asked = Request(settings, preset, include, exclude, overrides, hints, allow_cast)
+    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
+    asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             return _plan(opened, asked)
@@ -104,9 +118,12 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     family, shapes = found.family, found.shapes
     chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
     base, each = asked.settings, asked.each(shapes)
-    changes, warnings = [], list(family.notes(shapes)) if family else []
+    how = reading(shapes, family, base, hints, asked.mode, chosen)
+    supersamples = how.mode == SUPERSAMPLE
+    changes, warnings = [], list(family.notes(shapes)) if family and supersamples else []
+    warnings += [how.note] if how.note else []
     for name, info in source.tensors.items():
-        layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, found.layout)
+        layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout)
         try:
             change = layer.change() if name in chosen else layer.kept(f"not selected by {selection}")
         except Unclear as unclear:
@@ -125,7 +142,14 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
     options = {**asked.options(), "selection": selection}
-    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), scale=base.scale)
+    modules: tuple[ModuleChange, ...] = ()
+    if how.resample:
+        modules = (resampled_image(how.resample, base, ()),)
+        warnings.append(
+            f"{how.resample}; the weights stay, and the image is resampled to the trained size in front of the "
+            f"network. rekernel.torch.load does this; any other loader needs images of the trained size"
+        )
+    return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
 
 
 def _assumed(
@@ -134,8 +158,8 @@ def _assumed(
     """The note that names the convolutions whose stride was assumed: no hint and no family gives it."""
     guessed = [
         c.name for c in changes
-        if c.kind == "conv" and hints.given("stride", c.name) is None
-        and not (family and family.facts(c.name, shapes))
+        if c.kind == "conv" and c.mode != ABSORB and hints.given("stride", c.name) is None
+        and not (family and (facts := family.facts(c.name, shapes)) and facts.stride)
     ]  # fmt: skip
     if not guessed:
         return []

@@ -58,7 +58,8 @@ class ConvAxis:
     @property
     def stays(self) -> bool:
         """Whether the layer keeps its geometry along this axis: its input keeps its size, or it is pointwise."""
-        return self.scale_in == 1 or (self.geometry.kernel == 1 and self.geometry.stride == 1)
+        pointwise = self.geometry.kernel == 1 and self.geometry.stride == 1
+        return self.scale_in == 1 or (pointwise and self.scale_in == self.scale_out)
 
 
 @dataclass(frozen=True)

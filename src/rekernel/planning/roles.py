@@ -1,23 +1,28 @@
-"""Name the role of a convolution in its network, and choose the mode of a layer by its role.
+"""Name the role of a layer in its network, and choose by the role the mode and the method of the layer.
 
-Scope: roles and modes. Not here: how a planner finds the role of a layer (see `planning.tensor`,
+Scope: roles, modes and default methods. Not here: how a planner finds the role of a layer (see `planning.tensor`,
 `rekernel.torch.planning` and `rekernel.onnx`), nor what the layer becomes (see `planning.rules`).
+Derivation: docs/mathematics.md, "What a rescaled network computes". Measured by benchmarks/real.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import Mode
+from .settings import Settings
 
 SUPERSAMPLE: Final = "supersample"
 ABSORB: Final = "absorb"
+AUTO: Final = "auto"
 MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
+NETWORK_MODES: tuple[str, ...] = (AUTO, *MODES)
+"""What a caller may ask of a whole network."""
 
 
 class Role(StrEnum):
@@ -58,29 +63,86 @@ def role_of(
 
 @dataclass(frozen=True)
 class Network:
-    """Facts about a whole network that decide the default mode of its layers.
+    """Facts about a whole network that decide the defaults of its layers.
 
     attends : whether tokens attend to each other
-    gives_image : whether its output has as many pixels as its input
+    gives_image : whether the network gives an image back: an output with an entry for every pixel, or for every cell of
+        a coarser grid
     """
 
     attends: bool = False
     gives_image: bool = False
 
 
-def default_mode(role: Role, network: Network) -> Mode:
-    """The mode of a convolution if the caller did not choose one.
-
-    A network with attention whose output is not an image absorbs the scale in the convolution that reads the image: the
-    number of tokens stays, so the layers behind that convolution stay exact. Every other convolution supersamples.
+def gives_image(out: Sequence[int], axes: int) -> bool:
+    """Whether an output of shape `out` is an image, in a network that reads images with `axes` axes.
 
     Examples
     --------
-    >>> default_mode(Role.READS_IMAGE, Network(attends=True)), default_mode(Role.INNER, Network(attends=True))
+    >>> gives_image((1, 21, 96, 96), 4), gives_image((1, 512, 1, 1), 4), gives_image((1, 197, 768), 4)
+    (True, False, False)
+    """
+    return len(out) == axes and any(n != 1 for n in out[2:])
+
+
+def network_mode(asked: str, network: Network) -> Mode:
+    """The mode of a network: the one that the caller asked for, or the default of such a network.
+
+    A network that gives no image back absorbs the scale where it reads the image: behind that layer everything is as
+    in training. A network that gives an image back supersamples, so that its output grows with its input.
+
+    Examples
+    --------
+    >>> network_mode("auto", Network()), network_mode("auto", Network(gives_image=True))
     ('absorb', 'supersample')
     """
-    absorbs = role is Role.READS_IMAGE and network.attends and not network.gives_image
-    return ABSORB if absorbs else SUPERSAMPLE
+    if asked == AUTO:
+        return SUPERSAMPLE if network.gives_image else ABSORB
+    return checked_mode(asked)
+
+
+def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Network) -> Settings:
+    """The settings of one layer: the method by its role where the caller left that open.
+
+    Parameters
+    ----------
+    role : Role, optional
+        None for a layer without a role: a matrix that reads or writes pixels.
+    mode : {'supersample', 'absorb'}
+
+    Examples
+    --------
+    >>> layers = ((Role.READS_IMAGE, "absorb"), (Role.INNER, "supersample"), (Role.ENLARGES, "supersample"))
+    >>> [settings_of(Settings(2), role, mode, Network()).method for role, mode in layers]
+    ['area', 'dilate', 'optimal']
+    """
+    if role is Role.READS_IMAGE or mode == ABSORB:
+        if settings.reading_filter is not None:
+            return replace(settings, method=settings.reading_filter, taps=None)
+        if settings.method == AUTO:
+            return replace(settings, method="area", taps=None)
+        return settings
+    method = settings.method
+    if method == AUTO:
+        method = "dilate" if settings.whole and not network.gives_image else "optimal"
+    if method == "dilate" and role is Role.ENLARGES:  # the zeros of the kernel would meet those of the stride
+        method = "optimal"
+    return replace(settings, method=method)
+
+
+def aligned(settings: Settings, network: Network, *, reads_image: bool) -> tuple[bool, bool]:
+    """Whether pixel 0 stays pixel 0 on the input and on the output grid of a layer that supersamples.
+
+    It does throughout a network of dilated layers, which then agree wherever branches meet. The image itself is the
+    exception: each of its pixels is cut into smaller ones.
+
+    Examples
+    --------
+    >>> [aligned(Settings(2, method), Network(), reads_image=True) for method in ("dilate", "cubic")]
+    [(False, True), (False, False)]
+    """
+    dilated = settings_of(settings, Role.INNER, SUPERSAMPLE, network).method == "dilate" and settings.whole
+    return (dilated and not reads_image, dilated)
 
 
 def checked_mode(mode: str) -> Mode:

@@ -22,10 +22,14 @@ from ..resampling.geometry import (
     new_size,
     pool_geometry,
 )
+from ..resampling.methods import for_grid
 from ..resampling.operators import kernel_taps
 from .layers import Became, Cells, ConvAxis, PoolBecame, Weight
 from .roles import ABSORB, SUPERSAMPLE
 from .settings import Settings
+
+Aligned = tuple[bool, bool]
+CENTRED: Aligned = (False, False)
 
 
 def convolution(
@@ -38,6 +42,7 @@ def convolution(
     reason: str,
     transposed: bool = False,
     factored: bool = False,
+    aligned: Aligned = CENTRED,
     view: tuple[int, ...] = (),
 ) -> Became:
     """Rescale a convolution whose input grid grows.
@@ -58,6 +63,11 @@ def convolution(
         Whether the convolution is a transposed one.
     factored : bool
         Keep the weight and put a blur in front of the layer, instead of making a dense kernel.
+    aligned : (bool, bool)
+        Whether pixel 0 stays pixel 0 on the input grid and on the output grid (see `conv_phase`). Between aligned
+        grids, old tap j lies at pixel `scale * (j - padding)`, whatever the stride, so a network of dilated layers does
+        at every phase what the trained network does on a shifted picture. By default the kernel is centred where the
+        trained one was, which may need taps between pixels.
     view : tuple of int, optional
         Shape of the kernel, if the tensor holds it flattened.
 
@@ -83,7 +93,7 @@ def convolution(
         operator, geometry, beside = (
             _patch_axis(first + number, axis, settings)
             if patch
-            else _kernel_axis(first + number, axis, settings, transposed=transposed, factored=factored)
+            else _kernel_axis(first + number, axis, settings, transposed=transposed, factored=factored, aligned=aligned)
         )
         after.append(geometry)
         offset.append(beside)
@@ -130,14 +140,17 @@ def _patch_axis(position: int, axis: ConvAxis, settings: Settings) -> tuple[Axis
 
 
 def _kernel_axis(
-    position: int, axis: ConvAxis, settings: Settings, *, transposed: bool, factored: bool
+    position: int, axis: ConvAxis, settings: Settings, *, transposed: bool, factored: bool, aligned: Aligned
 ) -> tuple[AxisOperator | None, AxisGeometry, float]:
     if axis.stays:
         return None, axis.geometry, 0.0
     method, taps = _blur(axis, settings) if factored else (settings.method, settings.taps)
-    place = _placed(axis, method, taps, transposed=transposed)
+    boxes = method in ("area", "nearest") and (aligned[1] or axis.scale_out == 1)
+    if boxes and (taps is None or factored):
+        taps = _boxes(axis)
+    place = _placed(axis, method, taps, transposed=transposed, aligned=aligned)
     if factored and isinstance(taps, int) and abs(place.phase) > PHASE_TOLERANCE:  # one tap more centres it exactly
-        place = _placed(axis, method, taps + 1, transposed=transposed)
+        place = _placed(axis, method, taps + 1, transposed=transposed, aligned=aligned)
     # 'dilate' cannot place taps between pixels, so the phase stays as an offset, as in every dilated network.
     phase, beside = (0.0, place.phase) if method == "dilate" else (place.phase, 0.0)
     k, dilation = axis.geometry.kernel, axis.geometry.dilation
@@ -145,17 +158,24 @@ def _kernel_axis(
     return operator, AxisGeometry(place.taps, place.stride, place.padding), beside
 
 
-def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: bool) -> ConvGeometry:
+def _boxes(axis: ConvAxis) -> int:
+    """Number of new taps that the boxes of all old taps cover: each box is the pixels that one old pixel became."""
+    g, scale = axis.geometry, axis.scale_in
+    left = math.ceil(scale * g.padding[0] - 1e-9)
+    return left + math.ceil(scale * (g.dilation * (g.kernel - 1) + 1 - g.padding[0]) - 1e-9)
+
+
+def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: bool, aligned: Aligned) -> ConvGeometry:
     g = axis.geometry
     if transposed:
         return conv_transpose_geometry(
             g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding[0],
             output_padding=axis.output_padding, dilation=g.dilation, scale_in=axis.scale_in, scale_out=axis.scale_out,
-            size=axis.size,
+            size=axis.size, aligned=aligned,
         )  # fmt: skip
     return conv_geometry(
         g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding, dilation=g.dilation,
-        scale_in=axis.scale_in, scale_out=axis.scale_out, size=axis.size,
+        scale_in=axis.scale_in, scale_out=axis.scale_out, size=axis.size, aligned=aligned,
     )  # fmt: skip
 
 
@@ -245,7 +265,7 @@ def _on_cells(
     )  # fmt: skip
 
 
-def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
+def pooling(name: str, kind: str, axes: Sequence[ConvAxis], *, aligned: bool = False) -> PoolBecame:
     """Rescale a pooling: the window of average pooling grows, and the taps of max pooling are spread.
 
     Parameters
@@ -254,6 +274,8 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
         Path of the module, or name of the node.
     kind : {'max-pool', 'avg-pool'}
     axes : sequence of ConvAxis
+    aligned : bool
+        Whether pixel 0 stays pixel 0 on both grids, as for `convolution`.
 
     Raises
     ------
@@ -274,7 +296,7 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis]) -> PoolBecame:
             raise RekernelError(f"pooling with padding {g.padding} cannot be rescaled: the two sides must be equal")
         place = pool_geometry(
             g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding[0], dilation=g.dilation,
-            scale_in=scale, size=axis.size,
+            scale_in=scale, size=axis.size, aligned=(aligned, aligned),
         )  # fmt: skip
         after.append(AxisGeometry(place.taps, place.stride, place.padding, place.dilation))
         offset.append(place.phase if kind == "max-pool" else 0.0)
@@ -301,6 +323,29 @@ def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> Module
         before.append(AxisGeometry(cells.old, cells.old if kind == "window" else 1, (0, 0)))
         after.append(AxisGeometry(cells.new, cells.new if kind == "window" else 1, (0, 0)))
     return ModuleChange(name, kind, reason, tuple(before), tuple(after))
+
+
+def resampled_image(reason: str, settings: Settings, sizes: Sequence[Cells]) -> ModuleChange:
+    """Resample the image to the trained size in front of the model, whose layers all stay as they were trained.
+
+    Parameters
+    ----------
+    reason : str
+        The reason why no layer absorbs the scale.
+    sizes : sequence of Cells
+        The trained and the new size of the image, one per spatial axis; empty where only names are known.
+
+    Examples
+    --------
+    >>> resampled_image("stride 1", Settings(1.5), [Cells(16, 24)]).method
+    'area'
+    """
+    before, after = (
+        [AxisGeometry(n, 1, (0, 0)) for n in side] for side in ([c.old for c in sizes], [c.new for c in sizes])
+    )
+    asked = settings.reading_filter or for_grid(settings.method).removeprefix("pinv-")
+    method = "area" if asked in ("optimal", "nearest") else asked
+    return ModuleChange("", "resample", reason, tuple(before), tuple(after), method)
 
 
 def offset_note(where: str, offset: Sequence[float]) -> str:

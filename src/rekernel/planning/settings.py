@@ -14,10 +14,13 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher, select
 from ..plan.changes import AxisOperator
+from ..resampling.geometry import is_whole
 from ..resampling.methods import (
     ALL_METHODS,
+    AUTO_METHOD,
     GAINS,
     KEYS_A,
+    READING_FILTERS,
     SMOOTHNESS,
     canonical_method,
     for_grid,
@@ -79,7 +82,9 @@ class Settings:
     """How a tensor is resampled; overrides replace single fields.
 
     scale : number, or tuple with one per spatial axis
-    method, taps, gain, a, smoothness : as for `kernel_operator`; a method keeps its canonical name
+    method, taps, gain, a, smoothness : as for `kernel_operator`; a method keeps its canonical name. 'auto' leaves the
+        method to the role of each layer (see `planning.roles`)
+    reading_filter : method of the layer that reads the image; None for `method`, and with 'auto' for 'area'
 
     Examples
     --------
@@ -88,19 +93,27 @@ class Settings:
     """
 
     scale: Any
-    method: str = "optimal"
+    method: str = AUTO_METHOD
     taps: int | str | None = None
     gain: str = "dc"
     a: float = KEYS_A
     smoothness: float = SMOOTHNESS
+    reading_filter: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "method", canonical_method(self.method, ALL_METHODS))
+        object.__setattr__(self, "method", canonical_method(self.method, (AUTO_METHOD, *ALL_METHODS)))
+        if self.reading_filter is not None:
+            object.__setattr__(self, "reading_filter", canonical_method(self.reading_filter, READING_FILTERS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
         if not scales or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in scales):
             raise RekernelError(f"scale={self.scale!r} must be a number above 0, or one per spatial axis")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the scale is a whole number along every axis."""
+        return all(map(is_whole, self.scale if isinstance(self.scale, tuple) else (self.scale,)))
 
     def scales(self, count: int) -> tuple[float, ...] | None:
         """One scale per spatial axis; None where the number of axes does not fit."""
@@ -120,7 +133,10 @@ class Settings:
         """
         if old == new:
             return None
-        method, gain = (for_values(self.method), "none") if values else (for_grid(self.method), self.gain)
+        if values:
+            method, gain = for_values(self.method), "none"
+        else:
+            method, gain = for_grid(self.method), self.gain
         return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smoothness)
 
     def on_kernel(
@@ -140,6 +156,8 @@ class PlanningOptions(TypedDict, total=False):
     gain: str
     a: float
     smoothness: float
+    reading_filter: str | None
+    mode: str
     preset: str | None
     include: Sequence[str] | None
     exclude: Sequence[str]
@@ -152,10 +170,12 @@ class Request:
     """Everything that planning is asked for.
 
     settings : of every tensor without an override
+    mode : mode of the network: 'auto', 'absorb' or 'supersample'
     preset, include, exclude, overrides, hints, allow_cast : as for `plan_checkpoint`
     """
 
     settings: Settings
+    mode: str = "auto"
     preset: str | None = None
     include: Sequence[str] | None = None
     exclude: Sequence[str] = ()
@@ -165,7 +185,7 @@ class Request:
 
     @classmethod
     def of(
-        cls, scale: Any, *, preset: str | None = None, include: Sequence[str] | None = None,
+        cls, scale: Any, *, mode: str = "auto", preset: str | None = None, include: Sequence[str] | None = None,
         exclude: Sequence[str] = (), overrides: Mapping[str, Mapping[str, Any]] | None = None,
         hints: Hints | None = None, allow_cast: bool = False, **settings: Any,
     ) -> Self:  # fmt: skip
@@ -177,7 +197,7 @@ class Request:
         'cubic'
         """
         chosen = Settings(plain_scale(scale), **settings)
-        return cls(chosen, preset, include, exclude, overrides, hints, allow_cast)
+        return cls(chosen, mode, preset, include, exclude, overrides, hints, allow_cast)
 
     def each(self, names: Collection[str]) -> dict[str, Settings]:
         """The settings of the tensors that have an override, by name; later patterns win."""

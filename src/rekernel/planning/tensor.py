@@ -23,7 +23,8 @@ from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
 from .layers import Cells, ConvAxis, Weight, grid_cells
-from .roles import ABSORB, Network, checked_mode, default_mode, role_of
+from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
+from .roles import ABSORB, AUTO, SUPERSAMPLE, aligned, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
 
@@ -49,6 +50,7 @@ class Layer:
     settings: Settings
     hints: Hints
     family: Family | None
+    reading: Reading
     layout: Layout = PYTORCH
 
     @property
@@ -62,6 +64,10 @@ class Layer:
 
     def change(self) -> LayerChange:
         """The change of this tensor, which was selected; raises `Unclear` where shape and name do not decide."""
+        if self.reading.resample:
+            return self.kept(RESAMPLED)
+        if self.reading.mode == ABSORB and self.name != self.reading.reader:
+            return self.kept(NOT_NEEDED)
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
             raise RekernelError(
@@ -95,15 +101,23 @@ class Layer:
                 f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
                 f"scale of its own with --set"
             )
-        stride = self.hints.given("stride", self.name) or facts.stride
-        mode = self._mode(facts, stride)
+        stride = self.hints.given("stride", self.name) or facts.stride or 1
+        if self.reading.keeps_patch and self.name == self.reading.reader:
+            size = "x".join(map(str, kernel))
+            return self.kept(
+                f"patches of {size} pixels stay, since they cannot grow by the scale; more tokens are read"
+            )
+        reads = facts.reads_image or self.name == self.reading.reader
+        role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=reads)
+        mode = self._mode(facts)
+        settings = settings_of(self.settings, role, mode, self.reading.network)
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
             raise Unclear(
                 f"in layout {layout} its kernel would be {size}; left as it is. If the layout is another, pass "
                 f"{self._option()}"
             )
-        if all(k == 1 for k in kernel) and stride == 1:
+        if all(k == 1 for k in kernel) and stride == 1 and mode != ABSORB:
             return self.kept("1x1 convolution: pointwise")
         dilation = self.hints.given("dilation", self.name) or 1
         padding = self._padding(kernel, facts, stride, dilation)
@@ -114,19 +128,20 @@ class Layer:
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
         with self._named():
             return convolution(
-                self.weight, axes, self.settings, first=positions[0], mode=mode, view=view,
+                self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
+                aligned=aligned(self.settings, self.reading.network, reads_image=reads),
             ).change  # fmt: skip
 
-    def _mode(self, facts: LayerFacts, stride: int) -> Mode:
+    def _mode(self, facts: LayerFacts) -> Mode:
         given = self.hints.given("mode", self.name)
-        if given is not None:
+        if given is not None and given != AUTO and self.reading.per_layer:
             with self._named():
                 return checked_mode(given)
-        # The families that name a patch embedding are vision transformers, whose output is not an image.
-        patch = facts.role == "patch"
-        role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=patch)
-        return default_mode(role, Network(attends=patch))
+        if self.reading.per_layer:
+            # The families that name a patch embedding are vision transformers, whose output is not an image.
+            return ABSORB if facts.role == "patch" else SUPERSAMPLE
+        return self.reading.mode
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -188,7 +203,8 @@ class Layer:
             ) from None
         size = "x".join(map(str, grid))
         if side == "in":
-            return reads_grid(self.weight, axis, cells, self.settings, f"fully connected: reads a {size} grid")
+            settings = settings_of(self.settings, None, ABSORB, self.reading.network)
+            return reads_grid(self.weight, axis, cells, settings, f"fully connected: reads a {size} grid")
         return writes_grid(self.weight, axis, cells, self.settings, f"writes a {size} grid: values")
 
     def _asked_layout(self) -> str | None:
@@ -224,16 +240,14 @@ class Layer:
         return f"--layout {layer_of(self.name)}="
 
     def _positions(self, facts: LayerFacts) -> LayerChange:
-        mode = next(
-            (
-                self.hints.given("mode", n) or "absorb"
-                for n in self.shapes
-                if self.family and (f := self.family.facts(n, self.shapes)) and f.role == "patch"
-            ),
-            "absorb",
-        )
-        explicit = self.hints.given("mode", self.name)
-        if (explicit or mode) == "absorb":
+        if self.reading.per_layer:
+            patches = (
+                n for n in self.shapes if self.family and (f := self.family.facts(n, self.shapes)) and f.role == "patch"
+            )
+            mode = self.hints.given("mode", self.name) or self.hints.given("mode", next(patches, self.name)) or ABSORB
+        else:
+            mode = self.reading.mode
+        if mode == ABSORB:
             return self.kept("position embeddings: the patch embedding absorbs the scale, so the token grid stays")
         axis = len(self.shape) - 2
         tokens = self.shape[axis] - facts.prefix

@@ -104,13 +104,16 @@ def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 
 
 def conv_phase(
     taps: int, *, k: int, stride: int = 1, padding: int = 0, dilation: int = 1,
-    scale_in: float = 1.0, scale_out: float | None = None,
+    scale_in: float = 1.0, scale_out: float | None = None, aligned: tuple[bool, bool] = (False, False),
 ) -> tuple[int, float]:  # fmt: skip
     """Left padding and phase that keep a convolution of `taps` new taps centred where the old one was.
 
     Output m of the old convolution is centred on input coordinate m * stride - padding + dilation * (k-1)/2, and new
     pixel n lies at (n + 1/2)/scale - 1/2 of the old grid. The left padding is the whole number that brings the phase
     into (-1/2, 1/2].
+
+    On an *aligned* grid, new pixel n lies at n/scale instead: pixel 0 stays pixel 0. Between aligned grids no stride
+    moves the taps by half a pixel. `aligned` tells this for the input grid and for the output grid.
 
     Source: ours. Derivation: docs/mathematics.md, "Stay on the grid".
 
@@ -123,7 +126,8 @@ def conv_phase(
     """
     scale_out = scale_in if scale_out is None else scale_out
     new_stride = stride * scale_in / scale_out
-    shift = (scale_in * stride - new_stride - scale_in + 1) / 2 + scale_in * (padding - dilation * (k - 1) / 2)
+    of_pixel_0 = [0.0 if at_0 else (s - 1) / 2 for at_0, s in zip(aligned, (scale_in, scale_out), strict=True)]
+    shift = new_stride * of_pixel_0[1] - of_pixel_0[0] + scale_in * (padding - dilation * (k - 1) / 2)
     exact = (taps - 1) / 2 + shift  # phase + left padding
     left = math.ceil(exact - 0.5 - _CLOSE)
     phase = exact - left
@@ -141,6 +145,7 @@ def conv_geometry(
     scale_in: float = 1.0,
     scale_out: float | None = None,
     size: int | None = None,
+    aligned: tuple[bool, bool] = (False, False),
 ) -> ConvGeometry:
     """Geometry of the rescaled convolution whose output has exactly `scale_out` times the old number of pixels.
 
@@ -157,6 +162,8 @@ def conv_geometry(
     scale_out : float, optional
         New output pixels per old one: equal to `scale_in` to supersample (the default), 1 to absorb the scale
         (the stride grows instead).
+    aligned : bool
+        Whether pixel 0 stays pixel 0 on the input grid and on the output grid; see `conv_phase`.
     size : int, optional
         Old input size. Without it a multiple of the stride is assumed; only the right padding depends on the size.
 
@@ -188,8 +195,9 @@ def conv_geometry(
             f"a convolution of {k} taps, stride {stride}, padding {padding} has no output on {n} pixels"
         )
     count, left, phase = _place(
-        method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out
-    )
+        method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out,
+        aligned=aligned,
+    )  # fmt: skip
     new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
     least = new_stride * (new_out - 1) + count - new_in - left
     # With a stride above 1 several right paddings give the same output size. Take one equal to the left padding where
@@ -210,6 +218,7 @@ def conv_transpose_geometry(
     scale_in: float = 1.0,
     scale_out: float | None = None,
     size: int | None = None,
+    aligned: tuple[bool, bool] = (False, False),
 ) -> ConvGeometry:
     """Geometry of a rescaled transposed convolution: the adjoint of the convolution from its output to its input.
 
@@ -221,7 +230,7 @@ def conv_transpose_geometry(
     ----------
     k, stride, padding, output_padding, dilation : int
         Kernel size, stride, padding, output padding and dilation of the trained layer along this axis.
-    method, taps, scale_in, scale_out, size
+    method, taps, scale_in, scale_out, size, aligned
         As for `conv_geometry`; `size` is the old input size.
 
     Examples
@@ -232,8 +241,9 @@ def conv_transpose_geometry(
     scale_out = scale_in if scale_out is None else scale_out
     new_stride = _new_stride(stride, scale_out, scale_in)
     count, left, phase = _place(
-        method, taps, k=k, stride=stride, padding=padding, dilation=dilation, scale_in=scale_out, scale_out=scale_in
-    )
+        method, taps, k=k, stride=stride, padding=padding, dilation=dilation, scale_in=scale_out, scale_out=scale_in,
+        aligned=(aligned[1], aligned[0]),
+    )  # fmt: skip
     n = size if size is not None else max(k, 8)
     old_out = (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1
     new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
@@ -251,15 +261,18 @@ def pool_geometry(
     scale_in: float = 1.0,
     scale_out: float | None = None,
     size: int | None = None,
+    aligned: tuple[bool, bool] = (False, False),
 ) -> ConvGeometry:
     """Geometry of rescaled pooling: average pooling gets a larger window, max pooling gets a dilation.
+
+    Between aligned grids, where every layer is dilated, average pooling is dilated, too.
 
     Parameters
     ----------
     kind : {'max', 'avg'}
     k, stride, padding, dilation : int
         Window, stride, padding and dilation of the trained pooling; the stride is `k` by default, as in torch.
-    scale_in, scale_out, size
+    scale_in, scale_out, size, aligned
         As for `conv_geometry`. The scale must be a whole number.
 
     Returns
@@ -280,12 +293,13 @@ def pool_geometry(
     spread = round(scale_in)
     if not is_whole(scale_in) or spread < 1:
         raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale_in:g}")
-    extent = spread * dilation * (k - 1) + 1 if kind == "max" else spread * (dilation * (k - 1) + 1)
+    dilated = kind == "max" or any(aligned)
+    extent = spread * dilation * (k - 1) + 1 if dilated else spread * (dilation * (k - 1) + 1)
     as_conv = conv_geometry(
         k, taps=extent, stride=stride, padding=padding, dilation=dilation,
-        scale_in=scale_in, scale_out=scale_out, size=size,
+        scale_in=scale_in, scale_out=scale_out, size=size, aligned=aligned,
     )  # fmt: skip
-    taps, new_dilation = (k, spread * dilation) if kind == "max" else (extent, 1)
+    taps, new_dilation = (k, spread * dilation) if dilated else (extent, 1)
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)
 
 

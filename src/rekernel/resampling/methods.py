@@ -24,6 +24,10 @@ KERNEL_METHODS: tuple[str, ...] = get_args(KernelMethod)
 GRID_METHODS: tuple[str, ...] = get_args(GridMethod)
 ALL_METHODS = tuple(dict.fromkeys(KERNEL_METHODS + GRID_METHODS))
 """What a caller may ask for: a plan takes the nearest kin of the method where a layer has no use for it."""
+AUTO_METHOD = "auto"
+"""Not a method: it leaves the method to the role of each layer."""
+READING_FILTERS = tuple(method for method in KERNEL_METHODS if method not in ("dilate", "optimal-filter"))
+"""Methods for the layer that reads the image."""
 GAINS: tuple[Gain, ...] = get_args(Gain)
 TAPS_RULES: tuple[TapsRule, ...] = get_args(TapsRule)
 ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
@@ -51,7 +55,7 @@ def for_grid(method: str) -> str:
     >>> for_grid("dilate"), for_grid("optimal-filter"), for_grid("pinv-linear")
     ('nearest', 'optimal', 'pinv-linear')
     """
-    return {"dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
+    return {"auto": "area", "dilate": "nearest", "optimal-filter": "optimal"}.get(method, method)
 
 
 def for_values(method: str) -> str:
@@ -64,7 +68,7 @@ def for_values(method: str) -> str:
     >>> [for_values(method) for method in ("optimal", "dilate", "pinv-linear", "area")]
     ['cubic', 'cubic', 'linear', 'area']
     """
-    return "cubic" if method in ("optimal", "optimal-filter", "dilate") else method.removeprefix("pinv-")
+    return "cubic" if method in ("auto", "optimal", "optimal-filter", "dilate") else method.removeprefix("pinv-")
 
 
 KEYS_A = -0.5

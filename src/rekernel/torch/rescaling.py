@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import FORMS
+from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, SMOOTHNESS
@@ -24,6 +25,7 @@ from .editing.bake import bake, copy_model
 from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
 from .planning.planner import Planned, plan_model
+from .planning.reading import inner_layers
 from .tracing.run import Trace, image_of, trace
 
 
@@ -32,13 +34,16 @@ def rescale(
     scale: float | Sequence[float],
     example_input: Any,
     *,
-    method: str = "optimal",
+    mode: str | Mapping[str, str] = "auto",
+    modes: Mapping[str, str] | None = None,
+    method: str = "auto",
+    methods: Mapping[str, Mapping[str, Any]] | None = None,
+    reading_filter: str | None = None,
     taps: int | str | None = None,
     gain: str = "dc",
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
-    form: str = "dense",
-    modes: Mapping[str, str] | None = None,
+    form: str = "plain",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     inplace: bool = False,
@@ -52,16 +57,28 @@ def rescale(
         New pixels per old pixel.
     example_input : Tensor, tuple of arguments, or dict of keyword arguments
         An input of the *trained* size; its values do not matter.
-    method, taps, gain, a, smoothness
-        As for `kernel_operator`.
-    form : {'dense', 'factored', 'auto'}
-        'dense' gives ordinary convolutions with larger kernels. 'factored' (for whole scales) gives a blur and a
-        dilated convolution with the original weight objects, under the original names. 'auto' chooses for each layer
-        the form that costs less to run (dense for depthwise layers, factored for most others).
+    mode : {'auto', 'absorb', 'supersample'}, or {glob: mode}
+        'absorb' changes the layers that read the image alone: their stride grows with the image, and everything behind
+        them stays as it was trained. Then the new model does to an image what `model` does to the image reduced to the
+        trained size, exactly. Where no layer can absorb the scale, the image is resampled in front of the model.
+        'supersample' lets the feature maps grow. 'auto' absorbs unless the model gives an image back, and rescales
+        the inner layers of a noise predictor. A dict is the same as `modes`.
     modes : {glob: 'supersample' | 'absorb'}, optional
-        Modes by layer name. By default every layer supersamples, a linear layer after a flatten absorbs, and a network
-        with attention whose output is not an image absorbs in its first convolution (so that the layers after it stay
-        exact).
+        Modes of single layers by name; the others supersample, but a linear layer after a flatten absorbs, and so does
+        the first convolution of a network of tokens.
+    method, taps, gain, a, smoothness
+        As for `kernel_operator`. 'auto' depends on the role of a layer: 'area' where the image is read; elsewhere
+        'optimal' in a model that gives an image back, and 'dilate' in another, but 'optimal' in layers that enlarge.
+    methods : {glob: {'method' | 'taps' | 'gain' | ...: value}}, optional
+        The same for single layers by name; the last match wins.
+    reading_filter : {'area', 'nearest', 'linear', 'cubic', 'lanczos3', 'optimal'}, optional
+        Method of the layers that read the image, if another than `method`.
+    form : {'plain', 'dense', 'factored', 'auto'}
+        'plain' gives layers of torch's own: dilated ones keep their weights, others get larger kernels. 'dense' makes
+        dilated kernels large, too, with zeros between the taps, which fine-tuning can fill. 'factored' (for whole
+        scales) gives a blur and a dilated convolution with the original weight objects, under the original names.
+        'auto' chooses for each layer the form that costs less to run (dense for depthwise layers, factored for most
+        others).
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
     inplace : bool
@@ -83,15 +100,21 @@ def rescale(
     >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
     >>> larger = rescale(model, 2, torch.zeros(1, 3, 16, 16))
-    >>> larger[0].kernel_size, larger(torch.zeros(1, 3, 32, 32)).shape
+    >>> larger[2].kernel_size, larger(torch.zeros(1, 3, 32, 32)).shape
     ((5, 5), torch.Size([1, 4, 32, 32]))
+    >>> classifier = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    >>> larger = rescale(classifier, 2, torch.zeros(1, 3, 16, 16))
+    >>> larger[0].kernel_size, larger[0].stride
+    ((6, 6), (2, 2))
     """
     if form not in FORMS:
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
+    if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
+        raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
     if not isinstance(model, nn.Module):
         raise RekernelError(f"model is a {type(model).__name__}, not a torch.nn.Module; pass the network itself")
     earlier = getattr(model, PLAN, None)
-    if earlier is not None and earlier.changed:
+    if earlier is not None and not earlier.empty:
         raise RekernelError(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
@@ -101,14 +124,18 @@ def rescale(
         baked = bake(edits)
         seen = trace(edits.model, args, kwargs)
         scales = _per_axis(scale, seen)
-        settings = Settings(scales, method, taps, gain, a, smoothness)
+        settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
+        network, layers = (AUTO, {**mode, **(modes or {})}) if isinstance(mode, Mapping) else (mode, modes)
+        if include is None and network == AUTO and not layers:
+            include = inner_layers(edits.model)
         planned = plan_model(
-            edits.model, seen, settings, scales, form=form, modes=modes, include=include, exclude=exclude
-        )
+            edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
+            include=include, exclude=exclude,
+        )  # fmt: skip
         plan = planned.plan
         plan = replace(plan, warnings=(*plan.warnings, *baked))
         carry_out(edits, plan, weights=True)
-        announce(edits, seen.size, scales)
+        announce(edits, plan, seen.size, scales)
         again = _second_pass(edits.model, seen, planned, args, kwargs, scales)
         if notes := _attention_notes(seen, again):
             edits.set(edits.model, PLAN, replace(plan, warnings=(*plan.warnings, *notes)))

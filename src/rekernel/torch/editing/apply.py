@@ -17,10 +17,11 @@ from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...resampling.operators import kernel_operator
-from ..layers.dense import dense_conv, linear, pool
+from ..layers.dense import dense_conv, dilated_conv, linear, pool
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
+from ..layers.resample_image import Resample
 from .edits import Edits
 from .windows import enlarge_window
 
@@ -87,13 +88,19 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             edits.set(old, "unflattened_size", unflattened_size(getattr(old, "unflattened_size", ()), m))
         elif m.kind == "enlarge":
             edits.hook(_module(edits.model, m.name), Enlarge(m))
+        elif m.kind == "resample":
+            dims = len(m.geometry) or 2
+            scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
+            edits.hook(edits.model, Resample(scales, m.method or "area"), with_kwargs=True)
         elif m.kind == "window":
             enlarge_window(edits, m)
     edits.set(edits.model, PLAN, plan)
 
 
-def announce(edits: Edits, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
-    """Set the new size in modules that check the size of their input image."""
+def announce(edits: Edits, plan: Plan, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
+    """Set the new size in modules that check the size of their input image, unless they get it at the trained size."""
+    if any(module.kind == "resample" for module in plan.modules):
+        return
     new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
     for module in edits.model.modules():
         for name in _SIZES:
@@ -159,6 +166,10 @@ def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
 def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
     _check_conv(old, change)
+    if all(o.method == "dilate" and o.gain == "dc" for o in change.factors) and not change.by_hand:
+        plain = dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
+        if plain is not None:
+            return plain
     by_axis = {o.axis - 2: o for o in change.factors}
     filters, spread = [], []
     for axis, before in enumerate(change.geometry):

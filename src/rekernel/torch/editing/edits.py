@@ -102,9 +102,9 @@ class Edits:
         owner._buffers[name] = new
         self._undo.append(lambda: owner._buffers.__setitem__(name, old))
 
-    def hook(self, owner: nn.Module, hook: Callable[..., Any]) -> None:
+    def hook(self, owner: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
         """Register a forward pre-hook, which changes the input of a module."""
-        self._undo.append(owner.register_forward_pre_hook(hook).remove)
+        self._undo.append(owner.register_forward_pre_hook(hook, with_kwargs=with_kwargs).remove)
 
     def set_parameter(self, owner: nn.Module, name: str, new: nn.Parameter) -> None:
         """Put `new` wherever the parameter `name` of `owner` is registered: tied ones stay tied."""

@@ -137,7 +137,7 @@ def _announce(edits: Edits, plan: Plan) -> None:
     """
     if plan.origin == "trace":
         if isinstance(plan.scale, tuple) and len(plan.scale) == len(plan.size):
-            announce(edits, plan.size, plan.scale)
+            announce(edits, plan, plan.size, plan.scale)
         return
     read = [c for c in plan.changed if c.kind == "patch" or (c.kind == "conv" and c.mode == "absorb")]
     on_grid = [c for c in plan.changed if c.kind == "values"]
@@ -146,7 +146,7 @@ def _announce(edits: Edits, plan: Plan) -> None:
             known = getattr(module, "image_size", getattr(module, "img_size", None))
             size = (known,) * 2 if isinstance(known, int) else known
             if isinstance(size, tuple | list) and (scales := _scales_of(change, len(size))):
-                announce(edits, tuple(size), scales)
+                announce(edits, plan, tuple(size), scales)
                 return
 
 

@@ -8,9 +8,10 @@ original layer, so that checkpoints, optimisers and tied weights work as before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -100,6 +101,47 @@ class PaddedPool(nn.Module):
         return f"sides={self.sides}"
 
 
+class DilatedAvgPool(nn.Module):
+    """An average pooling whose taps are spread; torch has none.
+
+    Parameters
+    ----------
+    kernel, stride, dilation : tuple of int
+    sides : ((left, right), ...)
+        Padding with zeros in pixels, one pair per spatial axis.
+    counted : bool
+        Whether padding counts as pixels.
+    divisor : int, optional
+        The number to divide a sum by, instead of the number of taps.
+    """
+
+    def __init__(
+        self, kernel: Sequence[int], stride: Sequence[int], sides: Sides, dilation: Sequence[int], counted: bool,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.kernel_size, self.stride, self.dilation = tuple(kernel), tuple(stride), tuple(dilation)
+        self.sides, self.count_include_pad, self.divisor_override = sides, counted, divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self._sums(x)
+        if self.divisor_override or self.count_include_pad:
+            return total / (self.divisor_override or math.prod(self.kernel_size))
+        return total / self._sums(x.new_ones((1, 1, *x.shape[2:])))
+
+    def _sums(self, x: Tensor) -> Tensor:
+        x = pad_sides(x, self.sides)
+        for axis, (k, step, spread) in enumerate(zip(self.kernel_size, self.stride, self.dilation, strict=True), 2):
+            count = (x.shape[axis] - spread * (k - 1) - 1) // step + 1
+            x = torch.stack(
+                [x.narrow(axis, j * spread, step * (count - 1) + 1).unfold(axis, 1, step).squeeze(-1) for j in range(k)]
+            ).sum(0)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, sides={self.sides}, dilation={self.dilation}"
+
+
 def dense_conv(
     old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, by_hand: Sides = (),
     by_hand_mode: str = "constant",
@@ -133,6 +175,27 @@ def _dense_conv(
     if by_hand:
         padded.kernel_size, padded.dilation = old.kernel_size, old.dilation
     return padded
+
+
+def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int, int]) -> nn.Module | None:
+    """A convolution of torch's own class with the weights of `old`, its taps spread; None if torch cannot pad so.
+
+    Parameters
+    ----------
+    geometry : sequence of AxisGeometry
+        Stride and padding of the new layer along each axis.
+    spread : {axis: int}
+        Factor by which the dilation grows, for the axes where it does.
+    """
+    if isinstance(old, _TRANSPOSES) or any(left != right or left < 0 for left, right in (g.padding for g in geometry)):
+        return None
+    dilation = tuple(d * spread.get(axis, 1) for axis, d in enumerate(old.dilation))
+    new = _CONVS[len(dilation) - 1](
+        old.in_channels, old.out_channels, old.kernel_size, tuple(g.stride for g in geometry),
+        tuple(g.padding[0] for g in geometry), dilation, old.groups, bias=old.bias is not None,
+        padding_mode=old.padding_mode, device="meta",
+    )  # fmt: skip
+    return _with_parameters(new, old.weight, old.bias)
 
 
 def plain_layer(old: Any) -> nn.Module:
@@ -186,6 +249,9 @@ def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
         new: nn.Module = type(maximum)(kernel, stride, inside, dilation, maximum.return_indices, maximum.ceil_mode)
         return new if even else PaddedPool(new, sides, float("-inf"))
     average: Any = old
+    if any(d > 1 for d in dilation):
+        counted = average.count_include_pad or not any(_tupled(average.padding, len(sides)))
+        return DilatedAvgPool(kernel, stride, sides, dilation, counted, getattr(average, "divisor_override", None))
     counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
     divisor = getattr(average, "divisor_override", None)
     # The divisor grows by as much as the window.

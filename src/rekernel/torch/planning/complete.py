@@ -17,7 +17,9 @@ from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...planning.layers import PoolBecame
+from ...planning.roles import ABSORB
 from ...planning.rules import offset_note, pooling
+from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..layers.padding import own_padding
 from .pools import POOLS, pool_axes
@@ -38,7 +40,7 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
     """
     if plan.origin == "trace":  # it saw the model run
         return plan
-    changes = tuple(_fitted(change, plan, model, files) for change in plan.changes)
+    changes = tuple(_fitted(_restrided(change, model), plan, model, files) for change in plan.changes)
     pools = _pools(plan, model)
     notes = (offset_note(pool.change.name, pool.offset) for pool in pools)
     return replace(
@@ -47,6 +49,30 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
         modules=(*plan.modules, *(pool.change for pool in pools)),
         warnings=(*plan.warnings, *filter(None, notes)),
     )
+
+
+def _restrided(change: LayerChange, model: nn.Module) -> LayerChange:
+    """The change of a layer that absorbs, with the stride and padding that the layer really has.
+
+    The new kernel of an absorbing layer does not depend on them where the scale is whole, so a plan from names alone
+    need not know them.
+    """
+    layer: Any = model.get_submodule(owner_of(change.name))
+    area = all(o.method in ("area", "nearest") and is_whole(o.scale) for o in change.operators)
+    if change.mode != ABSORB or change.kind != "conv" or not area or not isinstance(layer, nn.modules.conv._ConvNd):
+        return change
+    scales = {o.axis: o.scale for o in change.operators}
+    first = len(change.view) - len(change.geometry)
+    before, after = [], []
+    for axis, (old, own) in enumerate(zip(change.geometry, own_padding(layer), strict=True)):
+        if (layer.kernel_size[axis], layer.dilation[axis]) != (old.kernel, old.dilation):
+            return change
+        scale = round(scales.get(first + axis, 1.0))
+        actual = replace(old, stride=layer.stride[axis], padding=own)
+        before.append(actual)
+        new = change.new_geometry[axis]
+        after.append(replace(new, stride=actual.stride * scale, padding=(own[0] * scale, own[1] * scale)))
+    return replace(change, geometry=tuple(before), new_geometry=tuple(after))
 
 
 def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[str, str]) -> LayerChange:

@@ -19,7 +19,7 @@ from ...planning.rules import convolution, is_patch
 from ...planning.settings import Settings
 from ...resampling.geometry import is_whole
 from ..layers.padding import own_padding, tuple_of
-from ..tracing.recorder import LayerCall
+from ..tracing.layer_call import LayerCall
 from .cost import pays
 from .grids import Scales, weight_of
 
@@ -33,8 +33,11 @@ def conv_change(
     mode: Mode,
     form: str,
     settings: Settings,
+    aligned: tuple[bool, bool],
 ) -> LayerChange:
     """The change of a convolution in the chosen form. 'auto' chooses the form that costs less to run (`cost`).
+
+    In the 'plain' form a dilated layer keeps its weights and is dilated; any other is dense.
 
     Parameters
     ----------
@@ -43,20 +46,24 @@ def conv_change(
     arriving, leaving : tuple of float
         Scale of the grid before and after the layer, one per spatial axis.
     mode : {'supersample', 'absorb'}
-    form : {'dense', 'factored', 'auto'}
+    form : {'plain', 'dense', 'factored', 'auto'}
     settings : Settings
+    aligned : (bool, bool)
+        As for `planning.rules.convolution`.
 
     Raises
     ------
     RekernelError
         If a transposed convolution is to absorb, or if no kernel fits.
     """
+    if form == "plain":
+        form = "factored" if settings.method == "dilate" else "dense"
     if form != "auto":
-        return _change(call, m, weight, arriving, leaving, mode, form, settings)
-    dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings)
+        return _change(call, m, weight, arriving, leaving, mode, form, settings, aligned)
+    dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings, aligned)
     if settings.taps not in (None, "full") or not _all_whole(arriving):
         return dense
-    factored = _change(call, m, weight, arriving, leaving, mode, "factored", settings)
+    factored = _change(call, m, weight, arriving, leaving, mode, "factored", settings, aligned)
     return factored if factored.factors and pays(m, dense, factored) else dense
 
 
@@ -94,6 +101,7 @@ def _change(
     mode: Mode,
     form: str,
     settings: Settings,
+    aligned: tuple[bool, bool],
 ) -> LayerChange:
     factored = form == "factored" and _all_whole(arriving)
     axes = _axes(call, m, arriving, leaving)
@@ -102,7 +110,7 @@ def _change(
         what = f"patches of {'x'.join(map(str, m.kernel_size))} pixels"
     became = convolution(
         weight_of(call.weight, weight), axes, settings, first=2, mode=mode, reason=f"{what}: {mode}s",
-        transposed=call.kind == "conv-transpose", factored=factored,
+        transposed=call.kind == "conv-transpose", factored=factored, aligned=aligned,
     )  # fmt: skip
     return became.change if became.change.kept else _without_hand(became.change, call, m)
 

@@ -16,7 +16,7 @@ from ...planning.rules import reads_grid, resized, values, writes_grid
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..dtypes import dtype_name
-from ..tracing.recorder import LayerCall
+from ..tracing.layer_call import LayerCall
 
 Scales = tuple[float, ...]
 

@@ -19,12 +19,22 @@ from ...patterns import matcher, select
 from ...plan.changes import LayerChange, Mode, ModuleChange
 from ...plan.plan import Plan
 from ...planning.layers import NOT_RESCALED
-from ...planning.roles import ABSORB, SUPERSAMPLE, Network, checked_mode, default_mode, role_of
-from ...planning.rules import offset_note, pooling, resized
-from ...planning.settings import Settings
+from ...planning.roles import (
+    ABSORB,
+    AUTO,
+    SUPERSAMPLE,
+    Network,
+    Role,
+    aligned,
+    checked_mode,
+    role_of,
+    settings_of,
+)
+from ...planning.rules import offset_note, pooling, resampled_image, resized
+from ...planning.settings import Request, Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
-from ..tracing.recorder import LayerCall
+from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
 from .convolutions import change_notes, conv_change, is_pruned
 from .grids import (
@@ -38,6 +48,7 @@ from .grids import (
     written_change,
 )
 from .pools import pool_axes
+from .reading import Reading, reading
 from .windows import window_changes, window_of
 
 _FORWARDS = {
@@ -64,6 +75,8 @@ class _Planner:
     """The state of planning one model.
 
     excluded : names of the tensors that were not selected
+    asked : mode that the caller asked of the model
+    each : settings of the weights that have settings of their own
     changes, modules, notes : parts of the plan, as far as it is made
     scales, sizes : scale and old grid of the result of each call, by the index of the call
     expected : new grid of the result of the last call in each module
@@ -79,6 +92,8 @@ class _Planner:
     modes: Mapping[str, Mode]
     excluded: set[str]
     form: str
+    asked: str = AUTO
+    each: Mapping[str, Settings] = field(default_factory=dict)
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: dict[str, ModuleChange] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -91,15 +106,29 @@ class _Planner:
     tensors: dict[str, Any] = field(init=False)
     others: Mapping[str, Sequence[str]] = field(init=False)
     network: Network = field(init=False)
+    reading: Reading = field(init=False)
+    aligned: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_path = dict(self.model.named_modules())
         self.tensors = dict(self.model.state_dict())
         self.others = aliases(self.model)
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
-        self.network = Network(attends, bool(self.trace.output) and self.trace.out_size == self.trace.size)
+        self.network = Network(attends, self.trace.gives_image)
+        self.reading = reading(
+            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded
+        )
+        self.aligned = aligned(self.settings, self.network, reads_image=False)[0]
 
     def run(self) -> None:
+        if self.reading.resample:
+            pixels = sizes(self.trace.size, self.scale)
+            self.modules[""] = resampled_image(self.reading.resample, self.settings, pixels)
+            self._say(
+                f"{self.reading.resample}; the weights stay, and the image is resampled to the trained size in front "
+                f"of the model"
+            )
+            return
         if not self.trace.latent:
             self.scales[0], self.sizes[0] = self.scale, self.trace.size
         for call in self.trace.calls:
@@ -156,7 +185,8 @@ class _Planner:
                 if call.weight:
                     self._conflict(call.weight, "is read by a functional convolution")
             return arriving
-        if all(k == 1 for k in m.kernel_size) and all(t == 1 for t in m.stride):
+        mode = self._mode(call)
+        if all(k == 1 for k in m.kernel_size) and all(t == 1 for t in m.stride) and mode != ABSORB:
             if any(s != 1 for s in arriving):
                 self._keep(call.weight, "1x1 convolution: pointwise")
             return arriving
@@ -168,13 +198,20 @@ class _Planner:
             self._say(
                 f"{call.module}: a {type(m).__name__} with a forward method of its own; a plain convolution replaces it"
             )
-        mode = self._mode(call, m.stride)
+        if self.reading.keeps_patch and call.weight in self.reading.readers:
+            patch = "x".join(map(str, m.kernel_size))
+            self._keep(call.weight, f"patches of {patch} pixels stay, since they cannot grow by the scale")
+            return arriving
         leaving = (1.0,) * len(arriving) if mode == ABSORB else arriving
         if call.weight in self.excluded:
             self._keep(call.weight, "not selected")
             return arriving
         with self._named(call.weight):
-            change = conv_change(call, m, self.tensors[call.weight], arriving, leaving, mode, self.form, self.settings)
+            role = self._role(call, m.stride)
+            settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
+            at_0 = (self.aligned and role is not Role.READS_IMAGE, self.aligned)
+            tensor = self.tensors[call.weight]
+            change = conv_change(call, m, tensor, arriving, leaving, mode, self.form, settings, at_0)
         for note in change_notes(call, arriving, self.form):
             self._say(note)
         for name in self.others[call.weight]:
@@ -218,7 +255,7 @@ class _Planner:
                 f"give the padding to the pooling itself, padding=..."
             )
         with self._named(call.module):
-            became = pooling(call.module, call.kind, pool_axes(module, arriving, call.size))
+            became = pooling(call.module, call.kind, pool_axes(module, arriving, call.size), aligned=self.aligned)
         change = became.change
         if note := offset_note(call.module, became.offset):
             self._say(note)
@@ -244,7 +281,9 @@ class _Planner:
             self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; pass an image as (N, C, H, W)")
         if call.weight in self.excluded:
             raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded; pool before it")
-        change = linear_change(call, self.tensors[call.weight], arriving, self.settings)
+        role = Role.READS_IMAGE if 0 in call.sources else None
+        settings = settings_of(self.each.get(call.weight, self.settings), role, ABSORB, self.network)
+        change = linear_change(call, self.tensors[call.weight], arriving, settings)
         before = self.changes.get(call.weight, change)
         if before != change:
             raise RekernelError(
@@ -305,19 +344,22 @@ class _Planner:
             weight = self.tensors[call.weight]
             self.changes[call.weight] = positions_change(call, weight, arriving, self.settings)
 
-    def _mode(self, call: LayerCall, strides: Sequence[int] = ()) -> Mode:
+    def _mode(self, call: LayerCall) -> Mode:
         for pattern, mode in self.modes.items():
             if matcher(pattern)(call.weight):
                 return mode
-        if call.kind not in ("conv", "conv-transpose"):
-            return SUPERSAMPLE
-        role = role_of(
+        if self.reading.per_layer:  # a vision transformer keeps its tokens unless the caller says otherwise
+            reads = call.kind == "conv" and 0 in call.sources
+            return ABSORB if reads and self.network.attends and not self.network.gives_image else SUPERSAMPLE
+        return ABSORB if call.weight in self.reading.readers and not self.reading.keeps_patch else SUPERSAMPLE
+
+    def _role(self, call: LayerCall, strides: Sequence[int]) -> Role:
+        return role_of(
             strides,
             transposed=call.kind == "conv-transpose",
             reads_image=0 in call.sources,
             writes_image=self.network.gives_image and call.index in self.trace.output,
         )
-        return default_mode(role, self.network)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -341,8 +383,10 @@ def plan_model(
     settings: Settings,
     scale: tuple[float, ...],
     *,
-    form: str = "dense",
+    form: str = "plain",
+    mode: str = AUTO,
     modes: Mapping[str, str] | None = None,
+    methods: Mapping[str, Mapping[str, Any]] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> Planned:
@@ -357,9 +401,13 @@ def plan_model(
         Method, taps, gain, ...
     scale : tuple of float
         One per spatial axis of the input.
-    form : {'dense', 'factored', 'auto'}
+    form : {'plain', 'dense', 'factored', 'auto'}
+    mode : {'auto', 'absorb', 'supersample'}
+        Mode of the model.
     modes : {glob: 'supersample' | 'absorb'}, optional
-        By layer name; the first match wins.
+        Modes of single layers, by layer name; the first match wins.
+    methods : {glob: {'method' | 'taps' | ...: value}}, optional
+        Settings of single layers, by layer name; the last match wins.
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
 
@@ -370,9 +418,10 @@ def plan_model(
     names = list(model.state_dict())
     chosen = select(names, include, "include") if include is not None else set(names)
     excluded = set(names) - (chosen - select(names, exclude, "exclude"))
-    asked = {pattern: checked_mode(mode) for pattern, mode in (modes or {}).items()}
-    select(names, asked, "modes")
-    planner = _Planner(model, trace, settings, scale, asked, excluded, form)
+    per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
+    select(names, per_layer, "modes")
+    each = Request(settings, overrides=methods).each(names)
+    planner = _Planner(model, trace, settings, scale, per_layer, excluded, form, mode, each)
     planner.run()
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers.padding import own_padding
+from .commuting import commutes
 from .functions import (
     KEEPS_SCORES,
     MOVES,
@@ -29,6 +30,7 @@ from .functions import (
     name_of,
     steps_over,
 )
+from .layer_call import LayerCall
 from .shape_only import computing, is_fake
 from .tensor_state import (
     Pad,
@@ -41,48 +43,6 @@ from .tensor_state import (
     tensors_in,
     unflattened,
 )
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """One call that reads the image grid.
-
-    index : number of the call, from 1; 0 stands for the input of the model
-    kind : 'conv', 'conv-transpose', 'max-pool', 'avg-pool', 'adaptive-pool', 'upsample', 'linear', 'linear-out',
-        'attention', 'positions', 'by-pixel'
-    module : path of the innermost module in which the call happened
-    sources : indices of the calls whose results it reads
-    weight : full name of the weight parameter, or empty
-    size, out_size : pixels of the grid before and after, one number per spatial axis
-    kernel : number of taps of a convolution, per spatial axis
-    by_hand : explicit padding (`F.pad`) just before the call, (left, right) per spatial axis
-    by_hand_mode : mode of that padding; 'constant' is padding with zeros
-    inside : whether the convolution's own forward method did that padding
-    prefix : number of tokens in front of the image tokens, for position embeddings
-    keys : number of tokens that each token attends to, for attention
-    grid : the flattened grid (C, *spatial) that a linear layer reads or writes
-    order : 'channels-first' or 'channels-last', the order of that grid
-    fixed : whether the output size is a number in the call and not a ratio
-    what : for 'by-pixel', the name of the function; for 'linear-out', the nn.Unflatten behind it, if there is one
-    """
-
-    index: int
-    kind: str
-    module: str
-    sources: frozenset[int]
-    weight: str = ""
-    size: tuple[int, ...] = ()
-    out_size: tuple[int, ...] = ()
-    kernel: tuple[int, ...] = ()
-    by_hand: tuple[Pad, ...] = ()
-    by_hand_mode: str = "constant"
-    inside: bool = False
-    prefix: int = 0
-    keys: int = 0
-    grid: tuple[int, ...] = ()
-    order: str = ""
-    fixed: bool = False
-    what: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,6 +196,8 @@ class Recorder(TorchFunctionMode):
             return False
         pads = argument(event.args, event.kwargs, 1, "pad")
         mode = argument(event.args, event.kwargs, 2, "mode", "constant")
+        if argument(event.args, event.kwargs, 3, "value"):
+            return False
         by_axis = tuple((int(pads[i]), int(pads[i + 1])) for i in range(len(pads) - 2, -1, -2))
         for out in tensors_in(event.result):
             self.mark(out, event.sources, by_hand=by_axis, mode=mode)
@@ -252,6 +214,9 @@ class Recorder(TorchFunctionMode):
         if name in PRODUCTS or (name in KEEPS_SCORES and any(t in self._scores for t in tensors)):
             for out in outputs:
                 self._scores[out] = True
+        same = self._pads_by_mode() or commutes(name, event.args, event.kwargs, self._is_image)
+        if 0 in sources and outputs and not same:
+            self._append("other", sources, what=name or str(event.func))
         moved = self._moved(event, outputs)
         for position, out in enumerate(outputs):
             state = State(sources)
@@ -291,6 +256,10 @@ class Recorder(TorchFunctionMode):
             raise RuntimeError("an index depends on tensor values, which shape-only tracing does not have")
         indices = list(tensors_in(event.func(index, *args[1:], **kwargs)))
         return indices if [i.shape for i in indices] == [o.shape for o in outputs] else None
+
+    def _is_image(self, tensor: Tensor) -> bool:
+        state = self.state(tensor)
+        return state is not None and 0 in state.sources
 
     def _sources(self, tensors: list[Tensor]) -> frozenset[int]:
         found = (state.sources for t in tensors if (state := self.state(t)))

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...planning.roles import gives_image
 from .eval_mode import evaluating
-from .recorder import LayerCall, Recorder
+from .layer_call import LayerCall
+from .recorder import Recorder
 from .shape_only import fake_tensors, on_meta, unchanged, worth_it
 from .tensor_state import first_tensor, tensors_in
 
@@ -30,6 +32,7 @@ class Trace:
         its output image
     output : indices of the calls that the output of the model came from
     out_size : grid of the output
+    gives_image : whether the output is an image: it lies on a grid of more than one pixel
     results : grid of the last output of each module, by the path of the module
     latent : whether the input is a latent vector, so that the first grid is one that a linear layer writes
     shape_only : whether the pass used fake tensors and computed nothing
@@ -39,6 +42,7 @@ class Trace:
     size: tuple[int, ...] = ()
     output: frozenset[int] = frozenset()
     out_size: tuple[int, ...] = ()
+    gives_image: bool = False
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
     shape_only: bool = field(default=False, compare=False)
@@ -153,11 +157,13 @@ def _pass(
         state = recorder.state(out) if out is not None else None
         out_size = tuple(out.shape[2:]) if out is not None else ()
         sources = state.sources if state else frozenset()
+        image = image_of([*args, *kwargs.values()])[0]
     written = [call for call in recorder.calls if call.kind == "linear-out"]
     read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
-    latent = image_of([*args, *kwargs.values()])[0].ndim == 2 and bool(written) and not read
+    latent = image.ndim == 2 and bool(written) and not read
     size = (out_size or written[0].size) if latent else spatial
-    return Trace(recorder.calls, size, sources, out_size, results, latent, shape_only)
+    answers = out is not None and bool(sources) and (latent or gives_image(out.shape, max(image.ndim, 3)))
+    return Trace(recorder.calls, size, sources, out_size, answers, results, latent, shape_only)
 
 
 def _as_it_is(value: Any) -> Any:

@@ -1,0 +1,157 @@
+"""Find out from names and shapes how a checkpoint's network reads its image, and choose the mode of the network.
+
+Scope: the mode of the network, and the layer that reads the image. Not here: what becomes of that layer (see
+`planning.rules`), and the same decision for a traced model (see `torch.planning.reading`) or a graph (see `onnx.walk`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ..architectures.base import Family
+from ..architectures.detect import is_weight
+from ..errors import Option, RekernelError
+from ..patterns import layer_of
+from ..plan.changes import Mode
+from ..resampling.geometry import is_whole
+from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
+from .settings import Hints, Settings
+
+_HEAD = re.compile(r"(^|[./])(fc|head|heads|classifier|logits|linear|predictions|output)\d*([./]|$)")
+_MAKES_IMAGES = re.compile(r"(^|[./_])(decoder|up\d*|up_?conv\d*|upsample\w*|fpn\w*|deconv\w*|mask\w*|seg\w*)([./]|$)")
+_COLOURS = (1, 2, 3, 4)
+"""Channels of an image."""
+
+NOT_NEEDED = "the layer that reads the image absorbs the scale, so this tensor stays as it was trained"
+RESAMPLED = "the image is resampled to the trained size in front of the network"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network reads an image of the new size.
+
+    mode : 'absorb' or 'supersample'
+    network : facts about the network, which decide the methods of its layers
+    reader : name of the weight that reads the image; empty if no name tells it
+    resample : reason why the image is resampled in front of the network instead; empty if it is not
+    keeps_patch : whether a vision transformer keeps its patch, so that the number of tokens grows
+    per_layer : whether the caller gave the modes of single layers
+    note : note for the plan, or empty
+    """
+
+    mode: Mode
+    network: Network = field(default_factory=Network)
+    reader: str = ""
+    resample: str = ""
+    keeps_patch: bool = False
+    per_layer: bool = False
+    note: str = ""
+
+
+def reading(
+    shapes: Mapping[str, tuple[int, ...]], family: Family | None, settings: Settings, hints: Hints, asked: str,
+    chosen: Collection[str],
+) -> Reading:  # fmt: skip
+    """Choose the mode of the network, and find the layer that reads the image.
+
+    Parameters
+    ----------
+    shapes : mapping
+        Shapes of all tensors, in PyTorch's order of axes.
+    asked : {'auto', 'absorb', 'supersample'}
+        What the caller asked of the network. Modes of single layers come with the hints.
+    chosen : collection of str
+        Names of the selected tensors.
+
+    Examples
+    --------
+    >>> classifier = {"conv1.weight": (8, 3, 3, 3), "conv2.weight": (8, 8, 3, 3), "fc.weight": (10, 8)}
+    >>> reading(classifier, None, Settings(2), Hints(), "auto", classifier).reader
+    'conv1.weight'
+    """
+    per_layer = {pattern: mode for pattern, mode in hints.mode.items() if pattern != "*"}
+    asked = hints.mode.get("*", asked)
+    if asked != AUTO:
+        checked_mode(asked)
+    elif per_layer:
+        return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
+    if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
+        return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
+    image = family.gives_image(shapes) if family else _gives_image(shapes)
+    network = Network(gives_image=image is not False)
+    if asked == AUTO and image is None:
+        return Reading(
+            SUPERSAMPLE,
+            network,
+            reader_of(shapes, family),
+            note="the names do not tell whether this network gives an image back, so its feature maps grow with the "
+            "image; for a classifier pass --mode absorb (mode='absorb'), which loses nothing",
+        )
+    mode = network_mode(asked, network)
+    if mode == SUPERSAMPLE:
+        return Reading(mode, network, reader_of(shapes, family))
+    reader = reader_of(shapes, family)
+    if not reader or reader not in chosen:
+        if asked == AUTO:
+            return Reading(SUPERSAMPLE, network)
+        raise RekernelError(
+            "no name tells which layer reads the image" if not reader else f"{reader}: reads the image, but is not "
+            "selected", "; name the layer that absorbs the scale (",
+            Option("hints=Hints(mode={'conv1': 'absorb'})", "--mode conv1=absorb"), ")",
+        )  # fmt: skip
+    return _absorbing(reader, shapes, family, settings, hints)
+
+
+def _absorbing(
+    reader: str, shapes: Mapping[str, tuple[int, ...]], family: Family | None, settings: Settings, hints: Hints
+) -> Reading:
+    facts = family.facts(reader, shapes) if family else None
+    stride = hints.given("stride", reader) or (facts.stride if facts else 0)
+    scales = settings.scales(len(shapes[reader]) - 2) or ()
+    if all(map(is_whole, scales)) or (stride and all(s >= 1 and is_whole(s * stride) for s in scales)):
+        return Reading(ABSORB, reader=reader)
+    if facts and facts.role == "patch" and all(is_whole(s * stride) and s * stride >= 1 for s in scales):
+        return Reading(ABSORB, reader=reader)  # a patch is a grid of pixels of its own, which may shrink
+    if facts and facts.role == "patch":
+        return Reading(SUPERSAMPLE, reader=reader, keeps_patch=True)
+    what = f"stride {stride}" if stride else "a stride that no name tells"
+    return Reading(ABSORB, resample=f"{layer_of(reader)}: {what} cannot absorb a scale of {settings.scale}")
+
+
+def reader_of(shapes: Mapping[str, tuple[int, ...]], family: Family | None) -> str:
+    """The name of the one convolution that reads the image; empty if the names do not tell it.
+
+    Without a family this is the first convolution, in the order of numbers in the names, that reads as many channels as
+    an image has.
+
+    Examples
+    --------
+    >>> reader_of({"10.weight": (8, 8, 3, 3), "2.weight": (8, 1, 3, 3), "a.0.weight": (9, 3, 5, 5)}, None)
+    'a.0.weight'
+    """
+    if family:
+        found = [n for n in shapes if (facts := family.facts(n, shapes)) and facts.reads_image]
+        return found[0] if len(found) == 1 else ""
+    readers = [n for n, s in shapes.items() if 3 <= len(s) <= 5 and is_weight(n) and s[1] in _COLOURS]
+    coloured = [n for n in readers if shapes[n][1] > 1]  # a depthwise convolution has one input channel, too
+    ordered = sorted(coloured or readers, key=_in_order)
+    return ordered[0] if ordered and (len(coloured) == 1 or not coloured) else ""
+
+
+def _in_order(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts '2.weight' before '10.weight'."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _gives_image(shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Whether a network of no known family gives an image back; None if its names do not tell."""
+    if any(_MAKES_IMAGES.search(layer_of(name)) for name in shapes):
+        return None
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2 and is_weight(name)]
+    if any(_HEAD.search(layer_of(name)) for name in matrices):
+        return False
+    layers = sorted((n for n, s in shapes.items() if len(s) >= 2 and is_weight(n)), key=_in_order)
+    numbered = bool(layers) and all(layer_of(name).split(".")[0].isdigit() for name in layers)
+    return False if numbered and layers[-1] in matrices else None
