@@ -10,10 +10,17 @@ from typing import Any
 
 
 def methods() -> tuple[str, ...]:
-    """Return every method, without aliases."""
-    from rekernel.resampling.methods import ALL_METHODS
+    """Return every method, without aliases, and the word that leaves the method to the role of a layer."""
+    from rekernel.resampling.methods import ALL_METHODS, AUTO_METHOD
 
-    return ALL_METHODS
+    return (AUTO_METHOD, *ALL_METHODS)
+
+
+def reading_filters() -> tuple[str, ...]:
+    """Return the methods for the layer that reads the image."""
+    from rekernel.resampling.methods import READING_FILTERS
+
+    return READING_FILTERS
 
 
 def methods_by_use() -> str:
@@ -46,10 +53,10 @@ def orders() -> tuple[str, ...]:
 
 
 def modes() -> tuple[str, ...]:
-    """Return the modes of a layer."""
-    from rekernel.planning.roles import MODES
+    """Return the modes of a network; a layer has all but 'auto'."""
+    from rekernel.planning.roles import NETWORK_MODES
 
-    return MODES
+    return NETWORK_MODES
 
 
 def default(setting: str) -> Any:
@@ -58,7 +65,7 @@ def default(setting: str) -> Any:
     Examples
     --------
     >>> default("method"), default("gain")
-    ('optimal', 'dc')
+    ('auto', 'dc')
     """
     from rekernel.planning.settings import Settings
 

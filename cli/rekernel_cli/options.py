@@ -43,9 +43,9 @@ def _completed(known: Callable[[], Sequence[str]]) -> Callable[[click.Context, c
 
 
 def _repeated(
-    name: str, kind: Callable[[str], Any], metavar: str, text: Help, *, rare: bool = False
+    name: str, kind: Callable[[str], Any], metavar: str, text: Help, *, rare: bool = False, group: str = UNSEEN
 ) -> Callable[[Command], Command]:
-    return option(name, group=UNSEEN, type=kind, multiple=True, metavar=metavar, help=text, rare=rare)
+    return option(name, group=group, type=kind, multiple=True, metavar=metavar, help=text, rare=rare)
 
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
@@ -56,7 +56,16 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
            help="Size of the image to run at, as 1024x768; with --from."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", shell_complete=_completed(names.methods),
-           help=lambda: f"{names.methods_by_use()}. Default: {names.default('method')}."),
+           help=lambda: f"{names.methods_by_use()}. Default: auto, which depends on the role of the layer: area where "
+                        "the image is read, optimal or dilate elsewhere."),
+    option("--reading-filter", group=RESAMPLING, type=values.choice(names.reading_filters), metavar="METHOD",
+           shell_complete=_completed(names.reading_filters),
+           help=lambda: "Method of the layer that reads the image, if another than --method: "
+                        f"{', '.join(names.reading_filters())}."),
+    _repeated("--mode", values.hint(values.choice(names.modes), "--mode absorb", bare=True), "[NAME=]MODE",
+              "absorb: the layer that reads the image takes the scale, and all else stays as trained. supersample: "
+              "feature maps grow. auto (the default): absorb, unless the network gives an image back.",
+              group=RESAMPLING),
     option("--gain", group=RESAMPLING, type=values.choice(names.gains), metavar="GAIN",
            shell_complete=_completed(names.gains),
            help=lambda: "dc keeps the response to constants; ratio divides by the scale; none does neither. "
@@ -93,8 +102,6 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
               "Padding of the convolution, or left,right. Default: dilation*(k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
               "Axes of the weight. Default: OIHW. HWIO without NAME applies to every tensor.", rare=True),
-    _repeated("--mode", values.hint(values.choice(names.modes), "--mode conv1=absorb", bare=True),
-              "[NAME=]MODE", "Mode of the layer. absorb: its stride grows; supersample: its output grows.", rare=True),
     option("--component", group=INPUT, multiple=True, metavar="NAME",
            help="Component of a pipeline to rescale. Default: unet."),
     option("--allow-cast", group=INPUT, is_flag=True, rare=True,
@@ -104,7 +111,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 )  # fmt: skip
 
 _NAMES = (
-    "scale", "from_size", "to_size", "method", "gain", "taps", "a", "smoothness", "preset", "include", "exclude",
+    "scale", "from_size", "to_size", "method", "reading_filter", "gain", "taps", "a", "smoothness", "preset",
+    "include", "exclude",
     "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
 )  # fmt: skip
 
@@ -157,13 +165,16 @@ class Planning:
         from rekernel.planning.settings import Hints
 
         hints = {name: _unique(self.raw[name], "--" + name.replace("_", "-")) for name in _HINTS}
+        mode = hints["mode"].pop("*", None)  # without a name: the mode of the network
         keywords: PlanningOptions = {
             "include": list(self.raw["include"]) or None,
             "exclude": list(self.raw["exclude"]),
             "overrides": _unique(self.raw["overrides"], "--set"),
             "hints": Hints(**hints),
         }
-        for name in ("method", "gain", "taps", "preset", "a", "smoothness"):
+        if mode is not None:
+            keywords["mode"] = mode
+        for name in ("method", "reading_filter", "gain", "taps", "preset", "a", "smoothness"):
             if self.raw[name] is not None:
                 keywords[name] = self.raw[name]
         return keywords

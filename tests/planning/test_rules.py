@@ -13,7 +13,7 @@ import rekernel as rk
 from rekernel.plan.changes import AxisGeometry, LayerChange
 from rekernel.planning import rules
 from rekernel.planning.layers import Cells, ConvAxis, Weight, grid_cells
-from rekernel.planning.roles import Network, Role, checked_mode, default_mode, role_of
+from rekernel.planning.roles import Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
 from rekernel.planning.settings import Settings
 
 torch = pytest.importorskip("torch")
@@ -174,12 +174,33 @@ def test_graph_and_rule_make_the_same_of_position_embeddings(method, tmp_path):
     assert {operator.gain for operator in graph.operators} == {"none"}
 
 
-def test_attention_that_gives_no_image_absorbs_where_it_reads_the_image():
-    for role in Role:
-        for attends in (False, True):
-            for gives_image in (False, True):
-                mode = default_mode(role, Network(attends, gives_image))
-                assert (mode == "absorb") == (role is Role.READS_IMAGE and attends and not gives_image)
+def test_a_network_absorbs_unless_it_gives_an_image_back_or_is_told_otherwise():
+    assert gives_image((1, 21, 12, 12), 4)
+    assert not gives_image((1, 512, 1, 1), 4)
+    assert not gives_image((1, 197, 64), 4)
+    for attends in (False, True):
+        assert network_mode("auto", Network(attends, False)) == "absorb"
+        assert network_mode("auto", Network(attends, True)) == "supersample"
+        assert network_mode("supersample", Network(attends, False)) == "supersample"
+        assert network_mode("absorb", Network(attends, True)) == "absorb"
+
+
+def test_the_method_of_a_layer_follows_from_its_role_where_the_caller_names_none():
+    image, none = Network(gives_image=True), Network()
+
+    def method(role, mode, network, **settings):
+        return settings_of(Settings(settings.pop("scale", 2), **settings), role, mode, network).method
+
+    assert method(Role.READS_IMAGE, "absorb", none) == method(None, "absorb", none) == "area"
+    assert method(Role.READS_IMAGE, "supersample", image) == "area"
+    assert method(Role.INNER, "supersample", image) == "optimal"
+    assert method(Role.STRIDED, "supersample", none) == "dilate"
+    assert method(Role.STRIDED, "supersample", none, scale=1.5) == "optimal"  # dilation needs whole numbers
+    assert method(Role.ENLARGES, "supersample", none) == "optimal"
+    assert method(Role.ENLARGES, "supersample", none, method="dilate") == "optimal"
+    assert method(Role.READS_IMAGE, "absorb", none, method="cubic") == "cubic"
+    assert method(Role.READS_IMAGE, "absorb", none, method="cubic", reading_filter="linear") == "linear"
+    assert method(Role.INNER, "supersample", none, method="cubic", reading_filter="linear") == "cubic"
 
 
 def test_a_role_is_told_by_where_a_layer_stands():

@@ -85,7 +85,11 @@ class SingleFileDiffusion:
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
             return LayerFacts(stride=2, padding=(0, 1))
-        return LayerFacts() if self._layers.match(name) or name.startswith(self._beside) else None
+        if self._layers.match(name) or name.startswith(self._beside):
+            unet, averaged = self._prefix(shapes), "model_ema.diffusion_modelinput_blocks00weight"
+            readers = (f"{unet}input_blocks.0.0.weight", averaged, "first_stage_model.encoder.conv_in.weight")
+            return LayerFacts(reads_image=name in readers)
+        return None
 
     def gives_image(self, shapes: Shapes) -> bool:
         return True

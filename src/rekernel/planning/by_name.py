@@ -24,7 +24,7 @@ from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .reading_by_name import reading
 from .roles import ABSORB, SUPERSAMPLE
-from .rules import resampled_image
+from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
 
@@ -141,6 +141,9 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
             )
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
+    scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
+    if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
+        warnings += filter(None, [shrinking_note(scales)])
     options = {**asked.options(), "selection": selection}
     modules: tuple[ModuleChange, ...] = ()
     if how.resample:

@@ -47,6 +47,7 @@ class ConvAxis:
     scale_in, scale_out : new pixels per old pixel in the input and in the output of the layer
     size : pixels of the trained input before padding; None where only names are known
     output_padding : output padding of a transposed convolution
+    offset : distance of the arriving features from their exact place, in new input pixels
     """
 
     geometry: AxisGeometry
@@ -54,6 +55,7 @@ class ConvAxis:
     scale_out: float
     size: int | None = None
     output_padding: int = 0
+    offset: float = 0.0
 
     @property
     def stays(self) -> bool:
@@ -67,8 +69,9 @@ class Became:
     """What a rule makes of a layer with weights.
 
     change : entry of the layer in the plan
-    offset : distance of the taps from their exact place, in new input pixels, one number per spatial axis. Taps that
-        are not interpolated cannot lie between pixels; the offset is 0 where the taps lie exactly
+    offset : distance of the features that the layer gives from their exact place, in new input pixels of the layer, one
+        number per spatial axis. Taps that are not interpolated cannot lie between pixels; other taps make up for the
+        offset of the features that arrive
     """
 
     change: LayerChange

@@ -153,6 +153,7 @@ def _kernel_axis(
         place = _placed(axis, method, taps + 1, transposed=transposed, aligned=aligned)
     # 'dilate' cannot place taps between pixels, so the phase stays as an offset, as in every dilated network.
     phase, beside = (0.0, place.phase) if method == "dilate" else (place.phase, 0.0)
+    beside = 0.0 if all(aligned) else beside
     k, dilation = axis.geometry.kernel, axis.geometry.dilation
     operator = settings.on_kernel(position, k, place.taps, axis.scale_in, method, phase=phase, dilation=dilation)
     return operator, AxisGeometry(place.taps, place.stride, place.padding), beside
@@ -175,7 +176,7 @@ def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: 
         )  # fmt: skip
     return conv_geometry(
         g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding, dilation=g.dilation,
-        scale_in=axis.scale_in, scale_out=axis.scale_out, size=axis.size, aligned=aligned,
+        scale_in=axis.scale_in, scale_out=axis.scale_out, size=axis.size, aligned=aligned, offset=axis.offset,
     )  # fmt: skip
 
 
@@ -296,10 +297,10 @@ def pooling(name: str, kind: str, axes: Sequence[ConvAxis], *, aligned: bool = F
             raise RekernelError(f"pooling with padding {g.padding} cannot be rescaled: the two sides must be equal")
         place = pool_geometry(
             g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding[0], dilation=g.dilation,
-            scale_in=scale, size=axis.size, aligned=(aligned, aligned),
+            scale_in=scale, size=axis.size, aligned=(aligned, aligned), offset=axis.offset,
         )  # fmt: skip
         after.append(AxisGeometry(place.taps, place.stride, place.padding, place.dilation))
-        offset.append(place.phase if kind == "max-pool" else 0.0)
+        offset.append(0.0 if aligned else place.phase)
     change = ModuleChange(name, kind, "pooling", tuple(axis.geometry for axis in axes), tuple(after))
     return PoolBecame(change, tuple(offset))
 
@@ -348,8 +349,25 @@ def resampled_image(reason: str, settings: Settings, sizes: Sequence[Cells]) -> 
     return ModuleChange("", "resample", reason, tuple(before), tuple(after), method)
 
 
+def shrinking_note(scales: Sequence[float]) -> str:
+    """The note about kernels that supersample at a scale below 1; empty at any other scale.
+
+    Examples
+    --------
+    >>> shrinking_note((2.0, 2.0))
+    ''
+    """
+    least = min(scales, default=1.0)
+    if least >= 1:
+        return ""
+    return (
+        f"kernels shrink by the scale {least:g}, and one of 3 taps has no room for what it does on fewer pixels; to "
+        f"keep what the network knows, enlarge the image to the trained size (mode absorb does this in front of it)"
+    )
+
+
 def offset_note(where: str, offset: Sequence[float]) -> str:
-    """The note about a max pooling whose taps do not lie at their exact place; empty if they do.
+    """The note about features that do not lie at their exact place; empty if they do.
 
     Examples
     --------
@@ -360,8 +378,8 @@ def offset_note(where: str, offset: Sequence[float]) -> str:
     if most <= 1e-6:
         return ""
     return (
-        f"{where}: max pooling cannot shift by half a pixel at this scale; features after it are offset by {most:g} "
-        f"pixels"
+        f"{where}: its features lie {most:g} pixels beside their place, since pooling cannot shift by half a pixel, "
+        f"and no convolution behind it makes up for that"
     )
 
 

@@ -105,6 +105,7 @@ def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 
 def conv_phase(
     taps: int, *, k: int, stride: int = 1, padding: int = 0, dilation: int = 1,
     scale_in: float = 1.0, scale_out: float | None = None, aligned: tuple[bool, bool] = (False, False),
+    offset: float = 0.0,
 ) -> tuple[int, float]:  # fmt: skip
     """Left padding and phase that keep a convolution of `taps` new taps centred where the old one was.
 
@@ -114,6 +115,7 @@ def conv_phase(
 
     On an *aligned* grid, new pixel n lies at n/scale instead: pixel 0 stays pixel 0. Between aligned grids no stride
     moves the taps by half a pixel. `aligned` tells this for the input grid and for the output grid.
+    `offset` is the distance of the arriving features from their place, in new input pixels; the taps make up for it.
 
     Source: ours. Derivation: docs/mathematics.md, "Stay on the grid".
 
@@ -128,7 +130,7 @@ def conv_phase(
     new_stride = stride * scale_in / scale_out
     of_pixel_0 = [0.0 if at_0 else (s - 1) / 2 for at_0, s in zip(aligned, (scale_in, scale_out), strict=True)]
     shift = new_stride * of_pixel_0[1] - of_pixel_0[0] + scale_in * (padding - dilation * (k - 1) / 2)
-    exact = (taps - 1) / 2 + shift  # phase + left padding
+    exact = (taps - 1) / 2 + shift + offset  # phase + left padding
     left = math.ceil(exact - 0.5 - _CLOSE)
     phase = exact - left
     return left, 0.0 if abs(phase) < _CLOSE else phase
@@ -146,6 +148,7 @@ def conv_geometry(
     scale_out: float | None = None,
     size: int | None = None,
     aligned: tuple[bool, bool] = (False, False),
+    offset: float = 0.0,
 ) -> ConvGeometry:
     """Geometry of the rescaled convolution whose output has exactly `scale_out` times the old number of pixels.
 
@@ -164,6 +167,8 @@ def conv_geometry(
         (the stride grows instead).
     aligned : bool
         Whether pixel 0 stays pixel 0 on the input grid and on the output grid; see `conv_phase`.
+    offset : float
+        Distance of the arriving features from their place, in new input pixels; the taps make up for it.
     size : int, optional
         Old input size. Without it a multiple of the stride is assumed; only the right padding depends on the size.
 
@@ -196,7 +201,7 @@ def conv_geometry(
         )
     count, left, phase = _place(
         method, taps, k=k, stride=stride, padding=left_old, dilation=dilation, scale_in=scale_in, scale_out=scale_out,
-        aligned=aligned,
+        aligned=aligned, offset=offset,
     )  # fmt: skip
     new_in, new_out = new_size(n, scale_in), new_size(old_out, scale_out)
     least = new_stride * (new_out - 1) + count - new_in - left
@@ -262,6 +267,7 @@ def pool_geometry(
     scale_out: float | None = None,
     size: int | None = None,
     aligned: tuple[bool, bool] = (False, False),
+    offset: float = 0.0,
 ) -> ConvGeometry:
     """Geometry of rescaled pooling: average pooling gets a larger window, max pooling gets a dilation.
 
@@ -272,7 +278,7 @@ def pool_geometry(
     kind : {'max', 'avg'}
     k, stride, padding, dilation : int
         Window, stride, padding and dilation of the trained pooling; the stride is `k` by default, as in torch.
-    scale_in, scale_out, size, aligned
+    scale_in, scale_out, size, aligned, offset
         As for `conv_geometry`. The scale must be a whole number.
 
     Returns
@@ -297,7 +303,7 @@ def pool_geometry(
     extent = spread * dilation * (k - 1) + 1 if dilated else spread * (dilation * (k - 1) + 1)
     as_conv = conv_geometry(
         k, taps=extent, stride=stride, padding=padding, dilation=dilation,
-        scale_in=scale_in, scale_out=scale_out, size=size, aligned=aligned,
+        scale_in=scale_in, scale_out=scale_out, size=size, aligned=aligned, offset=offset,
     )  # fmt: skip
     taps, new_dilation = (k, spread * dilation) if dilated else (extent, 1)
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)

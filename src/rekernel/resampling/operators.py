@@ -1,7 +1,7 @@
 """Build one-dimensional resampling matrices: the only place where a resampling is defined.
 
 Scope: taps, scale, method, gain and phase. Not here: applying a matrix to an array (see `arrays`), the filters (see
-`filters`), padding and stride (see `geometry`). Imports NumPy alone.
+`filters`), padding and stride (see `geometry`). Imports NumPy; a design imports SciPy.
 Derivation: docs/mathematics.md, "A resampling is a matrix".
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from .filters import Filter, interpolation_filter
-from .least_squares import optimal_taps
+from .least_squares import filter_taps, near_taps, optimal_columns
 from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, TAPS_RULES, canonical_method
 
 Array = NDArray[np.float64]
@@ -152,10 +152,10 @@ def kernel_operator(
         return np.eye(count, k, -(count - k) // 2)
     old = _centred(k)
     positions = _centred(count, phase)  # in new samples
-    if method == "optimal":
-        columns = [optimal_taps(positions, scale * u, scale, smoothness=smoothness) for u in old]
-        return np.stack(columns, axis=1) * (scale if gain == "none" else 1.0)
-    if method == "optimal-filter":
+    if method == "optimal" and k > 1:
+        columns = optimal_columns(count, scale * old - positions[0], scale, smoothness=smoothness)
+        return columns * (scale if gain == "none" else 1.0)
+    if method in ("optimal", "optimal-filter"):  # a single tap is its own filter: the blur of the factored form
         return _shift_invariant(k, scale, count, phase, smoothness) * (scale if gain == "none" else 1.0)
     if method == "dilate":
         inserted = _zero_insertion(positions, scale * old, scale)
@@ -239,12 +239,12 @@ def grid_operator(
 def _shift_invariant(k: int, scale: float, count: int, phase: float, smoothness: float) -> Array:
     """One designed filter, shifted to every old tap; equal to a blur before a dilated convolution."""
     step, length = round(scale), count - round(scale) * (k - 1)
-    if abs(scale - step) > _CLOSE or length < 1:
+    if k > 1 and (abs(scale - step) > _CLOSE or length < 1):
         raise RekernelError(
             f"method='optimal-filter' needs a whole scale and at least scale * (k-1) + 1 taps, "
             f"not scale={scale:g} and taps={count} for k={k}"
         )
-    taps = optimal_taps(_centred(length, phase), 0.0, scale, smoothness=smoothness)
+    taps = filter_taps(_centred(length, phase), scale, smoothness=smoothness)
     matrix = np.zeros((count, k))
     for j in range(k):
         matrix[step * j : step * j + length, j] = taps
@@ -289,14 +289,12 @@ def _grid_values(n: int, n_new: int, shape: Filter) -> Array:
 
 
 def _optimal_grid(n: int, n_new: int, smoothness: float) -> Array:
+    """Designed columns; each may use the new pixels near its own place."""
     scale = n_new / n
-    positions = np.arange(n_new, dtype=np.float64)
+    targets = (np.arange(n) + 0.5) * scale - 0.5
     matrix = np.zeros((n_new, n))
-    reach = max(_OPTIMAL_REACH * scale, _OPTIMAL_REACH)
-    for j in range(n):
-        target = (j + 0.5) * scale - 0.5
-        near = np.abs(positions - target) < reach
-        matrix[near, j] = optimal_taps(positions[near], target, scale, smoothness=smoothness)
+    for rows, which in near_taps(n_new, targets, _OPTIMAL_REACH * max(scale, 1.0)):
+        matrix[rows, which] = optimal_columns(len(rows), targets[which] - rows[0], scale, smoothness=smoothness)
     return matrix
 
 

@@ -21,6 +21,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...patterns import matcher, select
 from ...plan.plan import Plan
+from ...planning.roles import SUPERSAMPLE
 from ...planning.settings import Settings
 from ...torch.editing.apply import carry_out
 from ...torch.editing.edits import Edits
@@ -141,7 +142,9 @@ class KernelBank:
         with running(bypass=True), _uncompiled(model):
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
-        planned = plan_model(model, seen, Settings(scales, method), scales, form=form, include=patterns)
+        planned = plan_model(
+            model, seen, Settings(scales, method), scales, form=form, mode=SUPERSAMPLE, include=patterns
+        )
         before = dict(model.named_modules())
         for change in planned.plan.changed:
             _check_free(owner_of(change.name), before[owner_of(change.name)])

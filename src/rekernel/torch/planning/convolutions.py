@@ -6,6 +6,7 @@ Scope: one call, its layer, and the scales before and after it. Not here: what b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ def conv_change(
     form: str,
     settings: Settings,
     aligned: tuple[bool, bool],
+    offset: Sequence[float],
 ) -> LayerChange:
     """The change of a convolution in the chosen form. 'auto' chooses the form that costs less to run (`cost`).
 
@@ -50,6 +52,8 @@ def conv_change(
     settings : Settings
     aligned : (bool, bool)
         As for `planning.rules.convolution`.
+    offset : sequence of float
+        Distance of the arriving features from their place, in new pixels, one per spatial axis; empty for 0.
 
     Raises
     ------
@@ -59,11 +63,11 @@ def conv_change(
     if form == "plain":
         form = "factored" if settings.method == "dilate" else "dense"
     if form != "auto":
-        return _change(call, m, weight, arriving, leaving, mode, form, settings, aligned)
-    dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings, aligned)
+        return _change(call, m, weight, arriving, leaving, mode, form, settings, aligned, offset)
+    dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings, aligned, offset)
     if settings.taps not in (None, "full") or not _all_whole(arriving):
         return dense
-    factored = _change(call, m, weight, arriving, leaving, mode, "factored", settings, aligned)
+    factored = _change(call, m, weight, arriving, leaving, mode, "factored", settings, aligned, offset)
     return factored if factored.factors and pays(m, dense, factored) else dense
 
 
@@ -102,9 +106,10 @@ def _change(
     form: str,
     settings: Settings,
     aligned: tuple[bool, bool],
+    offset: Sequence[float],
 ) -> LayerChange:
     factored = form == "factored" and _all_whole(arriving)
-    axes = _axes(call, m, arriving, leaving)
+    axes = _axes(call, m, arriving, leaving, offset)
     what = f"{'x'.join(map(str, call.size))} grid"
     if mode == ABSORB and not factored and is_patch(axes):
         what = f"patches of {'x'.join(map(str, m.kernel_size))} pixels"
@@ -115,7 +120,7 @@ def _change(
     return became.change if became.change.kept else _without_hand(became.change, call, m)
 
 
-def _axes(call: LayerCall, m: Any, arriving: Scales, leaving: Scales) -> list[ConvAxis]:
+def _axes(call: LayerCall, m: Any, arriving: Scales, leaving: Scales, offset: Sequence[float]) -> list[ConvAxis]:
     """The spatial axes of a convolution. Their padding is the layer's own padding and the explicit one before it."""
     count = len(arriving)
     extra = tuple_of(getattr(m, "output_padding", 0), count)
@@ -125,7 +130,8 @@ def _axes(call: LayerCall, m: Any, arriving: Scales, leaving: Scales) -> list[Co
         geometry = AxisGeometry(
             m.kernel_size[axis], m.stride[axis], (own[0] + hand[0], own[1] + hand[1]), m.dilation[axis]
         )
-        axes.append(ConvAxis(geometry, arriving[axis], leaving[axis], call.size[axis] - sum(hand), extra[axis]))
+        size, beside = call.size[axis] - sum(hand), offset[axis] if offset else 0.0
+        axes.append(ConvAxis(geometry, arriving[axis], leaving[axis], size, extra[axis], beside))
     return axes
 
 

@@ -21,7 +21,9 @@ POOLS = {
 """The kind that a plan gives to each pooling class of torch."""
 
 
-def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None = None) -> list[ConvAxis]:
+def pool_axes(
+    module: Any, scales: Sequence[float], size: Sequence[int] | None = None, offset: Sequence[float] = ()
+) -> list[ConvAxis]:
     """The spatial axes of a pooling.
 
     Parameters
@@ -31,6 +33,8 @@ def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None =
         Scale of the grid that arrives, one per axis.
     size : sequence of int, optional
         Pixels of the grid that arrives, one number per axis, if known.
+    offset : sequence of float, optional
+        Distance of the arriving features from their place, one number per axis.
 
     Examples
     --------
@@ -44,7 +48,7 @@ def pool_axes(module: Any, scales: Sequence[float], size: Sequence[int] | None =
     return [
         ConvAxis(
             AxisGeometry(kernel[i], stride[i], (padding[i], padding[i]), dilation[i]),
-            scale, scale, size[i] if size else None,
+            scale, scale, size[i] if size else None, offset=offset[i] if offset else 0.0,
         )
         for i, scale in enumerate(scales)
     ]  # fmt: skip
