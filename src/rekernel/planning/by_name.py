@@ -19,7 +19,7 @@ from ..escape import shown, shown_path
 from ..patterns import select, without
 from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
-from ..resampling.methods import KEYS_A, SMOOTHNESS
+from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .reading_by_name import reading
@@ -37,7 +37,7 @@ def plan_checkpoint(
     taps: int | str | None = None,
     gain: str = "dc",
     a: float = KEYS_A,
-    smoothness: float = SMOOTHNESS,
+    smoothness: float | None = None,
     reading_filter: str | None = None,
     mode: str = "auto",
     preset: str | None = None,

@@ -80,7 +80,7 @@ def reading(
     if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
         return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
     image = family.gives_image(shapes) if family else _gives_image(shapes)
-    network = Network(gives_image=image is not False)
+    network = Network(gives_image=image is not False, predicts_noise=family is not None and family.default == "inner")
     if asked == AUTO and image is None:
         return Reading(
             SUPERSAMPLE,

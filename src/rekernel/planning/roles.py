@@ -20,6 +20,8 @@ from .settings import Settings
 SUPERSAMPLE: Final = "supersample"
 ABSORB: Final = "absorb"
 AUTO: Final = "auto"
+FLAT: Final = 0.003
+"""Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
 MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
 NETWORK_MODES: tuple[str, ...] = (AUTO, *MODES)
 """What a caller may ask of a whole network."""
@@ -68,10 +70,12 @@ class Network:
     attends : whether tokens attend to each other
     gives_image : whether the network gives an image back: an output with an entry for every pixel, or for every cell of
         a coarser grid
+    predicts_noise : whether the image that it gives back is noise
     """
 
     attends: bool = False
     gives_image: bool = False
+    predicts_noise: bool = False
 
 
 def gives_image(out: Sequence[int], axes: int) -> bool:
@@ -123,6 +127,8 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
             return replace(settings, method="area", taps=None)
         return settings
     method = settings.method
+    if method == AUTO and settings.smoothness is None and network.gives_image and not network.predicts_noise:
+        settings = replace(settings, smoothness=FLAT)
     if method == AUTO:
         method = "dilate" if settings.whole and not network.gives_image else "optimal"
     if method == "dilate" and role is Role.ENLARGES:  # the zeros of the kernel would meet those of the stride

@@ -83,7 +83,7 @@ class Settings:
 
     scale : number, or tuple with one per spatial axis
     method, taps, gain, a, smoothness : as for `kernel_operator`; a method keeps its canonical name. 'auto' leaves the
-        method to the role of each layer (see `planning.roles`)
+        method to the role of each layer (see `planning.roles`), and so does None the smoothness
     reading_filter : method of the layer that reads the image; None for `method`, and with 'auto' for 'area'
 
     Examples
@@ -97,7 +97,7 @@ class Settings:
     taps: int | str | None = None
     gain: str = "dc"
     a: float = KEYS_A
-    smoothness: float = SMOOTHNESS
+    smoothness: float | None = None
     reading_filter: str | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +114,11 @@ class Settings:
     def whole(self) -> bool:
         """Whether the scale is a whole number along every axis."""
         return all(map(is_whole, self.scale if isinstance(self.scale, tuple) else (self.scale,)))
+
+    @property
+    def smooth(self) -> float:
+        """The smoothness, or its default."""
+        return SMOOTHNESS if self.smoothness is None else self.smoothness
 
     def scales(self, count: int) -> tuple[float, ...] | None:
         """One scale per spatial axis; None where the number of axes does not fit."""
@@ -137,14 +142,14 @@ class Settings:
             method, gain = for_values(self.method), "none"
         else:
             method, gain = for_grid(self.method), self.gain
-        return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smoothness)
+        return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smooth)
 
     def on_kernel(
         self, axis: int, taps: int, new_taps: int, scale: float, method: str, *, phase: float, dilation: int
     ) -> AxisOperator:
         """The operator on the taps of a filter that slides along one axis."""
         return AxisOperator(
-            axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smoothness
+            axis, taps, new_taps, "kernel", scale, method, self.gain, phase, dilation, self.a, self.smooth
         )
 
 
@@ -155,7 +160,7 @@ class PlanningOptions(TypedDict, total=False):
     taps: int | str | None
     gain: str
     a: float
-    smoothness: float
+    smoothness: float | None
     reading_filter: str | None
     mode: str
     preset: str | None

@@ -18,7 +18,7 @@ from ..plan.changes import FORMS
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
-from ..resampling.methods import KEYS_A, SMOOTHNESS
+from ..resampling.methods import KEYS_A
 from ..text import scale_text
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
@@ -42,7 +42,7 @@ def rescale(
     taps: int | str | None = None,
     gain: str = "dc",
     a: float = KEYS_A,
-    smoothness: float = SMOOTHNESS,
+    smoothness: float | None = None,
     form: str = "plain",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -69,6 +69,8 @@ def rescale(
     method, taps, gain, a, smoothness
         As for `kernel_operator`. 'auto' depends on the role of a layer: 'area' where the image is read; elsewhere
         'optimal' in a model that gives an image back, and 'dilate' in another, but 'optimal' in layers that enlarge.
+        With 'auto', smoothness None is .003 in a model that gives an image back, and .01 in another and with any other
+        method.
     methods : {glob: {'method' | 'taps' | 'gain' | ...: value}}, optional
         The same for single layers by name; the last match wins.
     reading_filter : {'area', 'nearest', 'linear', 'cubic', 'lanczos3', 'optimal'}, optional

@@ -45,7 +45,7 @@ from .grids import (
     written_change,
 )
 from .pools import pool_axes
-from .reading import Reading, reading
+from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
 _FORWARDS = {
@@ -101,7 +101,7 @@ class Follower:
         self.tensors = dict(self.model.state_dict())
         self.others = aliases(self.model)
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
-        self.network = Network(attends, self.trace.gives_image)
+        self.network = Network(attends, self.trace.gives_image, inner_layers(self.model) is not None)
         self.reading = reading(
             self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded
         )

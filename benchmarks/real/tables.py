@@ -1,0 +1,140 @@
+"""Write the tables of README.md and docs/ out of the result files of this folder.
+
+    python benchmarks/real/tables.py
+
+Rewrites what stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. tests/benchmarks/test_real_tables.py
+compares the pages with the result files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "training-small.md")
+NETWORKS = {"MLP": "MLP", "CNN": "strided CNN", "VGG": "VGG-like", "ResNet": "ResNet", "ViT": "ViT"}
+CLASSIFIED = {  # rows of the README's first table: the row in results/fashion.json, and its name on the page
+    "trained size": "at the trained size, 14x14",
+    "untouched": "untouched, at 28x28",
+    "picture reduced by area, enlarged bilinearly": "picture reduced to 14x14",
+    "default": "**rescaled, default**",
+    "absorb, linear": "absorbed, read by `linear`",
+    "absorb, cubic": "absorbed, read by `cubic`",
+    "absorb, optimal": "absorbed, read by `optimal`",
+    "supersample, dilate behind area": "supersampled, `dilate` read by `area`",
+    "supersample, optimal": "supersampled, `optimal`",
+    "supersample, cubic": "supersampled, `cubic`",
+    "supersample, linear": "supersampled, `linear`",
+    "trained at the new size": "trained at 28x28",
+}
+EFFICIENTNET = {
+    "untouched, 448 pixels": "untouched",
+    "default": "**rescaled, default**",
+    "absorb, read by linear": "absorbed, read by `linear`",
+    "absorb, read by cubic": "absorbed, read by `cubic`",
+    "absorb, read by optimal": "absorbed, read by `optimal`",
+    "supersample, dilate, read by area": "supersampled, `dilate` read by `area`",
+    "supersample, dilate": "supersampled, `dilate`",
+    "supersample, optimal": "supersampled, `optimal`",
+    "reduced by bicubic, antialiased": "another reduction: bicubic, antialiased",
+    "moved by 1 of 448 pixels, 2x2 average": "the picture moved by one pixel, then reduced",
+}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Rewrite the tables of every page."""
+    made = tables()
+    for page in PAGES:
+        text = page.read_text()
+        for name, table in made.items():
+            pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
+            text = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", text, flags=re.DOTALL)
+        page.write_text(text)
+
+
+def tables() -> dict[str, str]:
+    """Every table by name, of the result files that are there."""
+    makers = {
+        "fashion": (fashion, "fashion.json"),
+        "fashion-worst": (fashion_worst, "fashion.json"),
+        "efficientnet": (efficientnet, "efficientnet.json"),
+        "segmentation": (segmentation, "segmentation.json"),
+        "training": (training, "training.json"),
+    }
+    made = {}
+    for name, (make, file) in makers.items():
+        path = HERE / "results" / file
+        if path.exists():
+            made[name] = make(json.loads(path.read_text()))
+    return made
+
+
+def fashion(results: Row) -> str:
+    """Accuracy and macro F1 of five classifiers, trained at 14x14 and tested at 28x28."""
+    held = {(r["row"], r["network"]): r for r in results["summary"] if (r["old"], r["new"]) == (14, 28)}
+    rows = [[shown, *(_scores(held.get((name, n))) for n in NETWORKS)] for name, shown in CLASSIFIED.items()]
+    return markdown(["accuracy / macro F1, %", *NETWORKS.values()], rows)
+
+
+def _scores(row: Row | None) -> str:
+    return f"{row['accuracy']:.1f} / {row['f1']:.1f}" if row and "accuracy" in row else "-"
+
+
+def fashion_worst(results: Row) -> str:
+    """How far the default falls at most, by change of size."""
+    rows = []
+    for r in results["worst"]:
+        drops = [f"{r[score]:+.2f} ({NETWORKS[r[f'{score}_of']]})" for score in ("accuracy", "f1")]
+        rows.append([f"{r['old']} to {r['new']}", r["below"], *drops])
+    return markdown(["change of size", "the default falls below", "accuracy, points", "macro F1, points"], rows)
+
+
+def efficientnet(results: Row) -> str:
+    """Agreement with the network's own answer on the 2x2 average."""
+    held = {r["row"]: r for r in results["rows"]}
+    rows = [
+        [shown, f"{100 * held[name]['agreement']:.1f} %", f"{held[name]['kl']:.4f}"]
+        for name, shown in EFFICIENTNET.items()
+        if name in held
+    ]
+    return markdown(["EfficientNet-Lite0 at 448x448", "same first answer", "KL divergence"], rows)
+
+
+def segmentation(results: Row) -> str:
+    """Mean IoU, the mean over sets of scenes and seeds, of every row that all sets have."""
+    found: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        found.setdefault(row["row"], []).append(row["iou"])
+    most = max(map(len, found.values()))
+    rows = [[name, f"{100 * sum(v) / len(v):.1f}"] for name, v in found.items() if len(v) == most]
+    return markdown(["U-Net trained at 48x48, scenes of 96x96", "mean IoU, %"], rows)
+
+
+def training(results: Row) -> str:
+    """Accuracy against steps, time and memory."""
+    columns = results["columns"]
+    return markdown(columns, [[str(row[c]) for c in columns] for row in results["table"]])
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose first column is text.
+
+    Examples
+    --------
+    >>> print(markdown(["row", "score"], [["default", "1.0"]]))
+    | row | score |
+    |---|---:|
+    | default | 1.0 |
+    """
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("|" + "|".join(line) + "|" if line is lines[1] else f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
