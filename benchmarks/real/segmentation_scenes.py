@@ -26,7 +26,13 @@ Labels = NDArray[np.integer]
 
 
 def scenes(
-    pieces: Pictures, kinds: Labels, count: int, seed: int | Sequence[int], *, side: int = SIDE
+    pieces: Pictures,
+    kinds: Labels,
+    count: int,
+    seed: int | Sequence[int],
+    *,
+    side: int = SIDE,
+    ground: str = "noise",
 ) -> tuple[Tensor, Tensor]:
     """`count` scenes of 2 to 5 pieces each, at random places; a later piece covers an earlier one.
 
@@ -41,6 +47,9 @@ def scenes(
         The same seed draws the same scenes.
     side : int
         Pixels along a side.
+    ground : {'noise', 'gratings'}
+        'noise' has a spectrum between white and 1/f^2. 'gratings' are plane waves of .36 to .5 cycles a pixel: whatever
+        their direction, they are too fine for a picture of half the size.
 
     Returns
     -------
@@ -55,7 +64,7 @@ def scenes(
     (torch.Size([5, 1, 96, 96]), [3, 4, 10])
     """
     rng = np.random.default_rng(seed)
-    pictures = _grounds(count, side, rng)
+    pictures = _shaded(_gratings(count, side, rng) if ground == "gratings" else _noise(count, side, rng), rng)
     truth = np.full((count, side, side), GROUND, dtype=np.int64)
     height, width = pieces.shape[1:]
     for i in range(count):
@@ -69,17 +78,29 @@ def scenes(
     return torch.from_numpy(pictures).float()[:, None], torch.from_numpy(truth)
 
 
-def _grounds(count: int, side: int, rng: np.random.Generator) -> Pictures:
-    """(count, side, side) of noise with a spectrum between white and 1/f^2, of random brightness and contrast."""
+def _noise(count: int, side: int, rng: np.random.Generator) -> Pictures:
+    """(count, side, side) of noise whose amplitudes fall as 1/f^a, a drawn between 0 and 2 for each."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = 1 / side
     steepness = rng.uniform(0.0, 2.0, (count, 1, 1))
     noise = np.fft.rfft2(rng.normal(size=(count, side, side))) * frequency**-steepness
     noise[:, 0, 0] = 0
     texture = np.fft.irfft2(noise, s=(side, side))
-    texture /= texture.std(axis=(1, 2), keepdims=True)
-    brightness, contrast = rng.uniform(0.15, 0.6, (count, 1, 1)), rng.uniform(0.04, 0.15, (count, 1, 1))
-    return np.clip(brightness + contrast * texture, 0, 1)
+    return np.asarray(texture / texture.std(axis=(1, 2), keepdims=True))
+
+
+def _gratings(count: int, side: int, rng: np.random.Generator) -> Pictures:
+    """(count, side, side) of plane waves of .36 to .5 cycles a pixel, in any direction."""
+    frequency, angle = rng.uniform(0.36, 0.5, (count, 1, 1)), rng.uniform(0, np.pi, (count, 1, 1))
+    rows, columns = np.arange(side)[:, None], np.arange(side)
+    return np.asarray(np.sqrt(2) * np.sin(2 * np.pi * frequency * (np.cos(angle) * rows + np.sin(angle) * columns)))
+
+
+def _shaded(texture: Pictures, rng: np.random.Generator) -> Pictures:
+    """Textures of variance 1 with a brightness and contrast drawn for each."""
+    ones = (len(texture), 1, 1)
+    brightness, contrast = rng.uniform(0.15, 0.6, ones), rng.uniform(0.04, 0.15, ones)
+    return np.asarray(np.clip(brightness + contrast * texture, 0, 1))
 
 
 def reduced_labels(truth: Tensor, factor: int, seed: int = 0) -> Tensor:

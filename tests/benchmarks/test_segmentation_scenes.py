@@ -33,7 +33,7 @@ def test_pictures_lie_between_0_and_1_and_every_class_occurs():
 
 def test_labels_name_the_piece_whose_pixels_are_seen(monkeypatch):
     x, y = pieces()
-    monkeypatch.setattr(scenes_of, "_grounds", lambda count, side, _rng: np.full((count, side, side), 2.0))
+    monkeypatch.setattr(scenes_of, "_shaded", lambda texture, _rng: np.full(texture.shape, 2.0))
     pictures, truth = scenes_of.scenes(x, y, 30, 0)
     pictures = pictures[:, 0]
     assert torch.equal(pictures == 2.0, truth == GROUND)  # the holes of a piece show the ground, and are ground
@@ -44,12 +44,23 @@ def test_labels_name_the_piece_whose_pixels_are_seen(monkeypatch):
 
 
 def test_a_later_piece_covers_an_earlier_one_in_the_picture_and_in_the_labels(monkeypatch):
-    monkeypatch.setattr(scenes_of, "_grounds", lambda count, side, _rng: np.zeros((count, side, side)))
+    monkeypatch.setattr(scenes_of, "_shaded", lambda texture, _rng: np.zeros(texture.shape))
     x = np.stack([np.full((28, 28), 0.2), np.full((28, 28), 1.0)])
     pictures, truth = scenes_of.scenes(x, np.array([0, 1]), 20, 0, side=28)  # every piece has the same place
     for picture, labels in zip(pictures[:, 0], truth, strict=True):
         assert len(labels.unique()) == len(picture.unique()) == 1
         assert (labels.max() == 1) == (picture.max() > 0.5)
+
+
+def test_gratings_vanish_where_a_picture_is_reduced_and_noise_does_not():
+    nothing = np.zeros((1, 28, 28))  # all ground
+    share = {}
+    for ground in ("noise", "gratings"):
+        pictures, _ = scenes_of.scenes(nothing, np.array([0]), 20, 0, ground=ground)
+        power = torch.fft.fft2(pictures - pictures.mean((2, 3), keepdim=True)).abs().square()
+        low = torch.fft.fftfreq(scenes_of.SIDE).abs() < 0.2
+        share[ground] = float(power[..., low[:, None] & low].sum() / power.sum())
+    assert share["gratings"] < 0.03 and share["noise"] > 0.4
 
 
 def test_darker_pixels_than_opaque_are_ground():
