@@ -22,6 +22,7 @@ NUMERIC = (
     "torch/networks/test_transformers_names.py",
     "torch/test_engines.py",
     "torch/test_identities.py",
+    "torch/test_identities_absorbed.py",
     "torch/test_offline.py",
     "torch/test_positions.py",
     "torch/test_windows.py",

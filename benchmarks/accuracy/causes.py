@@ -49,13 +49,13 @@ def rescaled(
     *,
     form: str | None = None,
 ) -> nn.Module:
-    """`model` by one of METHODS; itself where that is 'untouched'."""
+    """`model` with every layer rescaled by one of METHODS; itself where that is 'untouched'."""
     options = METHODS[method]
     if options is None:
         return model
     options = options | ({"form": form, "taps": "full"} if form else {})
     with bands(*options.pop("bands", (optimal.PASS_BAND, optimal.STOP_BAND))):
-        return rkt.rescale(model, scale, example, modes=modes, **options)
+        return rkt.rescale(model, scale, example, mode="supersample", modes=modes, **options)
 
 
 @contextmanager

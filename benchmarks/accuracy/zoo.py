@@ -280,13 +280,16 @@ def smooth_transposed(model: nn.Module) -> None:
             layer.weight.data = mix * torch.outer(taps, taps) / 16
 
 
+PATCHES = {"*patch_embeddings*": "absorb"}
+"""A network of tokens keeps their number."""
+
 ZOO = {
     "UNet2DModel": Architecture(unet2d, 3, (32, 32)),
     "UNet2DConditionModel, SD1.5": Architecture(sd15, 4, (32, 32)),
     "UNet2DConditionModel, SDXL": Architecture(sdxl, 4, (32, 32)),
     "UNetMotionModel": Architecture(motion, 4, (2, 32, 32), scale=(1, 2, 2)),
     "AutoencoderKL": Architecture(autoencoder, 3, (32, 32)),
-    "AutoencoderKL, encoder": Architecture(encoder, 3, (32, 32), modes={"*conv*": "supersample"}),
+    "AutoencoderKL, encoder": Architecture(encoder, 3, (32, 32)),
     "AutoencoderKL, decoder": Architecture(decoder, 4, (16, 16)),
     "AutoencoderKLTemporalDecoder": Architecture(temporal, 3, (32, 32)),
     "generator, transposed": Architecture(generator, 8, (16, 16), prepare=smooth_transposed),
@@ -296,9 +299,9 @@ ZOO = {
     "VGG, flatten": Architecture(vgg, 3, (32, 32), None),
     "VGG, adaptive pooling": Architecture(adaptive_vgg, 3, (28, 28), None),
     "MLP": Architecture(mlp, 3, (16, 16), None),
-    "SegFormer": Architecture(segformer, 3, (64, 64), False),
-    "Swin": Architecture(swin, 3, (64, 64), None),
-    "ViT": Architecture(vit, 3, (64, 64), None),
-    "DINOv2": Architecture(dinov2, 3, (56, 56), None),
-    "Wav2Vec2": Architecture(wav2vec2, 1, (4000,), None),
+    "SegFormer": Architecture(segformer, 3, (64, 64), False, modes={"*stages.0.patch_embeddings*": "absorb"}),
+    "Swin": Architecture(swin, 3, (64, 64), None, modes=PATCHES),
+    "ViT": Architecture(vit, 3, (64, 64), None, modes=PATCHES),
+    "DINOv2": Architecture(dinov2, 3, (56, 56), None, modes=PATCHES),
+    "Wav2Vec2": Architecture(wav2vec2, 1, (4000,), None, modes={"*conv_layers.0.conv": "absorb"}),
 }

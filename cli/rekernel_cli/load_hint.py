@@ -24,6 +24,11 @@ def how_to_load(report: Report, where: str) -> str:
             "It loads as before, into the model that is converted with the same options;\n"
             "into the original one it does not fit."
         )
+    if plan.resamples:
+        return (
+            "Its weights are those of the source. rekernel.torch.load resamples images of the new size in front of\n"
+            "the model; any other loader needs images of the trained size."
+        )
     if _loads_plainly(report, plan):
         return f"It loads as before, for images of the new size: from_pretrained({str(report.target)!r})"
     if any(change.new_geometry for change in plan.changed):

@@ -56,17 +56,16 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
            help="Size of the image to run at, as 1024x768; with --from."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", shell_complete=_completed(names.methods),
-           help=lambda: f"{names.methods_by_use()}. Default: auto, which depends on the role of the layer: area where "
-                        "the image is read, optimal or dilate elsewhere."),
-    option("--reading-filter", group=RESAMPLING, type=values.choice(names.reading_filters), metavar="METHOD",
+           help=lambda: f"{names.methods_by_use()}. Default: {names.default('method')}; by the role of the layer."),
+    option("--reading-filter", group=RESAMPLING, rare=True, type=values.choice(names.reading_filters), metavar="METHOD",
            shell_complete=_completed(names.reading_filters),
            help=lambda: "Method of the layer that reads the image, if another than --method: "
                         f"{', '.join(names.reading_filters())}."),
     _repeated("--mode", values.hint(values.choice(names.modes), "--mode absorb", bare=True), "[NAME=]MODE",
-              "absorb: the layer that reads the image takes the scale, and all else stays as trained. supersample: "
-              "feature maps grow. auto (the default): absorb, unless the network gives an image back.",
+              "absorb: the layer that reads the image takes the scale. supersample: feature maps grow. Default: auto; "
+              "absorb unless the output is an image.",
               group=RESAMPLING),
-    option("--gain", group=RESAMPLING, type=values.choice(names.gains), metavar="GAIN",
+    option("--gain", group=RESAMPLING, rare=True, type=values.choice(names.gains), metavar="GAIN",
            shell_complete=_completed(names.gains),
            help=lambda: "dc keeps the response to constants; ratio divides by the scale; none does neither. "
                         f"Default: {names.default('gain')}."),
@@ -112,8 +111,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 
 _NAMES = (
     "scale", "from_size", "to_size", "method", "reading_filter", "gain", "taps", "a", "smoothness", "preset",
-    "include", "exclude",
-    "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
+    "include", "exclude", "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
 )  # fmt: skip
 
 

@@ -218,6 +218,7 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "gain": choice(names.gains),
     "a": number,
     "smoothness": number,
+    "reading_filter": choice(names.reading_filters),
 }
 
 

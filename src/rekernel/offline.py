@@ -51,7 +51,7 @@ def plan_source(
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
     >>> path = Path(tempfile.mkdtemp()) / "in.safetensors"
-    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, path)
+    >>> st.save_file({"conv.weight": np.ones((8, 8, 3, 3), np.float32)}, path)
     >>> list(plan_source(path, scale=2))
     ['']
     """
@@ -81,8 +81,8 @@ def estimate(
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
     >>> path = Path(tempfile.mkdtemp()) / "in.safetensors"
-    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, path)
-    >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 4 * 5 * 5 * 4
+    >>> st.save_file({"conv.weight": np.ones((8, 8, 3, 3), np.float32)}, path)
+    >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 8 * 5 * 5 * 4
     True
     """
     plans = {"": plans} if isinstance(plans, Plan) else plans
@@ -154,10 +154,10 @@ def convert(
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
     >>> folder = Path(tempfile.mkdtemp())
-    >>> st.save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, folder / "in.safetensors")
+    >>> st.save_file({"conv.weight": np.ones((8, 8, 3, 3), np.float32)}, folder / "in.safetensors")
     >>> report = convert(folder / "in.safetensors", folder / "out.safetensors", scale=2)
     >>> st.load_file(report.target)["conv.weight"].shape
-    (8, 4, 5, 5)
+    (8, 8, 5, 5)
     """
     options = Options(
         target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress

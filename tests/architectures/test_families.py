@@ -11,6 +11,7 @@ import pytest
 from rekernel import plan_checkpoint
 from rekernel.architectures.registry import families, recognise
 from rekernel.checkpoint.header import build_header
+from rekernel.planning.reading_by_name import NOT_NEEDED
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -37,6 +38,9 @@ VAE = {
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
 }
+
+
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
 
 
 class Bottleneck(nn.Module):
@@ -155,7 +159,7 @@ def test_each_model_is_recognised_as_its_family_and_no_other(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_stride_and_padding_of_every_convolution_are_the_models(name, tmp_path):
     model = built(name)
-    _, changes = plan_of(tmp_path, shapes_of(model), include=["*"])
+    _, changes = plan_of(tmp_path, shapes_of(model), include=["*"], **SUPERSAMPLE)
     modules = convolutions(model)
     assert modules
     wrong = {}
@@ -190,11 +194,15 @@ def test_an_unknown_architecture_is_called_so_and_no_stride_is_assumed_in_silenc
     model = built(name)
     plan, changes = plan_of(tmp_path, shapes_of(model))
     assert plan.family == ""
-    assumed = [n for n, m in convolutions(model).items() if n in changes and not changes[n].kept and max(m.stride) > 1]
+    # What a layer that absorbs by a whole number becomes does not depend on its stride, which it multiplies.
+    strided = [n for n, m in convolutions(model).items() if max(m.stride) > 1]
+    assumed = [n for n in strided if n in changes and not changes[n].kept and changes[n].mode == "supersample"]
     notes = [w for w in plan.warnings if "no family recognised" in w and "--stride" in w]
     assert notes or not assumed
     for tensor, module in convolutions(model).items():
         if max(module.kernel_size) > 1 and tensor in changes and changes[tensor].kept:
+            if changes[tensor].reason == NOT_NEEDED:
+                continue
             assert any(tensor in warning for warning in plan.warnings), tensor
 
 
@@ -238,8 +246,9 @@ def test_inner_is_everything_below_the_finest_level_and_every_sampler(kind, tmp_
 
 @pytest.mark.parametrize("name", ["ResNet-50", "torchvision ResNet, basic"])
 def test_a_resnet_says_what_to_do_with_the_pooling_that_has_no_weights(name, tmp_path):
-    plan, _ = plan_of(tmp_path, shapes_of(built(name)))
+    plan, _ = plan_of(tmp_path, shapes_of(built(name)), **SUPERSAMPLE)
     assert any("max pooling" in warning and "dilate" in warning for warning in plan.warnings)
+    assert not plan_of(tmp_path, shapes_of(built(name)))[0].warnings  # it absorbs, so the pooling stays
 
 
 def test_a_segmentation_network_on_a_resnet_trunk_keeps_stride_one_in_its_decoder(tmp_path):
@@ -281,7 +290,7 @@ def test_a_trunk_below_a_feature_pyramid_strides(tmp_path):
 
 def test_a_kernel_of_7_that_is_no_stem_is_not_said_to_stride(tmp_path):
     shapes = shapes_of(built("torchvision ResNet, basic")) | {"layer4.1.attention.conv.weight": (1, 2, 7, 7)}
-    plan, changes = plan_of(tmp_path, shapes)
+    plan, changes = plan_of(tmp_path, shapes, **SUPERSAMPLE)
     assert changes["layer4.1.attention.conv.weight"].geometry[0].stride == 1
     assert any("layer4.1.attention.conv.weight" in w and "--stride" in w for w in plan.warnings)
 
@@ -297,10 +306,14 @@ def test_a_network_that_flattens_names_the_grid_its_first_linear_may_read(tmp_pa
     head = nn.Sequential(nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.Linear(4096, 1000))
     with torch.device("meta"):
         shapes = shapes_of(nn.ModuleDict({"features": vgg, "classifier": head}))
-    plan, changes = plan_of(tmp_path, shapes)
+    plan, changes = plan_of(tmp_path, shapes, **SUPERSAMPLE)
     assert plan.family == "" and changes["classifier.0.weight"].kept
     about = [w for w in plan.warnings if "--linear-grid" in w]
     assert len(about) == 1 and "--linear-grid classifier.0=512,7,7" in about[0]
+    plan, changes = plan_of(tmp_path, shapes)  # absorbs, so that the grid keeps its size
+    assert [c.name for c in plan.changed] == ["features.0.weight"]
+    [note] = plan.warnings
+    assert note.startswith("features.0.weight: no name tells its stride")
 
 
 @pytest.mark.parametrize(("width", "grid"), [(784, "1,28,28"), (3072, "3,32,32"), (256, "1,16,16")])

@@ -26,6 +26,7 @@ nn = torch.nn
 
 ROOT = Path(__file__).parents[2]
 SEED = 3
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
 
 
 class Rescaled(nn.Module):
@@ -153,7 +154,9 @@ def test_a_converted_model_runs_at_the_new_size_with_every_map_scaled(name, pres
     model = build().eval()
     before, reference = sizes_of(model, lambda m: run(m, (size, size)))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "in.safetensors", {"format": "pt"})
-    report = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=scale, preset=preset)
+    report = convert(
+        tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=scale, preset=preset, **SUPERSAMPLE
+    )
     plan = report.plans[""]
     geometries = {c.name: c.new_geometry for c in inspect(tmp_path / "out.safetensors").recipe.plan.changes}
     assert geometries == {c.name: c.new_geometry for c in plan.changed} and len(geometries) >= 7

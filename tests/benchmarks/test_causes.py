@@ -67,9 +67,9 @@ def test_the_flatten_alone_is_resampled_anew():
     from causes import with_flatten_by
 
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 8 * 8, 3))
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 8, 8), method="dilate")
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 8, 8), method="dilate", mode="supersample")
     other = with_flatten_by(model, larger, "cubic")
     assert torch.equal(other[0].weight, larger[0].weight)
     assert not torch.allclose(other[2].weight, larger[2].weight)
-    wanted = rkt.rescale(model, 2, torch.zeros(1, 1, 8, 8), method="cubic")
+    wanted = rkt.rescale(model, 2, torch.zeros(1, 1, 8, 8), method="cubic", mode="supersample")
     assert torch.allclose(other[2].weight, wanted[2].weight)

@@ -13,9 +13,12 @@ from rekernel_cli.terminal import byte_progress
 
 
 def test_convert_writes_what_the_library_writes(run, checkpoint, tmp_path):
-    result = run("convert", checkpoint, tmp_path / "out.safetensors", "--scale", "2", "--method", "bicubic")
+    result = run("convert", checkpoint, tmp_path / "out.safetensors", "--scale", "2", "--method", "bicubic", "--mode",
+                 "supersample")  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    rekernel.convert(checkpoint, tmp_path / "api.safetensors", scale=2, method="bicubic", exclude=[])
+    rekernel.convert(
+        checkpoint, tmp_path / "api.safetensors", scale=2, method="bicubic", mode="supersample", exclude=[]
+    )
     shapes = {name: w.shape for name, w in load_file(tmp_path / "out.safetensors").items()}
     assert shapes["conv1.weight"] == (8, 3, 11, 11) and shapes["point.weight"] == (16, 16, 1, 1)
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "api.safetensors").read_bytes()
@@ -23,12 +26,25 @@ def test_convert_writes_what_the_library_writes(run, checkpoint, tmp_path):
     assert "note: " in result.stderr and "note: " not in result.stdout
 
 
+def test_by_default_a_classifier_absorbs_the_scale_where_it_reads_the_image(run, checkpoint, tmp_path):
+    result = run("convert", checkpoint, tmp_path / "out.safetensors", "--scale", "2")
+    assert result.exit_code == 0, result.stderr
+    before, after = load_file(checkpoint), load_file(tmp_path / "out.safetensors")
+    assert np.array_equal(after["conv1.weight"], before["conv1.weight"].repeat(2, 2).repeat(2, 3) / 4)
+    assert all(np.array_equal(after[name], before[name]) for name in before if name != "conv1.weight")
+    assert "1 tensor rescaled, 4 kept" in result.stdout
+    shown = run("plan", checkpoint, "--scale", "2").stdout
+    assert "method area" in shown and "area 3->6" in shown
+    assert "4  the layer that reads the image absorbs the scale, so this tensor stays as it was trained" in shown
+
+
 def test_every_planning_option_reaches_the_library(run, checkpoint, tmp_path):
     words = ["--from", "8x8", "--to", "16x12", "--method", "cubic", "--taps", "same-extent", "--gain", "ratio",
              "--cubic-a", "-0.75", "--smoothness", "0.5", "--preset", "all", "--include", "conv1", "--exclude", "point",
              "--set", "conv2:method=linear,taps=full", "--linear-grid", "fc=16,4,4", "--order", "channels-last",
              "--stride", "conv1=2", "--dilation", "conv1=2", "--padding", "conv1=1", "--layout", "conv2=OIHW",
-             "--mode", "conv2=supersample", "--allow-cast"]  # fmt: skip
+             "--mode", "conv2=supersample", "--mode", "supersample", "--reading-filter", "linear",
+             "--allow-cast"]  # fmt: skip
     result = run("plan", checkpoint, *words, "--json")
     assert result.exit_code == 0, result.stderr
     plan = rekernel.plan_checkpoint(
@@ -37,7 +53,7 @@ def test_every_planning_option_reaches_the_library(run, checkpoint, tmp_path):
         hints=rekernel.Hints(
             linear_grid={"fc": (16, 4, 4)}, order={"*": "channels-last"}, stride={"conv1": 2}, padding={"conv1": 1},
             dilation={"conv1": 2}, layout={"conv2": "OIHW"}, mode={"conv2": "supersample"},
-        ), allow_cast=True,
+        ), mode="supersample", reading_filter="linear", allow_cast=True,
     )  # fmt: skip
     assert rekernel.Plan.from_json(result.stdout).to_json() == plan.to_json()
     assert plan.options["scale"] == [1.5, 2]
@@ -81,7 +97,7 @@ def test_a_dry_run_says_the_size_and_writes_nothing(run, checkpoint, tmp_path, e
 def test_json_is_alone_on_stdout(program, checkpoint):
     done = program("convert", checkpoint, "out.safetensors", "--scale", "2", "--json", env={"FORCE_COLOR": "1"})
     report = json.loads(done.stdout)
-    assert done.returncode == 0 and report["tensors_changed"] == 2 and report["files"][0]["bytes"] > 0
+    assert done.returncode == 0 and report["tensors_changed"] == 1 and report["files"][0]["bytes"] > 0
     assert report["plans"][""]["options"]["scale"] == 2
 
 
@@ -112,7 +128,7 @@ def test_a_pipeline_is_converted_by_component(run, pipeline, tmp_path):
     assert "unet" in shown and "vae" in shown and "2 components" in shown
     both = ["--component", "unet", "--component", "vae"]
     planned = run("plan", pipeline, "--scale", "2", *both)
-    assert planned.stdout.count("conv1.weight") == 2
+    assert len(re.findall(r"^conv1\.weight ", planned.stdout, re.M)) == 2
     refused = run("plan", pipeline, "--scale", "2", "--json", *both)
     assert refused.exit_code == 2 and "--component" in refused.stderr
     (tmp_path / "plan.json").write_text(run("plan", pipeline, "--scale", "2", "--json").stdout)
@@ -130,7 +146,7 @@ def test_inspect_tells_what_was_done(run, checkpoint, tmp_path):
     target = tmp_path / "out.safetensors"
     before = run("inspect", checkpoint).stdout
     assert "not rescaled" in before and "F32: 5 tensors" in before and "note: [red]x" in before
-    run("convert", checkpoint, target, "--from", "8x8", "--to", "16x12", "--method", "linear")
+    run("convert", checkpoint, target, "--from", "8x8", "--to", "16x12", "--method", "linear", "--mode", "supersample")
     after = run("inspect", target, "--tensors").stdout
     assert "scale 1.5x2" in after and "method linear" in after and "sha256 " in after
     assert "kernel 3, stride 1, padding 1 -> kernel" in after and "16x16x1x1" in after
@@ -175,7 +191,8 @@ def test_a_hostile_plan_file_is_printed_inert(run, checkpoint, tmp_path):
 
 
 def test_lines_are_neither_broken_nor_padded_in_a_pipe(program, checkpoint):
-    done = program("plan", checkpoint, "--scale", "2", env={"COLUMNS": "40"})
+    how = ("--mode", "supersample", "--method", "optimal")
+    done = program("plan", checkpoint, "--scale", "2", *how, env={"COLUMNS": "40"})
     assert re.search(r"^conv1\.weight +8x3x3x3 +8x3x5x5 +optimal 3->5 +dc +0$", done.stdout, re.M)
     assert not re.search(r" $", done.stdout, re.M)
 

@@ -36,6 +36,19 @@ def test_the_default_keeps_the_accuracy(scored, name, scale, allowed):
     assert scored(name, Variant("default"), scale) >= scored(name, None, 1) - allowed
 
 
+@pytest.mark.parametrize(("scale", "allowed"), [(2, 0.5), (4, 1.0)])
+def test_supersampling_by_optimal_keeps_it_too(scored, scale, allowed):
+    [variant] = [v for v in CNN_VARIANTS if v.label == "supersample, optimal, same extent"]
+    assert variant.options == {"mode": "supersample", "method": "optimal"}
+    assert scored("cnn", variant, scale) >= scored("cnn", None, 1) - allowed
+
+
+def test_the_default_is_the_last_row_and_no_other():
+    for variants in (CNN_VARIANTS, MLP_VARIANTS):
+        assert ["default" in variant.label for variant in variants] == [False] * (len(variants) - 1) + [True]
+        assert variants[-1].options == {}
+
+
 def test_the_naive_reading_and_untouched_kernels_do_not(scored):
     at_home = scored("cnn", None, 1)
     assert scored("cnn", Variant("untouched", untouched=True), 2) < at_home - 50

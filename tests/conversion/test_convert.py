@@ -23,6 +23,7 @@ from rekernel.torch import rescale  # noqa: E402
 from ..numeric import assert_bits, assert_ulps  # noqa: E402
 
 SEED = 11
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
 
 
 def random(*shape, dtype=torch.float32, seed=SEED):
@@ -97,7 +98,7 @@ def test_each_tensor_equals_the_librarys_answer(dtype, method, source, tmp_path)
 
 def test_a_strided_convolution_is_resampled_with_the_phase_of_its_geometry(source, tmp_path):
     path = source({"a.weight": random(8, 4, 3, 3)})
-    convert(path, tmp_path / "out.safetensors", scale=2, taps=5, hints=Hints(stride={"a": 2}))
+    convert(path, tmp_path / "out.safetensors", scale=2, taps=5, hints=Hints(stride={"a": 2}), **SUPERSAMPLE)
     expected = resample_conv(random(8, 4, 3, 3).numpy(), 2, taps=5, phase=0.5)
     assert_ulps(st.load_file(tmp_path / "out.safetensors")["a.weight"].numpy(), expected)
 
@@ -169,7 +170,7 @@ KINDS = {"fp16": torch.float16, "bfloat16": torch.bfloat16, "F32": torch.float32
 def test_dtype_casts_every_float_once_and_nothing_else(before, spelling, source, tmp_path):
     wanted, tensors = KINDS[spelling], network(getattr(torch, before))
     path, target = source(tensors), tmp_path / "out.safetensors"
-    convert(path, target, scale=2, dtype=spelling)
+    convert(path, target, scale=2, dtype=spelling, **SUPERSAMPLE)
     out = st.load_file(target)
     for name, old in tensors.items():
         if not old.is_floating_point() or old.dtype.itemsize == 1:
@@ -219,12 +220,12 @@ def test_float16_that_would_overflow_is_refused_and_what_was_infinite_stays(aske
     with pytest.raises(
         RekernelError, match=r"a\.weight: value .* is too large for F16, whose maximum is 65504; cast to BF16 or F32"
     ):
-        convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked)
+        convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked, **SUPERSAMPLE)
     assert left(tmp_path) == ["in.safetensors"]
     model = torch.nn.Conv2d(4, 4, 3, padding=1, bias=False).half()
-    model.weight.data = big
+    model.weight.data, gain = big, asked.get("gain", "dc")
     with pytest.raises(RekernelError, match=r"weight: value .* is beyond float16's 65504"):
-        rescale(model, asked["scale"], torch.zeros(1, 4, 8, 8, dtype=torch.float16), gain=asked.get("gain", "dc"))
+        rescale(model, asked["scale"], torch.zeros(1, 4, 8, 8, dtype=torch.float16), gain=gain, **SUPERSAMPLE)
     big = big.where(big.isinf(), 1.0)
     convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked)
     assert not st.load_file(tmp_path / "out.safetensors")["a.weight"][0, 0].isfinite().all()
@@ -241,7 +242,7 @@ def test_a_quantised_weight_is_rounded_back_where_that_was_allowed(dtype, source
     path = source({"a.weight": (random(8, 4, 3, 3) * 8).to(dtype)})
     with pytest.raises(RekernelError, match="allow_cast=True"):
         convert(path, tmp_path / "out.safetensors", scale=2)
-    convert(path, tmp_path / "out.safetensors", scale=2, allow_cast=True)
+    convert(path, tmp_path / "out.safetensors", scale=2, allow_cast=True, **SUPERSAMPLE)
     out = st.load_file(tmp_path / "out.safetensors")["a.weight"]
     expected = resample_conv((random(8, 4, 3, 3) * 8).to(dtype), 2, allow_cast=True)
     assert_ulps(out, expected)
@@ -357,7 +358,7 @@ def test_a_pickle_is_converted_where_that_was_allowed(suffix, tmp_path):
     with pytest.raises(RekernelError, match=r"can run code.*allow_pickle=True"):
         convert(path, target, scale=2)
     assert not target.exists()
-    convert(path, target, scale=2, allow_pickle=True)
+    convert(path, target, scale=2, allow_pickle=True, **SUPERSAMPLE)
     out = st.load_file(target)
     assert_ulps(out["a.weight"].numpy(), resample_conv(tensors["a.weight"].numpy(), 2))
     assert torch.equal(out["a.bias"], tensors["a.bias"])
@@ -370,8 +371,10 @@ def test_a_plan_without_a_change_names_the_options_that_help_first(source, tmp_p
     path = source(
         {"cls_token": random(1, 1, 8), "embed.weight": random(8, 3, 8, 8), "embed2.weight": random(8, 8, 4, 4)}
     )
-    with pytest.raises(RekernelError, match=r"changes nothing") as caught:
+    with pytest.raises(RekernelError, match=r"changes nothing.*--mode absorb.*--stride embed.*\(1 more note: see"):
         convert(path, tmp_path / "out.safetensors", scale=2)
+    with pytest.raises(RekernelError, match=r"changes nothing") as caught:
+        convert(path, tmp_path / "out.safetensors", scale=2, mode="supersample")
     text = str(caught.value)
     assert "\n" not in text
     assert text.index("--stride embed=N") < text.index("--stride embed2=N") < text.index("cls_token")

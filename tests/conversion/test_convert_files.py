@@ -18,6 +18,7 @@ from rekernel.checkpoint.shard import shard_of_file
 from ..numeric import assert_bits, assert_ulps
 
 SEED = 5
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
 
 
 def arrays(seed=SEED):
@@ -62,7 +63,7 @@ def check_values(found):
 
 def test_shards_stay_the_shards_they_were(tmp_path):
     source, target = sharded(tmp_path / "in"), tmp_path / "out"
-    report = convert(source, target, scale=2)
+    report = convert(source, target, scale=2, **SUPERSAMPLE)
     assert set(contents(target)) == set(contents(source))
     for i in range(3):
         name = f"model-{i + 1:05d}-of-00003.safetensors"
@@ -99,7 +100,7 @@ def test_a_limit_of_one_byte_gives_each_tensor_a_file(kind, tmp_path):
     if kind == "file":
         source = tmp_path / "model.safetensors"
         save_file(arrays(), source)
-    convert(source, tmp_path / "out", scale=2, max_shard_size=1)
+    convert(source, tmp_path / "out", scale=2, max_shard_size=1, **SUPERSAMPLE)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert [p.name for p in files] == [f"model-{i:05d}-of-00006.safetensors" for i in range(1, 7)]
     assert {len(shard_of_file(p).header.tensors) for p in files} == {1}
@@ -110,7 +111,7 @@ def test_a_limit_of_one_byte_gives_each_tensor_a_file(kind, tmp_path):
 
 @pytest.mark.parametrize("limit", [700, 3000, 6000])
 def test_no_shard_exceeds_the_limit_unless_it_is_one_tensor(limit, tmp_path):
-    convert(sharded(tmp_path / "in"), tmp_path / "out", scale=2, max_shard_size=limit)
+    convert(sharded(tmp_path / "in"), tmp_path / "out", scale=2, max_shard_size=limit, **SUPERSAMPLE)
     for path in (tmp_path / "out").glob("*.safetensors"):
         header = shard_of_file(path).header
         assert sum(info.nbytes for info in header.tensors.values()) <= limit or len(header.tensors) == 1
@@ -119,7 +120,7 @@ def test_no_shard_exceeds_the_limit_unless_it_is_one_tensor(limit, tmp_path):
 
 
 def test_a_huge_limit_gives_one_file_without_an_index(tmp_path):
-    convert(sharded(tmp_path / "in"), tmp_path / "out", scale=2, max_shard_size=10**12)
+    convert(sharded(tmp_path / "in"), tmp_path / "out", scale=2, max_shard_size=10**12, **SUPERSAMPLE)
     assert set(contents(tmp_path / "out")) == {"model.safetensors", "config.json", "sub/vocab.txt"}
     check_values(loaded(tmp_path / "out"))
 
@@ -222,7 +223,7 @@ def test_what_exists_stays_unless_forced(single, tmp_path):
     with pytest.raises(RekernelError, match="exists already; pass force=True"):
         convert(single, target, scale=2)
     assert target.read_bytes() == b"mine"
-    convert(single, target, scale=2, force=True)
+    convert(single, target, scale=2, force=True, **SUPERSAMPLE)
     check_values(load_file(target))
     (tmp_path / "dangling.safetensors").symlink_to("nowhere")
     with pytest.raises(RekernelError, match="exists already"):

@@ -13,6 +13,7 @@ import rekernel.torch as rkt  # noqa: E402
 from rekernel_cli.user_code import import_file  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+GROWS = {"mode": "supersample", "method": "optimal"}  # as the script rescales
 SCRIPT = ROOT / "examples" / "train_small" / "train_small.py"
 
 
@@ -40,9 +41,9 @@ def test_each_step_lowers_the_loss_on_fonts_never_seen(recipe, trained):
     model, (x, y), (test_x, test_y) = trained
     x, test_x = recipe.reduced(x, 32), recipe.reduced(test_x, 32)
     losses = [recipe.score(model, test_x, test_y)["loss"]]
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), **GROWS)
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
-    recipe.reestimate(larger, x)
+    rkt.recalibrate(larger, x.split(250))
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
     recipe.fit(larger, x, y, steps=25, lr=3e-3)
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
@@ -54,7 +55,7 @@ def test_fine_tuning_leaves_the_small_network_alone(recipe, trained):
     model, (x, y), _ = trained
     before = copy.deepcopy(model.state_dict())
     for form in ("dense", "factored"):
-        larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form)
+        larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form, **GROWS)
         recipe.fit(larger, recipe.reduced(x, 32), y, steps=1, lr=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -62,7 +63,7 @@ def test_fine_tuning_leaves_the_small_network_alone(recipe, trained):
 @pytest.mark.parametrize("form", ["dense", "factored"])
 def test_a_fine_tuned_network_loads_to_equal_outputs(recipe, trained, form, tmp_path):
     model, (x, y), (test_x, _) = trained
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), form=form, **GROWS)
     recipe.fit(larger, recipe.reduced(x, 32), y, steps=3, lr=1e-2)
     rkt.save(larger, tmp_path / "larger.safetensors")
     again = rkt.load(recipe.GlyphCNN(channels=recipe.CHANNELS), tmp_path / "larger.safetensors").eval()
@@ -70,21 +71,6 @@ def test_a_fine_tuned_network_loads_to_equal_outputs(recipe, trained, form, tmp_
     with torch.no_grad():
         assert torch.equal(again(test_x), larger(test_x))
         assert not torch.equal(again(test_x), model(test_x))
-
-
-def test_reestimated_statistics_are_those_of_all_images(recipe, trained):
-    model, (x, _), _ = trained
-    x = recipe.reduced(x, 32)
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
-    weights = [p.clone() for p in larger.parameters()]
-    recipe.reestimate(larger, x, batch=100)
-    with torch.no_grad():
-        seen = larger.conv1(x)
-    assert torch.allclose(larger.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
-    parts = torch.stack([part.var((0, 2, 3)) for part in seen.split(100)])
-    assert torch.allclose(larger.bn1.running_var, parts.mean(0), rtol=1e-4)
-    assert larger.bn1.momentum == 0.1 and not larger.training
-    assert all(torch.equal(p, q) for p, q in zip(larger.parameters(), weights, strict=True))
 
 
 def test_scores_of_a_known_confusion(recipe):
@@ -110,5 +96,5 @@ def test_the_command_as_documented(recipe, monkeypatch, capsys, tmp_path):
 def test_every_example_on_the_page_runs():
     page = str(ROOT / "docs" / "training-small.md")
     results = doctest.testfile(page, module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert results.attempted > 20
+    assert results.attempted > 15
     assert results.failed == 0

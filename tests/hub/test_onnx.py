@@ -108,7 +108,7 @@ def test_of_several_models_one_has_to_be_named_and_safetensors_come_first(hub, r
     }  # fmt: skip
     hub.add(f"org/{name}", onnx | {"config.json": b"{}"})
     said = rekernel("plan", f"hf://org/{name}", "--scale", 2).line
-    assert said == f"hf://org/{name}/onnx: several ONNX models here (model.onnx, model_q8.onnx); pass the path of one."
+    assert said == f"hf://org/{name}/onnx: has several ONNX models (model.onnx, model_q8.onnx); pass the path of one."
     hub.add(f"org/{name}-both", onnx | {"model.safetensors": checkpoint()})
     ok(rekernel("convert", f"hf://org/{name}-both", "out", "--scale", 2))
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["model.safetensors"]
@@ -138,7 +138,7 @@ def test_what_fails_names_the_address(hub, rekernel, name, parts):
         f"hf://me/{name}/bad.onnx: not a readable ONNX model"
     )
     said = rekernel("inspect", f"hf://me/{name}/none.onnx").line
-    assert said.startswith(f"hf://me/{name}/none.onnx: no such file")
+    assert said.startswith(f"hf://me/{name}/none.onnx: this repository does not have such a file")
     said = rekernel("plan", f"hf://me/{name}/model.onnx", "--scale", 2, token=None).line
     assert said.startswith(f"hf://me/{name}/model.onnx: no such model repository, or it is private")
 
@@ -171,7 +171,7 @@ def test_what_is_pushed_runs_by_the_lines_of_its_card(hub, rekernel, name, parts
     text = files["README.md"].data.decode()
     assert "library_name: onnx\n" in text and f"base_model: org/{name}\n" in text and "license: mit\n" in text
     assert "rekernel verify" not in text and "With onnxruntime and huggingface_hub." in text
-    assert report["message"] == f"Rescale org/{name} by 2 (optimal, gain dc, 2 tensors)"
+    assert report["message"] == f"Rescale org/{name} by 2 (area and optimal, gain dc, 2 tensors)"
     said = ok(rekernel(python=pasted(hub, f"me/{name}"))).stdout
     assert said == "[('x', [1, 3, 16, 16])]\n"
     assert np.array_equal(np.load(tmp_path / "answers.npy"), answers(local))

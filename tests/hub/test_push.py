@@ -27,7 +27,7 @@ def test_a_push_is_one_commit_of_the_conversion_and_a_card(hub, rekernel, name, 
     assert set(repo.head.files) == {".gitattributes", "model.safetensors", "config.json", "README.md"}
     assert repo.head.files["model.safetensors"].data == (out / "model.safetensors").read_bytes()
     assert repo.head.files["README.md"].data.decode() == report["card"]
-    assert repo.head.message == f"Rescale org/{name} by 2 (optimal, gain dc, 2 tensors)"
+    assert repo.head.message == f"Rescale org/{name} by 2 (area and optimal, gain dc, 2 tensors)"
     assert hub.repos[f"org/{name}"].head.sha in repo.head.description
     # In parts, to the store, which never sees the token.
     parts = hub.asked("PUT", "/part/")
@@ -71,7 +71,7 @@ def test_a_dry_run_lists_files_sizes_and_what_stays_and_asks_the_hub_nothing(hub
     }  # fmt: skip
     assert report["dry_run"] and not report["url"] and f"me/{name}" not in hub.repos and hub.seen == []
     table = rekernel("push", "out", f"me/{name}", "--dry-run").stdout
-    assert re.search(r"model\.safetensors  25\d\.\d kB", table)  # the length of the recipe is in it
+    assert re.search(r"model\.safetensors  27\d\.\d kB", table)  # the length of the recipe is in it
     assert "Dry run: nothing was uploaded." in table and "notes/x.txt" in table
 
 

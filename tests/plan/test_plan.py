@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekernel import AxisGeometry, AxisOperator, LayerChange, Plan, RekernelError, plan_checkpoint
-from rekernel.resampling.methods import GAINS, KEYS_A, SMOOTHNESS
+from rekernel.plan.changes import FORMS, MODULE_KINDS, ModuleChange
+from rekernel.resampling.methods import GAINS, KEYS_A, READING_FILTERS, SMOOTHNESS
 from rekernel.resampling.operators import kernel_taps
 
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
 HOSTILE = ("a\x1b[31mred\nline.weight", "b\u202eidi.weight", "[red]c[/red].weight", "\u200b\x00.weight", "\\x1b.weight")
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -59,6 +61,16 @@ def positions(draw):
     )  # fmt: skip
 
 
+@st.composite
+def modules(draw):
+    """A change of a layer without a tensor."""
+    axes = st.builds(AxisGeometry, sizes, sizes, st.tuples(st.integers(-4, 4), st.integers(-4, 4)), sizes)
+    before, after = (tuple(draw(st.lists(axes, max_size=3))) for _ in range(2))
+    kind = draw(st.sampled_from(MODULE_KINDS))
+    method = draw(st.sampled_from(READING_FILTERS)) if kind == "resample" else ""
+    return ModuleChange(draw(names), kind, draw(names), before, after, method)
+
+
 options = st.dictionaries(names, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | names)
 scales = st.integers(1, 8) | st.floats(0.01, 1000)
 plans = st.builds(
@@ -67,10 +79,11 @@ plans = st.builds(
     names,
     options,
     st.lists(names, max_size=3).map(tuple),
+    st.lists(modules(), max_size=3).map(tuple),
     origin=st.sampled_from(["names", "trace", "onnx"]),
     scale=scales | st.lists(scales, min_size=1, max_size=3).map(tuple),
     size=st.lists(sizes, max_size=3).map(tuple),
-    form=st.sampled_from(["", "dense", "factored", "auto"]),
+    form=st.sampled_from(["", *FORMS]),
 )
 
 
@@ -167,10 +180,11 @@ FAULTS = {
     "a size of 0": (("size",), [8, 0], "size: .* is not a list of whole numbers above 0"),
     "a size of floats": (("size",), [8.0, 8.0], "size: .* is not a list of whole numbers"),
     "a size that is a number": (("size",), 8, "size: 8 is not a list of whole numbers"),
-    "an unknown form": (("form",), "liquid", "form: liquid is not one of dense, factored, auto"),
+    "an unknown form": (("form",), "liquid", "form: liquid is not one of plain, dense, factored, auto"),
     "a form that is a list": (("form",), ["dense"], "form: .* is not one of"),
     "an unknown mode": ((*FIRST, "mode"), "absorbs", "conv.weight: mode absorbs is not one of supersample, absorb"),
     "a mode that is a number": ((*FIRST, "mode"), 1, "conv.weight: mode is not text"),
+    "modules a number": (("modules",), 1, "wrong type"),
     "an entry that is text": (FIRST, "conv.weight", "not an object with a name"),
     "a name missing": ((*FIRST, "name"), ..., "not an object with a name"),
     "a name that is a number": ((*FIRST, "name"), 1, "not an object with a name"),
@@ -280,7 +294,7 @@ def checkpoint(tmp_path):
 
 def test_a_printed_plan_is_a_table_with_a_summary_of_reasons(checkpoint):
     shapes = {"a.weight": (8, 4, 3, 3), "a.bias": (8,), "b.bias": (8,), "point.weight": (8, 8, 1, 1)}
-    lines = str(plan_checkpoint(checkpoint(shapes), 2, gain="ratio")).splitlines()
+    lines = str(plan_checkpoint(checkpoint(shapes), 2, gain="ratio", **SUPERSAMPLE)).splitlines()
     assert lines[0].split("  ")[0] == "tensor"
     assert [word for word in ("old shape", "new shape", "method and taps", "gain", "DC deviation")
             if word not in lines[0]] == []  # fmt: skip
@@ -293,7 +307,7 @@ def test_a_printed_plan_is_a_table_with_a_summary_of_reasons(checkpoint):
 
 def test_names_from_a_file_are_inert_in_table_notes_and_json(checkpoint):
     shapes = dict.fromkeys(HOSTILE, (4, 4, 3, 3)) | {"x\x1b[2J.weight": (8, 3, 4, 4), "\n.weight": (4, 4, 5)}
-    plan = plan_checkpoint(checkpoint(shapes), 2)
+    plan = plan_checkpoint(checkpoint(shapes), 2, **SUPERSAMPLE)
     assert len(plan.changed) == len(HOSTILE) and len(plan.warnings) == 3
     assert all(line.isprintable() for line in str(plan).split("\n"))
     again = Plan.from_json(plan.to_json())

@@ -12,6 +12,7 @@ import safetensors.torch
 
 from rekernel import Hints, Plan, RekernelError, conv_geometry, plan_checkpoint
 from rekernel.checkpoint.dtypes import FLOATS
+from rekernel.planning.reading_by_name import NOT_NEEDED
 
 torch = pytest.importorskip("torch")
 SEED = 7
@@ -35,11 +36,13 @@ def planned(tmp_path):
     return plan
 
 
+SUPERSAMPLE = {"mode": "supersample", "method": "optimal"}
+"""For tests of kernels that supersample, whatever the defaults are."""
 CONV = {"a.weight": (8, 4, 3, 3), "a.bias": (8,), "b.weight": (8, 8, 3, 3)}
 
 
 def test_a_scale_per_axis_goes_height_first(planned):
-    _, changes = planned({"a.weight": (8, 4, 3, 3)}, (2, 3))
+    _, changes = planned({"a.weight": (8, 4, 3, 3)}, (2, 3), **SUPERSAMPLE)
     assert changes["a.weight"].new_shape == (8, 4, 5, 7)
     assert [o.scale for o in changes["a.weight"].operators] == [2.0, 3.0]
     assert [g.padding for g in changes["a.weight"].new_geometry] == [(2, 2), (3, 3)]
@@ -47,16 +50,16 @@ def test_a_scale_per_axis_goes_height_first(planned):
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1)])
 def test_two_scales_leave_the_time_axis_of_a_video_model_alone(kernel, planned):
-    _, changes = planned({"a.weight": (8, 4, *kernel)}, (2, 2))
+    _, changes = planned({"a.weight": (8, 4, *kernel)}, (2, 2), **SUPERSAMPLE)
     spatial = tuple(5 if k == 3 else 1 for k in kernel[1:])
     assert changes["a.weight"].new_shape == (8, 4, kernel[0], *spatial)
     assert all(o.axis > 2 for o in changes["a.weight"].operators)
 
 
 def test_three_scales_reach_time_and_one_number_reaches_every_axis(planned):
-    _, changes = planned({"a.weight": (8, 4, 3, 3, 3)}, (2, 1, 3))
+    _, changes = planned({"a.weight": (8, 4, 3, 3, 3)}, (2, 1, 3), **SUPERSAMPLE)
     assert changes["a.weight"].new_shape == (8, 4, 5, 3, 7)
-    _, changes = planned({"a.weight": (8, 4, 3, 3, 3)}, 2)
+    _, changes = planned({"a.weight": (8, 4, 3, 3, 3)}, 2, **SUPERSAMPLE)
     assert changes["a.weight"].new_shape == (8, 4, 5, 5, 5)
 
 
@@ -146,7 +149,7 @@ def test_what_cannot_be_is_refused_by_name(options, words, planned):
 
 def test_a_scale_of_numpy_is_a_scale(planned):
     for scale in (np.float64(2), np.float32(2), np.int64(2), (np.float64(2), 2), np.array([2, 2]), [2, 2]):
-        plan, changes = planned({"a.weight": (8, 4, 3, 3)}, scale)
+        plan, changes = planned({"a.weight": (8, 4, 3, 3)}, scale, **SUPERSAMPLE)
         assert changes["a.weight"].new_shape == (8, 4, 5, 5)
         assert Plan.from_json(plan.to_json()).changes == plan.changes
 
@@ -192,7 +195,7 @@ def test_a_linear_that_writes_a_grid_takes_its_bias_along_without_coefficient(pl
     [("HWIO", (3, 3, 4, 8), (5, 5, 4, 8)), ("OHWI", (8, 3, 3, 4), (8, 5, 5, 4)), ("IOHW", (4, 8, 3, 3), (4, 8, 5, 5))],
 )
 def test_a_layout_says_which_axes_are_spatial(layout, shape, new, planned):
-    _, changes = planned({"a.kernel": shape, "a.bias": (8,)}, hints=Hints(layout={"a": layout}))
+    _, changes = planned({"a.kernel": shape, "a.bias": (8,)}, hints=Hints(layout={"a": layout}), **SUPERSAMPLE)
     assert changes["a.kernel"].new_shape == new and changes["a.bias"].kept
 
 
@@ -234,20 +237,20 @@ def hints_in(note, unknown):
     ],
 )
 def test_every_note_names_the_option_that_resolves_it(shapes, unclear, new, planned):
-    plan, changes = planned(shapes)
+    plan, changes = planned(shapes, **SUPERSAMPLE)
     assert changes[unclear].kept and changes[unclear].reason == "unclear, see the notes"
     [note] = [w for w in plan.warnings if w.startswith(unclear + " ")]
     hints = hints_in(note, {"N": 2, "P": 1 if shapes[unclear][-1] == 4 else 0})
-    plan, changes = planned(shapes, hints=hints)
+    plan, changes = planned(shapes, hints=hints, **SUPERSAMPLE)
     assert changes[unclear].new_shape == new
     assert not [w for w in plan.warnings if w.startswith(unclear + " ")]
 
 
 def test_the_note_on_assumed_strides_goes_away_where_they_are_given(planned):
-    plan, _ = planned(CONV)
+    plan, _ = planned(CONV, **SUPERSAMPLE)
     [note] = plan.warnings
     assert "2 convolutions" in note and "--stride NAME=2" in note
-    assert not planned(CONV, hints=Hints(stride={"*": 1}))[0].warnings
+    assert not planned(CONV, hints=Hints(stride={"*": 1}), **SUPERSAMPLE)[0].warnings
 
 
 VIT = {
@@ -265,8 +268,12 @@ def test_a_vision_transformer_absorbs_the_scale_in_its_patches(planned):
     assert patch.new_shape == (32, 3, 16, 16) and patch.kind == "patch"
     assert [(g.kernel, g.stride, g.padding) for g in patch.new_geometry] == [(16, 16, (0, 0))] * 2
     assert patch.dc_deviation() < 1e-9
-    assert changes["pos_embed"].kept and "token grid stays" in changes["pos_embed"].reason
+    assert {operator.method for operator in patch.operators} == {"area"}
+    assert changes["pos_embed"].kept and changes["pos_embed"].reason == NOT_NEEDED
     assert changes["cls_token"].kept and changes["blocks.0.attn.qkv.weight"].kept
+    _, changes = planned(VIT, hints=Hints(mode={"patch_embed.proj": "absorb"}))
+    assert changes["patch_embed.proj.weight"].new_shape == (32, 3, 16, 16)
+    assert changes["pos_embed"].kept and "token grid stays" in changes["pos_embed"].reason
 
 
 @pytest.mark.parametrize("where", ["patch_embed.proj", "pos_embed", "*"])

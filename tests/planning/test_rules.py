@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import rekernel as rk
 from rekernel.plan.changes import AxisGeometry, LayerChange
 from rekernel.planning import rules
 from rekernel.planning.layers import Cells, ConvAxis, Weight, grid_cells
-from rekernel.planning.roles import Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
+from rekernel.planning.roles import FLAT, Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
 from rekernel.planning.settings import Settings
 
 torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ import rekernel.torch as rkt  # noqa: E402
 
 @dataclass(frozen=True)
 class Case:
-    """One layer, as each planner is told about it."""
+    """One layer, as each planner is told about it; by default it supersamples by 'optimal'."""
 
     label: str
     layer: nn.Module
@@ -34,6 +34,17 @@ class Case:
     scale: Any
     hints: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    layer_mode: str = ""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keyword arguments that all planners share. The mode of a single layer excludes that of the network."""
+        network = {} if self.layer_mode else {"mode": "supersample"}
+        return {**network, "method": "optimal", **self.options}
+
+    def told(self) -> rk.Hints:
+        """The hints for names and graphs."""
+        return rk.Hints(**({"mode": {"0.weight": self.layer_mode}} if self.layer_mode else {}))
 
 
 def conv(k: int, stride: int = 1, padding: int = 0, *, count: int = 2, **more: Any) -> nn.Module:
@@ -58,8 +69,14 @@ CONVS = [
     Case("grouped", conv(3, 1, 1, groups=2), (12, 12), 2, told(1, 1)),
     Case("1-D", conv(3, 2, 1, count=1), (16,), 2, told(2, 1, layout={"0": "OIW"})),
     Case("3-D", conv(3, 1, 1, count=3), (6, 6, 6), 2, told(1, 1)),
-    Case("absorbs", conv(3, 2, 1), (12, 12), 2, told(2, 1, mode={"0": "absorb"}), {"mode": "absorb"}),
-    Case("patch", conv(4, 4, 0), (12, 12), 2, told(4, 0, mode={"0": "absorb"}), {"mode": "absorb"}),
+    Case("one layer absorbs", conv(3, 2, 1), (12, 12), 2, told(2, 1), layer_mode="absorb"),
+    Case("patch", conv(4, 4, 0), (12, 12), 2, told(4, 0), layer_mode="absorb"),
+    Case("the network absorbs", conv(3, 2, 1), (12, 12), 2, told(2, 1), {"mode": "absorb", "method": "auto"}),
+    Case("the patch of the network", conv(4, 4, 0), (12, 12), 2, told(4, 0), {"mode": "absorb", "method": "auto"}),
+    Case("half a patch", conv(4, 4, 0), (12, 12), 0.5, told(4, 0), {"mode": "absorb", "method": "auto"}),
+    Case("1.5 times, absorbed", conv(3, 2, 1), (12, 12), 1.5, told(2, 1), {"mode": "absorb", "method": "auto"}),
+    Case("defaults", conv(3, 1, 1), (12, 12), 2, told(1, 1), {"mode": "auto", "method": "auto"}),
+    Case("a reading filter", conv(3, 1, 1), (12, 12), 2, told(1, 1), {"method": "auto", "reading_filter": "cubic"}),
     *(
         Case(f"method {method}", conv(3, 2, 1), (12, 12), 2, told(2, 1), {"method": method})
         for method in ("dilate", "nearest", "bilinear", "cubic", "lanczos3", "area", "optimal", "optimal-filter")
@@ -76,25 +93,21 @@ def by_name(case: Case, model: nn.Module, path: Any) -> rk.Plan:
     """A plan from names and shapes alone."""
     file = path / "model.safetensors"
     safetensors.numpy.save_file({k: v.numpy() for k, v in model.state_dict().items()}, file)
-    options = {key: value for key, value in case.options.items() if key != "mode"}
-    return rk.plan_checkpoint(file, case.scale, hints=rk.Hints(**case.hints), **options)
+    hints = replace(case.told(), **case.hints)
+    return rk.plan_checkpoint(file, case.scale, hints=hints, **case.asked)
 
 
-def by_trace(case: Case, model: nn.Module, shape: tuple[int, ...]) -> rk.Plan:
+def by_trace(case: Case, model: nn.Module, shape: tuple[int, ...], form: str = "plain") -> rk.Plan:
     """A plan from running the model."""
-    options = {key: value for key, value in case.options.items() if key != "mode"}
-    modes = {"0.weight": case.options["mode"]} if "mode" in case.options else None
-    return rkt.rescale(model, case.scale, torch.zeros(shape), modes=modes, **options).rekernel_plan
+    modes = {"0.weight": case.layer_mode} if case.layer_mode else None
+    return rkt.rescale(model, case.scale, torch.zeros(shape), modes=modes, form=form, **case.asked).rekernel_plan
 
 
 def by_graph(case: Case, model: nn.Module, shape: tuple[int, ...], path: Any) -> rk.Plan:
     """A plan from an ONNX graph."""
     file = path / "model.onnx"
     torch.onnx.export(model, (torch.zeros(shape),), file, dynamo=False, input_names=["x"], output_names=["y"])
-    options = {key: value for key, value in case.options.items() if key != "mode"}
-    if "mode" in case.options:
-        options["hints"] = rk.Hints(mode={"0.weight": case.options["mode"]})
-    return rk.plan_source(file, scale=case.scale, **options)[""]
+    return rk.plan_source(file, scale=case.scale, hints=case.told(), **case.asked)[""]
 
 
 def what_is_done(plan: rk.Plan, name: str) -> dict[str, Any]:
@@ -102,6 +115,7 @@ def what_is_done(plan: rk.Plan, name: str) -> dict[str, Any]:
     change = next(change for change in plan.changes if change.name == name)
     return {
         "kind": change.kind, "new_shape": change.new_shape, "view": change.view, "operators": change.operators,
+        "factors": change.factors,
         "geometry": change.geometry, "new_geometry": change.new_geometry, "mode": change.mode,
     }  # fmt: skip
 
@@ -111,10 +125,12 @@ def test_three_planners_make_the_same_of_a_convolution(case, tmp_path):
     model = nn.Sequential(case.layer).eval()
     shape = (1, 2, *case.size)
     named = what_is_done(by_name(case, model, tmp_path), "0.weight")
+    # A file cannot say that a layer is dilated: its kernel gets zeros between the taps.
+    dense = what_is_done(by_trace(case, model, shape, "dense"), "0.weight")
     traced = what_is_done(by_trace(case, model, shape), "0.weight")
     graph = what_is_done(by_graph(case, model, shape, tmp_path), "0.weight")
     # Names tell no size, so the right padding is the one for a typical size; everything else must be the same.
-    assert {**named, "new_geometry": left_of(named)} == {**traced, "new_geometry": left_of(traced)}
+    assert {**named, "new_geometry": left_of(named)} == {**dense, "new_geometry": left_of(dense)}
     assert traced == graph
     assert named["operators"], "the layer does not change: the case compares nothing"
 
@@ -148,9 +164,13 @@ def test_trace_and_graph_make_the_same_of_a_pooling_and_say_the_same(kind, argum
     traced, graph = by_trace(case, model, shape), by_graph(case, model, shape, tmp_path)
     (one,), (other,) = traced.modules, graph.modules
     assert (one.kind, one.geometry, one.new_geometry) == (other.kind, other.geometry, other.new_geometry)
-    half = kind is nn.MaxPool2d and any("offset by 0.5 pixels" in note for note in traced.warnings)
-    assert half == any("offset by 0.5 pixels" in note for note in graph.warnings)
-    assert half == (kind is nn.MaxPool2d and arguments != (2, 1))
+    # Half a pixel of the input, of which a stride of 2 makes a quarter. The taps of the largest of 2 pixels lie on
+    # pixels where there is no stride, and the window of their average lies between them.
+    offsets = {nn.MaxPool2d: {(2,): 0.25, (3, 2, 1): 0.25}, nn.AvgPool2d: {(2, 1): 0.5}}
+    offset = offsets[kind].get(arguments)
+    beside = [note for note in traced.warnings if "beside their place" in note]
+    assert bool(beside) == bool(offset) == any("beside their place" in note for note in graph.warnings)
+    assert all(f"lie {offset} pixels" in note for note in beside)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS_OF_GRIDS if not method.startswith("pinv-")])
@@ -192,7 +212,13 @@ def test_the_method_of_a_layer_follows_from_its_role_where_the_caller_names_none
         return settings_of(Settings(settings.pop("scale", 2), **settings), role, mode, network).method
 
     assert method(Role.READS_IMAGE, "absorb", none) == method(None, "absorb", none) == "area"
-    assert method(Role.READS_IMAGE, "supersample", image) == "area"
+    assert method(Role.READS_IMAGE, "supersample", none) == "area"
+    assert method(Role.READS_IMAGE, "supersample", image) == "optimal"
+    reader = settings_of(Settings(2), Role.READS_IMAGE, "supersample", image)
+    assert (reader.taps, reader.smoothness) == ("full", FLAT)
+    assert settings_of(Settings(2, taps=5), Role.READS_IMAGE, "supersample", image).taps == 5
+    noise = Network(gives_image=True, predicts_noise=True)
+    assert settings_of(Settings(2), Role.READS_IMAGE, "supersample", noise).taps is None
     assert method(Role.INNER, "supersample", image) == "optimal"
     assert method(Role.STRIDED, "supersample", none) == "dilate"
     assert method(Role.STRIDED, "supersample", none, scale=1.5) == "optimal"  # dilation needs whole numbers

@@ -23,10 +23,11 @@ jax = pytest.importorskip("jax")
 nn = torch.nn
 
 SIDE, CLASSES, SCALE = 8, 5, 2
+SUPERSAMPLE = ("--mode", "supersample", "--method", "optimal")
 
 
 def run(*args):
-    result = CliRunner().invoke(main, ["convert", *map(str, args), "--scale", str(SCALE), "--quiet"])
+    result = CliRunner().invoke(main, ["convert", *map(str, args), "--scale", str(SCALE), *SUPERSAMPLE, "--quiet"])
     assert result.exit_code == 0, result.output + result.stderr
 
 

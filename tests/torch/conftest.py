@@ -26,6 +26,9 @@ import rekernel.torch as rkt  # noqa: E402
 from rekernel.torch.tracing.run import trace  # noqa: E402
 from rekernel_cli.user_code import import_file  # noqa: E402
 
+GROWS = {"mode": "supersample", "method": "optimal"}
+"""Every layer rescaled, so that all feature maps grow: what most tests of single layers are about."""
+
 zoo = import_file(Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy" / "zoo.py")
 
 
@@ -77,7 +80,9 @@ class Check:
         ----------
         grows : whether the output's grid grows with the input's (False: it stays; None: it has none)
         prepare : further changes to the weights
+        options : of `rescale`; by default, every layer is rescaled
         """
+        options = {"mode": "supersample", **options}
         torch.manual_seed(0)
         model = zoo.revived(build())
         if prepare:
@@ -85,6 +90,7 @@ class Check:
         example = torch.zeros(1, channels, *size)
         errors = self.errors(model, channels, size, scale, grows, **options)
         self.round_trips(build, model, example, scale, **options)
+        self.round_trip_of_the_default(build, model, example, scale)
         self.scale_one(model, example)
         self.passes(build, model, example)
         return errors
@@ -133,7 +139,9 @@ class Check:
         for form, dtype in (("dense", torch.float32), ("factored", torch.float32), ("dense", torch.float16),
                             ("factored", torch.bfloat16)):  # fmt: skip
             typed = copy.deepcopy(model).to(dtype)
-            rescaled = rkt.rescale(copy.deepcopy(model), scale, example, form=form, **options).to(dtype)
+            rescaled = rkt.rescale(
+                copy.deepcopy(model), scale, example, form=form, **{"method": "optimal", **options}
+            ).to(dtype)
             path = self._folder / f"{self._count}.safetensors"
             self._count += 1
             rkt.save(rescaled, path)
@@ -152,6 +160,19 @@ class Check:
                         with torch.no_grad():
                             assert torch.equal(arrived(x), rescaled(x))
             del typed
+
+    def round_trip_of_the_default(
+        self, build: Callable[[], nn.Module], model: nn.Module, example: Any, scale: Any
+    ) -> None:
+        """Bit-equal through a file without any option."""
+        rescaled, path = rkt.rescale(model, scale, example), self._folder / "default.safetensors"
+        rkt.save(rescaled, path)
+        loaded = rkt.load(build().eval(), path)
+        same_tensors(loaded, rescaled)
+        scales = scale if isinstance(scale, tuple) else (scale,) * (example.ndim - 2)
+        x = smooth(tuple(round(n * s) for n, s in zip(example.shape[2:], scales, strict=True)), example.shape[1])
+        with torch.no_grad():
+            assert torch.equal(loaded(x), rescaled(x))
 
     def passes(self, build: Callable[[], nn.Module], model: nn.Module, example: Any) -> None:
         """A pass without computing sees what one that computes sees, on the meta device too, and changes nothing."""

@@ -45,7 +45,7 @@ def example(model: nn.Module) -> Any:
 
 
 def by_torch(model: nn.Module, **options: Any) -> dict[str, Any]:
-    larger = rkt.rescale(model, x := options.pop("scale"), example(model), **options)
+    larger = rkt.rescale(model, x := options.pop("scale"), example(model), mode="supersample", form="dense", **options)
     assert {c.name for c in larger.rekernel_plan.changed} == RESCALED, x
     return {name: value.detach() for name, value in larger.state_dict().items()}
 
@@ -53,14 +53,15 @@ def by_torch(model: nn.Module, **options: Any) -> dict[str, Any]:
 def by_file(model: nn.Module, folder: Path, **options: Any) -> dict[str, Any]:
     save_file(model.state_dict(), folder / "in.safetensors")
     hints = rk.Hints(stride={"0": 2, "2": 2, "4": 2}, padding={"0": 1, "2": 1, "4": 3})
-    rk.convert(folder / "in.safetensors", folder / "out.safetensors", hints=hints, include=["[024].weight"], **options)
+    options |= {"mode": "supersample", "include": ["[024].weight"]}
+    rk.convert(folder / "in.safetensors", folder / "out.safetensors", hints=hints, **options)
     return load_file(folder / "out.safetensors")
 
 
 def by_onnx(model: nn.Module, folder: Path, *, scale: float, method: str) -> dict[str, Any]:
     onnx = pytest.importorskip("onnx")
     torch.onnx.export(model, (example(model),), folder / "in.onnx", dynamo=False, verbose=False)
-    options = ["--scale", str(scale), "--method", method]
+    options = ["--scale", str(scale), "--method", method, "--mode", "supersample"]
     run = CliRunner().invoke(main, ["convert", str(folder / "in.onnx"), str(folder / "out.onnx"), *options])
     assert run.exit_code == 0, run.output
     found = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(folder / "out.onnx").graph.initializer}

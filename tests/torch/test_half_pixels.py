@@ -13,6 +13,8 @@ from torch import nn  # noqa: E402
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 
+from .conftest import GROWS  # noqa: E402
+
 
 def classifier() -> nn.Module:
     """7x7 pixels behind the flatten: 10.5x10.5 at one and a half times the size."""
@@ -21,7 +23,7 @@ def classifier() -> nn.Module:
 
 
 def test_a_linear_layer_reads_the_grid_that_the_convolution_before_it_gives() -> None:
-    larger = rkt.rescale(classifier(), 1.5, torch.zeros(1, 1, 14, 14))
+    larger = rkt.rescale(classifier(), 1.5, torch.zeros(1, 1, 14, 14), **GROWS)
     assert larger[0](torch.zeros(1, 1, 21, 21)).shape[2:] == (11, 11)
     assert larger[2].in_features == 4 * 11 * 11
     assert larger(torch.zeros(1, 1, 21, 21)).shape == (1, 5)
@@ -44,7 +46,7 @@ def test_a_fixed_upsampling_and_the_sum_behind_it_agree() -> None:
             return self.read((self.up(self.down(x)) + x).flatten(1))
 
     scale = 10.5 / 14  # 14 -> 10.5, beside the 7 -> 5.25 of the strided layer
-    larger = rkt.rescale(Skip(), scale, torch.zeros(1, 1, 14, 14))
+    larger = rkt.rescale(Skip(), scale, torch.zeros(1, 1, 14, 14), **GROWS)
     assert larger.up.size == (11, 11)
 
 
@@ -52,8 +54,8 @@ def test_torch_and_onnx_plan_the_same_sizes(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     model = classifier()
     torch.onnx.export(model, (torch.zeros(1, 1, 14, 14),), tmp_path / "m.onnx", dynamo=True)
-    plan = rk.plan_source(tmp_path / "m.onnx", scale=1.5)[""]
-    traced = rkt.rescale(model, 1.5, torch.zeros(1, 1, 14, 14)).rekernel_plan
+    plan = rk.plan_source(tmp_path / "m.onnx", scale=1.5, **GROWS)[""]
+    traced = rkt.rescale(model, 1.5, torch.zeros(1, 1, 14, 14), **GROWS).rekernel_plan
     assert {c.kind: [o.new for o in c.operators] for c in plan.changed} == {
         c.kind: [o.new for o in c.operators] for c in traced.changed
     }

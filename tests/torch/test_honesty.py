@@ -95,13 +95,21 @@ def test_one_weight_at_two_scales_stays_and_is_named() -> None:
 def test_flatten_in_an_odd_order_is_refused_by_name() -> None:
     net = Net(lambda m, x: m.read(x.permute(0, 3, 1, 2).flatten(1)), read=nn.Linear(768, 4))
     with pytest.raises(RekernelError, match="read: a linear layer reads the grid in an order"):
-        rkt.rescale(net, 2, X)
+        rkt.rescale(net, 2, X, mode="supersample")
+
+
+def test_a_flatten_in_an_odd_order_gets_the_image_at_the_trained_size_by_default() -> None:
+    net = Net(lambda m, x: m.read(x.permute(0, 3, 1, 2).flatten(1)), read=nn.Linear(768, 4))
+    larger, x = rkt.rescale(net, 2, X), torch.randn(1, 3, 32, 32)
+    assert torch.allclose(larger(x), net(F.avg_pool2d(x, 2)), atol=1e-5)
+    said = "read.weight: reads the pixels in another order; the weights stay, and the image is resampled"
+    assert said in "".join(larger.rekernel_plan.warnings)
 
 
 def test_a_pooling_that_lies_half_a_pixel_off_is_named() -> None:
-    assert "1: max pooling cannot shift by half a pixel at this scale; features after it are offset by 0.5" in notes(
-        nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1))
-    )
+    beside = "1: its features lie 0.25 pixels beside their place, since pooling cannot shift by half a pixel"
+    assert beside in notes(nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1)))
+    assert notes(nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1), conv())) == ""  # the convolution makes up for it
 
 
 @pytest.mark.parametrize("form", ["dense", "factored"])
@@ -172,7 +180,10 @@ def test_a_wrong_example_input_is_named(example: Any, message: str) -> None:
         ({"modes": {"0": "swallow"}}, "swallow"),
         ({"modes": {"nothing": "absorb"}}, "matches no tensor"),
         ({"exclude": ["nothing"]}, "matches no tensor"),
-        ({"form": "factored", "taps": 5}, "taps='full'"),
+        ({"form": "factored", "taps": 5, "method": "optimal"}, "taps='full'"),
+        ({"mode": "swallow"}, "mode='swallow' is not one of auto, supersample, absorb, and not a dict of layer names"),
+        ({"reading_filter": "magic"}, "magic"),
+        ({"methods": {"nothing": {"method": "cubic"}}}, "matches no tensor"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -196,7 +207,7 @@ def test_in_place_failure_leaves_the_model_as_it_was() -> None:
     net = Net(lambda m, x: m.read(m.c(x).permute(0, 3, 1, 2).flatten(1)), c=normed, read=nn.Linear(768, 4))
     before, parameters = repr(net), list(net.parameters())
     with pytest.raises(RekernelError):
-        rkt.rescale(net, 2, X, inplace=True)
+        rkt.rescale(net, 2, X, inplace=True, mode="supersample")
     assert repr(net) == before
     assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True))
 

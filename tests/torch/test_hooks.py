@@ -129,7 +129,7 @@ def test_attributes_that_are_not_the_layers_own(form: str) -> None:
 def test_hooks_that_compute_a_baked_weight_are_not_taken_over_and_others_are(norm: Any) -> None:
     model = nn.Sequential(norm(nn.Conv2d(2, 4, 3, padding=1))).eval()
     model[0].register_forward_hook(lambda _m, _args, out: out + 1)
-    larger = rkt.rescale(model, 2, EXAMPLE)
+    larger = rkt.rescale(model, 2, EXAMPLE, method="optimal")
     assert set(larger.state_dict()) == {"0.weight", "0.bias"}
     bare = nn.Conv2d(2, 4, 5, padding=2)
     bare.load_state_dict(larger[0].state_dict())

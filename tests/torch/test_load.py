@@ -15,6 +15,8 @@ from torch import nn  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import Hints, RekernelError, convert  # noqa: E402
 
+from .conftest import GROWS  # noqa: E402
+
 
 def build() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3))
@@ -22,7 +24,7 @@ def build() -> nn.Module:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    rkt.save(rkt.rescale(build(), 2, torch.zeros(1, 3, 16, 16)), tmp_path / "out.safetensors")
+    rkt.save(rkt.rescale(build(), 2, torch.zeros(1, 3, 16, 16), **GROWS), tmp_path / "out.safetensors")
     return tmp_path / "out.safetensors"
 
 
@@ -168,10 +170,10 @@ def test_a_file_that_holds_a_tied_weight_once(tmp_path: Path, device: str) -> No
     model = Tied()
     save_model(model, tmp_path / "in.safetensors")
     assert len(load_file(tmp_path / "in.safetensors")) == 3
-    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, **GROWS)
     with torch.device(device):
         empty = Tied()
     loaded = rkt.load(empty, tmp_path / "out.safetensors")
     assert loaded.a.weight is loaded.b.weight
     x = torch.rand(1, 3, 16, 16)
-    torch.testing.assert_close(loaded(x), rkt.rescale(model, 2, torch.zeros(1, 3, 8, 8))(x))
+    torch.testing.assert_close(loaded(x), rkt.rescale(model, 2, torch.zeros(1, 3, 8, 8), **GROWS)(x))

@@ -15,10 +15,12 @@ from torch import Tensor, nn  # noqa: E402
 import rekernel as rk  # noqa: E402
 import rekernel.torch as rkt  # noqa: E402
 from rekernel.architectures.base import LayerFacts  # noqa: E402
+from rekernel.planning.reading_by_name import Reading  # noqa: E402
 from rekernel.planning.settings import Settings  # noqa: E402
 from rekernel.planning.tensor import Layer  # noqa: E402
 
 from ..numeric import assert_bits, assert_ulps  # noqa: E402
+from .conftest import GROWS  # noqa: E402
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -52,7 +54,9 @@ def test_sd_unet(tmp_path: Path, preset: str) -> None:
     assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_resnet(tmp_path: Path, check: Any) -> None:
+@pytest.mark.parametrize(("scale", "options", "count"), [(3, GROWS, 4), (2, {}, 1)], ids=["supersampled", "default"])
+def test_resnet(tmp_path: Path, check: Any, scale: int, options: dict[str, Any], count: int) -> None:
+    """At 3x no pooling lies half a pixel beside its place, which a trace makes up for and a plan by name cannot."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=16)
 
@@ -61,11 +65,12 @@ def test_resnet(tmp_path: Path, check: Any) -> None:
 
     model = check.revived(build())
     save_file(state(model), tmp_path / "in.safetensors")
-    report = rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    report = rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=scale, **options)
     loaded = rkt.load(build(), tmp_path / "out.safetensors")
-    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64))
+    traced = rkt.rescale(model, scale, torch.zeros(1, 3, 64, 64), **options)
     assert {c.name for c in traced.rekernel_plan.changed} == {c.name for c in report.plans[""].changed}
-    x = torch.randn(1, 3, 128, 128)
+    assert len(report.plans[""].changed) == count
+    x = torch.randn(1, 3, 64 * scale, 64 * scale)
     with torch.no_grad():
         assert torch.allclose(loaded(x).logits, traced(x).logits, atol=1e-4)
 
@@ -182,21 +187,22 @@ def test_a_dilated_convolution_is_planned_by_name_as_it_is_by_trace(
     save_file(state(model), tmp_path / "in.safetensors")
     if transposed:
         change = Layer(
-            "1.weight", "F32", (4, 2, 3, 3), {"1.weight": (4, 2, 3, 3)}, Settings(2),
+            "1.weight", "F32", (4, 2, 3, 3), {"1.weight": (4, 2, 3, 3)}, Settings(2, "optimal"),
             rk.Hints(stride={"1": stride}, padding={"1": dilation}, dilation={"1": dilation}), Transposed(),
+            Reading("supersample"),
         ).change()  # fmt: skip
     else:
         hints = rk.Hints(stride={"1": stride}, dilation={"1": dilation})  # its padding follows from the dilation
-        plan = rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=hints)
+        plan = rk.plan_checkpoint(tmp_path / "in.safetensors", 2, hints=hints, **GROWS)
         change = next(c for c in plan.changed if c.name == "1.weight")
-    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16))
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), **GROWS)
     traced = next(c for c in larger.rekernel_plan.changed if c.name == "1.weight")
     assert change.operators == traced.operators and change.geometry == traced.geometry
     assert [g.kernel for g in change.new_geometry] == [g.kernel for g in traced.new_geometry]
     assert {o.dilation for o in change.operators} == {dilation}
     if not transposed:
         assert change.new_geometry == traced.new_geometry
-        rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, hints=hints)
+        rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, hints=hints, **GROWS)
         loaded, x = rkt.load(model, tmp_path / "out.safetensors"), torch.randn(1, 3, 32, 32)
         with torch.no_grad():
             assert torch.allclose(loaded(x), larger(x), atol=1e-5)

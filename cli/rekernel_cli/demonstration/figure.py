@@ -20,7 +20,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dilate", {"method": "dilate"}),
     ("linear, full", {"method": "linear"}),
     ("cubic, full", {"method": "cubic"}),
-    ("optimal (default)", {}),
+    ("optimal", {"method": "optimal"}),
 )
 
 
@@ -39,7 +39,7 @@ def draw(out: Path) -> Path | None:
     kernels: list[tuple[str, NDArray[Any], float]] = [("trained, 3x3", before, 1.0)]
     for label, options in _SHOWN:
         target = out / "figure.safetensors"
-        convert_example("cnn", 2, target, **options)
+        convert_example("cnn", 2, target, mode="supersample", **options)
         after = load_file(target)[_LAYER][_OUT, channel]
         target.unlink()
         kernels.append((f"{label}, {after.shape[0]}x{after.shape[1]}", after, 2.0))
@@ -60,7 +60,7 @@ def draw(out: Path) -> Path | None:
     axes[0, 0].set_ylabel("taps, in old pixels")
     axes[1, 0].set_ylabel("gain, cycles per old pixel")
     figure.suptitle(
-        f"Glyph CNN, conv3[{_OUT}, {channel}] at 2x: kernels (top) and their frequency responses (bottom). "
+        f"Glyph CNN, conv3[{_OUT}, {channel}] supersampled by 2: kernels (top) and their frequency responses (bottom). "
         "Dashed: the trained band; energy outside the square is aliased.",
         fontsize=11,
     )

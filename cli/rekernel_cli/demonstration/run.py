@@ -44,21 +44,30 @@ class Variant:
     untouched: bool = False
 
 
+def _supersampled(label: str, **options: Any) -> Variant:
+    return Variant(f"supersample, {label}", {"mode": "supersample", **options})
+
+
 CNN_VARIANTS = (
     Variant("untouched", untouched=True),
     Variant("resized like a picture: corners aligned, divided by s^2", naive=True),
-    Variant("dilate", {"method": "dilate"}),
-    Variant("nearest, full", {"method": "nearest"}),
-    Variant("linear, same extent, gain ratio", {"method": "linear", "taps": "same-extent", "gain": "ratio"}),
-    Variant("linear, same extent", {"method": "linear", "taps": "same-extent"}),
-    Variant("linear, full, gain none", {"method": "linear", "gain": "none"}),
-    Variant("linear, full", {"method": "linear"}),
-    Variant("cubic, same extent", {"method": "cubic", "taps": "same-extent"}),
-    Variant("cubic, full", {"method": "cubic"}),
-    Variant("lanczos3, full", {"method": "lanczos3"}),
-    Variant("area, full", {"method": "area"}),
-    Variant("optimal, full", {"taps": "full"}),
-    Variant("optimal, same extent (the default)"),
+    _supersampled("dilate", method="dilate"),
+    _supersampled("nearest, full", method="nearest"),
+    _supersampled("linear, same extent, gain ratio", method="linear", taps="same-extent", gain="ratio"),
+    _supersampled("linear, same extent", method="linear", taps="same-extent"),
+    _supersampled("linear, full, gain none", method="linear", gain="none"),
+    _supersampled("linear, full", method="linear"),
+    _supersampled("cubic, same extent", method="cubic", taps="same-extent"),
+    _supersampled("cubic, full", method="cubic"),
+    _supersampled("lanczos3, full", method="lanczos3"),
+    _supersampled("area, full", method="area"),
+    _supersampled("optimal, full", method="optimal", taps="full"),
+    _supersampled("optimal, same extent", method="optimal"),
+    _supersampled("by role: area, then dilate"),
+    Variant("absorb, linear", {"method": "linear"}),
+    Variant("absorb, cubic", {"method": "cubic"}),
+    Variant("absorb, optimal", {"method": "optimal"}),
+    Variant("absorb, area (the default)"),
 )
 MLP_VARIANTS = (
     Variant("linear, gain none", {"method": "linear", "gain": "none"}),
@@ -66,9 +75,9 @@ MLP_VARIANTS = (
     Variant("linear", {"method": "linear"}),
     Variant("cubic", {"method": "cubic"}),
     Variant("lanczos3", {"method": "lanczos3"}),
-    Variant("area", {"method": "area"}),
     Variant("pinv-linear", {"method": "pinv-linear"}),
-    Variant("optimal (the default)"),
+    Variant("optimal", {"method": "optimal"}),
+    Variant("area (the default)"),
 )
 
 

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAKES_IMAGES = (
+    r"(^|[./_])(dec\d*|decod\w*|deconv\w*|conv_?transpose\w*|t_?conv\d*|unpool\w*|up\d*|up_?conv\w*|upsampl\w*|fpn\w*|"
+    r"lateral_convs?|reassemble\w*|refine\w*|masks?|mask_head\w*|seg\w*)([./]|$)"
+)
+"""Pattern of the names of layers that enlarge feature maps, or give an answer for every pixel."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class LayerFacts:
     layout : axes of the weight, where the name of the tensor does not end like the name of a weight
     view : shape of the kernel, where the tensor stores the kernel flattened
     reads_image : whether the layer reads the image itself
+    autoencoder : whether the layer belongs to an autoencoder, in a file that holds a noise predictor, too
     refusal : reason why the tensor cannot be rescaled, shown to users who select the tensor; empty if it can
     """
 
@@ -31,6 +37,7 @@ class LayerFacts:
     layout: str = ""
     view: tuple[int, ...] = ()
     reads_image: bool = False
+    autoencoder: bool = False
     refusal: str = ""
 
 

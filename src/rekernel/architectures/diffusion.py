@@ -84,11 +84,11 @@ class SingleFileDiffusion:
         if re.search(r"input_blocks(\.\d+\.0\.op\.|\d+op)weight$", name):
             return LayerFacts(stride=2, padding=(1, 1))
         if re.search(r"encoder\.down\.\d+\.downsample\.conv\.weight$", name):
-            return LayerFacts(stride=2, padding=(0, 1))
+            return LayerFacts(stride=2, padding=(0, 1), autoencoder=True)
         if self._layers.match(name) or name.startswith(self._beside):
             unet, averaged = self._prefix(shapes), "model_ema.diffusion_modelinput_blocks00weight"
             readers = (f"{unet}input_blocks.0.0.weight", averaged, "first_stage_model.encoder.conv_in.weight")
-            return LayerFacts(reads_image=name in readers)
+            return LayerFacts(reads_image=name in readers, autoencoder=name.startswith("first_stage_model."))
         return None
 
     def gives_image(self, shapes: Shapes) -> bool:

@@ -24,7 +24,7 @@ _families: tuple[Family, ...] = (
     MLP(),
 )
 
-_METHODS = ("recognises", "facts", "presets", "notes")
+_METHODS = ("recognises", "facts", "gives_image", "presets", "notes")
 
 
 def families() -> tuple[Family, ...]:
@@ -68,23 +68,25 @@ def register(family: Family, before: str | None = None) -> None:
 
     Examples
     --------
-    A family of detectors. Their first convolution has stride 4, which no shape tells.
+    A family of classifiers. Their first convolution has stride 4, which no shape tells.
 
     >>> from rekernel.architectures.base import LayerFacts
-    >>> class Detector:
-    ...     name, default = "my detector", "all"
+    >>> class Classifier:
+    ...     name, default = "my classifier", "all"
     ...     def recognises(self, shapes):
-    ...         return "detector.stem.weight" in shapes
+    ...         return "my.stem.weight" in shapes
     ...     def facts(self, name, shapes):
-    ...         return LayerFacts(stride=4) if name == "detector.stem.weight" else LayerFacts()
+    ...         return LayerFacts(stride=4, reads_image=True) if name == "my.stem.weight" else LayerFacts()
+    ...     def gives_image(self, shapes):
+    ...         return False
     ...     def presets(self, shapes):
     ...         return {"all": ("*",)}
     ...     def notes(self, shapes):
     ...         return ()
-    >>> with restored():  # in a program of yours: register(Detector(), before="plain MLP")
-    ...     register(Detector(), before="plain MLP")
-    ...     recognise({"detector.stem.weight": (8, 3, 7, 7)}).name
-    'my detector'
+    >>> with restored():  # in a program of yours: register(Classifier(), before="plain MLP")
+    ...     register(Classifier(), before="plain MLP")
+    ...     recognise({"my.stem.weight": (8, 3, 7, 7)}).name
+    'my classifier'
     """
     global _families
     names = [known.name for known in _families]

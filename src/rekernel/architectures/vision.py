@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import LayerFacts, Shapes, has_all
+from .base import MAKES_IMAGES, LayerFacts, Shapes, has_all
 
 
 class ViT:
@@ -101,7 +101,7 @@ class ResNet:
         return None
 
     def gives_image(self, shapes: Shapes) -> bool:
-        return _labels_pixels(tuple(shapes.items())) or has_all(shapes, _DECODES)
+        return _labels_pixels(tuple(shapes.items())) or has_all(shapes, MAKES_IMAGES)
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}
@@ -120,7 +120,6 @@ class ResNet:
         return tuple(notes)
 
 
-_DECODES = r"(^|\.)(fpn|fpn_convs|lateral_convs|decoder|up_convs?|upconvs?)\."
 _SEGMENTS = r"(^|\.)(aux_classifier|auxiliary_head|decode_head|aspp|psp|ppm)\.|(^|\.)convs\.\d+\.\d+\.weight$"
 
 
@@ -155,7 +154,7 @@ class ConvNeXt:
         return LayerFacts() if self._depthwise.search(name) else None
 
     def gives_image(self, shapes: Shapes) -> bool:
-        return has_all(shapes, _SEGMENTS) or has_all(shapes, _DECODES)
+        return has_all(shapes, _SEGMENTS) or has_all(shapes, MAKES_IMAGES)
 
     def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
         return {"all": ("*",)}

@@ -189,7 +189,7 @@ def _json(config: Mapping[str, Any]) -> bytes:
 
 def loads_plainly(config: Mapping[str, Any], plan: Plan) -> bool:
     """Whether transformers builds the rescaled model from its config alone, since the config states every change."""
-    absorbed = all(change.kind in ("patch", "values") for change in plan.changed)
+    absorbed = not plan.resamples and all(change.kind in ("patch", "values") for change in plan.changed)
     named = "architectures" in config and class_name(config)
     return bool(absorbed and named) and sizes_are_those(config, plan.changed, new=True)
 

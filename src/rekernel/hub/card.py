@@ -146,6 +146,12 @@ def _head(load: Payload, repo: str, story: Story) -> str:
             f"its folder records {what_is_recorded(found)}. Nothing was trained, and the weights are those of the "
             "source."
         )
+    if all(recipe.plan.resamples for recipe in load.recipes.values()):
+        return (
+            f"# {repo.rpartition('/')[2]}\n\n{of}{kind} for images {scales} times as large as those it was trained on. "
+            "No layer of it can absorb this scale, so its weights are those of the source, and rekernel resamples the "
+            "image to the trained size in front of it."
+        )
     return (
         f"# {repo.rpartition('/')[2]}\n\n{of}{kind} with its weights rescaled by {scales}, so that it runs at "
         "images that much larger than it was trained on. Nothing was trained: kernels (and weights that read a pixel "
@@ -228,7 +234,9 @@ def _limits(load: Payload, verified: bool) -> str:
         trained,
         "- It is made for the larger images; at the trained size use the original.",
     ]
-    if library_of(load) == "rekernel":
+    if all(recipe.plan.resamples for recipe in load.recipes.values()):
+        said.append("- Any other loader than rekernel's needs images of the trained size.")
+    elif library_of(load) == "rekernel":
         said.append(
             "- Kernels, strides and padding differ from the architecture's own, so that its usual loader refuses the "
             "weights; rekernel's brings both in."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..resampling.methods import AUTO_METHOD
 from ..text import dims, scale_text
 from .changes import AxisGeometry
 from .plan import Plan
@@ -18,6 +19,7 @@ _SHOWN = ("method", "taps", "gain", "selection")
 def described(plan: Plan) -> dict[str, str]:
     """Return texts by label: the scale, then method, taps, gain and selection where the plan states them.
 
+    If the method was left to the role of each layer, the methods are those of the layers that change.
     The texts are not escaped, and a plan may come from an untrusted file. The caller must escape the texts.
 
     Examples
@@ -26,6 +28,10 @@ def described(plan: Plan) -> dict[str, str]:
     {'scale': '2', 'method': 'cubic'}
     """
     said = {label: plan.options[label] for label in _SHOWN if label in plan.options}
+    if said.get("method") == AUTO_METHOD:
+        used = [o.method for change in plan.changed for o in (*change.operators, *change.factors)]
+        used += [module.method for module in plan.modules if module.method]
+        said["method"] = " and ".join(dict.fromkeys(used)) or AUTO_METHOD
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}
     return {"scale": scale_text(plan.scale), **texts}
 

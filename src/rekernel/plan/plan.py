@@ -66,6 +66,11 @@ class Plan:
         return not self.changed and not self.modules
 
     @property
+    def resamples(self) -> bool:
+        """Whether the image is resampled in front of the model, whose weights stay."""
+        return any(module.kind == "resample" for module in self.modules)
+
+    @property
     def recognised(self) -> bool:
         """Whether the tensor names identified the architecture, so that the padding of the layers is known."""
         return self.origin == "names" and bool(self.family)

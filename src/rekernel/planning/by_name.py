@@ -23,7 +23,7 @@ from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .reading_by_name import reading
-from .roles import ABSORB, SUPERSAMPLE
+from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
@@ -58,8 +58,9 @@ def plan_checkpoint(
         New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
         it is).
     method, taps, gain, a, smoothness
-        As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where the image is read,
-        'optimal' inside a network that gives an image back, 'dilate' inside another, where its layers supersample.
+        As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where a layer absorbs the
+        scale; 'optimal' in a network that gives an image back, with all taps where the image is read; in any other
+        network that supersamples 'area' where the image is read and 'dilate' elsewhere.
         Values on a grid (position embeddings) are interpolated without coefficient, by cubic where the method is
         'auto', 'optimal' or 'dilate'.
     reading_filter : str, optional
@@ -96,9 +97,12 @@ def plan_checkpoint(
     >>> import tempfile, safetensors.numpy, numpy as np
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "in.safetensors"
-    >>> safetensors.numpy.save_file({"conv.weight": np.zeros((8, 4, 3, 3), np.float32)}, path)
-    >>> plan_checkpoint(path, scale=2).changes[0].new_shape
-    (8, 4, 5, 5)
+    >>> shapes = {"conv1.weight": (8, 3, 3, 3), "conv2.weight": (8, 8, 3, 3), "fc.weight": (10, 8)}
+    >>> safetensors.numpy.save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
+    >>> [(change.name, change.new_shape) for change in plan_checkpoint(path, scale=2).changed]
+    [('conv1.weight', (8, 3, 6, 6))]
+    >>> [change.new_shape for change in plan_checkpoint(path, scale=2, mode="supersample", method="optimal").changed]
+    [(8, 3, 5, 5), (8, 8, 5, 5)]
     """
     settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
     asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
@@ -119,11 +123,14 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
     base, each = asked.settings, asked.each(shapes)
     how = reading(shapes, family, base, hints, asked.mode, chosen)
+    at_0 = aligned(base, how.network, reads_image=False)[0]
     supersamples = how.mode == SUPERSAMPLE
     changes, warnings = [], list(family.notes(shapes)) if family and supersamples else []
     warnings += [how.note] if how.note else []
     for name, info in source.tensors.items():
-        layer = Layer(name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout)
+        layer = Layer(
+            name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout, at_0
+        )
         try:
             change = layer.change() if name in chosen else layer.kept(f"not selected by {selection}")
         except Unclear as unclear:
@@ -158,21 +165,28 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
 def _assumed(
     changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
 ) -> list[str]:
-    """The note that names the convolutions whose stride was assumed: no hint and no family gives it."""
-    guessed = [
-        c.name for c in changes
-        if c.kind == "conv" and c.mode != ABSORB and hints.given("stride", c.name) is None
+    """The notes that name the convolutions whose stride was assumed: no hint and no family gives it."""
+    unknown = [
+        c for c in changes
+        if c.kind == "conv" and hints.given("stride", c.name) is None
         and not (family and (facts := family.facts(c.name, shapes)) and facts.stride)
     ]  # fmt: skip
+    notes = [
+        f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
+        f"rekernel.torch.load takes them from the model, and --stride and --padding tell them to any other reader"
+        for c in unknown if c.mode == ABSORB
+    ]  # fmt: skip
+    guessed = [c.name for c in unknown if c.mode != ABSORB]
     if not guessed:
-        return []
+        return notes
     why, whose = "no family recognised", ""
     if family:
         listed = ", ".join(map(shown, guessed[:3])) + (", ..." if len(guessed) > 3 else "")
         why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
+        *notes,
         f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"pass --stride NAME=2"
+        f"pass --stride NAME=2",
     ]
 
 

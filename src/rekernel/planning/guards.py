@@ -22,7 +22,8 @@ from ..text import scale_text
 def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
     """The error for a plan that changes nothing. It quotes up to three notes, those that name an option first."""
     telling = sorted(warnings, key=lambda note: "--" not in note)
-    rest = f" ({len(telling) - 3} more notes: see the plan.)" if len(telling) > 3 else ""
+    more = len(telling) - 3
+    rest = f" ({more} more note{'s' if more > 1 else ''}: see the plan.)" if more > 0 else ""
     notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
     return RekernelError(f"{where}: the plan changes nothing.{notes}{rest}")
 

@@ -10,17 +10,20 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ..architectures.base import Family
+from ..architectures.axis_order import pytorch_shape
+from ..architectures.base import MAKES_IMAGES, Family, has_all
 from ..architectures.detect import is_weight
 from ..errors import Option, RekernelError
+from ..escape import shown
 from ..patterns import layer_of
 from ..plan.changes import Mode
 from ..resampling.geometry import is_whole
+from ..text import scale_text
 from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 
-_HEAD = re.compile(r"(^|[./])(fc|head|heads|classifier|logits|linear|predictions|output)\d*([./]|$)")
-_MAKES_IMAGES = re.compile(r"(^|[./_])(decoder|up\d*|up_?conv\d*|upsample\w*|fpn\w*|deconv\w*|mask\w*|seg\w*)([./]|$)")
+_HEAD = re.compile(r"((?!(\w*_)?\d+[./])[^./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
+"""A last layer. One behind a number is a layer of a repeated block: `blocks.0.mlp.fc1`, `blocks_0/mlp/fc1`."""
 _COLOURS = (1, 2, 3, 4)
 """Channels of an image."""
 
@@ -34,7 +37,7 @@ class Reading:
 
     mode : 'absorb' or 'supersample'
     network : facts about the network, which decide the methods of its layers
-    reader : name of the weight that reads the image; empty if no name tells it
+    readers : names of the weights that read the image; empty if no name tells them
     resample : reason why the image is resampled in front of the network instead; empty if it is not
     keeps_patch : whether a vision transformer keeps its patch, so that the number of tokens grows
     per_layer : whether the caller gave the modes of single layers
@@ -43,7 +46,7 @@ class Reading:
 
     mode: Mode
     network: Network = field(default_factory=Network)
-    reader: str = ""
+    readers: frozenset[str] = frozenset()
     resample: str = ""
     keeps_patch: bool = False
     per_layer: bool = False
@@ -68,56 +71,85 @@ def reading(
     Examples
     --------
     >>> classifier = {"conv1.weight": (8, 3, 3, 3), "conv2.weight": (8, 8, 3, 3), "fc.weight": (10, 8)}
-    >>> reading(classifier, None, Settings(2), Hints(), "auto", classifier).reader
-    'conv1.weight'
+    >>> reading(classifier, None, Settings(2), Hints(), "auto", classifier).readers
+    frozenset({'conv1.weight'})
     """
+    shapes = _turned(shapes, hints)
     per_layer = {pattern: mode for pattern, mode in hints.mode.items() if pattern != "*"}
     asked = hints.mode.get("*", asked)
     if asked != AUTO:
         checked_mode(asked)
-    elif per_layer:
-        return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
-    if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
-        return Reading(SUPERSAMPLE, Network(gives_image=True), per_layer=True)
     image = family.gives_image(shapes) if family else _gives_image(shapes)
     network = Network(gives_image=image is not False, predicts_noise=family is not None and family.default == "inner")
+    if not any(len(shape) > 2 for shape in shapes.values()):  # matrices alone; those that read pixels absorb anyway
+        return Reading(SUPERSAMPLE, network, per_layer=True)
+    readers = frozenset(filter(None, [reader_of(shapes, family)]))
+    if per_layer and asked != ABSORB:
+        return Reading(SUPERSAMPLE, network, readers, per_layer=True)
+    readers = _named(shapes, per_layer) or readers
     if asked == AUTO and image is None:
         return Reading(
             SUPERSAMPLE,
             network,
-            reader_of(shapes, family),
+            readers,
             note="the names do not tell whether this network gives an image back, so its feature maps grow with the "
             "image; for a classifier pass --mode absorb (mode='absorb'), which loses nothing",
         )
     mode = network_mode(asked, network)
     if mode == SUPERSAMPLE:
-        return Reading(mode, network, reader_of(shapes, family))
-    reader = reader_of(shapes, family)
-    if not reader or reader not in chosen:
+        return Reading(mode, network, readers)
+    if not readers or not readers <= {*chosen}:
+        why = "no name tells which layer reads the image"
+        if readers:
+            why = f"{', '.join(map(shown, sorted(readers)))}: reads the image, but is not selected"
         if asked == AUTO:
-            return Reading(SUPERSAMPLE, network)
+            note = (
+                f"{why}, so the feature maps grow with the image, which can cost a classifier accuracy; name the layer "
+                f"that absorbs the scale instead: --mode absorb --mode NAME=absorb"
+            )
+            return Reading(SUPERSAMPLE, network, note=note)
         raise RekernelError(
-            "no name tells which layer reads the image" if not reader else f"{reader}: reads the image, but is not "
-            "selected", "; name the layer that absorbs the scale (",
-            Option("hints=Hints(mode={'conv1': 'absorb'})", "--mode conv1=absorb"), ")",
+            why, "; name the layer that absorbs the scale, beside the mode of the network: ",
+            Option("hints=Hints(mode={'NAME': 'absorb'})", "--mode NAME=absorb"),
         )  # fmt: skip
-    return _absorbing(reader, shapes, family, settings, hints)
+    told = [_told(name, shapes, family, settings, hints) for name in sorted(readers)]
+    if not any(told):
+        return Reading(ABSORB, readers=readers)
+    facts = [family.facts(name, shapes) for name in readers] if family else []
+    if asked == AUTO and facts and all(f and f.role == "patch" for f in facts):
+        return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True)
+    return Reading(ABSORB, resample=next(filter(None, told)))
 
 
-def _absorbing(
+def _told(
     reader: str, shapes: Mapping[str, tuple[int, ...]], family: Family | None, settings: Settings, hints: Hints
-) -> Reading:
+) -> str:
+    """The reason why a layer cannot absorb the scale; empty if it can."""
     facts = family.facts(reader, shapes) if family else None
     stride = hints.given("stride", reader) or (facts.stride if facts else 0)
     scales = settings.scales(len(shapes[reader]) - 2) or ()
-    if all(map(is_whole, scales)) or (stride and all(s >= 1 and is_whole(s * stride) for s in scales)):
-        return Reading(ABSORB, reader=reader)
-    if facts and facts.role == "patch" and all(is_whole(s * stride) and s * stride >= 1 for s in scales):
-        return Reading(ABSORB, reader=reader)  # a patch is a grid of pixels of its own, which may shrink
-    if facts and facts.role == "patch":
-        return Reading(SUPERSAMPLE, reader=reader, keeps_patch=True)
+    patch = (facts and facts.role == "patch") or (
+        hints.given("padding", reader) == 0 and all(k == stride for k in shapes[reader][2:])
+    )
+    # A patch is a grid of pixels of its own, which may shrink; another kernel may not.
+    whole = stride and all(is_whole(s * stride) and (s >= 1 or (patch and s * stride >= 1)) for s in scales)
+    if whole or all(map(is_whole, scales)):
+        return ""
     what = f"stride {stride}" if stride else "a stride that no name tells"
-    return Reading(ABSORB, resample=f"{layer_of(reader)}: {what} cannot absorb a scale of {settings.scale}")
+    return f"{shown(layer_of(reader))}: {what} cannot absorb a scale of {scale_text(settings.scale)}"
+
+
+def _named(shapes: Mapping[str, tuple[int, ...]], modes: Mapping[str, str]) -> frozenset[str]:
+    """The names of the convolutions that the caller told to absorb."""
+    told = Hints(mode=modes)
+    return frozenset(n for n, s in shapes.items() if len(s) > 2 and told.given("mode", n) == ABSORB)
+
+
+def _turned(shapes: Mapping[str, tuple[int, ...]], hints: Hints) -> dict[str, tuple[int, ...]]:
+    """The shapes, those in PyTorch's order for which the caller named a layout of their own."""
+    of_all = hints.layout_of_all()
+    own = {name: hints.given("layout", name) for name in shapes}
+    return {name: pytorch_shape(shape, None if own[name] == of_all else own[name]) for name, shape in shapes.items()}
 
 
 def reader_of(shapes: Mapping[str, tuple[int, ...]], family: Family | None) -> str:
@@ -147,10 +179,10 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
 
 def _gives_image(shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether a network of no known family gives an image back; None if its names do not tell."""
-    if any(_MAKES_IMAGES.search(layer_of(name)) for name in shapes):
+    if has_all(shapes, MAKES_IMAGES):
         return None
     matrices = [name for name, shape in shapes.items() if len(shape) == 2 and is_weight(name)]
-    if any(_HEAD.search(layer_of(name)) for name in matrices):
+    if any(_HEAD.match(layer_of(name)) for name in matrices):
         return False
     layers = sorted((n for n, s in shapes.items() if len(s) >= 2 and is_weight(n)), key=_in_order)
     numbered = bool(layers) and all(layer_of(name).split(".")[0].isdigit() for name in layers)

@@ -80,7 +80,8 @@ def convolution(
     --------
     >>> axis = ConvAxis(AxisGeometry(3, 2, (1, 1)), 2.0, 2.0, 16)
     >>> became = convolution(
-    ...     Weight("conv.weight", "F32", (8, 4, 3)), [axis], Settings(2.0), first=2, mode="supersample", reason=""
+    ...     Weight("conv.weight", "F32", (8, 4, 3)), [axis], Settings(2.0, "optimal"), first=2, mode="supersample",
+    ...     reason="",
     ... )
     >>> became.change.new_shape, became.change.new_geometry
     ((8, 4, 6), (AxisGeometry(kernel=6, stride=2, padding=(3, 2), dilation=1),))

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..architectures.axis_order import PYTORCH, Layout
 from ..architectures.base import Family, LayerFacts
@@ -24,7 +24,7 @@ from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
 from .layers import Cells, ConvAxis, Weight, grid_cells
 from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
-from .roles import ABSORB, AUTO, SUPERSAMPLE, aligned, checked_mode, role_of, settings_of
+from .roles import ABSORB, AUTO, SUPERSAMPLE, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
 
@@ -41,6 +41,7 @@ class Layer:
 
     shape : shape of this tensor, in the file's order of axes
     shapes : shapes of all tensors of the checkpoint, in PyTorch's order of axes
+    aligned : whether pixel 0 stays pixel 0 on the grids inside the network
     """
 
     name: str
@@ -52,6 +53,7 @@ class Layer:
     family: Family | None
     reading: Reading
     layout: Layout = PYTORCH
+    aligned: bool = False
 
     @property
     def weight(self) -> Weight:
@@ -66,7 +68,7 @@ class Layer:
         """The change of this tensor, which was selected; raises `Unclear` where shape and name do not decide."""
         if self.reading.resample:
             return self.kept(RESAMPLED)
-        if self.reading.mode == ABSORB and self.name != self.reading.reader:
+        if self.reading.mode == ABSORB and self.name not in self.reading.readers:
             return self.kept(NOT_NEEDED)
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
@@ -89,7 +91,7 @@ class Layer:
         layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
         if layout is None:
             return self.kept("more than two axes, but not a convolution")
-        return self._conv(facts or LayerFacts(), layout)
+        return self._conv(facts or LayerFacts(stride=0), layout)
 
     def _conv(self, facts: LayerFacts, layout: str) -> LayerChange:
         view = facts.view or self.shape
@@ -101,16 +103,21 @@ class Layer:
                 f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
                 f"scale of its own with --set"
             )
-        stride = self.hints.given("stride", self.name) or facts.stride or 1
-        if self.reading.keeps_patch and self.name == self.reading.reader:
+        known = self.hints.given("stride", self.name) or facts.stride
+        stride = known or 1
+        if self.reading.keeps_patch and self.name in self.reading.readers:
             size = "x".join(map(str, kernel))
             return self.kept(
                 f"patches of {size} pixels stay, since they cannot grow by the scale; more tokens are read"
             )
-        reads = facts.reads_image or self.name == self.reading.reader
+        reads = facts.reads_image or self.name in self.reading.readers
         role = role_of((stride,), transposed=facts.role == "conv-transpose", reads_image=reads)
         mode = self._mode(facts)
-        settings = settings_of(self.settings, role, mode, self.reading.network)
+        network = self.reading.network
+        if facts.autoencoder:
+            network = replace(network, predicts_noise=False)
+        settings = settings_of(self.settings, role, mode, network)
+        cuts = reads and settings.method != "dilate"  # each pixel of the image is cut into smaller ones
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
             raise Unclear(
@@ -120,17 +127,20 @@ class Layer:
         if all(k == 1 for k in kernel) and stride == 1 and mode != ABSORB:
             return self.kept("1x1 convolution: pointwise")
         dilation = self.hints.given("dilation", self.name) or 1
-        padding = self._padding(kernel, facts, stride, dilation)
+        # Boxes of whole pixels are the same wherever the kernel lies, so the stride and the padding may stay unknown.
+        anywhere = mode == ABSORB and settings.whole and settings.method in ("area", "nearest") and not known
+        padding = self._padding(kernel, facts, stride, dilation, anywhere=anywhere)
         axes = [
             ConvAxis(AxisGeometry(k, stride, padding, dilation), scale, 1.0 if mode == ABSORB else scale)
             for k, scale in zip(kernel, scales, strict=True)
         ]
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
+        step = "unknown" if anywhere else stride
         with self._named():
             return convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
-                reason=f"{what}, stride {stride}: {mode}s", transposed=facts.role == "conv-transpose",
-                aligned=aligned(self.settings, self.reading.network, reads_image=reads),
+                reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
+                aligned=(self.aligned and not cuts, self.aligned),
             ).change  # fmt: skip
 
     def _mode(self, facts: LayerFacts) -> Mode:
@@ -151,7 +161,10 @@ class Layer:
         except RekernelError as error:
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
 
-    def _padding(self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int) -> tuple[int, int]:
+    def _padding(
+        self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool
+    ) -> tuple[int, int]:
+        """The padding of a convolution. If its taps are the same `anywhere`, that of an even kernel may be 0."""
         given = self.hints.given("padding", self.name)
         if isinstance(given, int):
             return given, given
@@ -162,6 +175,8 @@ class Layer:
             return facts.padding
         known = facts.stride > 1 or self.hints.given("stride", self.name)
         if any(k % 2 == 0 for k in kernel):
+            if anywhere:
+                return 0, 0
             if known:
                 raise RekernelError(
                     f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",

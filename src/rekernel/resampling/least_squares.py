@@ -41,6 +41,8 @@ def _band(x: Array, low: float, high: float) -> Array:
 
 def _roll_off(x: Array, low: float, high: float, end: float) -> Array:
     """Integral of D(f) cos(2 pi f x) over low <= f <= end, for D = 1/2 + 1/2 cos(pi (f - low) / (high - low))."""
+    if high == low:
+        return np.zeros_like(x)
     middle, width, slope = (low + end) / 2, end - low, 0.5 / (high - low)
     halves = [
         np.cos(2 * np.pi * (x + sign * slope) * middle - sign * 2 * np.pi * slope * low)

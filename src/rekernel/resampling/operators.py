@@ -291,7 +291,7 @@ def _grid_values(n: int, n_new: int, shape: Filter) -> Array:
 def _optimal_grid(n: int, n_new: int, smoothness: float) -> Array:
     """Designed columns; each may use the new pixels near its own place."""
     scale = n_new / n
-    targets = (np.arange(n) + 0.5) * scale - 0.5
+    targets = np.asarray((np.arange(n) + 0.5) * scale - 0.5, dtype=np.float64)
     matrix = np.zeros((n_new, n))
     for rows, which in near_taps(n_new, targets, _OPTIMAL_REACH * max(scale, 1.0)):
         matrix[rows, which] = optimal_columns(len(rows), targets[which] - rows[0], scale, smoothness=smoothness)

@@ -7,6 +7,8 @@ from torch import nn
 import rekernel.torch as rkt
 from rekernel.torch.layers.factored import FactoredConv, FactoredConvTranspose
 
+from ..conftest import GROWS
+
 
 def network():
     torch.manual_seed(0)
@@ -19,7 +21,7 @@ def network():
 
 
 def test_depthwise_layers_are_dense_and_wide_ones_factored():
-    model = rkt.rescale(network(), 2, torch.zeros(1, 3, 16, 16), form="auto")
+    model = rkt.rescale(network(), 2, torch.zeros(1, 3, 16, 16), form="auto", **GROWS)
     assert isinstance(model[6], FactoredConv)
     assert type(model[2]) is nn.Conv2d
     assert type(model[4]) is nn.Conv2d  # pointwise: not touched at all
@@ -29,7 +31,7 @@ def test_depthwise_layers_are_dense_and_wide_ones_factored():
 
 
 def test_it_is_saved_and_loaded_as_it_was(tmp_path):
-    model = rkt.rescale(network(), 2, torch.zeros(1, 3, 16, 16), form="auto").eval()
+    model = rkt.rescale(network(), 2, torch.zeros(1, 3, 16, 16), form="auto", **GROWS).eval()
     rkt.save(model, tmp_path / "m.safetensors")
     loaded = rkt.load(network(), tmp_path / "m.safetensors").eval()
     x = torch.randn(1, 3, 32, 32)
@@ -39,5 +41,5 @@ def test_it_is_saved_and_loaded_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(("scale", "taps"), [(1.5, None), (2, "same-extent"), (2, 5)])
 def test_what_cannot_be_factored_is_dense(scale, taps):
-    model = rkt.rescale(network(), scale, torch.zeros(1, 3, 16, 16), form="auto", taps=taps)
+    model = rkt.rescale(network(), scale, torch.zeros(1, 3, 16, 16), form="auto", taps=taps, **GROWS)
     assert not any(isinstance(module, FactoredConv) for module in model.modules())

@@ -12,6 +12,8 @@ from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
 
+from ..conftest import GROWS  # noqa: E402
+
 FORMS = ["dense", "factored"]
 
 
@@ -26,10 +28,10 @@ def test_factored_keeps_the_weight_objects_in_place_and_the_names_always() -> No
     model = cnn()
     before = dict(model.named_parameters())
     keys = list(model.state_dict())
-    aside = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form="factored")
+    aside = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form="factored", **GROWS)
     assert list(aside.state_dict()) == keys
     aside.load_state_dict(model.state_dict())
-    rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form="factored", inplace=True)
+    rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form="factored", inplace=True, **GROWS)
     assert list(model.state_dict()) == keys
     for name, parameter in model.named_parameters():
         assert parameter is before[name], name
@@ -40,7 +42,7 @@ def test_gradients(form: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 2, 3, 2, 1, padding_mode="reflect"), nn.Tanh(), nn.Conv1d(2, 1, 3)).double()
     weight = model[0].weight
-    larger = rkt.rescale(model, 2, torch.zeros(1, 2, 12).double(), form=form, inplace=True)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 2, 12).double(), form=form, inplace=True, **GROWS)
     x = torch.randn(1, 2, 24, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(larger, (x,))
     larger(x).sum().backward()
@@ -52,7 +54,7 @@ def test_gradients(form: str) -> None:
 def test_requires_grad_dtype_and_mode_are_kept(form: str) -> None:
     model = cnn().to(torch.bfloat16).train()
     model[0].requires_grad_(False)
-    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16), form=form)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16), form=form, **GROWS)
     assert not larger[0].weight.requires_grad
     assert not larger[0].bias.requires_grad
     assert larger[4].weight.requires_grad
@@ -74,7 +76,7 @@ def test_tied_weights_and_shared_modules_stay_so(form: str) -> None:
             return self.again(self.b(self.a(x)))
 
     model = Tied()
-    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form=form)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), form=form, **GROWS)
     assert larger.a.weight is larger.b.weight
     assert larger.again is larger.a
     assert larger(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
@@ -85,7 +87,7 @@ def test_tied_weights_and_shared_modules_stay_so(form: str) -> None:
 def test_tied_weights_survive_a_file(tmp_path: Any) -> None:
     layer = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(layer, nn.ReLU(), layer)
-    rkt.save(rkt.rescale(model, 2, torch.zeros(1, 3, 8, 8)), tmp_path / "tied.safetensors")
+    rkt.save(rkt.rescale(model, 2, torch.zeros(1, 3, 8, 8), **GROWS), tmp_path / "tied.safetensors")
     with torch.device("meta"):
         layer = nn.Conv2d(3, 3, 3, padding=1)
         empty = nn.Sequential(layer, nn.ReLU(), layer)
@@ -96,13 +98,13 @@ def test_tied_weights_survive_a_file(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_deep_copies_and_half_precision(form: str) -> None:
-    larger = copy.deepcopy(rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form)).half()
+    larger = copy.deepcopy(rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form, **GROWS)).half()
     assert larger(torch.zeros(1, 3, 32, 32, dtype=torch.float16)).isfinite().all()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_compile(form: str) -> None:
-    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form)
+    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form, **GROWS)
     x = torch.randn(1, 3, 32, 32)
     compiled = torch.compile(larger, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
@@ -112,7 +114,7 @@ def test_compile(form: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_compile_with_inductor(form: str) -> None:
-    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form)
+    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form, **GROWS)
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(torch.compile(larger, fullgraph=True)(x), larger(x), atol=1e-5)
@@ -120,7 +122,7 @@ def test_compile_with_inductor(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_export_of_a_cnn(form: str) -> None:
-    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form)
+    larger = rkt.rescale(cnn(), 2, torch.zeros(1, 3, 16, 16), form=form, **GROWS)
     x = torch.randn(1, 3, 32, 32)
     program = torch.export.export(larger, (x,))
     with torch.no_grad():
@@ -135,7 +137,7 @@ def test_export_of_a_unet(form: str) -> None:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ).eval()  # fmt: skip
     small = (torch.zeros(1, 3, 16, 16), torch.tensor([10.0]))
-    larger = rkt.rescale(model, 2, small, form=form)
+    larger = rkt.rescale(model, 2, small, form=form, **GROWS)
     x = torch.randn(1, 3, 32, 32)
     program = torch.export.export(larger, (x, small[1]))
     with torch.no_grad():

@@ -15,38 +15,40 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import rekernel.torch as rkt  # noqa: E402
+
 
 @pytest.mark.parametrize(
     "name", ["UNet2DModel", "UNet2DConditionModel, SD1.5", "UNet2DConditionModel, SDXL", "UNetMotionModel"]
 )
 def test_denoiser(name: str, check: Any) -> None:
-    """A stride-2 layer that a dilated kernel cannot place; UNetMotionModel keeps the scale of time. Dense .40, .53,
-    .41, .51; factored .38, .51, .39, .47; dilated .43, .62, .45, .59; untouched .79, .81, .67, .80."""
+    """A stride-2 layer that a dilated kernel cannot place; UNetMotionModel keeps the scale of time. Dense .38, .52,
+    .39, .49; factored .38, .51, .39, .47; dilated .43, .62, .45, .59; untouched .79, .81, .67, .80."""
     errors = check.of_the_zoo(name)
     assert errors.dense < errors.untouched
     assert errors.factored < errors.untouched
-    assert errors.factored < errors.dilated, errors
+    assert max(errors.dense, errors.factored) < errors.dilated, errors
 
 
 def test_autoencoder(check: Any) -> None:
-    """Dense .63, factored .49, dilated .53, untouched .82. A strided encoder and a long decoder in one: dilation beats
-    five dense taps, whose droop and gain add up over 24 layers, and not the longer, flatter filter."""
+    """Dense .46, factored .49, dilated .53, untouched .82. A strided encoder and a long decoder in one."""
     errors = check.of_the_zoo("AutoencoderKL")
-    assert errors.dense < errors.untouched
-    assert errors.factored < errors.dense, errors
-    assert errors.dilated < errors.dense, errors
+    assert max(errors.dense, errors.factored) < errors.dilated < errors.untouched, errors
 
 
 def test_encoder_alone(check: Any) -> None:
-    """Dense .28, factored .28, dilated .31, untouched .80. It has attention, and its output is smaller than its input:
-    taken for a network of tokens, it would absorb; told to, it supersamples."""
+    """Dense .23, factored .28, dilated .31, untouched .80. It has attention, and its output is smaller than its input,
+    but an image; so it supersamples by default."""
     errors = check.of_the_zoo("AutoencoderKL, encoder")
-    assert errors.dense < errors.dilated, errors
+    assert max(errors.dense, errors.factored) < errors.dilated, errors
     assert errors.factored < errors.untouched
+    net = check.ZOO["AutoencoderKL, encoder"]
+    plan = rkt.rescale(net.build(), 2, torch.zeros(1, net.channels, *net.size)).rekernel_plan
+    assert {c.mode for c in plan.changed} == {"supersample"}
 
 
 def test_decoder_alone(check: Any) -> None:
-    """Dense .44, factored .41, dilated .37, untouched .81. No strides, so dilation wins, mostly by its
+    """Dense .38, factored .41, dilated .37, untouched .81. No strides, so dilation wins, mostly by its
     borders: zero padding around so small an image is exact when dilated. Made circular, factored kernels are as
     good."""
     errors = check.of_the_zoo("AutoencoderKL, decoder")
@@ -55,17 +57,14 @@ def test_decoder_alone(check: Any) -> None:
 
 def test_temporal_decoder(check: Any) -> None:
     """Convolutions over time, 3x1x1, which keep their scale; otherwise as the other autoencoder. Dense
-    .67, factored .58, dilated .62, untouched .85."""
+    .56, factored .57, dilated .62, untouched .85."""
     errors = check.of_the_zoo("AutoencoderKLTemporalDecoder")
-    assert errors.dense < errors.untouched
-    assert errors.factored < errors.dense, errors
+    assert max(errors.dense, errors.factored) < errors.dilated < errors.untouched, errors
 
 
 @pytest.mark.slow
 def test_the_true_size_of_sd15(tmp_path: Any) -> None:
     """860 million weights: factored adds none of its own, and its file is the original's tensors."""
-    import rekernel.torch as rkt
-
     model = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     inputs = (torch.zeros(1, 4, 16, 16), torch.full((1,), 10.0), torch.zeros(1, 77, 768))
     weights = {name: (p, p.shape) for name, p in model.named_parameters()}

@@ -20,6 +20,7 @@ import rekernel.torch as rkt  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
 from ...numeric import assert_bits, assert_ulps  # noqa: E402
+from ..conftest import GROWS  # noqa: E402
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
@@ -80,7 +81,7 @@ def test_the_note_of_a_supersampled_conversion_can_be_followed(kind: str, tmp_pa
         main, ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--scale", "2", "--mode", "supersample"]
     )
     assert run.exit_code == 0, run.output
-    assert "build the model of the trained size and bring it there with rekernel.torch.load" in run.output
+    assert "build the model at its trained size and rescale it with rekernel.torch.load" in run.output
     loaded = rkt.load_pretrained(tmp_path / "out", model=built(kind, seed=1, **SMALL, **TOKENS[kind]))
     x = torch.randn(1, 3, 32, 32)
     traced = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), modes={"*patch_embeddings*": "supersample"})
@@ -128,7 +129,7 @@ def test_windows_absorb_in_the_renamed_model(tmp_path: Path) -> None:
 def test_rescaled_kernels_with_other_names_and_a_hint_in_the_names_of_the_file(tmp_path: Path) -> None:
     model = built("SegformerModel", **SEGFORMER)
     model.save_pretrained(tmp_path / "in")
-    rk.convert(tmp_path / "in", tmp_path / "wrong", scale=2)
+    rk.convert(tmp_path / "in", tmp_path / "wrong", scale=2, **GROWS)
     fresh = built("SegformerModel", seed=1, **SEGFORMER)
     before = {name: value.clone() for name, value in fresh.state_dict().items()}
     first = "encoder.patch_embeddings.0.proj"
@@ -139,12 +140,12 @@ def test_rescaled_kernels_with_other_names_and_a_hint_in_the_names_of_the_file(t
     reductions = {"encoder.block.0.0.attention.self.sr": 2}
     stride = {first: 4, "encoder.patch_embeddings.1.proj": 2} | reductions
     padding = {first: 3, "encoder.patch_embeddings.1.proj": 1} | dict.fromkeys(reductions, 0)
-    report = rk.convert(tmp_path / "in", tmp_path / "out", scale=2, hints=rk.Hints(stride=stride, padding=padding))
+    hints = rk.Hints(stride=stride, padding=padding)
+    report = rk.convert(tmp_path / "in", tmp_path / "out", scale=2, hints=hints, **GROWS)
     loaded = rkt.load(fresh, tmp_path / "out")
     names = {c.name for c in loaded.rekernel_plan.changed}
     assert {c.name for c in report.plans[""].changed}.isdisjoint(names)
-    everywhere = {"*": "supersample"}
-    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64), modes=everywhere, include=sorted(names))
+    traced = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64), include=sorted(names), **GROWS)
     x = torch.randn(1, 3, 128, 128)
     assert torch.allclose(answer(loaded, x), answer(traced, x), atol=1e-5)
 
@@ -241,10 +242,10 @@ def test_a_tied_weight_is_there_under_one_of_its_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = network()
     save_file({n: v for n, v in model.state_dict().items() if n[0] == "0"}, tmp_path / "in.safetensors")
-    rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
+    rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, **GROWS)
     loaded = rkt.load(network(), tmp_path / "out.safetensors")
     x = torch.randn(1, 2, 16, 16)
-    assert torch.allclose(loaded(x), rkt.rescale(model, 2, torch.zeros(1, 2, 8, 8))(x), atol=1e-6)
+    assert torch.allclose(loaded(x), rkt.rescale(model, 2, torch.zeros(1, 2, 8, 8), **GROWS)(x), atol=1e-6)
     assert loaded[0] is loaded[2]
 
 

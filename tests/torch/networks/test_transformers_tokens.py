@@ -37,7 +37,7 @@ def means(check: Any, name: str, options: dict[str, Any], read: Callable[[Any], 
     ("ViT", {"interpolate_pos_encoding": True}), ("DINOv2", {}), ("Swin", {}),
 ])  # fmt: skip
 def test_patches_absorb(name: str, options: dict[str, Any], check: Any) -> None:
-    """Dense .011, .011 and .013."""
+    """Dense .012, .011 and .013."""
     errors = check.of_the_zoo(name)
     assert errors.untouched is None  # it refuses the size, or gives another number of tokens
     assert max(errors.dense, errors.factored) < 0.02, errors
@@ -47,7 +47,7 @@ def test_patches_absorb(name: str, options: dict[str, Any], check: Any) -> None:
 
 
 def test_wav2vec2(check: Any) -> None:
-    """Dense .004, factored .003, dilated .14: the first convolution absorbs, ten taps of stride 5, and a dilated one
+    """Dense .005, factored .003, dilated .12: the first convolution absorbs, ten taps of stride 5, and a dilated one
     skips every other sample."""
     errors = check.of_the_zoo("Wav2Vec2")
     assert max(errors.dense, errors.factored) < 0.01, errors

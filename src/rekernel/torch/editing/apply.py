@@ -192,10 +192,13 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
     transposed: bool = isinstance(old, nn.modules.conv._ConvTransposeNd)
     if transposed:
         return FactoredConvTranspose(old.weight, old.bias, filters, **geometry)
-    return FactoredConv(
+    new = FactoredConv(
         old.weight, old.bias, filters, padding_mode=old.padding_mode, by_hand=change.by_hand,
         by_hand_mode=change.by_hand_mode or "constant", **geometry,
     )  # fmt: skip
+    if change.by_hand:
+        new.keep_attributes(old)
+    return new
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:

@@ -58,11 +58,11 @@ def load_pretrained(
     --------
     >>> import tempfile, torch
     >>> from rekernel.torch import rescale, save
-    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
+    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5))
     >>> folder = tempfile.mkdtemp()
     >>> save(rescale(small, 2, torch.zeros(1, 1, 8, 8)), folder + "/out.safetensors")
-    >>> load_pretrained(folder, model=small)[0].kernel_size
-    (5, 5)
+    >>> load_pretrained(folder, model=small)[0]
+    Conv2d(1, 2, kernel_size=(6, 6), stride=(4, 4), padding=(2, 2))
     """
     inside = "/".join(part.strip("/") for part in (subfolder, filename) if part)
     address = address_of(name)

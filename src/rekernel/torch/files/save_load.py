@@ -52,11 +52,11 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     --------
     >>> import tempfile
     >>> from rekernel.torch import rescale
-    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
+    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5))
     >>> path = tempfile.mkdtemp() + "/out.safetensors"
     >>> save(rescale(small, 2, torch.zeros(1, 1, 8, 8)), path)
-    >>> load(small, path)[0].kernel_size
-    (5, 5)
+    >>> load(small, path)[0]
+    Conv2d(1, 2, kernel_size=(6, 6), stride=(4, 4), padding=(2, 2))
     """
     plan = getattr(model, PLAN, None)
     if not isinstance(plan, Plan):
@@ -79,6 +79,8 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
     """Load a rescaled checkpoint into a model of the trained size: change its layers, then load the weights.
 
     Tensors are loaded one by one, so no second copy of the model is in memory. The model may be on the meta device.
+    A file that was converted by names alone need not know the stride and padding of the layer that absorbs the scale:
+    they are taken from the model. Where the recipe resamples the image, a forward pre-hook of the model does so.
 
     Parameters
     ----------
@@ -99,6 +101,18 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
     RekernelError
         If the checkpoint has no recipe, is for another architecture, or has missing, unexpected or misshapen tensors,
         which the message names. The model is then unchanged.
+
+    Examples
+    --------
+    >>> import rekernel as rk, tempfile
+    >>> from safetensors.torch import save_file
+    >>> small = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5))
+    >>> folder = tempfile.mkdtemp()
+    >>> save_file(small.state_dict(), folder + "/in.safetensors")
+    >>> _ = rk.convert(folder + "/in.safetensors", folder + "/out.safetensors", scale=2)
+    >>> x, larger = torch.rand(1, 1, 16, 16), load(nn.Sequential(*small), folder + "/out.safetensors")
+    >>> torch.allclose(larger(x), small(nn.functional.avg_pool2d(x, 2)), atol=1e-6)
+    True
     """
     where = shown_path(path)
     with open_source(path) as source:

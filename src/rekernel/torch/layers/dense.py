@@ -47,19 +47,23 @@ class PaddedConv(OwnPadding, nn.Module):
         self.weight = weight
         self.bias: nn.Parameter | None
         self.register_parameter("bias", bias)
-        self.stride, self.groups = tuple(stride), groups
+        self._step, self.groups = tuple(stride), groups
         self._set_padding(sides, padding_mode, by_hand, by_hand_mode)
         # What code around a convolution may ask of it.
-        self.kernel_size, self.dilation = tuple(weight.shape[2:]), (1,) * len(sides)
+        self.stride, self.kernel_size, self.dilation = self._step, tuple(weight.shape[2:]), (1,) * len(sides)
         self.in_channels, self.out_channels = weight.shape[1] * groups, weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._padded(x, self.sides)
-        out: Tensor = _CONV[len(self.sides) - 1](x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        out: Tensor = _CONV[len(self.sides) - 1](x, self.weight, self.bias, self._step, 0, 1, self.groups)
         return out
 
+    def keep_attributes(self, old: Any) -> None:
+        """Show code around the layer the attributes of the old layer, from which it computes explicit padding."""
+        self.stride, self.kernel_size, self.dilation = old.stride, old.kernel_size, old.dilation
+
     def extra_repr(self) -> str:
-        return described(self.weight, self.stride, self.sides, self.groups, self.padding_mode)
+        return described(self.weight, self._step, self.sides, self.groups, self.padding_mode)
 
 
 class CroppedConvTranspose(nn.Module):
@@ -148,7 +152,7 @@ def dense_conv(
 ) -> nn.Module:  # fmt: skip
     """A convolution like `old` with another kernel. It is of torch's own class if that class allows the padding.
 
-    If the model pads explicitly, its code reads the kernel size and dilation from the layer. These attributes keep
+    If the model pads explicitly, its code reads stride, kernel size and dilation from the layer. These attributes keep
     their old values, so that the code pads as before; the new layer adds the rest of the padding.
     """
     stride = tuple(g.stride for g in geometry)
@@ -173,7 +177,7 @@ def _dense_conv(
         by_hand=by_hand, by_hand_mode=by_hand_mode,
     )  # fmt: skip
     if by_hand:
-        padded.kernel_size, padded.dilation = old.kernel_size, old.dilation
+        padded.keep_attributes(old)
     return padded
 
 

@@ -109,8 +109,8 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
 
 
 def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
-    """Rescale the poolings that lie among rescaled convolutions."""
-    grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv"}
+    """Rescale the poolings that lie among convolutions that supersample. Behind one that absorbs, the grid is old."""
+    grown = {owner_of(c.name): c for c in plan.changed if c.kind == "conv" and c.mode != ABSORB}
     spatial = {
         name: module for name, module in model.named_modules()
         if isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1

@@ -213,7 +213,8 @@ class Follower:
         with self._named(call.weight):
             role = self._role(call, m.stride)
             settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
-            at_0 = (self.aligned and role is not Role.READS_IMAGE, self.aligned)
+            cuts = role is Role.READS_IMAGE and settings.method != "dilate"
+            at_0 = (self.aligned and not cuts, self.aligned)
             tensor = self.tensors[call.weight]
             # A weight that several calls read cannot make up for different offsets.
             alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
@@ -367,10 +368,12 @@ class Follower:
         return ABSORB if call.weight in self.reading.readers and not self.reading.keeps_patch else SUPERSAMPLE
 
     def _role(self, call: LayerCall, strides: Sequence[int]) -> Role:
+        """The role of a layer. One that reads the image and features needs the kernel of an inner layer."""
+        same = [other for other in self.trace.calls if other.weight in self.others[call.weight]]
         return role_of(
             strides,
             transposed=call.kind == "conv-transpose",
-            reads_image=0 in call.sources,
+            reads_image=all(0 in other.sources for other in same),
             writes_image=self.network.gives_image and call.index in self.trace.output,
         )
 

@@ -112,6 +112,9 @@ def _told_by_conv(call: LayerCall, m: Any, size: tuple[int, ...], scale: Scales)
         return f"{call.weight}: reads a part of the image, or its pixels in another order"
     if m.padding_mode not in ("zeros", "circular") or call.by_hand_mode not in ("constant", "circular"):
         return f"{call.weight}: pads by {m.padding_mode if m.padding_mode != 'zeros' else call.by_hand_mode!r}"
+    # Code that computes its padding, as TensorFlow's 'SAME', may pad differently where the stride leaves another rest.
+    if any(any(h) and round(n * s) % t != n % t for h, n, s, t in zip(hand, size, scale, m.stride, strict=True)):
+        return f"{call.weight}: at {_by(scale)} times the size the model's code may pad it differently"
     strides = [t * s for t, s in zip(m.stride, scale, strict=True)]
     if not all(is_whole(t) and t >= 1 for t in strides):
         return f"{call.weight}: a stride of {_by(m.stride)} times {_by(scale)} is not a whole number"

@@ -6,7 +6,7 @@ becomes of a layer (see `torch.planning`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,11 +159,25 @@ def _pass(
         sources = state.sources if state else frozenset()
         image = image_of([*args, *kwargs.values()])[0]
     written = [call for call in recorder.calls if call.kind == "linear-out"]
-    read = any(0 in call.sources for call in recorder.calls if call.kind != "linear-out")
+    read = any(0 in call.sources for call in recorder.calls if call.kind not in ("linear-out", "other"))
     latent = image.ndim == 2 and bool(written) and not read
     size = (out_size or written[0].size) if latent else spatial
-    answers = out is not None and bool(sources) and (latent or gives_image(out.shape, max(image.ndim, 3)))
+    grids = [call.out_size for call in recorder.calls if call.index in sources]
+    answers = out is not None and bool(sources) and (
+        latent or (gives_image(out.shape, max(image.ndim, 3)) and not _tokens(out.shape, grids))
+    )  # fmt: skip
     return Trace(recorder.calls, size, sources, out_size, answers, results, latent, shape_only)
+
+
+def _tokens(shape: Sequence[int], grids: Collection[tuple[int, ...]]) -> bool:
+    """Whether a shape is that of tokens, (N, T, features), made from one of the grids; a signal is (N, C, T).
+
+    Examples
+    --------
+    >>> _tokens((1, 12, 32), [(12,)]), _tokens((1, 32, 12), [(12,)])
+    (True, False)
+    """
+    return len(shape) == 3 and tuple(shape[1:2]) in grids and tuple(shape[2:]) not in grids
 
 
 def _as_it_is(value: Any) -> Any:
