@@ -68,7 +68,6 @@ upgrade:  ## renew constraints.txt and constraints-lowest.txt; torch's pin is ch
 bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py
 	$(BIN)/python benchmarks/accuracy/architectures.py
-	$(BIN)/python benchmarks/accuracy/training.py
 	$(BIN)/python benchmarks/accuracy/diffusion.py --samples 200
 	$(BIN)/python benchmarks/accuracy/diffusion.py --decisive --samples 1000
 	$(BIN)/python benchmarks/accuracy/diffusion_tables.py

@@ -14,6 +14,7 @@ first and after the last step, the first 4,000 between them. Writes results/trai
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import multiprocessing
@@ -57,9 +58,11 @@ from training_arms import (
 )
 
 import rekernel as rk
+import rekernel.torch as rkt
 
 HERE = Path(__file__).resolve().parent
 MARKS = (60, 120, 240, STEPS)
+RECALIBRATING = 1_500  # training pictures, without their labels
 DURING = 4_000  # test pictures for the scores between the first and the last
 SHIPPED_LARGE = f"{TRAIN_LARGE}, shipped"
 HELD_OUT = 10_000  # the last training pictures, which judge the learning rates
@@ -82,8 +85,8 @@ RATES = {
     AS_LARGE + IN_FULL: 2.5e-2,
 }
 COLUMNS = (
-    "from", "0", *map(str, MARKS[:-1]), "end", "rate", "weights", f"picture / {SMALL}", f"picture / {LARGE}", "time",
-    "peak MB", "memory",
+    "from", "0", "batch norm", *map(str, MARKS[:-1]), "end", "rate", "weights",
+    f"picture / {SMALL}", f"picture / {LARGE}", "time", "peak MB", "memory",
 )  # fmt: skip
 TUNED = HERE / "results" / "training-rates.json"
 
@@ -148,6 +151,9 @@ def measured(job: Job) -> Row:
     how = training(job.arm)
     how = how._replace(rate=job.rate, steps=min(how.steps, job.most))
     found = {0: _accuracy(model.eval(), test, job.pictures)}
+    ready = copy.deepcopy(model)
+    rkt.recalibrate(ready, train.x[:RECALIBRATING].split(500))
+    recalibrated = _accuracy(ready, test, job.pictures)
 
     def mark(step: int) -> None:
         found[step] = _accuracy(model, test, job.pictures if step == how.steps else min(DURING, job.pictures))
@@ -157,7 +163,7 @@ def measured(job: Job) -> Row:
     f1 = accuracy_and_f1(predicted(model, test.x[: job.pictures]), test.y[: job.pictures])[1]
     return {
         "arm": job.arm, "seed": job.seed, "steps": how.steps, "rate": job.rate, "weights": weights,
-        "accuracy": found, "f1": round(f1, 2), "seconds": round(seconds, 1),
+        "accuracy": found, "recalibrated": recalibrated, "f1": round(f1, 2), "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
@@ -235,7 +241,7 @@ def _mean(group: list[Row]) -> Row:
     row = {key: first[key] for key in ("arm", "steps", "rate", "weights")}
     row["accuracy"] = {step: statistics.fmean(run["accuracy"][step] for run in group) for step in first["accuracy"]}
     row["accuracy"] = {step: round(value, 2) for step, value in row["accuracy"].items()}
-    row |= {key: statistics.fmean(run[key] for run in group) for key in ("f1", "seconds")}
+    row |= {key: statistics.fmean(run[key] for run in group) for key in ("recalibrated", "f1", "seconds")}
     if ARMS.get(row["arm"].removesuffix(IN_FULL)) is not None:
         row["seconds_rescaling"] = rescaling_seconds(row["arm"])
     return row
@@ -263,6 +269,7 @@ def shown(summary: list[Row]) -> list[dict[str, str]]:
         rows.append(
             {COLUMNS[0]: row["arm"]}
             | {step: "" if value is None else f"{value:.1f}" for step, value in scores.items()}
+            | {"batch norm": f"{row['recalibrated']:.1f}" if "recalibrated" in row else ""}
             | {"rate": f"{row['rate']:g}", "weights": f"{row['weights']:,}"}
             | {f"picture / {size}": f"{row[f'picture_{size}']:.2f}" for size in (SMALL, LARGE)}
             | {"time": f"{row['time']:.2f}", "peak MB": f"{row['peak_mb']:.1f}", "memory": f"{row['memory']:.2f}"}
@@ -282,6 +289,7 @@ def _print(console: Console, rows: list[dict[str, str]], seeds: int) -> None:
         table.add_row(*(row[name] for name in COLUMNS))
     console.print(table)
     console.print(
+        f"batch norm: its statistics from {RECALIBRATING} unlabelled pictures, no step. "
         f"end: after {STEPS} steps of {BATCH}, or {FULL_STEPS} of {RECIPE.batch} (training at, in full). picture: "
         f"time of a picture in a step, divided by that of training at {SMALL} or {LARGE}. time, memory: training at "
         f"{SMALL} (where the row starts from it), rescaling and the steps together, divided by training at {LARGE}. "
