@@ -81,8 +81,8 @@ RATES = {
     UNTOUCHED: 3.2e-2,
     NOTHING: 3.2e-2,
     AS_LARGE: 3.2e-2,
-    OPTIMAL + IN_FULL: 2.5e-2,
-    AS_LARGE + IN_FULL: 2.5e-2,
+    OPTIMAL + IN_FULL: 1e-2,
+    AS_LARGE + IN_FULL: 6.25e-2,
 }
 COLUMNS = (
     "from", "0", "batch norm", *map(str, MARKS[:-1]), "end", "rate", "weights",
