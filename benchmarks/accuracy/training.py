@@ -32,7 +32,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from train_small import CHANNELS, SMALL, GlyphCNN, fit, images, reduced, reestimate, score
+from train_small import CHANNELS, SMALL, GlyphCNN, fit, images, reduced, score
 from train_small import TEST_FONTS as HELD_OUT
 
 import rekernel as rk
@@ -115,7 +115,8 @@ class Condition:
             model = _rescaled(small, self.options.scale, how)
             self._record(name, "rescaled", 0, seed, model, cpu_s=time.process_time() - began)
             began = time.process_time()
-            ready = reestimate(copy.deepcopy(model), self.train[0][self.large])
+            ready = copy.deepcopy(model)
+            rkt.recalibrate(ready, self.train[0][self.large].split(250))
             self._record(name, "re-estimated", 0, seed, ready, cpu_s=time.process_time() - began)
             for count in short:
                 self._trained(name, ready, count, seed)

@@ -42,7 +42,7 @@ def main() -> None:
     example = torch.zeros(1, 1, SMALL, SMALL)
     larger = rkt.rescale(model, options.scale, example, mode="supersample", method="optimal")
     _show(f"rescaled, seen at {large}x{large}", score(larger, reduced(test_x, large), test_y))
-    reestimate(larger, reduced(x, large))
+    rkt.recalibrate(larger, reduced(x, large).split(250))
     _show("batch norm's statistics re-estimated", score(larger, reduced(test_x, large), test_y))
     if options.steps:
         fit(larger, reduced(x, large), y, steps=options.steps, lr=options.lr)
@@ -82,22 +82,6 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, *, steps: int, lr: float, batch:
         cross_entropy(model(x[index]), y[index]).backward()
         optimizer.step()
         schedule.step()
-    return model.eval()
-
-
-@torch.no_grad()
-def reestimate(model: nn.Module, x: Tensor, batch: int = 250) -> nn.Module:
-    """Batch norm's means and variances measured again on `x`, in place; no weight changes and no label is needed."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all batches
-    model.train()
-    for part in x.split(batch):
-        model(part)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
     return model.eval()
 
 

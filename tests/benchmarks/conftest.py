@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy"))
+for folder in ("accuracy", "real"):
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / folder))

@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
+import rekernel.torch as rkt
 from rekernel_cli.demonstration.run import convert_example, examples
 from rekernel_cli.main import main
+from rekernel_cli.user_code import import_file
 
 GLYPHS = examples()
 MODEL = f"{GLYPHS / 'models.py'}:GlyphCNN"
@@ -42,6 +46,87 @@ def test_without_data_smooth_noise_will_do(converted):
     result = json.loads(run(converted, "--model", MODEL, "--input", "1x16x16", "--json").stdout)
     assert 0 < result["error"] < result["untouched_error"]
     assert "scores" not in result
+
+
+def test_it_says_how_the_original_answers_to_moved_pictures(tmp_path):
+    converted = tmp_path / "cnn-2x.safetensors"
+    convert_example("cnn", 2, converted, mode="supersample")
+    arguments = ("--model", MODEL, "--input", "1x16x16", "--data", GLYPHS / "test.npz")
+    result = json.loads(run(converted, *arguments, "--json").stdout)
+    assert result["strided"] == ["conv2.weight", "conv4.weight"]
+    assert result["shift"]["pixels"] == [1, 1] and len(result["shift"]["shifts"]) == 4
+    assert result["phase_shift"]["pixels"] == [2, 2] and result["phase_shift"]["stride"] == [4, 4]
+    assert result["shift"]["agreement"] > 0.98 and result["phase_shift"]["agreement"] > 0.98
+    said = run(converted, *arguments).stdout
+    kept, change = 100 * result["shift"]["agreement"], result["shift"]["change"]
+    assert (
+        f"Picture moved by 1 pixel: the original keeps {kept:.1f} % of its answers, relative change {change:.3f}"
+        in said
+    )
+    assert "Picture moved by 2 pixels, as supersampled strides see it: the original keeps" in said
+    assert "warning" not in said
+    assert "on noise; pass --data for pictures" in run(converted, *arguments[:4]).stdout
+
+
+FRAGILE = """
+import torch
+from torch import nn
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+    )
+def picture():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, 1, 1))
+"""
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory):
+    """Random networks with strides, which read each pixel with another weight; noise to look at; two conversions."""
+    folder = tmp_path_factory.mktemp("fragile")
+    (folder / "mine.py").write_text(FRAGILE)
+    np.savez(folder / "data.npz", images=9 * np.random.default_rng(0).standard_normal((80, 32, 32)))
+    for name in ("build", "picture"):
+        torch.manual_seed(0)
+        model, x = getattr(import_file(folder / "mine.py"), name)().eval(), torch.zeros(1, 1, 16, 16)
+        save_file(model.state_dict(), folder / f"{name}.safetensors")
+        rkt.save(rkt.rescale(model, 2, x, mode="supersample"), folder / f"{name}-supersample.safetensors")
+        rkt.save(rkt.rescale(model, 2, x, mode="absorb"), folder / f"{name}-absorb.safetensors")
+    return folder
+
+
+def look(folder, name, mode, *more):
+    files = [str(folder / f"{name}.safetensors"), str(folder / f"{name}-{mode}.safetensors")]
+    options = ["--model", f"{folder / 'mine.py'}:{name}", "--input", "1x16x16", *more]
+    result = CliRunner().invoke(main, ["verify", *files, *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_it_warns_where_strides_are_supersampled_and_the_original_changes_its_answers(fragile):
+    data = ("--data", str(fragile / "data.npz"))
+    said = " ".join(look(fragile, "build", "supersample", *data).split())
+    assert "warning: 0.weight, 2.weight keep the stride on the finer grid (mode supersample)" in said
+    assert "Convert with --mode absorb, or train the original with random shifts." in said
+    result = json.loads(look(fragile, "build", "supersample", *data, "--json"))
+    assert result["phase_shift"]["agreement"] < 0.9
+    assert "warning" not in look(fragile, "build", "supersample")  # noise made up here gives no verdict
+
+
+def test_it_does_not_warn_where_the_first_layer_absorbs(fragile):
+    data = ("--data", str(fragile / "data.npz"))
+    said = look(fragile, "build", "absorb", *data)
+    assert "warning" not in said and "Picture moved by 1 pixel: the original keeps" in said
+    result = json.loads(look(fragile, "build", "absorb", *data, "--json"))
+    assert result["strided"] == [] and result["phase_shift"] is None and result["shift"]["agreement"] < 0.9
+
+
+def test_a_network_with_a_grid_is_compared_where_the_grid_can_move(fragile):
+    said = look(fragile, "picture", "supersample", "--data", str(fragile / "data.npz"))
+    assert (
+        "Picture moved by 1 pixel: the original is not compared: a shift by 1 of 16 pixels moves an output of 8" in said
+    )
+    assert "warning" not in said
 
 
 def test_identical_models_have_no_error(tmp_path):

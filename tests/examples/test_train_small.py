@@ -43,7 +43,7 @@ def test_each_step_lowers_the_loss_on_fonts_never_seen(recipe, trained):
     losses = [recipe.score(model, test_x, test_y)["loss"]]
     larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), **GROWS)
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
-    recipe.reestimate(larger, x)
+    rkt.recalibrate(larger, x.split(250))
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
     recipe.fit(larger, x, y, steps=25, lr=3e-3)
     losses.append(recipe.score(larger, test_x, test_y)["loss"])
@@ -73,21 +73,6 @@ def test_a_fine_tuned_network_loads_to_equal_outputs(recipe, trained, form, tmp_
         assert not torch.equal(again(test_x), model(test_x))
 
 
-def test_reestimated_statistics_are_those_of_all_images(recipe, trained):
-    model, (x, _), _ = trained
-    x = recipe.reduced(x, 32)
-    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), **GROWS)
-    weights = [p.clone() for p in larger.parameters()]
-    recipe.reestimate(larger, x, batch=100)
-    with torch.no_grad():
-        seen = larger.conv1(x)
-    assert torch.allclose(larger.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
-    parts = torch.stack([part.var((0, 2, 3)) for part in seen.split(100)])
-    assert torch.allclose(larger.bn1.running_var, parts.mean(0), rtol=1e-4)
-    assert larger.bn1.momentum == 0.1 and not larger.training
-    assert all(torch.equal(p, q) for p, q in zip(larger.parameters(), weights, strict=True))
-
-
 def test_scores_of_a_known_confusion(recipe):
     # Two of three images of class 0 found, one called 1; the image of class 1 found; class 2 never there.
     logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [0, 9.0, 0]])
@@ -111,5 +96,5 @@ def test_the_command_as_documented(recipe, monkeypatch, capsys, tmp_path):
 def test_every_example_on_the_page_runs():
     page = str(ROOT / "docs" / "training-small.md")
     results = doctest.testfile(page, module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert results.attempted > 20
+    assert results.attempted > 15
     assert results.failed == 0

@@ -56,6 +56,7 @@ def refused(source, *words, options=()):
     assert not target.exists() and "Traceback" not in result.stderr
 
 
+SUPERSAMPLE = ("--mode", "supersample")
 W = {"w": normal(4, 3, 3, 3)}
 START = [conv("x", "w", "y")]
 GRAPHS = {
@@ -107,13 +108,15 @@ def test_what_cannot_be_rescaled_is_named(what, tmp_path):
         model = onnx.load(source)
         model.opset_import.append(helper.make_opsetid("com.example", 1))
         onnx.save(model, source)
-    refused(source, *words)
+    refused(source, *words, "mode absorb", options=SUPERSAMPLE)
+    result, _ = run(source, "--mode", "absorb")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_quantised_weights_are_refused_by_name(tmp_path):
     nodes = [node("DequantizeLinear", "w s", "v", "dequantise"), conv("x", "v", "y")]
     source = saved(tmp_path, nodes, {"w": np.ones((4, 3, 3, 3), np.int8), "s": np.float32(0.1)})
-    refused(source, "make_y", "computed")
+    refused(source, "make_y", "computed", options=SUPERSAMPLE)
 
 
 def test_channels_last_is_refused(tmp_path):
@@ -128,7 +131,7 @@ def test_a_network_without_an_image_is_refused(tmp_path):
 def test_a_matrix_that_reads_the_grid_cannot_be_left_out(tmp_path):
     nodes = [*START, node("Flatten", "y", "f"), node("Gemm", "f m", "z", "head")]
     source = saved(tmp_path, nodes, W | {"m": normal(256, 5)})
-    refused(source, "head", "m", "cannot be excluded", options=("--exclude", "m"))
+    refused(source, "head", "m", "cannot be excluded", options=(*SUPERSAMPLE, "--exclude", "m"))
 
 
 @pytest.mark.parametrize(

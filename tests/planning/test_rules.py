@@ -13,7 +13,7 @@ import rekernel as rk
 from rekernel.plan.changes import AxisGeometry, LayerChange
 from rekernel.planning import rules
 from rekernel.planning.layers import Cells, ConvAxis, Weight, grid_cells
-from rekernel.planning.roles import Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
+from rekernel.planning.roles import FLAT, Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
 from rekernel.planning.settings import Settings
 
 torch = pytest.importorskip("torch")
@@ -212,7 +212,13 @@ def test_the_method_of_a_layer_follows_from_its_role_where_the_caller_names_none
         return settings_of(Settings(settings.pop("scale", 2), **settings), role, mode, network).method
 
     assert method(Role.READS_IMAGE, "absorb", none) == method(None, "absorb", none) == "area"
-    assert method(Role.READS_IMAGE, "supersample", image) == "area"
+    assert method(Role.READS_IMAGE, "supersample", none) == "area"
+    assert method(Role.READS_IMAGE, "supersample", image) == "optimal"
+    reader = settings_of(Settings(2), Role.READS_IMAGE, "supersample", image)
+    assert (reader.taps, reader.smoothness) == ("full", FLAT)
+    assert settings_of(Settings(2, taps=5), Role.READS_IMAGE, "supersample", image).taps == 5
+    noise = Network(gives_image=True, predicts_noise=True)
+    assert settings_of(Settings(2), Role.READS_IMAGE, "supersample", noise).taps is None
     assert method(Role.INNER, "supersample", image) == "optimal"
     assert method(Role.STRIDED, "supersample", none) == "dilate"
     assert method(Role.STRIDED, "supersample", none, scale=1.5) == "optimal"  # dilation needs whole numbers

@@ -55,7 +55,8 @@ def verify(
     """Measure how much a converted checkpoint differs from the original.
 
     The original model runs on the input reduced to the trained size. The converted model runs on the full input. After
-    each layer, the larger output is reduced and compared. Needs torch, and runs the code that --model names.
+    each layer, the larger output is reduced and compared. It also shows how the original answers when the picture
+    moves, since supersampled strides see moved pictures. Needs torch, and runs the code that --model names.
 
     \b
         rekernel verify cnn.safetensors cnn-2x.safetensors --model models.py:GlyphCNN --input 1x16x16

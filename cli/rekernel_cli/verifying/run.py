@@ -23,9 +23,18 @@ from torch import Tensor, nn
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.resampling.geometry import new_size
+from rekernel.resampling.geometry import is_whole, new_size
 from rekernel.sources.opening import local_path, open_source
-from rekernel.torch import equivariance_error, layer_errors, load, reduce_grid
+from rekernel.torch import (
+    ShiftSensitivity,
+    equivariance_error,
+    layer_errors,
+    load,
+    reduce_grid,
+    shift_sensitivity,
+    total_stride,
+)
+from rekernel.torch.editing.apply import PLAN
 from rekernel.torch.measure.verify import plan_scales
 
 from ..demonstration.scores import accuracy, macro_f1
@@ -48,6 +57,7 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
     with running(what), torch.no_grad():
         layers = layer_errors(original, rescaled, x, size)
         untouched = _untouched(original, x, size)
+        shifts = _shifts(original, rescaled, x, size)
     result: dict[str, Any] = {
         "source": source,
         "converted": converted,
@@ -56,6 +66,8 @@ def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], d
         "error": equivariance_error(original, rescaled, x, size=size),
         "untouched_error": untouched,
         "layers": [asdict(layer) for layer in layers],
+        "pictures": data is not None,
+        **shifts,
     }
     if labels is not None:
         result["scores"] = {
@@ -135,6 +147,49 @@ def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...]) -> float | No
         return equivariance_error(model, model, x, size=size)
     except (RuntimeError, ValueError):
         return None
+
+
+def _shifts(original: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...]) -> dict[str, Any]:
+    """What the original does when the picture moves by a trained pixel, and as supersampled strided layers see it."""
+    result: dict[str, Any] = {"shift": None, "strided": supersampled_strides(rescaled), "phase_shift": None}
+    each = tuple(float(n > 1) for n in size)
+    with suppress(RekernelError):  # an axis of the data may have no whole number of pixels for a trained one
+        result["shift"] = _as_json(shift_sensitivity(original, x, each, size=size), each)
+    scales = plan_scales(rescaled, len(size))
+    if not result["strided"] or not all(map(is_whole, scales)):
+        return result
+    strides = total_stride(original, reduce_grid(x[:1], size))
+    # The phase q that is farthest from 0 is the picture moved by q T of its own pixels, here in trained ones.
+    phase = tuple(t * (round(s) // 2) / s for t, s in zip(strides, scales, strict=True))
+    if any(phase) and all(p < n for p, n in zip(phase, size, strict=True)):
+        result["phase_shift"] = _as_json(shift_sensitivity(original, x, phase, size=size), phase)
+        result["phase_shift"]["stride"] = list(strides)
+    return result
+
+
+def supersampled_strides(rescaled: nn.Module) -> list[str]:
+    """Names of the strided convolutions and poolings that keep their stride on the finer grid."""
+    plan = getattr(rescaled, PLAN, None)
+    if plan is None:
+        return []
+    layers = [c for c in plan.changed if c.kind == "conv" and c.mode == "supersample"]
+    pools = [m for m in plan.modules if m.kind in ("max-pool", "avg-pool") and m.geometry]
+    return [
+        change.name
+        for change in (*layers, *pools)
+        if any(g.stride > 1 for g in change.geometry)
+        and [g.stride for g in change.geometry] == [g.stride for g in change.new_geometry]
+    ]
+
+
+def _as_json(found: ShiftSensitivity, pixels: tuple[float, ...]) -> dict[str, Any]:
+    return {
+        "pixels": list(pixels),
+        "change": found.change,
+        "agreement": found.agreement,
+        "note": found.note,
+        "shifts": [asdict(shift) for shift in found.shifts],
+    }
 
 
 def _noise(shape: tuple[int, ...], new: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import RekernelError
 from ..resampling.geometry import new_size
@@ -20,15 +20,18 @@ class Part:
 
     size : number of entries before rescaling
     scale : scale of the grid that the part belongs to; 1 for channels, batches and tokens that stay
+    ahead, grid : for tokens of which `ahead` are not pixels (class tokens), the parts of the pixels behind them
     """
 
     size: int
     scale: float = 1.0
+    ahead: int = field(default=0, repr=False)
+    grid: tuple[Part, ...] = field(default=(), repr=False)
 
     @property
     def new(self) -> int:
         """The number of entries after rescaling."""
-        return new_size(self.size, self.scale)
+        return self.ahead + math.prod(part.new for part in self.grid) if self.grid else new_size(self.size, self.scale)
 
 
 Axis = tuple[Part, ...]
@@ -55,6 +58,26 @@ def image(shape: Sequence[int], scales: Sequence[float]) -> Axes:
     (1, 3, 16, 12)
     """
     return (*plain(shape[:2]), *((Part(n, s),) for n, s in zip(shape[2:], scales, strict=True)))
+
+
+def tokens(ahead: int, axis: Axis) -> Axis:
+    """The axis of the pixels of `axis` behind `ahead` tokens that are not pixels.
+
+    Raises
+    ------
+    RekernelError
+        If the axis has entries besides the pixels.
+
+    Examples
+    --------
+    >>> [(part.size, part.new) for part in tokens(1, (Part(4, 2.0), Part(4, 2.0)))]
+    [(17, 65)]
+    """
+    if len(axis) == 1 and axis[0].grid:
+        ahead, axis = ahead + axis[0].ahead, axis[0].grid
+    if any(part.scale == 1 and part.size > 1 for part in axis):
+        raise RekernelError("concatenates other tokens with channels of a grid that grows")
+    return (Part(ahead + math.prod(part.size for part in axis), scale_of(axis), ahead, axis),)
 
 
 def scale_of(axis: Axis) -> float:

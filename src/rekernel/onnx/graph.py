@@ -42,6 +42,7 @@ _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024  # most values of a tensor of whole numbers that is not a weight
 _FEW = 16  # most values of another tensor that is not a weight: scales of a Resize, the value of a Pad
 _WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
+_FOLDED = _WHOLE | {onnx.TensorProto.BOOL}
 
 
 @dataclass
@@ -191,15 +192,31 @@ def read_model(path: Path) -> Model:
     for tensor in read_by_value(proto):
         bring_in(tensor, path)
     model = Model(path, proto)
+    before = set(model.users)
     while _fold(model):
         model = Model(path, proto)
-    return model
+    _drop_unread(proto.graph, before)
+    return Model(path, proto)
+
+
+def _drop_unread(graph: Any, before: set[str]) -> None:
+    """Drop the constants that folded nodes read, and their results, where nothing reads them any more.
+
+    onnxruntime warns of each constant that is not read.
+    """
+    read = {name for node in graph.node for name in (*node.input, *outer_names(node))}
+    read |= {value.name for value in (*graph.input, *graph.output)}
+    for tensor in [t for t in graph.initializer if t.name in before - read]:
+        graph.initializer.remove(tensor)
+    for node in [n for n in graph.node if n.op_type == "Constant" and set(n.output) <= before - read]:
+        graph.node.remove(node)
 
 
 def _fold(model: Model) -> bool:
-    """Replace nodes that compute whole numbers from small constants (exporters compute paddings so) by constants.
+    """Replace nodes that compute whole numbers or truth values from small constants by their results.
 
-    Returns whether any node was replaced. Shapes that depend on the new constants can then be inferred.
+    Exporters compute paddings and shapes so. Returns whether any node was replaced. Shapes that depend on the new
+    constants can then be inferred.
     """
     graph = model.proto.graph
     constants = model.constants.items()
@@ -210,7 +227,7 @@ def _fold(model: Model) -> bool:
         read = [name for name in node.input if name]
         results = [model.shapes.get(name) for name in node.output]
         fits = all(shape is not None and math.prod(shape) <= _SMALL for shape in results)
-        whole = all(model.kinds.get(name) in _WHOLE for name in node.output)
+        whole = all(model.kinds.get(name) in _FOLDED for name in node.output)
         if not (read and fits and whole and is_standard(node) and small.issuperset(read)):
             continue
         with suppress(Exception):  # a node that the reference implementation cannot run stays as it is

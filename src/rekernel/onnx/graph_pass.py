@@ -17,8 +17,9 @@ from ..checkpoint.dtypes import FLOATS
 from ..escape import shown
 from ..plan.changes import LayerChange, Mode, ModuleChange
 from ..plan.plan import Plan
+from ..planning.roles import AUTO, SUPERSAMPLE, Network, aligned
 from ..planning.settings import Settings
-from .axes import Axes, new_shape, old_shape, plain, scale_of
+from .axes import Axes, grows, new_shape, old_shape, plain, scale_of
 from .graph import Model
 
 
@@ -32,31 +33,80 @@ class NodeEdits:
 
     attributes : new attributes of a node by name, by the position of the node; None removes an attribute
     constants : new values of a constant input, by (position of the node, position of the input)
-    padding : amounts of -inf padding to insert before a node, in the order of Pad, by the position of the node.
-        onnxruntime requires the padding of a max pooling to be smaller than its kernel, even if its taps are spread
+    padding : padding to insert before a node: amounts in the order of Pad, and the value, by the position of the node.
+        No convolution crops, and onnxruntime requires the padding of a max pooling to be smaller than its kernel, even
+        if its taps are spread
+    averages : channels of an average pooling that becomes a convolution, by the position of the node
     """
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     constants: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
-    padding: dict[int, list[int]] = field(default_factory=dict)
+    padding: dict[int, tuple[list[int], float]] = field(default_factory=dict)
+    averages: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Asked:
     """What the caller asked for.
 
-    scale : new pixels per old pixel; one number, or one per spatial axis
-    settings : function from the name of a weight to its settings
+    base : settings of every weight without settings of its own; the scale is that of the image
+    each : settings of the weights that have settings of their own, by name
     excluded : names of the constants that were not selected
-    mode : function from the name of a weight to 'supersample', 'absorb', or None for the default
+    mode : mode of the network: 'auto', 'absorb' or 'supersample'
+    per_layer : whether the caller gave the modes of single layers
+    mode_of : function from the name of a weight to the mode that the caller gave it, or None
     ready : a plan to carry out, instead of making one
     """
 
-    scale: Any
-    settings: Callable[[str], Settings]
+    base: Settings
+    each: Mapping[str, Settings] = field(default_factory=dict)
     excluded: frozenset[str] = frozenset()
-    mode: Callable[[str], Mode | None] = lambda name: None
+    mode: str = AUTO
+    per_layer: bool = False
+    mode_of: Callable[[str], Mode | None] = lambda name: None
     ready: Plan | None = None
+
+    def settings(self, weight: str) -> Settings:
+        """The settings of a weight."""
+        return self.each.get(weight, self.base)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network reads an image of the new size.
+
+    mode : 'absorb' or 'supersample'
+    readers : positions of the nodes that read the image
+    unable : reason why they cannot absorb the scale; empty if they can, or need not
+    keeps_patch : whether a vision transformer keeps its patches, so that the number of tokens grows; otherwise the
+        image is resampled in front of a network that cannot absorb
+    per_layer : whether the caller gave the modes of single layers
+    """
+
+    mode: Mode = SUPERSAMPLE
+    readers: frozenset[int] = frozenset()
+    unable: str = ""
+    keeps_patch: bool = False
+    per_layer: bool = False
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the image is resampled in front of the network."""
+        return bool(self.unable) and not self.keeps_patch
+
+
+@dataclass(frozen=True)
+class Padded:
+    """The padding that a Pad node adds in front of a convolution.
+
+    index : position of the Pad node
+    sides : (left, right) for every axis
+    zeros : whether it pads with zeros
+    """
+
+    index: int
+    sides: tuple[tuple[int, int], ...]
+    zeros: bool
 
 
 @dataclass
@@ -66,9 +116,15 @@ class GraphPass:
     axes : axes of every tensor that comes from the image
     changes, modules, notes : parts of the plan, as far as it is made
     edits : changes of the graph other than weights
-    fresh : names of tensors that come from the image without a convolution or pooling between
-    padded : for the result of a Pad node: position of the node, padding per axis, and whether it pads with zeros
+    fresh : names of tensors that come from the image without a convolution, pooling or resizing between
+    offsets : for features that do not lie at their exact place: the node that moved them, and the distance in new
+        pixels, one per spatial axis
+    padded : the paddings by Pad nodes, by the name of the padded tensor
     ready : changes of the plan that is carried out, by name; None while a plan is made
+    ready_modules : module changes of that plan, by name
+    network : facts about the network, which decide the methods of its layers
+    reading : how the network reads the image
+    front : the change that resamples the image in front of the network; None if the image is not resampled
     index, node, attributes : the current node: its position, its message and its attributes
     """
 
@@ -80,11 +136,21 @@ class GraphPass:
     notes: list[str] = field(default_factory=list)
     edits: NodeEdits = field(default_factory=NodeEdits)
     fresh: set[str] = field(default_factory=set)
-    padded: dict[str, tuple[int, tuple[tuple[int, int], ...], bool]] = field(default_factory=dict)
+    offsets: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
+    padded: dict[str, Padded] = field(default_factory=dict)
     ready: dict[str, LayerChange] | None = None
+    ready_modules: dict[str, ModuleChange] = field(default_factory=dict)
+    network: Network = field(default_factory=Network)
+    reading: Reading = field(default_factory=Reading)
+    front: ModuleChange | None = None
     index: int = 0
     node: Any = None
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether pixel 0 stays pixel 0 on the grids inside the network."""
+        return aligned(self.asked.base, self.network, reads_image=False)[0]
 
     def of(self, name: str) -> Axes:
         """The axes of a tensor, whether or not it comes from the image."""
@@ -101,6 +167,18 @@ class GraphPass:
         if known is not None and known != old_shape(axes):
             raise Refusal(f"has an output of shape {known}, but its inputs imply {old_shape(axes)}")
         self.axes[name] = axes
+
+    def offset(self) -> tuple[str, tuple[float, ...]]:
+        """The largest distance of the features that the node reads from their exact place, and what moved them."""
+        read = [name for name in self.node.input if name in self.axes and grows(self.axes[name])]
+        found = {self.offsets.get(name, ("", ())) for name in read}
+        if len({offset for _, offset in found}) > 1:
+            each = sorted(max(map(abs, offset), default=0.0) for _, offset in found)
+            listed = ", ".join(f"{n:g}" for n in each)
+            self.say(
+                f"{shown(self.model.named(self.node))}: joins features that lie {listed} pixels beside their place"
+            )
+        return max(found, key=lambda moved: max(map(abs, moved[1]), default=0.0), default=("", ()))
 
     def shape_out(self, position: int = 0) -> tuple[int, ...]:
         """The old shape of an output of the node."""
@@ -132,7 +210,7 @@ class GraphPass:
         """Note the change of a constant: that of a given plan, or a new one. All nodes that read it must agree."""
         change = make() if self.ready is None else self._planned(name, self.ready)
         before = self.changes.get(name)
-        if before is not None and (before.operators, before.new_geometry) != (change.operators, change.new_geometry):
+        if before is not None and _asked_of(before) != _asked_of(change):
             raise Refusal(f"{shown(name)} is the weight of several layers, which need it at different sizes")
         self.changes[name] = change
         return change
@@ -161,3 +239,8 @@ class GraphPass:
         new = np.array([n if n < 1 or scale_of(axis) == 1 else m for n, axis, m in pairs], target.dtype)
         if not np.array_equal(new, target):
             self.edits.constants[self.index, position] = new
+
+
+def _asked_of(change: LayerChange) -> tuple[Any, ...]:
+    """What a change asks of a tensor and of its layer."""
+    return change.operators, change.factors, change.new_geometry

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..planning.layers import Became, Cells, ConvAxis, Weight
 from ..planning.roles import ABSORB
-from ..planning.rules import convolution, reads_grid, values
+from ..planning.rules import convolution, is_patch, reads_grid, values
 from ..planning.settings import Settings
+from ..resampling.geometry import is_whole
 from .axes import Axes, Part
 
 Pads = tuple[tuple[int, int], ...]
@@ -40,10 +41,20 @@ class KernelWindow:
         """The geometry in the form that a plan has."""
         return tuple(map(AxisGeometry, self.kernel, self.stride, self.padding, self.dilation))
 
-    def axes(self, arriving: Sequence[float], leaving: Sequence[float]) -> list[ConvAxis]:
-        """The axes in the form that the rules take, with the scales of the grid before and after the layer."""
+    def axes(
+        self, arriving: Sequence[float], leaving: Sequence[float], offset: Sequence[float] = ()
+    ) -> list[ConvAxis]:  # fmt: skip
+        """The axes in the form that the rules take.
+
+        Parameters
+        ----------
+        arriving, leaving : sequence of float
+            Scales of the grid before and after the layer.
+        offset : sequence of float, optional
+            Distance of the arriving features from their place.
+        """
         return [
-            ConvAxis(geometry, before, after, size, self._right(axis))
+            ConvAxis(geometry, before, after, size, self._right(axis), offset[axis] if offset else 0.0)
             for axis, (geometry, before, after, size) in enumerate(
                 zip(self.geometry(), arriving, leaving, self.size, strict=True)
             )
@@ -63,12 +74,28 @@ def conv_change(
     settings: Settings,
     *,
     transposed: bool = False,
+    aligned: tuple[bool, bool] = (False, False),
+    offset: Sequence[float] = (),
 ) -> Became:
-    """The change of a convolution, which supersamples or absorbs."""
+    """The change of a convolution, which supersamples or absorbs. A dilated one keeps its weight, and its taps spread.
+
+    Parameters
+    ----------
+    aligned : (bool, bool)
+        As for `planning.rules.convolution`.
+    offset : sequence of float, optional
+        Distance of the arriving features from their place, in new pixels, one number per spatial axis.
+    """
     leaving = [1.0] * len(scales) if mode == ABSORB else scales
+    axes = window.axes(scales, leaving, offset)
+    plain = settings.gain == "dc" and settings.taps in (None, "full") and not transposed
+    dilated = settings.method == "dilate" and plain and all(map(is_whole, scales))
+    what = f"{'x'.join(map(str, window.size))} grid"
+    if mode == ABSORB and not dilated and is_patch(axes):
+        what = f"patches of {'x'.join(map(str, window.kernel))} pixels"
     return convolution(
-        weight, window.axes(scales, leaving), settings, first=2, mode=mode, transposed=transposed,
-        reason=f"{'x'.join(map(str, window.size))} grid: {mode}s",
+        weight, axes, settings, first=2, mode=mode, transposed=transposed, factored=dilated, aligned=aligned,
+        reason=f"{what}: {mode}s",
     )  # fmt: skip
 
 
@@ -80,8 +107,11 @@ def linear_change(weight: Weight, axis: int, read: Sequence[Part], settings: Set
 
 def values_change(weight: Weight, axes: Axes, settings: Settings) -> LayerChange:
     """The change of a constant with an entry for every pixel, such as position embeddings."""
-    cells = {axis: _cells(parts) for axis, parts in enumerate(axes)}
-    return values(weight, cells, settings, "a value for every pixel: no coefficient")
+    reason = "a value for every pixel: no coefficient"
+    for axis, parts in enumerate(axes):
+        if parts[0].grid:
+            return values(weight, {axis: _cells(parts[0].grid)}, settings, reason, prefix=parts[0].ahead)
+    return values(weight, {axis: _cells(parts) for axis, parts in enumerate(axes)}, settings, reason)
 
 
 def _cells(parts: Sequence[Part]) -> list[Cells]:

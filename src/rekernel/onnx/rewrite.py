@@ -21,6 +21,7 @@ from ..plan.recipe import KEY, Recipe
 from .axes import grows, new_shape
 from .graph import inferred, outer_names
 from .graph_pass import GraphPass
+from .resample_image import put_in_front
 
 
 def rewritten(done: GraphPass, recipe: Recipe) -> Any:
@@ -35,7 +36,10 @@ def rewritten(done: GraphPass, recipe: Recipe) -> Any:
     proto.CopyFrom(done.model.proto)
     _weights(done, proto)
     _nodes(done, proto)
+    _averages(done, proto)
     _padding(done, proto)
+    if done.front is not None:
+        put_in_front(done, proto)
     _shapes(done, proto)
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, recipe.to_json()
@@ -46,7 +50,7 @@ def _weights(done: GraphPass, proto: Any) -> None:
     """Resample every constant that changes, in its initialiser or its Constant node."""
     new = {}
     for name, change in done.changes.items():
-        if change.kept:
+        if not change.operators:  # it is kept, or its taps are spread by an attribute
             continue
         try:
             old = done.model.array(name)
@@ -91,22 +95,37 @@ def _nodes(done: GraphPass, proto: Any) -> None:
 
 
 def _padding(done: GraphPass, proto: Any) -> None:
-    """Insert Pad nodes before max poolings whose padding would be as large as their kernel."""
+    """Insert Pad nodes before nodes that cannot pad themselves."""
     version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
-    for index, pads in sorted(done.edits.padding.items(), reverse=True):
+    for index, (pads, value) in sorted(done.edits.padding.items(), reverse=True):
         node = proto.graph.node[index]
         out = f"{node.output[0]}_padded"
         if version < 11:
-            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=-math.inf)
+            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=value)
         else:
             kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
             amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
-            least = numpy_helper.from_array(np.array(-math.inf, kind), f"{out}_with")
-            proto.graph.initializer.extend([amounts, least])
-            pad = helper.make_node("Pad", [node.input[0], amounts.name, least.name], [out], mode="constant")
+            filled = numpy_helper.from_array(np.array(value, kind), f"{out}_with")
+            proto.graph.initializer.extend([amounts, filled])
+            pad = helper.make_node("Pad", [node.input[0], amounts.name, filled.name], [out], mode="constant")
         pad.name = out
         node.input[0] = out
         proto.graph.node.insert(index, pad)
+
+
+def _averages(done: GraphPass, proto: Any) -> None:
+    """Make convolutions with equal weights of average poolings."""
+    for index, channels in done.edits.averages.items():
+        node = proto.graph.node[index]
+        kernel = next(a for a in node.attribute if a.name == "kernel_shape").ints
+        kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
+        weight = np.full((channels, 1, *kernel), 1 / math.prod(kernel), kind)
+        proto.graph.initializer.append(numpy_helper.from_array(weight, f"{node.output[0]}_average"))
+        kept = [a for a in node.attribute if a.name in ("kernel_shape", "strides", "pads", "dilations")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("group", channels)])
+        node.op_type = "Conv"
+        node.input.append(f"{node.output[0]}_average")
 
 
 def _shapes(done: GraphPass, proto: Any) -> None:

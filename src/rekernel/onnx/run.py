@@ -26,8 +26,8 @@ from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
-from ..planning.roles import checked_mode
-from ..planning.settings import Request, Settings
+from ..planning.roles import AUTO, checked_mode
+from ..planning.settings import Hints, Request, Settings
 from ..sources.place import Origin, Place
 from ..version import __version__
 from .external_data import data_bytes, data_files, is_outside, tensors_of
@@ -54,7 +54,7 @@ def plan_onnx(place: Place, path: Path, request: Request) -> Plan:
     Returns
     -------
     Plan
-        Its tensors are the model's constants, its modules the poolings and resizings.
+        Its tensors are the constants of the model, its modules the poolings, resizings and what resamples the image.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def convert_onnx(
     refuse_existing([file], force=force)
     model = _opened(place, path)
     plan, done = (asked, _walked_again(model, asked)) if isinstance(asked, Plan) else _planned(model, asked)
-    if not plan.changed:
+    if not plan.changed and done.front is None:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     proto = read_proto(model.path)
     refuse_too_large(model.path.stat().st_size + _brought_in(proto, plan), file)  # before gigabytes are downloaded
@@ -214,12 +214,17 @@ def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
     if unused:
         hint = Option(f"the hint {unused[0]!r}", f"--{unused[0].replace('_', '-')}")
         raise RekernelError("an ONNX graph says itself what ", hint, " would; leave it out")
-    for mode in hints.mode.values():
+    per_layer = {pattern: checked_mode(mode) for pattern, mode in hints.mode.items() if pattern != "*"}
+    mode = hints.mode.get("*", request.mode)
+    if mode != AUTO:
         checked_mode(mode)
-    base, each = request.settings, request.each(shapes)
+    layers = Hints(mode=per_layer)
     chosen = set(shapes) if request.include is None else select(shapes, request.include, "include")
     left = frozenset(set(shapes) - (chosen - select(shapes, request.exclude, "exclude")))
-    asked = Asked(base.scale, lambda name: each.get(name, base), left, lambda name: hints.given("mode", name))
+    base = request.settings
+    asked = Asked(
+        base, request.each(shapes), left, mode, bool(per_layer), lambda name: layers.given("mode", name)
+    )  # fmt: skip
     done = walk(model, asked)
     changes, notes, modules = kept(model, done.changes), tuple(done.notes), tuple(done.modules)
     return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
@@ -229,8 +234,7 @@ def _walked_again(model: Model, plan: Plan) -> GraphPass:
     """The same decisions from a plan that was made before: of the settings it takes the scale of the input alone."""
     if plan.origin != "onnx":
         raise RekernelError("this plan was not made for an ONNX model; make one with `rekernel plan model.onnx --json`")
-    settings = Settings(plan.scale)
-    done = walk(model, Asked(plan.scale, lambda name: settings, ready=plan))
+    done = walk(model, Asked(Settings(plan.scale), ready=plan))
     if missing := {c.name for c in plan.changed} - done.changes.keys():
         raise RekernelError(f"the plan changes {shown(sorted(missing)[0])}, which this model does not need; plan again")
     return done

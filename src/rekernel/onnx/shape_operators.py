@@ -14,8 +14,8 @@ import numpy as np
 from ..escape import shown
 from ..plan.changes import AxisGeometry, ModuleChange
 from ..planning.layers import Weight
-from .axes import Axes, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of
-from .graph_pass import GraphPass, Refusal
+from .axes import Axes, Axis, Part, broadcast, grows, new_shape, old_shape, plain, regrouped, scale_of, tokens
+from .graph_pass import GraphPass, Padded, Refusal
 from .layer_changes import values_change
 
 _SAME = """
@@ -141,13 +141,13 @@ def _transpose(at: GraphPass) -> None:
 def _concat(at: GraphPass) -> None:
     inputs = [at.of(name) for name in at.node.input]
     axis = at.attributes["axis"] % len(inputs[0])
-    if any(scale_of(axes[axis]) != 1 for axes in inputs):
-        raise Refusal(
-            "concatenates other tokens with those of a grid that grows; let the first layer absorb: --mode '*=absorb'"
-        )
+    pixels = [axes[axis] for axes in inputs if scale_of(axes[axis]) != 1]
+    if pixels and (len(pixels) > 1 or pixels[0] is not inputs[-1][axis]):
+        raise Refusal("concatenates other tokens behind those of a grid that grows")
     total = sum(old_shape(axes)[axis] for axes in inputs)
+    joined = tokens(total - old_shape(inputs[-1])[axis], pixels[0]) if pixels else (Part(total),)
     rest = broadcast([(*axes[:axis], (Part(1),), *axes[axis + 1 :]) for axes in inputs])
-    at.out((*rest[:axis], (Part(total),), *rest[axis + 1 :]))
+    at.out((*rest[:axis], joined, *rest[axis + 1 :]))
 
 
 def _split(at: GraphPass) -> None:
@@ -162,16 +162,19 @@ def _split(at: GraphPass) -> None:
 
 def _slice(at: GraphPass) -> None:
     axes, shape = at.of(at.node.input[0]), at.shape_out()
-    for axis, n in zip(axes, shape, strict=True):
-        if scale_of(axis) != 1 and old_shape((axis,))[0] != n:
-            raise Refusal("cuts a piece out of a grid that grows")
-    at.out(tuple(a if old_shape((a,))[0] == n else (Part(n),) for a, n in zip(axes, shape, strict=True)))
+    out = []
+    for position, (axis, n) in enumerate(zip(axes, shape, strict=True)):
+        if scale_of(axis) == 1:
+            out.append(axis if old_shape((axis,))[0] == n else (Part(n),))
+        else:
+            out.append(axis if old_shape((axis,))[0] == n else _piece(at, position, axis, n))
+    at.out(tuple(out))
     ends = at.constant(2)
     if ends is None:
         return
     places = at.constant(3)
     for_axes = places.tolist() if places is not None else range(len(ends))
-    full = [scale_of(axes[a]) != 1 for a in for_axes]
+    full = [scale_of(out[a]) != 1 for a in for_axes]
     new = np.array([_FAR if f and e > 0 else e for f, e in zip(full, ends.tolist(), strict=True)], np.int64)
     if any(full):
         at.edits.constants[at.index, 2] = (
@@ -179,11 +182,26 @@ def _slice(at: GraphPass) -> None:
         )
 
 
+def _piece(at: GraphPass, position: int, axis: Axis, n: int) -> Axis:
+    """The axis of the first tokens, which are not pixels, or of all pixels behind them."""
+    starts, places = at.constant(1), at.constant(3)
+    where = position if places is None else [a % len(at.of(at.node.input[0])) for a in places.tolist()].index(position)
+    first = int(starts[where]) if starts is not None else -1
+    part = axis[0]
+    if part.grid and first == 0 and n <= part.ahead:
+        return (Part(n),)
+    if part.grid and first == part.ahead and n == part.size - part.ahead:
+        return part.grid
+    raise Refusal("cuts a piece out of a grid that grows")
+
+
 def _gather(at: GraphPass) -> None:
     axes = at.of(at.node.input[0])
     axis = at.attributes.get("axis", 0) % len(axes)
     indices = at.of(at.node.input[1])
-    if scale_of(axes[axis]) != 1 or grows(indices):
+    chosen, ahead = at.constant(1), axes[axis][0].ahead
+    token = ahead and chosen is not None and bool(np.all((chosen >= 0) & (chosen < ahead)))
+    if (scale_of(axes[axis]) != 1 and not token) or grows(indices):
         raise Refusal("selects single pixels of a grid that grows")
     at.out((*axes[:axis], *indices, *axes[axis + 1 :]))
 
@@ -230,7 +248,7 @@ def _pad(at: GraphPass) -> None:
         return
     if any(map(any, sides[:2])) or at.model.users.get(at.node.output[0]) != 1:
         raise Refusal("pads channels together with pixels, or several nodes read its result")
-    at.padded[at.node.output[0]] = (at.index, sides, zeros)
+    at.padded[at.node.output[0]] = Padded(at.index, sides, zeros)
     at.axes[at.node.output[0]] = axes
 
 

@@ -1,7 +1,7 @@
 """Walk through an ONNX graph: find the scale that arrives at every node, and decide what the node does about it.
 
 Scope: the order of nodes. Not here: what an operator does (see `onnx.shape_operators` and `onnx.weight_operators`), and
-the default mode of a layer, which all planners share (see `planning.roles`).
+the mode of the network (see `onnx.reading`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
 from ..planning.layers import NOT_RESCALED
-from ..planning.settings import Settings
-from .axes import grows, image, plain
+from ..planning.roles import ABSORB, SUPERSAMPLE
+from ..planning.rules import offset_note, shrinking_note
+from .axes import grows, plain, scale_of
 from .graph import Model, attributes, is_standard, outer_names, wrong_of
-from .graph_pass import Asked, GraphPass, Refusal
+from .graph_pass import Asked, GraphPass, Reading, Refusal
+from .reading import begin, network_of, reading
+from .resample_image import resampled
 from .shape_operators import MOVEMENT
 from .weight_operators import WEIGHTS
 
 _HANDLERS = MOVEMENT | WEIGHTS
-_WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
+_WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"})
 _ANSWERS = frozenset({"Shape", "Size"})  # they give the sizes that the model has when it runs
 
 
 def walk(model: Model, asked: Asked) -> GraphPass:
-    """Walk through all nodes of a model.
+    """Walk through all nodes of a model, or decide that the image is resampled in front of it.
 
     Returns
     -------
@@ -38,47 +41,58 @@ def walk(model: Model, asked: Asked) -> GraphPass:
         If a node cannot be rescaled faithfully; the message names the node.
     """
     at = GraphPass(model, asked)
+    begin(at)
     if asked.ready is not None:
         at.ready = {change.name: change for change in asked.ready.changed}
-    _begin(at)
-    for at.index, at.node in enumerate(model.proto.graph.node):
-        at.attributes = attributes(at.node)
+        at.ready_modules = {module.name: module for module in asked.ready.modules}
+        front = next((module for module in asked.ready.modules if module.kind == "resample"), None)
+        return _through(at) if front is None else resampled(at, front)
+    at.network = network_of(model, max(map(len, at.axes.values())))
+    at.reading = reading(model, asked, at.network)
+    if at.reading.resamples:
+        return resampled(at)
+    if not at.reading.keeps_patch:
+        return _through(at)
+    unable = at.reading.unable
+    try:
+        return _through(at)
+    except RekernelError as error:
+        at = GraphPass(model, asked, network=at.network, reading=Reading(ABSORB, unable=f"{unable}; and {error}"))
+        begin(at)
+        return resampled(at)
+
+
+def _through(at: GraphPass) -> GraphPass:
+    for index, node in enumerate(at.model.proto.graph.node):
+        at.index, at.node, at.attributes = index, node, attributes(node)
         try:
             _visit(at)
         except (Refusal, RekernelError) as error:
-            where = f"{shown(model.named(at.node))} ({shown(at.node.op_type)})"
-            raise RekernelError(f"{where}: {error}") from None
+            where = f"{shown(at.model.named(node))} ({shown(node.op_type)})"
+            raise RekernelError(f"{where}: {error}{_way_out(at)}") from None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            if said := wrong_of(at.node, model.proto):
-                raise RekernelError(f"{shown(model.named(at.node))} ({shown(at.node.op_type)}): {said}") from None
+            if said := wrong_of(node, at.model.proto):
+                raise RekernelError(f"{shown(at.model.named(node))} ({shown(node.op_type)}): {said}") from None
             raise
-    if given_back := at.padded.keys() & {out.name for out in model.outputs}:
+    if given_back := at.padded.keys() & {out.name for out in at.model.outputs}:
         raise RekernelError(
             f"{shown(min(given_back))}: an output of the model is the result of a Pad node, which another size would "
             f"change"
         )
+    for where, offset in sorted({at.offsets[out.name] for out in at.model.outputs if out.name in at.offsets}):
+        at.say(offset_note(shown(where), offset))
+    if any(change.kind == "conv" and change.mode == SUPERSAMPLE for change in at.changes.values()):
+        scales = [scale_of(axis) for given in at.model.inputs for axis in at.axes.get(given.name, ())]
+        if note := shrinking_note(scales):
+            at.say(note)
     return at
 
 
-def _begin(at: GraphPass) -> None:
-    pixels = [g for g in at.model.inputs if len(at.model.shapes.get(g.name, ())) >= 3]
-    rank = max((len(at.model.shapes[g.name]) for g in pixels), default=0)
-    if not rank:
-        raise RekernelError("the model has no input that is an image of shape (N, C, ...)")
-    for given in pixels:
-        shape = at.model.shapes[given.name]
-        if len(shape) < rank:
-            continue
-        if rank == 4 and shape[-1] in (1, 3, 4) and shape[1] > 4:
-            raise RekernelError(
-                f"{shown(given.name)}: an image of shape {shape} has its channels last; export the model with "
-                f"them first, (N, C, H, W)"
-            )
-        scales = Settings(at.asked.scale).scales(len(shape) - 2)
-        if scales is None:
-            raise RekernelError(f"scale {at.asked.scale} does not fit input {shown(given.name)} of shape {shape}")
-        at.axes[given.name] = image(shape, scales)
-        at.fresh.add(given.name)
+def _way_out(at: GraphPass) -> str:
+    """What to do where a node of a network that supersamples cannot be rescaled; empty for other networks."""
+    if at.ready is not None or at.reading.per_layer or at.reading.keeps_patch or at.reading.mode != SUPERSAMPLE:
+        return ""
+    return "; mode absorb (--mode absorb) leaves this node as it was trained, and the output at its trained size"
 
 
 def _visit(at: GraphPass) -> None:
@@ -98,7 +112,9 @@ def _visit(at: GraphPass) -> None:
     if any(n in at.padded for n in inputs) and node.op_type != "Conv":
         raise Refusal("reads the result of a Pad node, which is only supported before a convolution")
     handler(at)
-    if node.op_type not in _WINDOWS and all(n in at.fresh for n in inputs):
+    if node.op_type not in _WINDOWS and (moved := at.offset())[1]:
+        at.offsets.update({out: moved for out in node.output if out in at.axes and grows(at.axes[out])})
+    if node.op_type not in _WINDOWS and any(n in at.fresh and grows(at.axes[n]) for n in inputs):
         at.fresh.update(node.output)
 
 

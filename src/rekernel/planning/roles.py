@@ -120,20 +120,27 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
     >>> [settings_of(Settings(2), role, mode, Network()).method for role, mode in layers]
     ['area', 'dilate', 'optimal']
     """
-    if role is Role.READS_IMAGE or mode == ABSORB:
-        if settings.reading_filter is not None:
-            return replace(settings, method=settings.reading_filter, taps=None)
-        if settings.method == AUTO:
-            return replace(settings, method="area", taps=None)
-        return settings
-    method = settings.method
-    if method == AUTO and settings.smoothness is None and network.gives_image and not network.predicts_noise:
-        settings = replace(settings, smoothness=FLAT)
-    if method == AUTO:
-        method = "dilate" if settings.whole and not network.gives_image else "optimal"
-    if method == "dilate" and role is Role.ENLARGES:  # the zeros of the kernel would meet those of the stride
-        method = "optimal"
-    return replace(settings, method=method)
+    if (role is Role.READS_IMAGE or mode == ABSORB) and settings.reading_filter is not None:
+        return replace(settings, method=settings.reading_filter, taps=None)
+    if settings.method != AUTO:
+        holes = settings.method == "dilate" and role is Role.ENLARGES  # its zeros would meet those of the stride
+        return replace(settings, method="optimal") if holes else settings
+    if mode == ABSORB:
+        return replace(settings, method="area", taps=None)
+    if network.gives_image:
+        settings = replace(settings, method="optimal")
+        return settings if network.predicts_noise else _flat(settings, role)
+    if role is Role.READS_IMAGE:
+        return replace(settings, method="area", taps=None)
+    dilates = settings.whole and role is not Role.ENLARGES
+    return replace(settings, method="dilate" if dilates else "optimal")
+
+
+def _flat(settings: Settings, role: Role | None) -> Settings:
+    """The design of a network that gives an image back: flatter kernels, and a longer one where the image is read."""
+    smoothness = FLAT if settings.smoothness is None else settings.smoothness
+    longer = role is Role.READS_IMAGE and settings.taps is None
+    return replace(settings, smoothness=smoothness, taps="full" if longer else settings.taps)
 
 
 def aligned(settings: Settings, network: Network, *, reads_image: bool) -> tuple[bool, bool]:

@@ -4,17 +4,25 @@ from .editing.apply import apply_plan
 from .files.pretrained import load_pretrained
 from .files.save_load import load, save
 from .measure.compare import LayerError, layer_errors
+from .measure.shift import Shift, ShiftSensitivity, shift_sensitivity, total_stride
 from .measure.verify import equivariance_error, reduce_grid
+from .recalibration import Recalibration, recalibrate
 from .rescaling import rescale
 
 __all__ = [
     "LayerError",
+    "Recalibration",
+    "Shift",
+    "ShiftSensitivity",
     "apply_plan",
     "equivariance_error",
     "layer_errors",
     "load",
     "load_pretrained",
+    "recalibrate",
     "reduce_grid",
     "rescale",
     "save",
+    "shift_sensitivity",
+    "total_stride",
 ]
