@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import rekernel as rk
-
 from .header_files import Files
+from .old_defaults import plan_checkpoint
 from .plan_text import Case
 
 RANK = 3
@@ -58,7 +57,7 @@ def adapters(files: Files) -> Iterator[Case]:
             path = files.file(shapes, "F16")
             for preset in ("inner", "all"):
                 title = f"adapter {kind}, names of {named}, {preset}"
-                yield title, lambda p=path, q=preset: rk.plan_checkpoint(p, 2, preset=q)
+                yield title, lambda p=path, q=preset: plan_checkpoint(p, 2, preset=q)
     for down, up in (
         ("base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"),
         ("base_model.model.{}.lora_A.default.weight", "base_model.model.{}.lora_B.default.weight"),
@@ -68,7 +67,7 @@ def adapters(files: Files) -> Iterator[Case]:
         for layer, (o, i) in DIFFUSERS.items():
             shapes |= {down.format(layer): (RANK, i, 3, 3), up.format(layer): (o, RANK, 1, 1)}
         path = files.file(shapes)
-        yield f"adapter {down}", lambda p=path: rk.plan_checkpoint(p, 2)
-        yield f"adapter {down}, 1.5 by 2, cubic", lambda p=path: rk.plan_checkpoint(p, (1.5, 2), method="cubic")
+        yield f"adapter {down}", lambda p=path: plan_checkpoint(p, 2)
+        yield f"adapter {down}, 1.5 by 2, cubic", lambda p=path: plan_checkpoint(p, (1.5, 2), method="cubic")
     alone = files.file({"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": (RANK, 8, 3, 3)})
-    yield "adapter of the middle alone", lambda: rk.plan_checkpoint(alone, 2, taps=5)
+    yield "adapter of the middle alone", lambda: plan_checkpoint(alone, 2, taps=5)

@@ -17,6 +17,7 @@ from rekernel import Hints
 from .header_files import METHODS, Files, Shapes
 from .names_adapters import adapters
 from .names_models import CROSS_UP, PLAIN_UP, TOKENS, UNETS, VITS, models, shapes_of
+from .old_defaults import plan_checkpoint, plan_source
 from .plan_text import Case
 
 
@@ -26,12 +27,12 @@ def families(files: Files) -> Iterator[Case]:
         path = files.file(shapes, "F16", {"format": "pt"})
         presets = rk.inspect(path).presets
         small = "+" if len(shapes) < 60 else ""
-        yield f"{small}{name}, as it comes", lambda p=path: rk.plan_checkpoint(p, 2)
+        yield f"{small}{name}, as it comes", lambda p=path: plan_checkpoint(p, 2)
         if name == "SD2.1":
             continue  # its convolutions are those of SD1.5
-        yield f"{name}, everything included", lambda p=path: rk.plan_checkpoint(p, 2, include=["*"])
+        yield f"{name}, everything included", lambda p=path: plan_checkpoint(p, 2, include=["*"])
         for preset in presets:
-            yield f"{name}, preset {preset}", lambda p=path, q=preset: rk.plan_checkpoint(p, 2, preset=q)
+            yield f"{name}, preset {preset}", lambda p=path, q=preset: plan_checkpoint(p, 2, preset=q)
     for name in (
         "SD1.5",
         "UNet2DModel",
@@ -42,11 +43,11 @@ def families(files: Files) -> Iterator[Case]:
     ):
         path = files.file(built[name], "BF16")
         for scale in (3, (2, 1), 1.5, 0.5) if name in ("UNet2DModel", "ResNet, basic") else ((2, 1.5),):
-            yield f"{name}, scale {scale}", lambda p=path, s=scale: rk.plan_checkpoint(p, s)
+            yield f"{name}, scale {scale}", lambda p=path, s=scale: plan_checkpoint(p, s)
     for name in ("UNetMotionModel", "AutoencoderKLTemporalDecoder"):
         path = files.file(built[name])
         for scale in ((2, 2), (2, 1, 3)):
-            yield f"{name}, scale {scale}", lambda p=path, s=scale: rk.plan_checkpoint(p, s)
+            yield f"{name}, scale {scale}", lambda p=path, s=scale: plan_checkpoint(p, s)
     for name in (*VITS, "BEiT with absolute positions", "DPT"):
         path = files.file(built[name])
         for mode in ("absorb", "supersample"):
@@ -54,7 +55,7 @@ def families(files: Files) -> Iterator[Case]:
             for scale, method in ((2, "optimal"), (1.5, "cubic"), ((2, 1), "dilate"), (0.5, "linear")):
                 yield (
                     f"{name}, {mode}, scale {scale}, {method}",
-                    lambda p=path, s=scale, m=method, h=hints: rk.plan_checkpoint(p, s, method=m, hints=h),
+                    lambda p=path, s=scale, m=method, h=hints: plan_checkpoint(p, s, method=m, hints=h),
                 )
     trunk = {f"backbone.{n}": s for n, s in built["torchvision ResNet, bottleneck"].items()}
     heads: dict[str, Shapes] = {
@@ -71,7 +72,7 @@ def families(files: Files) -> Iterator[Case]:
     }
     for name, head in heads.items():
         path = files.file(trunk | dict(head))
-        yield f"ResNet trunk with the head of {name}", lambda p=path: rk.plan_checkpoint(p, 2)
+        yield f"ResNet trunk with the head of {name}", lambda p=path: plan_checkpoint(p, 2)
     yield from single_files(files, built)
     yield from folders(files, built)
 
@@ -137,11 +138,11 @@ def single_files(files: Files, built: Mapping[str, Shapes]) -> Iterator[Case]:
         shapes |= {"alphas_cumprod": (1000,)}
         path = files.file(shapes | (copies if line == "SDXL" else {}), "F16")
         for preset in rk.inspect(path).presets if line == "SD1.5" else ("inner",):
-            yield f"single file {line}, preset {preset}", lambda p=path, q=preset: rk.plan_checkpoint(p, 2, preset=q)
+            yield f"single file {line}, preset {preset}", lambda p=path, q=preset: plan_checkpoint(p, 2, preset=q)
     mixed = {n: s for n, s in built["SD1.5"].items() if n.startswith(("conv_in", "mid_block", "time_emb"))}
     path = files.file(mixed, "F8_E4M3")
-    yield "float8 UNet", lambda p=path: rk.plan_checkpoint(p, 2)
-    yield "float8 UNet, cast", lambda p=path: rk.plan_checkpoint(p, 2, allow_cast=True)
+    yield "float8 UNet", lambda p=path: plan_checkpoint(p, 2)
+    yield "float8 UNet, cast", lambda p=path: plan_checkpoint(p, 2, allow_cast=True)
 
 
 def folders(files: Files, built: Mapping[str, Shapes]) -> Iterator[Case]:
@@ -152,11 +153,11 @@ def folders(files: Files, built: Mapping[str, Shapes]) -> Iterator[Case]:
         files.at(pipeline / name / "diffusion_pytorch_model.safetensors", shapes)
         (pipeline / name / "config.json").write_text(json.dumps({"sample_size": 16}))
     (pipeline / "model_index.json").write_text(json.dumps(index))
-    yield "pipeline", lambda: rk.plan_source(pipeline, scale=2)
-    yield "pipeline, both components", lambda: rk.plan_source(pipeline, scale=2, components=["unet", "vae"])
+    yield "pipeline", lambda: plan_source(pipeline, scale=2)
+    yield "pipeline, both components", lambda: plan_source(pipeline, scale=2, components=["unet", "vae"])
     files.at(vit / "model.safetensors", built["ViT"])
     (vit / "config.json").write_text(json.dumps({"model_type": "vit", **TOKENS}))
-    yield "folder of a ViT", lambda: rk.plan_source(vit, scale=2)
+    yield "folder of a ViT", lambda: plan_source(vit, scale=2)
     parts = {"first": {}, "second": {}}
     for i, (name, shape) in enumerate(built["ConvNeXt"].items()):
         parts["first" if i % 2 else "second"][name] = shape
@@ -165,7 +166,7 @@ def folders(files: Files, built: Mapping[str, Shapes]) -> Iterator[Case]:
         files.at(shards / f"{name}.safetensors", shapes)
     where = {n: f"{part}.safetensors" for part, shapes in parts.items() for n in shapes}
     (shards / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    yield "sharded ConvNeXt", lambda: rk.plan_source(shards, scale=2)
+    yield "sharded ConvNeXt", lambda: plan_source(shards, scale=2)
 
 
 # --- checkpoints of no family ----------------------------------------------------------------------------------
@@ -191,8 +192,8 @@ def settings(files: Files) -> Iterator[Case]:
     mixed, few = files.file(MIXED), files.file(FEW)
     images = files.file({n: s for n, s in MIXED.items() if not n.startswith(("one", "volume"))})
     no_one = {k: {n: v for n, v in t.items() if n != "one"} for k, t in HINTS.items()}
-    yield "+mixed, no hints", lambda: rk.plan_checkpoint(mixed, 2)
-    yield "+mixed, hints", lambda: rk.plan_checkpoint(mixed, 2, hints=Hints(**HINTS))
+    yield "+mixed, no hints", lambda: plan_checkpoint(mixed, 2)
+    yield "+mixed, hints", lambda: plan_checkpoint(mixed, 2, hints=Hints(**HINTS))
     for method in METHODS:
         grids = ["fc.*", "last.*", "head.*", "stem.*"]  # a pseudo-inverse is for grids alone
         for scale in (2, 3, 1.5, 0.5, (2, 1.5), 1):
@@ -200,7 +201,7 @@ def settings(files: Files) -> Iterator[Case]:
             for include in [grids] if method.startswith("pinv") else [["*"], grids]:
                 yield (
                     f"mixed, {method}, scale {scale}{', grids' if include is grids else ''}",
-                    lambda p=path, m=method, s=scale, h=hints, i=include: rk.plan_checkpoint(
+                    lambda p=path, m=method, s=scale, h=hints, i=include: plan_checkpoint(
                         p, s, method=m, hints=h, include=i
                     ),
                 )
@@ -208,37 +209,37 @@ def settings(files: Files) -> Iterator[Case]:
             for taps in ("full", "same-extent", 5, 6, 11):
                 yield (
                     f"few, {method}, scale {scale}, taps {taps}",
-                    lambda m=method, s=scale, t=taps: rk.plan_checkpoint(
+                    lambda m=method, s=scale, t=taps: plan_checkpoint(
                         few, s, method=m, taps=t, hints=Hints(**FEW_HINTS)
                     ),
                 )
     for gain in ("ratio", "none"):
         yield (
             f"mixed, gain {gain}, a and smoothness",
-            lambda g=gain: rk.plan_checkpoint(
+            lambda g=gain: plan_checkpoint(
                 mixed, 2, method="cubic", gain=g, a=-0.75, smoothness=0.1, hints=Hints(**HINTS)
             ),
         )
-    yield "few, taps none", lambda: rk.plan_checkpoint(few, 2, taps="none")
-    yield "mixed, two scales leave time alone", lambda: rk.plan_checkpoint(mixed, (2, 2), hints=Hints(**HINTS))
-    yield "mixed, three scales", lambda: rk.plan_checkpoint(mixed, (2, 1, 3))
+    yield "few, taps none", lambda: plan_checkpoint(few, 2, taps="none")
+    yield "mixed, two scales leave time alone", lambda: plan_checkpoint(mixed, (2, 2), hints=Hints(**HINTS))
+    yield "mixed, three scales", lambda: plan_checkpoint(mixed, (2, 1, 3))
     yield (
         "mixed, include and exclude",
-        lambda: rk.plan_checkpoint(mixed, 2, include=["*.weight", "re:a"], exclude=["five", "re:one.*"]),
+        lambda: plan_checkpoint(mixed, 2, include=["*.weight", "re:a"], exclude=["five", "re:one.*"]),
     )
     each = {
         "*": {"method": "linear"}, "five": {"taps": 7}, "seven": {"method": "cubic", "scale": [2, 3], "a": -0.6},
         "down": {"gain": "ratio", "scale": 3}, "volume": {"scale": (1, 2, 2)}, "even": {"scale": 1},
     }  # fmt: skip
-    yield "mixed, overrides", lambda: rk.plan_checkpoint(mixed, 2, overrides=each, hints=Hints(**HINTS))
+    yield "mixed, overrides", lambda: plan_checkpoint(mixed, 2, overrides=each, hints=Hints(**HINTS))
     for mode in ("absorb", "supersample"):
         for stride in (1, 2, 4):
             hints = Hints(stride={"*": stride}, mode={"*": mode}, padding={"*": 1}, layout={"one": "OIW"})
-            yield f"mixed, all {mode}, stride {stride}", lambda h=hints: rk.plan_checkpoint(mixed, 2, hints=h)
+            yield f"mixed, all {mode}, stride {stride}", lambda h=hints: plan_checkpoint(mixed, 2, hints=h)
             hints = Hints(stride={"*": stride}, mode={"*": mode}, padding={"*": 0}, layout={"one": "OIW"})
             yield (
                 f"mixed, all {mode}, stride {stride}, no padding",
-                lambda h=hints: rk.plan_checkpoint(mixed, 2, hints=h),
+                lambda h=hints: plan_checkpoint(mixed, 2, hints=h),
             )
     vit = {
         "patch_embed.proj.weight": (32, 3, 8, 8), "patch_embed.proj.bias": (32,), "cls_token": (1, 1, 32),
@@ -249,12 +250,12 @@ def settings(files: Files) -> Iterator[Case]:
         for mode in ({}, {"*": "supersample"}, {"pos_embed": "supersample"}, {"patch_embed.proj": "supersample"}):
             for scale in (2, (2, 3)) if tokens == 17 else (2,):
                 title = f"timm ViT of {tokens} tokens, {'; '.join(mode) or 'no hint'}, scale {scale}"
-                yield title, lambda p=path, m=mode, s=scale: rk.plan_checkpoint(p, s, hints=Hints(mode=m))
+                yield title, lambda p=path, m=mode, s=scale: plan_checkpoint(p, s, hints=Hints(mode=m))
     for method in METHODS:
         path = files.file(vit | {"pos_embed": (1, 17, 32)})
         for mode in ({}, {"*": "supersample"}):
             title = f"timm ViT, {'; '.join(mode) or 'no hint'}, {method}"
-            yield title, lambda p=path, m=mode, n=method: rk.plan_checkpoint(p, 2, method=n, hints=Hints(mode=m))
+            yield title, lambda p=path, m=mode, n=method: plan_checkpoint(p, 2, method=n, hints=Hints(mode=m))
 
 
 UNCLEAR: tuple[dict[str, tuple[int, ...]], ...] = (
@@ -278,15 +279,15 @@ FLAX_UNET = {
 def layouts(files: Files) -> Iterator[Case]:
     for i, shapes in enumerate(UNCLEAR):
         path = files.file(shapes)
-        yield f"+unclear {i}", lambda p=path: rk.plan_checkpoint(p, 2)
-        yield f"+unclear {i}, absorb", lambda p=path: rk.plan_checkpoint(p, 2, hints=Hints(mode={"*": "absorb"}))
+        yield f"+unclear {i}", lambda p=path: plan_checkpoint(p, 2)
+        yield f"+unclear {i}, absorb", lambda p=path: plan_checkpoint(p, 2, hints=Hints(mode={"*": "absorb"}))
     for layout, shape in (
         ("HWIO", (3, 3, 4, 8)), ("OHWI", (8, 3, 3, 4)), ("IOHW", (4, 8, 3, 3)), ("HWOI", (3, 3, 8, 4)),
         ("DHWIO", (3, 3, 3, 4, 8)), ("ODHWI", (8, 3, 3, 3, 4)), ("WIO", (3, 4, 8)), ("OWI", (8, 3, 4)),
         ("OIW", (8, 4, 3)),
     ):  # fmt: skip
         path = files.file({"a.kernel": shape, "a.bias": (8,)})
-        yield f"layout {layout}", lambda p=path, x=layout: rk.plan_checkpoint(p, 2, hints=Hints(layout={"a": x}))
+        yield f"layout {layout}", lambda p=path, x=layout: plan_checkpoint(p, 2, hints=Hints(layout={"a": x}))
     nets = {
         "flax": {
             "params/conv1/kernel": (3, 3, 3, 6), "params/conv1/bias": (6,), "params/conv2/kernel": (5, 5, 6, 4),
@@ -304,26 +305,26 @@ def layouts(files: Files) -> Iterator[Case]:
             path = files.file(shapes, metadata={"format": kind} if kind else None)
             grid = {"*fc": (4, 8, 8)}
             title = f"{name} with format {kind or 'none'}"
-            yield title, lambda p=path: rk.plan_checkpoint(p, 2)
-            yield f"{title}, grid", lambda p=path, g=grid: rk.plan_checkpoint(p, 2, hints=Hints(linear_grid=g))
+            yield title, lambda p=path: plan_checkpoint(p, 2)
+            yield f"{title}, grid", lambda p=path, g=grid: plan_checkpoint(p, 2, hints=Hints(linear_grid=g))
             for layout in ("HWIO", "OHWI", "OIHW"):
                 hints = Hints(linear_grid=grid, layout={"*": layout})
-                yield f"{title}, grid, layout {layout}", lambda p=path, h=hints: rk.plan_checkpoint(p, (2, 3), hints=h)
+                yield f"{title}, grid, layout {layout}", lambda p=path, h=hints: plan_checkpoint(p, (2, 3), hints=h)
     unet = files.file(FLAX_UNET, metadata={"format": "flax"})
     for preset in ("inner", "all"):
-        yield f"Flax UNet, {preset}", lambda q=preset: rk.plan_checkpoint(unet, 2, preset=q)
+        yield f"Flax UNet, {preset}", lambda q=preset: plan_checkpoint(unet, 2, preset=q)
     heads = {"attn/query/kernel": (16, 4, 4), "attn/query/bias": (4, 4), "attn/out/kernel": (4, 4, 16)}
     path = files.file(heads | {"conv/kernel": (3, 3, 4, 4)}, metadata={"format": "flax"})
-    yield "+Flax heads", lambda p=path: rk.plan_checkpoint(p, 2)
+    yield "+Flax heads", lambda p=path: plan_checkpoint(p, 2)
     path = files.file({"fc.weight": (32, 5)})
     yield (
         "one turned matrix",
-        lambda p=path: rk.plan_checkpoint(p, 2, hints=Hints(linear_grid={"fc": (2, 4, 4)}, layout={"fc": "IO"})),
+        lambda p=path: plan_checkpoint(p, 2, hints=Hints(linear_grid={"fc": (2, 4, 4)}, layout={"fc": "IO"})),
     )
     path = files.file({"a.weight": (8, 4, 3, 3), "q.weight": (8, 4, 3, 3), "c": (4,)}, **{"q.weight": "I8", "c": "I64"})
-    yield "an integer weight", lambda p=path: rk.plan_checkpoint(p, 2)
-    yield "an integer weight left out", lambda p=path: rk.plan_checkpoint(p, 2, exclude=["q.weight"])
-    yield "an integer weight cast", lambda p=path: rk.plan_checkpoint(p, 2, allow_cast=True)
+    yield "an integer weight", lambda p=path: plan_checkpoint(p, 2)
+    yield "an integer weight left out", lambda p=path: plan_checkpoint(p, 2, exclude=["q.weight"])
+    yield "an integer weight cast", lambda p=path: plan_checkpoint(p, 2, allow_cast=True)
 
 
 def cases(folder: Path) -> Iterator[Case]:

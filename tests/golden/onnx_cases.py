@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-import rekernel as rk
-
+from .old_defaults import plan_graph
 from .plan_text import Case
 from .trace_cases import ROOT, loaded
 
@@ -69,7 +68,7 @@ class Graphs:
 
 
 def planned(path: Path, scale: Any = 2, **options: Any) -> Any:
-    return rk.plan_source(path, scale=scale, **options)[""]
+    return plan_graph(path, scale, **options)
 
 
 W = {"w": normal(4, 3, 3, 3)}

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-import rekernel.torch as rkt
-
+from .old_defaults import rescale
 from .plan_text import Case
 from .trace_models import Autoencoder, Generator, Mirrored, Net, Same, Tied, Tokens, conv, padded
 
@@ -36,7 +35,7 @@ def loaded(path: Path) -> Any:
 def planned(build: Callable[[], nn.Module], scale: Any, example: Any, **options: Any) -> Any:
     """The plan that is on a rescaled model."""
     torch.manual_seed(0)
-    return rkt.rescale(build().eval(), scale, example, **options).rekernel_plan
+    return rescale(build().eval(), scale, example, **options).rekernel_plan
 
 
 def each_form(title: str, build: Callable[[], nn.Module], scale: Any, example: Any, **options: Any) -> Iterator[Case]:

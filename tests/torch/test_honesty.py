@@ -236,6 +236,18 @@ def test_a_convolution_that_pads_in_its_own_forward_is_replaced_and_named() -> N
         assert torch.allclose(larger(x), rkt.rescale(ByHand(plain), 2, X, form=form)(x), atol=1e-6)
 
 
+def test_code_that_computes_its_padding_finds_the_old_stride_in_the_layer() -> None:
+    """As TensorFlow's 'SAME' in MobileNetV2 does; the stride of the new layer is 4."""
+    net = Net(lambda m, x: m.c(F.pad(x, (0, 3 - m.c.stride[1], 0, 3 - m.c.stride[0]))), c=conv(stride=2, padding=0))
+    options = {"mode": "absorb", "taps": "full"}
+    dense = rkt.rescale(net, 2, X, method="optimal-filter", **options)
+    factored = rkt.rescale(net, 2, X, method="optimal", form="factored", **options)
+    assert dense.c.stride == factored.c.stride == (2, 2)
+    x = torch.randn(1, 3, 32, 32)
+    assert dense(x).shape == (1, 3, 8, 8)
+    assert torch.allclose(dense(x), factored(x), atol=1e-5)
+
+
 def test_padding_by_hand_before_a_pooling_is_named() -> None:
     net = Net(lambda m, x: m.p(F.pad(m.c(x), (1, 1, 1, 1))), c=conv(), p=nn.MaxPool2d(3, 2))
     with pytest.raises(RekernelError, match="p: a pooling behind explicit padding"):

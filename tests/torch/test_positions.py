@@ -60,6 +60,20 @@ def test_an_absorbing_patch_embedding_leaves_the_table() -> None:
     assert larger(torch.zeros(1, 3, 32, 32)).shape == (1, 17, 8)
 
 
+def test_patches_that_cannot_grow_by_the_scale_stay_and_the_table_grows(tmp_path: Any) -> None:
+    """As from 224 to 384 pixels with patches of 16."""
+    model = Tokens((8, 8), 1)
+    larger = rkt.rescale(model, 1.125, torch.zeros(1, 3, 32, 32))
+    assert [(c.name, c.kind) for c in larger.rekernel_plan.changed] == [("pos_embed", "values")]
+    kept = next(c for c in larger.rekernel_plan.changes if c.name == "patch.weight")
+    assert kept.reason == "patches of 4x4 pixels stay, since they cannot grow by the scale"
+    assert "attention looks at 82 tokens instead of 65" in "".join(larger.rekernel_plan.warnings)
+    x = torch.randn(1, 3, 36, 36)
+    assert larger(x).shape == (1, 82, 8)
+    rkt.save(larger, tmp_path / "out.safetensors")
+    assert torch.equal(rkt.load(Tokens((8, 8), 1), tmp_path / "out.safetensors")(x), larger(x))
+
+
 def test_a_table_through_a_file(tmp_path: Any) -> None:
     model = Tokens((4, 4), 1)
     larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), modes={"patch": "supersample"})

@@ -84,6 +84,14 @@ def test_tied_weights_and_shared_modules_stay_so(form: str) -> None:
     assert list(larger.state_dict()) == list(model.state_dict())
 
 
+def test_a_weight_that_reads_the_image_and_features_gets_the_kernel_of_an_inner_layer() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    larger = rkt.rescale(nn.Sequential(layer, nn.ReLU(), layer), 2, torch.zeros(1, 3, 8, 8))
+    assert larger[0].weight is larger[2].weight
+    assert {o.method for c in larger.rekernel_plan.changed for o in c.operators} == {"optimal"}
+    assert not larger.rekernel_plan.warnings
+
+
 def test_tied_weights_survive_a_file(tmp_path: Any) -> None:
     layer = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(layer, nn.ReLU(), layer)
