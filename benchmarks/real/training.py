@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from training_arms import (
+    AREA,
     ARMS,
     AS_LARGE,
     BATCH,
@@ -43,6 +44,7 @@ from training_arms import (
     LONG,
     NOTHING,
     OPTIMAL,
+    READ_OPTIMAL,
     RECIPE,
     SMALL,
     STEPS,
@@ -73,14 +75,16 @@ CANDIDATES_FULL = (1e-2, 2.5e-2, 6.25e-2)  # of as many steps as training from t
 # made on the other 50,000 from a network trained at 14 on these 50,000. No test picture was looked at.
 RATES = {
     TRAIN_LARGE: 6.25e-2,
-    "absorbed, area": 5e-4,
-    "absorbed, optimal": 2e-3,
+    AREA: 5e-4,
+    READ_OPTIMAL: 2e-3,
     "supersampled, dilated": 8e-3,
     "supersampled, dilated, dense": 8e-3,
     OPTIMAL: 8e-3,
     UNTOUCHED: 3.2e-2,
     NOTHING: 3.2e-2,
     AS_LARGE: 3.2e-2,
+    AREA + IN_FULL: 2.5e-2,
+    READ_OPTIMAL + IN_FULL: 6.25e-2,
     OPTIMAL + IN_FULL: 1e-2,
     AS_LARGE + IN_FULL: 6.25e-2,
 }
@@ -233,7 +237,9 @@ def summarised(runs: list[Row], references: list[Row], cost: dict[str, Row]) -> 
         row["peak_whole"] = own["peak_mb"] if built else max(own["peak_mb"], first["peak_mb"])
         row["time"] = 1000 * row["seconds_whole"] / (FULL_STEPS * whole["ms"])
         row["memory"] = row["peak_whole"] / whole["peak_mb"]
-    return [{key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    return [
+        {key: round(v, 3) if isinstance(v, float) and key != "rate" else v for key, v in row.items()} for row in rows
+    ]
 
 
 def _mean(group: list[Row]) -> Row:
