@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import rekernel as rk
@@ -28,11 +29,12 @@ def plan_source(source: Any, scale: Any, **options: Any) -> Any:
     return rk.plan_source(source, scale=scale, **{"method": "optimal", **options})
 
 
-def plan_graph(path: Any, scale: Any, **options: Any) -> Any:
+def plan_graph(path: Path, scale: Any, **options: Any) -> Any:
     """The plan of an ONNX model, with the defaults of 0.1.0 said: a graph with attention absorbed."""
     import onnx
 
-    nodes = onnx.load(path, load_external_data=False).graph.node
+    file = next(path.glob("*.onnx")) if path.is_dir() else path
+    nodes = onnx.load(file, load_external_data=False).graph.node
     hints = options.get("hints")
     if not (hints and hints.mode):
         options.setdefault("mode", "auto" if any(node.op_type == "Softmax" for node in nodes) else "supersample")
