@@ -71,8 +71,11 @@ def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | No
         raise click.UsageError(f"--guidance kernels={word}: write kernels=none, or choose another kind with --method")
     if word == "none":
         return None
+    from rekernel.diffusion.kernels.settings import KernelSettings
+
     layers: Any = list(planning.raw["include"]) or planning.raw["preset"] or "inner"
-    found = {"layers": layers, "method": planning.method}
+    method = KernelSettings.method if planning.method == "auto" else planning.method
+    found = {"layers": layers, "method": method}
     return {**found, "until": until} if until != 1 else found
 
 

@@ -77,7 +77,7 @@ def test_half_of_a_size_may_halve_unevenly_where_the_size_does_not(nets, size, s
     net = nets.conditioned(
         block_out_channels=(8, 8, 8), down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3
     )
-    wanted = rkt.rescale(net, scale, example(nets, 16), method="optimal", form="factored")
+    wanted = rkt.rescale(net, scale, example(nets, 16), mode="supersample", method="optimal", form="factored")
     with SupersampledKernels(scale, "all").attach(net):
         found = nets.call(net, size=size)
     assert torch.allclose(found, nets.call(wanted, size=size), atol=1e-5)
@@ -194,7 +194,8 @@ def test_a_method_for_each_nested_scale(nets):
         calls.clear()
         run(net, nets, 32)
     top, below, trained = (new for path, _, new in calls if path == "mid_block.resnets.0.conv1")
-    assert not any(top.blurred) and all(below.blurred) and trained is None
+    assert type(top) is torch.nn.Conv2d and top.dilation == (4, 4)
+    assert all(below.blurred) and trained is None
     with SupersampledKernels(4, method={2: "optimal"}).attach(net):  # 4 is not named
         assert torch.equal(run(net, nets, 32), run(nets.unconditioned(**THREE), nets, 32))
 
@@ -236,14 +237,14 @@ def test_precision_changed_after_attaching(nets, dtype, form):
     assert torch.allclose(found.float(), before, atol=1e-5 if dtype == torch.float64 else 0.05)
 
 
-@pytest.mark.parametrize("form", ["factored", "dense"])
-def test_weights_loaded_after_attaching(nets, form):
+@pytest.mark.parametrize(("form", "method"), [("factored", "optimal"), ("dense", "optimal"), ("factored", "dilate")])
+def test_weights_loaded_after_attaching(nets, form, method):
     net, other = nets.unconditioned(**THREE), nets.unconditioned(**THREE)
     for parameter in other.parameters():
         parameter.mul_(1.5)
-    with SupersampledKernels(2, form=form).attach(other):
+    with SupersampledKernels(2, method=method, form=form).attach(other):
         wanted = run(other, nets)
-    with SupersampledKernels(2, form=form).attach(net):
+    with SupersampledKernels(2, method=method, form=form).attach(net):
         run(net, nets)
         net.load_state_dict(other.state_dict())
         assert torch.equal(run(net, nets), wanted)
@@ -252,7 +253,7 @@ def test_weights_loaded_after_attaching(nets, form):
                 if parameter is not None:
                     module._parameters[name] = torch.nn.Parameter(parameter * 0.5)
         halved = run(net, nets)
-    with SupersampledKernels(2, form=form).attach(net):
+    with SupersampledKernels(2, method=method, form=form).attach(net):
         assert torch.equal(run(net, nets), halved)
 
 
@@ -277,7 +278,8 @@ def test_sizes_that_halve_unevenly(nets, size):
 def test_the_rescaled_network_as_predictor(nets):
     """SNR-matched: every kernel rescaled, at the full size, at tau; where its blur is the identity, it is itself."""
     net = nets.unconditioned(**THREE)
-    wanted = rkt.rescale(net, 2, (nets.noise(1, 3, 8, 8), torch.tensor(5)), form="factored")
+    inputs = nets.noise(1, 3, 8, 8), torch.tensor(5)
+    wanted = rkt.rescale(net, 2, inputs, mode="supersample", method="optimal", form="factored")
     with nets.inputs(net) as seen, UpsampleGuidance(2, predictor="rescaled").attach(net, scheduler=nets.ddim):
         found = run(net, nets, t=700)
     (_, full), (_, below) = seen[0], seen[-1]

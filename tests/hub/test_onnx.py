@@ -171,7 +171,7 @@ def test_what_is_pushed_runs_by_the_lines_of_its_card(hub, rekernel, name, parts
     text = files["README.md"].data.decode()
     assert "library_name: onnx\n" in text and f"base_model: org/{name}\n" in text and "license: mit\n" in text
     assert "rekernel verify" not in text and "With onnxruntime and huggingface_hub." in text
-    assert report["message"] == f"Rescale org/{name} by 2 (area and optimal, gain dc, 2 tensors)"
+    assert report["message"] == f"Rescale org/{name} by 2 (optimal, gain dc, 2 tensors)"
     said = ok(rekernel(python=pasted(hub, f"me/{name}"))).stdout
     assert said == "[('x', [1, 3, 16, 16])]\n"
     assert np.array_equal(np.load(tmp_path / "answers.npy"), answers(local))

@@ -27,7 +27,7 @@ def test_a_push_is_one_commit_of_the_conversion_and_a_card(hub, rekernel, name, 
     assert set(repo.head.files) == {".gitattributes", "model.safetensors", "config.json", "README.md"}
     assert repo.head.files["model.safetensors"].data == (out / "model.safetensors").read_bytes()
     assert repo.head.files["README.md"].data.decode() == report["card"]
-    assert repo.head.message == f"Rescale org/{name} by 2 (area and optimal, gain dc, 2 tensors)"
+    assert repo.head.message == f"Rescale org/{name} by 2 (optimal, gain dc, 2 tensors)"
     assert hub.repos[f"org/{name}"].head.sha in repo.head.description
     # In parts, to the store, which never sees the token.
     parts = hub.asked("PUT", "/part/")

@@ -88,10 +88,11 @@ def conv_change(
     """
     leaving = [1.0] * len(scales) if mode == ABSORB else scales
     axes = window.axes(scales, leaving, offset)
-    plain = settings.gain == "dc" and settings.taps in (None, "full") and not transposed
+    patch = mode == ABSORB and is_patch(axes)
+    plain = settings.gain == "dc" and settings.taps in (None, "full") and not transposed and not patch
     dilated = settings.method == "dilate" and plain and all(map(is_whole, scales))
     what = f"{'x'.join(map(str, window.size))} grid"
-    if mode == ABSORB and not dilated and is_patch(axes):
+    if patch:
         what = f"patches of {'x'.join(map(str, window.kernel))} pixels"
     return convolution(
         weight, axes, settings, first=2, mode=mode, transposed=transposed, factored=dilated, aligned=aligned,

@@ -46,6 +46,14 @@ def test_patches_absorb(name: str, options: dict[str, Any], check: Any) -> None:
     assert rescaled < untouched / 5, (rescaled, untouched)
 
 
+def test_a_dilated_patch_is_the_nearest_one_in_the_plain_form(check: Any) -> None:
+    net = check.ZOO["ViT"]
+    model, x = check.revived(net.build()), torch.randn(1, 3, 128, 128)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 64, 64), method="dilate")
+    with torch.no_grad():
+        assert torch.allclose(larger(x), model(torch.nn.functional.avg_pool2d(x, 2)), atol=1e-5)
+
+
 def test_wav2vec2(check: Any) -> None:
     """Dense .005, factored .003, dilated .12: the first convolution absorbs, ten taps of stride 5, and a dilated one
     skips every other sample."""

@@ -70,8 +70,8 @@ class Substitute:
             return False
 
     def share(self) -> None:
-        """Let a factored layer hold the parameters that the original layer has now."""
-        if isinstance(self.new, _FACTORED):
+        """Let a factored or dilated layer hold the parameters that the original layer has now."""
+        if _shares(self.old, self.new):
             self.new._parameters.update(self.old._parameters)
 
     def __call__(self, x: Tensor) -> Any:
@@ -81,16 +81,21 @@ class Substitute:
             if filter_ is not None and filter_.device != x.device:
                 new._buffers[name] = filter_.to(x.device)
         own = new._parameters.get("weight")
-        if own is not None and own.device != x.device and not isinstance(new, _FACTORED):
+        if own is not None and own.device != x.device and not _shares(self.old, new):
             new._parameters["weight"] = nn.Parameter(own.to(x.device), requires_grad=False)
         return new.forward(x)  # not new(x): hooks of the layer ran already, in the call of the old layer
+
+
+def _shares(old: nn.Module, new: Any) -> bool:
+    """Whether the new layer runs with the weights of the old one: its taps are spread, and their number is the same."""
+    return isinstance(new, _FACTORED) or new.kernel_size == getattr(old, "kernel_size", None)
 
 
 def _origin(model: nn.Module, path: str, new: nn.Module) -> tuple[Any, ...]:
     """The dtype; for a layer with a copy of the weights also their identity, version and merged adapters."""
     old = model.get_submodule(path)
     weight = old._parameters.get("weight")
-    if weight is None or isinstance(new, _FACTORED):
+    if weight is None or _shares(old, new):
         return (None if weight is None else weight.dtype,)
     merged = getattr(model.get_submodule(path.rpartition(".")[0]), "merged_adapters", ())
     return weight.dtype, id(weight), 0 if weight.is_inference() else weight._version, tuple(merged)

@@ -60,8 +60,9 @@ def conv_change(
     RekernelError
         If a transposed convolution is to absorb, or if no kernel fits.
     """
-    if form == "plain":
-        form = "factored" if settings.method == "dilate" else "dense"
+    if form == "plain":  # a patch that absorbs is a grid of pixels, whose values are repeated
+        patch = mode == ABSORB and is_patch(_axes(call, m, arriving, leaving, offset))
+        form = "factored" if settings.method == "dilate" and not patch else "dense"
     if form != "auto":
         return _change(call, m, weight, arriving, leaving, mode, form, settings, aligned, offset)
     dense = _change(call, m, weight, arriving, leaving, mode, "dense", settings, aligned, offset)
