@@ -2,7 +2,7 @@
 
     python benchmarks/real/training.py             # some five minutes on two cores
     python benchmarks/real/training.py --quick     # 60 steps, one seed, 1,000 test pictures
-    python benchmarks/real/training.py --tune      # chooses the learning rates again: some four minutes more
+    python benchmarks/real/training.py --tune      # chooses the learning rates again first: some ten minutes more
 
 Scope: the order of the measurement, learning rates, and printing. Not here: the arms, the training loop and what a step
 costs (see `training_arms`), pictures (see `fashion_data`), the network and its shipped weights (see `fashion_networks`,
