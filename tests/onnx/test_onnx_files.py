@@ -83,7 +83,7 @@ def test_a_rescaled_model_shows_its_recipe_and_its_new_sizes(tmp_path):
     assert info.recipe.plan.options["scale"] == [2, 1.5] and info.inputs[0].shape == (1, 3, 16, 12)
     assert info.metadata["author"] == "[red]somebody" and info.family == "ONNX graph"
     text = ok("inspect", tmp_path / "out.onnx").stdout
-    assert "scale 2x1.5, method auto, 2 tensors rescaled" in text and "Layers, before -> after:" in text
+    assert "scale 2x1.5, method optimal, 2 tensors rescaled" in text and "Layers, before -> after:" in text
 
 
 def test_what_is_listed_needs_no_graph_that_can_be_rescaled(tmp_path):

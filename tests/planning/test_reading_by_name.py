@@ -206,7 +206,7 @@ def test_a_scale_that_cannot_be_absorbed_resamples_the_image_in_front(shapes, sc
     plan, changes = planned(shapes, scale, hints=hints)
     assert not plan.changed and {c.reason for c in changes.values()} == {RESAMPLED}
     [module] = plan.modules
-    assert (module.name, module.kind, module.method, module.reason) == ("", "resample", "area", why)
+    assert (module.name, module.kind, module.method, module.reason) == ("", "resample", "lanczos3", why)
     [note] = plan.warnings
     assert note.startswith(why) and "rekernel.torch.load does this" in note
     assert str(plan).startswith("no tensor changes") and rk.Plan.from_json(plan.to_json()) == plan
@@ -215,7 +215,9 @@ def test_a_scale_that_cannot_be_absorbed_resamples_the_image_in_front(shapes, sc
 def test_a_hint_of_the_stride_lets_a_layer_absorb_what_it_divides(planned):
     _, changes = planned(CLASSIFIER, 1.5, hints=Hints(stride={"stem": 2}))
     assert {g.stride for g in changes["stem.weight"].new_geometry} == {3}
-    plan, changes = planned(VIT, 0.5)  # a patch may shrink, since it is a grid of pixels of its own
+    plan, _ = planned(VIT, 0.5)  # enlarging the image keeps more than a smaller patch
+    assert [m.kind for m in plan.modules] == ["resample"] and not plan.changed
+    plan, changes = planned(VIT, 0.5, mode="absorb")  # a patch may shrink, since it is a grid of pixels of its own
     assert changes["patch_embed.proj.weight"].new_shape == (32, 3, 8, 8) and not plan.modules
 
 
@@ -287,8 +289,7 @@ def test_a_file_whose_image_is_resampled_in_front_loads_as_the_trained_network_o
     assert rk.inspect(tmp_path / "out.safetensors").recipe.plan.resamples
     larger = rkt.load(Strided().eval(), tmp_path / "out.safetensors")
     x = torch.randn(2, 3, round(32 * scale), round(32 * scale), dtype=torch.float64)
-    method = "area" if scale > 1 else "cubic"  # the area of a part of a pixel is the pixel
-    matrix = torch.from_numpy(np.array(rk.grid_operator(x.shape[-1], 32, method, gain="none")))
+    matrix = torch.from_numpy(np.array(rk.grid_operator(x.shape[-1], 32, "lanczos3", gain="none")))
     reduced = torch.einsum("ih,nchw,jw->ncij", matrix, x, matrix)
     with torch.inference_mode():
         found, expected = larger(x.float()), model(reduced.float())

@@ -232,7 +232,8 @@ def test_absorbing_is_exact(name: str, scale: Any, tmp_path: Any) -> None:
         pytest.skip("no whole number of pixels")
     scales = (1.0, 2.0, 3.0)[-dims:] if scale == "anisotropic" else (float(scale),) * dims
     example = torch.zeros(1, case.channels, *case.size)
-    larger = rkt.rescale(model, scales, example)
+    # At a scale that is not whole the default is another filter; 'area' is exact at every scale.
+    larger = rkt.rescale(model, scales, example, mode="absorb", reading_filter="area")
     x = torch.randn(2, case.channels, *(round(n * s) for n, s in zip(case.size, scales, strict=True)))
     absorbs = (
         case.absorbs
@@ -246,6 +247,17 @@ def test_absorbing_is_exact(name: str, scale: Any, tmp_path: Any) -> None:
         assert close(larger(x), model(reduced(x, scales, patch=absorbs)))
         rkt.save(larger, tmp_path / "out.safetensors")
         assert torch.equal(rkt.load(built(name), tmp_path / "out.safetensors")(x), larger(x))
+
+
+def test_the_default_is_area_at_whole_scales_and_keeps_more_at_others() -> None:
+    model = built("zeros, k=3, t=2, p=1")
+    case = ZOO["zeros, k=3, t=2, p=1"]
+    example = torch.zeros(1, case.channels, *case.size)
+    for scale, method in ((2, "area"), (1.5, "lanczos3")):
+        plan = rkt.rescale(model, scale, example).rekernel_plan
+        assert {o.method for change in plan.changed for o in change.operators} == {method}
+    [resample] = rkt.rescale(model, 0.5, example).rekernel_plan.modules
+    assert (resample.kind, resample.method) == ("resample", "lanczos3")
 
 
 def strided(pool: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..planning.roles import ABSORB, AUTO, SUPERSAMPLE, Network, gives_image, network_mode
+from ..planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, gives_image, network_mode
 from ..planning.rules import is_patch
 from ..planning.settings import Settings
 from ..resampling.geometry import is_whole
@@ -164,8 +164,10 @@ def _conv(at: GraphPass, where: str) -> _Reader:
     window = conv_window(at, at.model.constants[weight].dims[2:], axes)
     scales = tuple(map(scale_of, axes[2:]))
     patch = max(window.kernel) > 1 and is_patch(window.axes(scales, (1.0,) * len(scales)))
+    if patch and at.asked.mode == AUTO and min(scales) < 1:
+        return _Reader(at.index, weight, f"{where}: {SMALL_PATCHES}")
     sizes = zip(window.size, scales, window.kernel, strict=True)
-    tiles = patch and all(is_whole(n * scale / k) for n, scale, k in sizes)
+    tiles = patch and min(scales) >= 1 and all(is_whole(n * scale / k) for n, scale, k in sizes)
     return _Reader(at.index, weight, _told_by_window(window, scales, where, patch=patch), tiles)
 
 

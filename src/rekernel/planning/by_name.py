@@ -58,9 +58,9 @@ def plan_checkpoint(
         New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
         it is).
     method, taps, gain, a, smoothness
-        As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where a layer absorbs the
-        scale; 'optimal' in a network that gives an image back, with all taps where the image is read; in any other
-        network that supersamples 'area' where the image is read and 'dilate' elsewhere.
+        As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where a layer absorbs a whole
+        scale, and 'lanczos3' another scale; 'optimal' in a network that gives an image back, with all taps where the
+        image is read; in any other network that supersamples 'area' where the image is read and 'dilate' elsewhere.
         Values on a grid (position embeddings) are interpolated without coefficient, by cubic where the method is
         'auto', 'optimal' or 'dilate'.
     reading_filter : str, optional

@@ -19,7 +19,7 @@ from ..patterns import layer_of
 from ..plan.changes import Mode
 from ..resampling.geometry import is_whole
 from ..text import scale_text
-from .roles import ABSORB, AUTO, SUPERSAMPLE, Network, checked_mode, network_mode
+from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 
 _HEAD = re.compile(r"((?!(\w*_)?\d+[./])[^./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
@@ -113,10 +113,13 @@ def reading(
             Option("hints=Hints(mode={'NAME': 'absorb'})", "--mode NAME=absorb"),
         )  # fmt: skip
     told = [_told(name, shapes, family, settings, hints) for name in sorted(readers)]
+    small = min(settings.scale if isinstance(settings.scale, tuple) else (settings.scale,)) < 1
+    if asked == AUTO and small and not any(told):  # patches alone can shrink
+        return Reading(ABSORB, resample=f"{', '.join(map(shown, sorted(readers)))}: {SMALL_PATCHES}")
     if not any(told):
         return Reading(ABSORB, readers=readers)
     facts = [family.facts(name, shapes) for name in readers] if family else []
-    if asked == AUTO and facts and all(f and f.role == "patch" for f in facts):
+    if asked == AUTO and not small and facts and all(f and f.role == "patch" for f in facts):
         return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True)
     return Reading(ABSORB, resample=next(filter(None, told)))
 

@@ -20,6 +20,8 @@ from .settings import Settings
 SUPERSAMPLE: Final = "supersample"
 ABSORB: Final = "absorb"
 AUTO: Final = "auto"
+SMALL_PATCHES: Final = "patches that shrink would lose what enlarging the image keeps (mode absorb shrinks them)"
+"""Why a vision transformer does not read smaller images by smaller patches on its own; benchmarks/real/fashion.py."""
 FLAT: Final = 0.003
 """Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
 MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
@@ -126,7 +128,7 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
         holes = settings.method == "dilate" and role is Role.ENLARGES  # its zeros would meet those of the stride
         return replace(settings, method="optimal") if holes else settings
     if mode == ABSORB:
-        return replace(settings, method="area", taps=None)
+        return replace(settings, method=reading_method(settings), taps=None)
     if network.gives_image:
         settings = replace(settings, method="optimal")
         return settings if network.predicts_noise else _flat(settings, role)
@@ -134,6 +136,19 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
         return replace(settings, method="area", taps=None)
     dilates = settings.whole and role is not Role.ENLARGES
     return replace(settings, method="dilate" if dilates else "optimal")
+
+
+def reading_method(settings: Settings) -> str:
+    """The default method of a layer that absorbs the scale, and of an image that is resampled in front of a network.
+
+    'area' is exact where an old pixel becomes whole new ones. Elsewhere it blurs.
+
+    Examples
+    --------
+    >>> reading_method(Settings(2)), reading_method(Settings(1.5))
+    ('area', 'lanczos3')
+    """
+    return "area" if settings.whole else "lanczos3"
 
 
 def _flat(settings: Settings, role: Role | None) -> Settings:

@@ -25,7 +25,7 @@ from ..resampling.geometry import (
 from ..resampling.methods import for_grid
 from ..resampling.operators import kernel_taps
 from .layers import Became, Cells, ConvAxis, PoolBecame, Weight
-from .roles import ABSORB, SUPERSAMPLE
+from .roles import ABSORB, AUTO, SUPERSAMPLE, reading_method
 from .settings import Settings
 
 Aligned = tuple[bool, bool]
@@ -340,12 +340,13 @@ def resampled_image(reason: str, settings: Settings, sizes: Sequence[Cells]) -> 
     Examples
     --------
     >>> resampled_image("stride 1", Settings(1.5), [Cells(16, 24)]).method
-    'area'
+    'lanczos3'
     """
     before, after = (
         [AxisGeometry(n, 1, (0, 0)) for n in side] for side in ([c.old for c in sizes], [c.new for c in sizes])
     )
-    asked = settings.reading_filter or for_grid(settings.method).removeprefix("pinv-")
+    asked = settings.reading_filter or settings.method
+    asked = reading_method(settings) if asked == AUTO else for_grid(asked).removeprefix("pinv-")
     method = "area" if asked in ("optimal", "nearest") else asked
     return ModuleChange("", "resample", reason, tuple(before), tuple(after), method)
 

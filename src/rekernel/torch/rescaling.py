@@ -67,9 +67,10 @@ def rescale(
         Modes of single layers by name; the others supersample, but a linear layer after a flatten absorbs, and so does
         the first convolution of a network of tokens.
     method, taps, gain, a, smoothness
-        As for `kernel_operator`. 'auto' depends on the role of a layer: 'area' where a layer absorbs the scale;
-        'optimal' in a model that gives an image back, with all taps where the image is read; in any other model that
-        supersamples 'area' where the image is read, 'optimal' in layers that enlarge, and 'dilate' elsewhere.
+        As for `kernel_operator`. 'auto' depends on the role of a layer: 'area' where a layer absorbs a whole scale, and
+        'lanczos3' another scale; 'optimal' in a model that gives an image back, with all taps where the image is read;
+        in any other model that supersamples 'area' where the image is read, 'optimal' in layers that enlarge, and
+        'dilate' elsewhere.
         With 'auto', smoothness None is .003 in a model that gives an image back, and .01 in another and with any other
         method.
     methods : {glob: {'method' | 'taps' | 'gain' | ...: value}}, optional

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...architectures.registry import recognise
 from ...plan.changes import Mode
-from ...planning.roles import ABSORB, AUTO, SUPERSAMPLE, Network, network_mode
+from ...planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, network_mode
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..layers.padding import own_padding
@@ -70,9 +70,11 @@ def reading(
     told = [_told(call, trace, modules, scale, excluded) for call in readers]
     reasons = [why for why in told if why]
     names = frozenset(call.weight for call in readers)
+    if asked == AUTO and min(scale) < 1 and not reasons:
+        reasons = [f"{call.weight}: {SMALL_PATCHES}" for call in readers if call.kind == "conv"]
     if readers and not reasons:
         return Reading(ABSORB, names)
-    if asked == AUTO and network.attends and len(readers) == 1 and _is_patch(readers[0], modules):
+    if asked == AUTO and min(scale) >= 1 and network.attends and len(readers) == 1 and _is_patch(readers[0], modules):
         return Reading(SUPERSAMPLE, names, keeps_patch=True)
     return Reading(ABSORB, resample=reasons[0] if reasons else "no layer was seen to read the image")
 
