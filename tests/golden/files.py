@@ -22,6 +22,7 @@ from torch import nn
 import rekernel as rk
 import rekernel.torch as rkt
 
+from .old_defaults import rescale
 from .plan_text import plan_lines
 from .trace_cases import GROWS, ROOT, Tied, Tokens, loaded
 
@@ -315,7 +316,7 @@ def recipes() -> dict[str, Any]:
 def rescaled(name: str) -> nn.Module:
     """A network of the traces' list, rescaled by the code of now."""
     case = TRACED[name]
-    return rkt.rescale(filled(case.build()), case.scale, torch.zeros(case.size), **case.options)
+    return rescale(filled(case.build()), case.scale, torch.zeros(case.size), **case.options)
 
 
 def source_of(path: Path, build: Callable[[], nn.Module]) -> Path:

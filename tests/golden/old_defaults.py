@@ -12,21 +12,22 @@ import rekernel as rk
 import rekernel.torch as rkt
 
 
+def options_said(source: Any, **options: Any) -> dict[str, Any]:
+    """Options of planning a checkpoint, with the defaults of 0.1.0 said."""
+    hints = options.get("hints")
+    if not (hints and hints.mode):
+        options.setdefault("mode", "auto" if rk.inspect(source).family == "vision transformer" else "supersample")
+    return {"method": "optimal", **options}
+
+
 def plan_checkpoint(source: Any, scale: Any, **options: Any) -> Any:
     """As `rekernel.plan_checkpoint`, with the defaults of 0.1.0 said."""
-    hints = options.get("hints")
-    said = bool(hints and hints.mode)
-    if not said:
-        options.setdefault("mode", "auto" if rk.inspect(source).family == "vision transformer" else "supersample")
-    return rk.plan_checkpoint(source, scale, **{"method": "optimal", **options})
+    return rk.plan_checkpoint(source, scale, **options_said(source, **options))
 
 
 def plan_source(source: Any, scale: Any, **options: Any) -> Any:
     """As `rekernel.plan_source`, with the defaults of 0.1.0 said."""
-    hints = options.get("hints")
-    if not (hints and hints.mode):
-        options.setdefault("mode", "auto" if rk.inspect(source).family == "vision transformer" else "supersample")
-    return rk.plan_source(source, scale=scale, **{"method": "optimal", **options})
+    return rk.plan_source(source, scale=scale, **options_said(source, **options))
 
 
 def plan_graph(path: Path, scale: Any, **options: Any) -> Any:

@@ -16,6 +16,7 @@ from rekernel.resampling import operators  # noqa: E402
 from rekernel.resampling.least_squares import filter_taps  # noqa: E402
 
 from . import files  # noqa: E402
+from .old_defaults import options_said  # noqa: E402
 
 EXPECTED = files.expected()
 PIPELINES = {"pipeline", "pipeline-again", "pipeline-guided"}
@@ -61,8 +62,9 @@ def test_a_saved_module_says_what_it_said(name, tmp_path):
     assert torch.equal(files.answer(again, case.new), files.answer(model, case.new))
 
 
+# The convolution behind a pooling now makes up for the offset of the pooling, so networks with poolings differ.
 @pytest.mark.usefixtures("design_of_0_1_0")
-@pytest.mark.parametrize("name", files.TRACED)
+@pytest.mark.parametrize("name", [name for name in files.TRACED if not name.startswith("pools")])
 def test_rescaling_now_gives_the_module_of_then(name):
     agrees(files.answer(files.rescaled(name), files.TRACED[name].new), name)
 
@@ -81,7 +83,8 @@ def test_converting_now_gives_the_tensors_of_then(name, tmp_path):
         rk.convert(files.lora_of(tmp_path / f"{name}.safetensors"), target, scale=2)
     else:
         case = files.NAMED[name]
-        rk.convert(files.source_of(tmp_path / f"{name}.safetensors", case.build), target, **case.options)
+        source = files.source_of(tmp_path / f"{name}.safetensors", case.build)
+        rk.convert(source, target, **options_said(source, **case.options))
     then, now = tensors(files.place(name)), tensors(target)
     assert [p.name for p in weights(target)] == [p.name for p in weights(files.place(name))]
     assert then.keys() == now.keys()
