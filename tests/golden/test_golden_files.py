@@ -15,7 +15,7 @@ from rekernel.plan import changes  # noqa: E402
 from rekernel.resampling import operators  # noqa: E402
 from rekernel.resampling.least_squares import filter_taps  # noqa: E402
 
-from . import files  # noqa: E402
+from . import files, networks  # noqa: E402
 from .old_defaults import options_said  # noqa: E402
 
 EXPECTED = files.expected()
@@ -103,7 +103,7 @@ def tensors(path):
 
 def test_a_stored_plan_is_carried_out_on_a_checkpoint(tmp_path):
     plan = rk.Plan.from_json((files.FOLDER / "plan-names.json").read_text())
-    source = files.source_of(tmp_path / "in.safetensors", files.flattened)
+    source = files.source_of(tmp_path / "in.safetensors", networks.flattened)
     rk.convert(source, tmp_path / "out.safetensors", plan=plan)
     found = tensors(tmp_path / "out.safetensors")
     assert {n: tuple(t.shape) for n, t in found.items()} == {c.name: c.new_shape for c in plan.changes}
@@ -114,7 +114,7 @@ def test_a_stored_plan_is_carried_out_on_a_checkpoint(tmp_path):
 def test_a_stored_plan_is_carried_out_on_a_module(name):
     case = files.TRACED[name]
     plan = rk.Plan.from_json((files.FOLDER / f"plan-{name}.json").read_text())
-    agrees(files.answer(rkt.apply_plan(files.filled(case.build()), plan), case.new), name)
+    agrees(files.answer(rkt.apply_plan(networks.filled(case.build()), plan), case.new), name)
 
 
 def test_an_onnx_model_says_what_it_said():
