@@ -248,12 +248,6 @@ def test_code_that_computes_its_padding_finds_the_old_stride_in_the_layer() -> N
     assert torch.allclose(dense(x), factored(x), atol=1e-5)
 
 
-def test_padding_by_hand_before_a_pooling_is_named() -> None:
-    net = Net(lambda m, x: m.p(F.pad(m.c(x), (1, 1, 1, 1))), c=conv(), p=nn.MaxPool2d(3, 2))
-    with pytest.raises(RekernelError, match="p: a pooling behind explicit padding"):
-        rkt.rescale(net, 2, X)
-
-
 def test_rescaling_twice_is_refused() -> None:
     larger = rkt.rescale(nn.Sequential(conv()), 2, X)
     with pytest.raises(RekernelError, match="was rescaled already"):

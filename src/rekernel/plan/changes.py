@@ -190,6 +190,8 @@ class ModuleChange:
     reason : explanation of the change, for a person
     geometry, new_geometry : geometry before and after, one entry per spatial axis
     method : method that resamples the image, for 'resample'
+    by_hand : padding with zeros in the model's own code before a pooling, (left, right) per spatial axis. It stays
+        there, and the new pooling adds what it grows by; the geometry is that behind this padding
     """
 
     name: str
@@ -198,6 +200,7 @@ class ModuleChange:
     geometry: tuple[AxisGeometry, ...]
     new_geometry: tuple[AxisGeometry, ...]
     method: str = ""
+    by_hand: tuple[tuple[int, int], ...] = ()
 
 
 @cache

@@ -17,10 +17,11 @@ from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...resampling.operators import kernel_operator
-from ..layers.dense import dense_conv, dilated_conv, linear, pool
+from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
+from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.resample_image import Resample
 from .edits import Edits
 from .windows import enlarge_window
@@ -76,7 +77,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
         else:
             new[id(old)] = old, _dense(old, change, parameters[id(before)])
     modules = [(_module(edits.model, m.name), m) for m in plan.modules]
-    pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
+    pools = [(old, pool(old, m)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
     for owner, leaf, parameter in values:
@@ -137,8 +138,16 @@ def _check_conv(old: Any, change: LayerChange) -> None:
 
 
 def _known(old: nn.Module, change: ModuleChange) -> bool:
-    if not type(old).__name__.startswith(("MaxPool", "AvgPool")):
+    known = next((known for known in (*MAX_POOLS, *AVG_POOLS) if isinstance(old, known)), None)
+    if known is None:
         raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling")
+    axes, each = int(known.__name__[-2]), (*change.geometry, *change.new_geometry)
+    fits = len(change.geometry) == len(change.new_geometry) == axes and len(change.by_hand) in (0, axes)
+    if not fits or min(min(g.kernel, g.stride, g.dilation) for g in each) < 1:
+        raise RekernelError(
+            f"{shown(change.name)}: this pooling has {axes} spatial axes, each with a window and a stride of 1 or more, "
+            f"but the plan's geometry does not fit; the plan is for another model"
+        )
     return True
 
 

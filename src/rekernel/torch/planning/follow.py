@@ -27,7 +27,7 @@ from ...planning.roles import (
     role_of,
     settings_of,
 )
-from ...planning.rules import offset_note, pooling, resampled_image, resized, shrinking_note
+from ...planning.rules import offset_note, resampled_image, resized, shrinking_note
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
@@ -44,7 +44,7 @@ from .grids import (
     weight_of,
     written_change,
 )
-from .pools import pool_axes
+from .pools import POOLS, ends_grid, functional_note, joined, pool_change
 from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
@@ -124,7 +124,7 @@ class Follower:
             if call.kind in ("conv", "conv-transpose"):
                 leaving = self._conv(call, arriving)
             elif call.kind in _POOLS:
-                self._pool(call, arriving)
+                leaving = self._pool(call, arriving)
             elif call.kind == "adaptive-pool":
                 leaving = (1.0,) * len(arriving)
             elif call.kind == "upsample":
@@ -248,32 +248,29 @@ class Follower:
             self.conflicts.add(name)
         self._say(f"{weight}: one weight {why}; left as it is everywhere")
 
-    def _pool(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
+    def _pool(self, call: LayerCall, arriving: tuple[float, ...]) -> tuple[float, ...]:
+        module = self.by_path.get(call.module)
         if all(s == 1 for s in arriving):
-            return
-        module: Any = self.by_path.get(call.module)
-        if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
-            self._say(
-                f"{call.module or 'the model itself'}: a functional {call.kind} call cannot be rescaled; at the new "
-                f"resolution it covers a smaller part of the image"
-            )
-            return
-        if any(map(any, call.by_hand)):
-            raise RekernelError(
-                f"{call.module}: a pooling behind explicit padding (F.pad), which rekernel does not rescale; "
-                f"give the padding to the pooling itself, padding=..."
-            )
+            return arriving
+        if not isinstance(module, tuple(POOLS)):
+            if all(ends_grid(call, self.trace)):  # a window as large as the grid is a number, or follows its size
+                return (1.0,) * len(arriving)
+            self._say(functional_note(call))
+            return arriving
+        given = {self.sizes[source] for source in call.sources if source in self.sizes}
         with self._named(call.module):
-            axes = pool_axes(module, arriving, call.size, self._offset(call))
-            became = pooling(call.module, call.kind, axes, aligned=self.aligned)
-        change = became.change
-        strides = [g.stride for g in change.new_geometry]
+            became, leaving = pool_change(
+                call, module, arriving, self._offset(call), self.trace, aligned=self.aligned, given=given
+            )
+        strides = [g.stride for g in became.change.new_geometry]
         if any(abs(beside) > 1e-6 for beside in became.offset):
             self.offsets[call.index] = tuple(o / t for o, t in zip(became.offset, strides, strict=True))
-        before = self.modules.get(call.module)
-        if before is not None and before.new_geometry != change.new_geometry:
+        if became.change.new_geometry == became.change.geometry and not became.change.by_hand:
+            return leaving
+        self.modules[call.module], conflict = joined(self.modules.get(call.module), became.change)
+        if conflict:
             self._say(f"{call.module}: pools several grids that need different windows; planned for the last one")
-        self.modules[call.module] = change
+        return leaving
 
     def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         module = self.by_path.get(call.module)
@@ -383,7 +380,7 @@ class Follower:
         try:
             yield
         except RekernelError as error:
-            raise RekernelError(f"{shown(name)}: {error}") from None
+            raise RekernelError(f"{shown(name)}: ", *error.args) from None
 
     def _keep(self, name: str, reason: str) -> None:
         self.changes[name] = weight_of(name, self.tensors[name]).kept(reason)
