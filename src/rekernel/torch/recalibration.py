@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher
+from .surroundings import own_precision
 from .tracing.eval_mode import evaluating
 from .tracing.tensor_state import tensors_in
 
@@ -65,7 +66,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = self.squares = torch.zeros((), dtype=torch.float64)
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64, device="cpu")
 
     def add(self, x: Tensor) -> None:
         """Add a batch (N, C, *spatial)."""
@@ -147,7 +148,7 @@ def recalibrate(
     ]
     number = 0
     try:
-        with _noting(model, norms, moments), torch.no_grad():
+        with own_precision(), _noting(model, norms, moments), torch.no_grad():
             for number, batch in enumerate([batches] if isinstance(batches, Tensor | Mapping) else batches, start=1):
                 _run(model, batch, number, forward)
         unused = tuple(name for name in norms if not moments[name].count)

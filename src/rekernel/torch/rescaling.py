@@ -26,6 +26,7 @@ from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
+from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
 
@@ -124,7 +125,7 @@ def rescale(
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)
-    with Edits(model if inplace else copy_model(model)) as edits:
+    with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
         baked = bake(edits)
         seen = trace(edits.model, args, kwargs)
         scales = _per_axis(scale, seen)

@@ -23,6 +23,7 @@ from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
 from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.resample_image import Resample
+from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
 from .windows import enlarge_window
 
@@ -45,7 +46,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
     nn.Module
         The same model; a new one only if `model` is a single layer.
     """
-    with Edits(model) as edits:
+    with own_tensors(), Edits(model) as edits:
         carry_out(edits, plan, weights=weights)
     return edits.model
 
@@ -157,7 +158,7 @@ def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) ->
         _refuse_overflow(data, weight, change)
     else:
         data = weight.new_empty(change.new_shape)
-    return nn.Parameter(data, requires_grad=weight.requires_grad)
+    return nn.Parameter(in_format_of(weight, data), requires_grad=weight.requires_grad)
 
 
 def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
@@ -194,7 +195,8 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         elif o and o.gain != "dc":
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
         device = None if old.weight.device.type == "meta" else old.weight.device  # a blur has values even on meta
-        filters.append(torch.tensor(taps, dtype=torch.float64).reshape(-1).to(device, old.weight.dtype))
+        taps_of_axis = torch.tensor(taps, dtype=torch.float64, device="cpu").reshape(-1)
+        filters.append(taps_of_axis.to(device, old.weight.dtype))
     sides = tuple(g.padding for g in change.new_geometry)
     geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
     geometry |= {"dilation": [g.dilation for g in change.geometry], "sides": sides, "groups": old.groups}

@@ -10,13 +10,13 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ..layers.dense import plain_layer
+from ..surroundings import own_precision, own_tensors
 from .edits import Edits
 
 
@@ -32,11 +32,12 @@ def copy_model(model: nn.Module) -> nn.Module:
     torch.Size([1, 1, 3])
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    with own_tensors():
+        for module in model.modules():
+            for value in vars(module).values():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    memo[id(value)] = value.detach().clone()
+        return copy.deepcopy(model, memo)
 
 
 def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
@@ -50,14 +51,18 @@ def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
     only : collection of str, optional
         Names of the layers to replace; by default all.
     """
+    with own_tensors(), own_precision():
+        return _baked(edits, only)
+
+
+def _baked(edits: Edits, only: Collection[str] | None) -> list[str]:
     notes = []
     for name, module in list(edits.model.named_modules()):
         if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or (only is not None and name not in only):
             continue
         kinds = _computed(module)
         if kinds:
-            with torch.no_grad():
-                edits.replace(module, plain_layer(module))
+            edits.replace(module, plain_layer(module))
             notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
     return notes
 

@@ -27,6 +27,7 @@ from ..editing.bake import bake
 from ..editing.edits import Edits
 from ..layers.module_names import aliases, owner_of
 from ..planning.complete import completed
+from ..surroundings import in_format_of, own_tensors
 from .file_tensors import Incoming
 from .transformers_names import incoming
 
@@ -115,7 +116,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
     True
     """
     where = shown_path(path)
-    with open_source(path) as source:
+    with own_tensors(), open_source(path) as source:
         if plan is None:
             recipe = find_recipe(source.metadata)
             if recipe is None:
@@ -241,7 +242,7 @@ def _assign(edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Param
         with torch.no_grad():
             old.copy_(value)
     elif isinstance(old, nn.Parameter):
-        new = nn.Parameter(value, requires_grad=old.requires_grad)
+        new = nn.Parameter(in_format_of(old, value), requires_grad=old.requires_grad)
         edits.set_parameter(owner, leaf, new)
         filled[id(new)] = new
     else:

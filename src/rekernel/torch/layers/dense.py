@@ -145,7 +145,8 @@ def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int
 
 def plain_layer(old: Any) -> nn.Module:
     """A plain layer of torch's own class that computes the same as `old`, a parametrised layer, computes now."""
-    weight = nn.Parameter(old.weight.detach().clone())
+    trained = any(p.requires_grad for name, p in old.named_parameters() if name != "bias")
+    weight = nn.Parameter(old.weight.detach().clone(), requires_grad=trained)
     if isinstance(old, nn.Linear):
         return _with_parameters(linear(old, weight), weight, old.bias)
     known = next(c for c in (*_CONVS, *_TRANSPOSES) if isinstance(old, c))
