@@ -21,6 +21,7 @@ from .eval_mode import evaluating
 from .layer_call import LayerCall
 from .recorder import Recorder
 from .shape_only import fake_tensors, on_meta, unchanged, worth_it
+from .steps import StepLog
 from .tensor_state import first_tensor, tensors_in
 
 
@@ -35,6 +36,7 @@ class Trace:
     gives_image : whether the output is an image: it lies on a grid of more than one pixel
     results : grid of the last output of each module, by the path of the module
     latent : whether the input is a latent vector, so that the first grid is one that a linear layer writes
+    log : the torch functions of the pass
     shape_only : whether the pass used fake tensors and computed nothing
     """
 
@@ -45,6 +47,7 @@ class Trace:
     gives_image: bool = False
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
+    log: StepLog = field(default_factory=StepLog, compare=False)
     shape_only: bool = field(default=False, compare=False)
 
 
@@ -147,7 +150,7 @@ def _pass(
             if tuple(value.shape[2:] if value.ndim > 2 else value.shape[1:]) != spatial:
                 return value
             value = value.clone()
-            recorder.mark(value, frozenset({0}))
+            recorder.begin(value)
             return value
 
         args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
@@ -166,7 +169,7 @@ def _pass(
     answers = out is not None and bool(sources) and (
         latent or (gives_image(out.shape, max(image.ndim, 3)) and not _tokens(out.shape, grids))
     )  # fmt: skip
-    return Trace(recorder.calls, size, sources, out_size, answers, results, latent, shape_only)
+    return Trace(recorder.calls, size, sources, out_size, answers, results, latent, recorder.log, shape_only)
 
 
 def _tokens(shape: Sequence[int], grids: Collection[tuple[int, ...]]) -> bool:
