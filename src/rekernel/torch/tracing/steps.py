@@ -9,7 +9,7 @@ Scope: what was called. Not here: whether a function keeps its meaning on a larg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class Step:
     @property
     def operands(self) -> list[Operand]:
         """The tensor arguments, in order."""
-        return list(_operands([*self.args, *self.kwargs.values()]))
+        return list(_operands((*self.args, *self.kwargs.values())))
 
 
 @dataclass
@@ -135,7 +135,7 @@ def _largest(tensor: Tensor) -> float:
     return float(tensor.detach().abs().max()) if tensor.dtype != torch.bool else 1.0
 
 
-def _operands(tree: Any) -> Any:
+def _operands(tree: Any) -> Iterator[Operand]:
     if isinstance(tree, Operand):
         yield tree
     elif isinstance(tree, tuple):
