@@ -45,7 +45,9 @@ def test_a_plan_whose_windows_are_impossible_is_refused_by_name(geometry: tuple[
     for axes in ((window,) * 2, (rk.AxisGeometry(2, 2, (0, 0)),)):
         change = ModuleChange("2", "max-pool", "", axes, axes)
         model = network(nn.MaxPool2d(2))
-        with pytest.raises(rk.RekernelError, match="2: this pooling has 2 spatial axes.*the plan is for another model"):
+        with pytest.raises(
+            rk.RekernelError, match=r"2: this pooling has 2 spatial axes.*the plan is for another model"
+        ):
             rkt.apply_plan(model, rk.Plan((), modules=(change,)))
 
 

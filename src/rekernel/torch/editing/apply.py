@@ -146,7 +146,7 @@ def _known(old: nn.Module, change: ModuleChange) -> bool:
     fits = len(change.geometry) == len(change.new_geometry) == axes and len(change.by_hand) in (0, axes)
     if not fits or min(min(g.kernel, g.stride, g.dilation) for g in each) < 1:
         raise RekernelError(
-            f"{shown(change.name)}: this pooling has {axes} spatial axes, each with a window and a stride of 1 or more, "
+            f"{shown(change.name)}: this pooling has {axes} spatial axes, with windows and strides of 1 or more, "
             f"but the plan's geometry does not fit; the plan is for another model"
         )
     return True
