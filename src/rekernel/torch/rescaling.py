@@ -26,8 +26,9 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
-from .layers.dense import CroppedConvTranspose, PaddedPool
+from .layers.dense import CroppedConvTranspose
 from .layers.module_names import owner_of
+from .layers.pools import RescaledPool
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
 from .surroundings import own_tensors
@@ -207,7 +208,8 @@ def _second_pass(
     notes = changed_meanings(seen, again, changed, scales)
     # The last call of each module counts: a factored layer makes several calls.
     new_sizes = {call.module: call.out_size for call in again.calls}
-    wrapped = {name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose | PaddedPool)}
+    wrappers = CroppedConvTranspose, RescaledPool
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, wrappers)}
     new_sizes |= {name: again.results[name] for name in wrapped if name in again.results}
     for call in seen.calls:
         expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)

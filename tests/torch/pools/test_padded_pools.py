@@ -60,7 +60,6 @@ def test_zeros_of_a_module_grow_too_where_no_pixel_is_aligned() -> None:
     assert any(torch.equal(near[..., i : i + 16, j : j + 16], y) for i in (0, 1, 2) for j in (0, 1, 2))
 
 
-@pytest.mark.xfail(strict=True, reason="the recorder does not tell by which mode code pads in front of a pooling")
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_other_padding_in_front_of_a_pooling_is_refused_by_name(mode: str) -> None:
     with pytest.raises(RekernelError, match=f"pool: code in front of this pooling pads by '{mode}'.*give the padding"):

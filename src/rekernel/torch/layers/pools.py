@@ -25,7 +25,7 @@ _MAX: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _AVG: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
-class _RescaledPool(nn.Module):
+class RescaledPool(nn.Module):
     """A pooling that reads windows of `axes` and knows what its trained one read.
 
     It gives as many pixels at any size as the trained pooling gives on the smaller picture, times the scale. Where a
@@ -70,7 +70,7 @@ class _RescaledPool(nn.Module):
         return f"kernel_size={taps}, stride={steps}, sides={sides}, dilation={spread}{more}"
 
 
-class RescaledMaxPool(_RescaledPool):
+class RescaledMaxPool(RescaledPool):
     """A max pooling whose padding, -inf, differs between its sides."""
 
     def __init__(self, axes: Sequence[PoolAxis], old: Any) -> None:
@@ -96,7 +96,7 @@ class RescaledMaxPool(_RescaledPool):
         return result
 
 
-class RescaledAvgPool(_RescaledPool):
+class RescaledAvgPool(RescaledPool):
     """An average pooling whose padding differs between its sides, or whose taps are spread; torch has neither.
 
     Parameters
