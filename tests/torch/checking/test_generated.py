@@ -1,4 +1,4 @@
-"""300 generated networks: each is rescaled right, or refused, or its plan says what is wrong; none is silently wrong."""
+"""300 generated networks: each is rescaled right, or refused, or its plan says why not; none is silently wrong."""
 
 from __future__ import annotations
 

@@ -213,7 +213,8 @@ class Follower:
             return arriving
         with self._named(call.weight):
             role = self._role(call, m.stride)
-            settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
+            asked, far = self.each.get(call.weight, self.settings), max(m.dilation)
+            settings = settings_of(asked, role, mode, self.network, dilation=far)
             cuts = role is Role.READS_IMAGE and settings.method != "dilate"
             at_0 = (self.aligned and not cuts, self.aligned)
             tensor = self.tensors[call.weight]
