@@ -94,7 +94,7 @@ def test_one_weight_at_two_scales_stays_and_is_named() -> None:
 
 def test_flatten_in_an_odd_order_is_refused_by_name() -> None:
     net = Net(lambda m, x: m.read(x.permute(0, 3, 1, 2).flatten(1)), read=nn.Linear(768, 4))
-    with pytest.raises(RekernelError, match="read: a linear layer reads the grid in an order"):
+    with pytest.raises(RekernelError, match="read: a linear layer reads pixels of the grid in an order"):
         rkt.rescale(net, 2, X, mode="supersample")
 
 

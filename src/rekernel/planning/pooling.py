@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import Option, RekernelError
+from ..errors import RekernelError
 from ..plan.changes import AxisGeometry, ModuleChange
 from ..resampling.geometry import is_whole, new_size, pool_geometry
 from .layers import ConvAxis, PoolBecame
@@ -60,11 +60,7 @@ def _placed(kind: str, axis: ConvAxis, *, aligned: bool) -> Placed:
     if axis.scale_out == 1:
         return _absorbing(axis), 0.0
     if not is_whole(scale) or scale < 1:
-        raise RekernelError(
-            f"pooling can only be rescaled by whole numbers, not scale={scale:g}; choose a whole scale, or let the "
-            f"layer that reads the image absorb it: ",
-            Option('mode="absorb"', "--mode absorb"),
-        )
+        raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale:g}; choose a whole scale")
     place = pool_geometry(
         g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding, dilation=g.dilation,
         ceil_mode=axis.hangs_over, scale_in=scale, size=axis.size, aligned=(aligned, aligned), offset=axis.offset,

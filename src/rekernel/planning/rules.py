@@ -271,7 +271,7 @@ def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> Module
 
     Parameters
     ----------
-    kind : {'upsample', 'unflatten', 'enlarge', 'window'}
+    kind : {'upsample', 'unflatten', 'layer-norm', 'enlarge', 'window'}
     sizes : sequence of Cells
         One per spatial axis.
 

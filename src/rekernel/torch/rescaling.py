@@ -29,6 +29,7 @@ from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
 from .layers.module_names import owner_of
 from .layers.pools import RescaledPool
+from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
 from .surroundings import own_tensors
@@ -149,7 +150,7 @@ def rescale(
             include=include, exclude=exclude,
         )  # fmt: skip
         plan = planned.plan
-        plan = replace(plan, warnings=(*plan.warnings, *baked))
+        plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images([*args, *kwargs.values()], seen.size)))
         inputs = Inputs(args, kwargs, seen.size, scales, seen.latent)
         asked = ask_before(edits.model, plan, seen, inputs, planned) if check else None
         carry_out(edits, plan, weights=True)
@@ -201,8 +202,9 @@ def _second_pass(
         again = trace(model, large_args, large_kwargs)
     except RekernelError as error:
         grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
-        told = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
-        raise RekernelError(f"after rescaling, at {grid} pixels: {error}{told}") from None
+        doubts = (*other_images([*args, *kwargs.values()], seen.size), *planned.doubts, *planned.plan.warnings)
+        told = "".join(f". Note: {note}" for note in doubts[:3])
+        raise RekernelError(f"after rescaling, at {grid} pixels: ", *error.args, *planned.way_out, told) from None
     plan = planned.plan
     changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
     notes = changed_meanings(seen, again, changed, scales)

@@ -22,6 +22,7 @@ from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
 from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
+from ..layers.prefixes import prefix_between
 from ..layers.resample_image import Resample
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
@@ -57,11 +58,11 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     parameters: dict[int, nn.Parameter] = {}
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
     for change in plan.changed:
-        old = _module(edits.model, owner_of(change.name))
+        old = _module(edits.model, owner_of(change.name), plan)
         leaf = change.name.rpartition(".")[2]
         before = getattr(old, leaf, None)
         if not isinstance(before, nn.Parameter):
-            raise RekernelError(f"{shown(change.name)}: is not a parameter of this {type(edits.model).__name__}")
+            raise _of_another_model(change.name, "is not a parameter of the model", edits.model, plan)
         if tuple(before.shape) != change.shape:
             raise RekernelError(
                 f"{shown(change.name)}: has shape {tuple(before.shape)}, but the plan expects {change.shape}; the plan "
@@ -77,7 +78,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             new[id(old)] = old, _factored(old, change)
         else:
             new[id(old)] = old, _dense(old, change, parameters[id(before)])
-    modules = [(_module(edits.model, m.name), m) for m in plan.modules]
+    modules = [(_module(edits.model, m.name, plan), m) for m in plan.modules]
     pools = [(old, pool(old, m)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
@@ -88,8 +89,10 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             edits.set(old, "size", tuple(g.kernel for g in m.new_geometry))
         elif m.kind == "unflatten":
             edits.set(old, "unflattened_size", unflattened_size(getattr(old, "unflattened_size", ()), m))
+        elif m.kind == "layer-norm":
+            edits.set(old, "normalized_shape", normalized_shape(getattr(old, "normalized_shape", ()), m))
         elif m.kind == "enlarge":
-            edits.hook(_module(edits.model, m.name), Enlarge(m))
+            edits.hook(_module(edits.model, m.name, plan), Enlarge(m))
         elif m.kind == "resample":
             dims = len(m.geometry) or 2
             scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
@@ -116,12 +119,16 @@ def announce(edits: Edits, plan: Plan, size: tuple[int, ...], scales: tuple[floa
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
     if change.kind in ("linear-in", "linear-out"):
         if not isinstance(old, nn.Linear):
-            raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
+            raise RekernelError(
+                f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer; the plan is for "
+                f"another model"
+            )
         return linear(old, weight)
     _check_conv(old, change)
     if not change.new_geometry:
         raise RekernelError(
-            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}"
+            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}; plan "
+            f"again"
         )
     return dense_conv(
         old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
@@ -130,18 +137,24 @@ def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
 
 def _check_conv(old: Any, change: LayerChange) -> None:
     if not isinstance(old, nn.modules.conv._ConvNd):
-        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution")
+        raise RekernelError(
+            f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution; the plan is for another "
+            f"model"
+        )
     axes = len(old.kernel_size)
     if any(len(g) not in (0, axes) for g in (change.geometry, change.new_geometry)):
         raise RekernelError(
-            f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number"
+            f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number; "
+            f"the plan is for another model"
         )
 
 
 def _known(old: nn.Module, change: ModuleChange) -> bool:
     known = next((known for known in (*MAX_POOLS, *AVG_POOLS) if isinstance(old, known)), None)
     if known is None:
-        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling")
+        raise RekernelError(
+            f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling; the plan is for another model"
+        )
     axes, each = int(known.__name__[-2]), (*change.geometry, *change.new_geometry)
     fits = len(change.geometry) == len(change.new_geometry) == axes and len(change.by_hand) in (0, axes)
     if not fits or min(min(g.kernel, g.stride, g.dilation) for g in each) < 1:
@@ -212,14 +225,22 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
     return new
 
 
-def _module(model: nn.Module, path: str) -> nn.Module:
+def _module(model: nn.Module, path: str, plan: Plan) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
-        raise RekernelError(
-            f"{shown(path)}: the plan names this layer, but the model has none of that name; the plan is for another "
-            f"model"
+        raise _of_another_model(
+            path, "the plan names this layer, but the model has none of that name", model, plan
         ) from None
+
+
+def _of_another_model(name: str, what: str, model: nn.Module, plan: Plan) -> RekernelError:
+    """The error for a plan whose names are not those of the model."""
+    prefix = prefix_between({change.name for change in plan.changes}, set(model.state_dict()))
+    why = (
+        f"the names of the plan begin with {shown(prefix)!r}; plan again" if prefix else "the plan is for another model"
+    )
+    return RekernelError(f"{shown(name)}: {what}; {why}")
 
 
 def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
@@ -232,7 +253,7 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
     >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
     (16, 8)
     """
-    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    old, new = _sizes(change)
     if tuple(sizes[1:]) == old:
         return (sizes[0], *new)
     if tuple(sizes[:-1]) == old:
@@ -241,3 +262,28 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
         f"{shown(change.name)}: unflattens to {sizes}, but the plan expects a grid of {old}; the plan is for another "
         f"model"
     )
+
+
+def normalized_shape(shape: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
+    """The new shape of an nn.LayerNorm over the channels and the pixels of a grid, or over the pixels alone.
+
+    Examples
+    --------
+    >>> from rekernel import AxisGeometry
+    >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
+    >>> normalized_shape((16, 4), ModuleChange("0", "layer-norm", "", (side,), (double,)))
+    (16, 8)
+    """
+    old, new = _sizes(change)
+    if old and tuple(shape[-len(old) :]) == old:
+        return (*shape[: -len(old)], *new)
+    raise RekernelError(
+        f"{shown(change.name)}: normalises over {shape}, but the plan expects a grid of {old}; the plan is for another "
+        f"model"
+    )
+
+
+def _sizes(change: ModuleChange) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes that a change has instead of windows, before and after."""
+    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    return old, new

@@ -85,7 +85,10 @@ def equivariance_error(
         small, large = _answer(model, reduce_grid(x, size), "the original"), _answer(rescaled, x, "the rescaled model")
     if large.shape != small.shape:
         if large.ndim < 3 or large.ndim != small.ndim:
-            raise RekernelError(f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared")
+            raise RekernelError(
+                f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared; compare layers "
+                f"instead (rekernel.torch.layer_errors)"
+            )
         large = reduce_grid(large, tuple(small.shape[2:]))
     return float((large - small).norm() / small.norm().clamp_min(1e-30))
 

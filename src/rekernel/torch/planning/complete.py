@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
@@ -127,7 +127,11 @@ def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
         axes = pool_axes(module, scales)
         if _ends_grid(name, plan, model):
             axes = [replace(axis, scale_out=1.0) for axis in axes]
-        found.append(pooling(name, kind, axes))
+        try:
+            found.append(pooling(name, kind, axes))
+        except RekernelError as error:
+            again = "; convert again with ", Option("mode='absorb'", "--mode absorb"), ", with which poolings stay"
+            raise RekernelError(f"{shown(name)}: ", *error.args, *again) from None
     return found
 
 

@@ -44,7 +44,7 @@ from .grids import (
     weight_of,
     written_change,
 )
-from .pools import POOLS, ends_grid, functional_note, joined, pool_change
+from .pools import POOLS, ends_grid, functional_note, joined, pool_change, whole_grid_doubt
 from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
@@ -63,6 +63,7 @@ class Follower:
     asked : mode that the caller asked of the model
     each : settings of the weights that have settings of their own
     changes, modules, notes : parts of the plan, as far as it is made
+    doubts : what may be wrong if the rescaled model does not run
     scales, sizes : scale and old grid of the result of each call, by the index of the call
     offsets : distance of the result of each call from its exact place, in new pixels; 0 where nothing is listed
     arrived : scale of the grid that each call reads, by the index of the call
@@ -84,6 +85,7 @@ class Follower:
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: dict[str, ModuleChange] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     scales: dict[int, tuple[float, ...]] = field(default_factory=dict)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     offsets: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -255,7 +257,8 @@ class Follower:
         if all(s == 1 for s in arriving):
             return arriving
         if not isinstance(module, tuple(POOLS)):
-            if all(ends_grid(call, self.trace)):  # a window as large as the grid is a number, or follows its size
+            if all(ends_grid(call, self.trace)):
+                self.doubts.append(whole_grid_doubt(call))
                 return (1.0,) * len(arriving)
             self._say(functional_note(call))
             return arriving
@@ -287,13 +290,13 @@ class Follower:
             return
         if not call.weight or not call.grid or not isinstance(self.by_path.get(owner_of(call.weight)), nn.Linear):
             raise RekernelError(
-                f"{call.module}: a linear layer reads the grid in an order that is neither channels-first nor "
-                f"channels-last, or has a computed weight; pool before it, or rescale only the part before it"
+                f"{call.module or 'the model itself'}: a linear layer reads pixels of the grid in an order that is "
+                f"neither channels-first nor channels-last, or has a computed weight (a matrix that mixes tokens, say)"
             )
         if len(self.trace.size) == 1 and 0 in call.sources and call.grid[0] == 1:
             self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; pass an image as (N, C, H, W)")
         if call.weight in self.excluded:
-            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded; pool before it")
+            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded")
         role = Role.READS_IMAGE if 0 in call.sources else None
         settings = settings_of(self.each.get(call.weight, self.settings), role, ABSORB, self.network)
         change = linear_change(call, self.tensors[call.weight], arriving, settings)

@@ -148,6 +148,14 @@ def functional_note(call: LayerCall) -> str:
     )
 
 
+def whole_grid_doubt(call: LayerCall) -> str:
+    """What is wrong with a functional pooling over the whole grid if its window is a number: it does not grow."""
+    return (
+        f"{call.module or 'the model itself'}: a functional {call.kind} call over all {'x'.join(map(str, call.size))} "
+        f"pixels needs a window that follows the size of the grid; use an adaptive pooling to 1 pixel"
+    )
+
+
 def joined(before: ModuleChange | None, change: ModuleChange) -> tuple[ModuleChange, bool]:
     """The change of a module that pools several grids, and whether one pooling cannot serve all of them.
 
