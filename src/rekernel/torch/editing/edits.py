@@ -135,7 +135,7 @@ def _refuse_scripted(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule) and (not name or next(module.parameters(), None) is not None):
             raise RekernelError(
                 f"{shown(name) if name else type(model).__name__}: is TorchScript, whose layers cannot be seen or "
-                f"replaced; pass the module that torch.jit.script or torch.jit.trace was given, and script the result"
+                f"replaced; pass the module that torch.jit.script or torch.jit.trace was given, and trace the result"
             )
 
 
