@@ -20,6 +20,7 @@ from ...planning.settings import Request, Settings
 from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
+from .own_calls import baked, own_calls, own_notes
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,13 @@ def plan_model(
     per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
     select(names, per_layer, "modes")
     each = Request(settings, overrides=methods).each(names)
-    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, each)
+    by_path = dict(model.named_modules())
+    trace, own = own_calls(trace, by_path)
+    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
     planner.run()
+    own = {path: found for path, found in own.items() if not _stays(planner, f"{path}.weight".removeprefix("."))}
+    planner.notes += own_notes({path: (by_path[path], found) for path, found in own.items()})
+    planner.modules |= {path: baked(path) for path, found in own.items() if found.does == "computes"}
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:
             planner.changes.setdefault(other, replace(change, name=other))
@@ -94,3 +100,8 @@ def plan_model(
     notes, modules = tuple(planner.notes), tuple(planner.modules.values())
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
     return Planned(plan, planner.expected)
+
+
+def _stays(planner: Follower, weight: str) -> bool:
+    change = planner.changes.get(weight)
+    return change is None or change.kept

@@ -66,7 +66,7 @@ def reading(
     mode = network_mode(asked, network)
     if mode == SUPERSAMPLE or trace.latent or all(s == 1 for s in scale):
         return Reading(SUPERSAMPLE)
-    readers = [call for call in trace.calls if 0 in call.sources]
+    readers = [call for call in trace.calls if 0 in call.sources and call.kind != "within"]
     told = [_told(call, trace, modules, scale, excluded) for call in readers]
     reasons = [why for why in told if why]
     names = frozenset(call.weight for call in readers)
