@@ -21,7 +21,6 @@ from ..layers.own_forward import has_own_forward
 from ..layers.same_class import same_class
 from .edits import Edits
 
-
 _PARTS = ("_g", "_v", "_orig", "_u")
 """Endings of the tensors from which older hooks compute the weight; they are gone when it is baked."""
 
@@ -73,7 +72,7 @@ def _baked(module: Any) -> nn.Module:
     kind: Any = parametrize.type_before_parametrizations(module)
     if not has_own_forward(module):
         return plain_layer(module)
-    plain = plain_layer(module)
+    plain: Any = plain_layer(module)
     kept: nn.Module = same_class(module, plain.weight, kind=kind)
     own = {name: t for name, t in kept._parameters.items() if name not in (f"weight{part}" for part in _PARTS)}
     vars(kept)["_parameters"] = {**own, "weight": plain.weight, "bias": plain.bias}

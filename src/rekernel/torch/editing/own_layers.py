@@ -96,7 +96,7 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
             old, weight, stride=[g.stride for g in change.new_geometry],
             dilation=[d * spread.get(axis, 1) if spread else 1 for axis, d in enumerate(old.dilation)],
             sides=tuple(g.padding for g in change.new_geometry),
-            scales=[scales.get(axis, 1.0) for axis in range(len(old.dilation))], alone=found.alone,
+            scales=[scales.get(axis, 1.0) for axis in range(len(old.dilation))], takes_more=found.takes_more,
         )  # fmt: skip
         if made is not None:
             return Way(old, *made)

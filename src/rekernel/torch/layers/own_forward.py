@@ -44,7 +44,8 @@ class OwnForward:
 
     does : 'convolves' (it pads and convolves by the weight of the layer), 'computes' (it pads and convolves by a weight
         that it computes), 'more' (it does more with the convolution by that weight), or 'unclear'
-    alone : whether it takes the image alone, and its state dict holds no tensor that a plain convolution would lose
+    takes_more : whether it has arguments beside the image
+    holds_more : whether its state dict holds tensors that a plain convolution would lose
     pads : padding that the method adds to the layer's own, (left, right) per spatial axis; negative where it takes
         pixels away; empty where it is not known
     mode : mode of the padding, the layer's own included, as in `padding_mode` of a convolution
@@ -54,7 +55,8 @@ class OwnForward:
     """
 
     does: Literal["convolves", "computes", "more", "unclear"]
-    alone: bool = False
+    takes_more: bool = False
+    holds_more: bool = False
     pads: Sides = ()
     mode: str = "zeros"
     grows: tuple[int, ...] = ()
@@ -64,7 +66,7 @@ class OwnForward:
     @property
     def replaced(self) -> bool:
         """Whether a plain convolution takes the place of the layer, and does all the padding."""
-        return self.alone and self.does in ("convolves", "computes")
+        return self.does in ("convolves", "computes") and not self.takes_more and not self.holds_more
 
 
 def has_own_forward(layer: nn.Module) -> bool:
@@ -103,7 +105,11 @@ def examined(layer: Any, size: Sequence[int] = ()) -> OwnForward:
         with probing(layer) as probe:
             shape = (1, layer.in_channels, *probe_size(layer, size))
             first, second = _run(probe, shape, 1), _run(probe, shape, 2)
-            return _compared(layer, first, second)
+        if first.computed or second.computed:  # a fresh copy: the method may have changed the weight in place
+            with probing(layer) as probe:
+                if not torch.equal(_run(probe, shape, 2).call.value, first.call.value):
+                    raise Unclear("its weight depends on the image")
+        return _compared(layer, first, second)
     except Unclear as unclear:
         return OwnForward("unclear", why=str(unclear))
     except Exception as error:  # the code of a layer may raise anything
@@ -196,12 +202,10 @@ def _compared(layer: Any, first: _Run, second: _Run) -> OwnForward:
     computes = first.computed or second.computed
     if call.value.shape != layer.weight.shape:
         raise Unclear("it convolves by a weight of another shape than that of the layer")
-    if computes and not torch.equal(call.value, second.call.value):
-        raise Unclear("its weight depends on the image")
-    alone = _takes_the_image_alone(layer)
-    if computes and not alone:
+    takes_more = not _takes_the_image_alone(layer)
+    if computes and takes_more:
         raise Unclear("it computes its weight, and takes more arguments than the image")
-    alone = alone and (computes or set(layer.state_dict()) <= {"weight", "bias"})
+    holds_more = not computes and not set(layer.state_dict()) <= {"weight", "bias"}
     grows = tuple(a - b for a, b in zip(call.x.shape[2:], first.x.shape[2:], strict=True))
     total, again = _total_padding(first), _total_padding(second)
     own = own_padding(layer)
@@ -210,9 +214,10 @@ def _compared(layer: Any, first: _Run, second: _Run) -> OwnForward:
             raise Unclear("it computes its weight and does more than convolve")
         added = next(paddings(call.x, first.x), None)
         pads = () if added is None else _differences(_sums(added, call.sides), own)
-        return OwnForward("more", alone, pads, grows=grows)
+        return OwnForward("more", takes_more, holds_more, pads, grows=grows)
     sides, mode, crops = total
-    return OwnForward("computes" if computes else "convolves", alone, _differences(sides, own), mode, grows, crops)
+    does: Literal["computes", "convolves"] = "computes" if computes else "convolves"
+    return OwnForward(does, takes_more, holds_more, _differences(sides, own), mode, grows, crops)
 
 
 def _takes_the_image_alone(layer: nn.Module) -> bool:

@@ -74,7 +74,7 @@ def same_class(old: Any, weight: nn.Parameter, *, kind: Any = None, **attributes
 
 def kept_conv(
     old: Any, weight: nn.Parameter, *, stride: Sequence[int], dilation: Sequence[int], sides: Sides,
-    scales: Sequence[float], alone: bool,
+    scales: Sequence[float], takes_more: bool = False,
 ) -> tuple[nn.Module, PadInput | None] | None:  # fmt: skip
     """A convolution of the class of `old` with another kernel, and the hook that it needs; None if none does the same.
 
@@ -89,9 +89,9 @@ def kept_conv(
         convolution, number of pixels cropped from the full output.
     scales : sequence of float
         New pixels per old pixel of the input, one per spatial axis; the layer is tried on such an image.
-    alone : bool
-        Whether the layer takes the image alone. If not, its input is not padded in front of it: an argument beside the
-        image may have to be padded, too.
+    takes_more : bool
+        Whether the layer has arguments beside the image. Then its image is not padded in front of it: another argument
+        may have to be padded, too.
 
     Examples
     --------
@@ -99,9 +99,7 @@ def kept_conv(
     ...     def forward(self, x):
     ...         return super().forward(x).relu()
     >>> wide = nn.Parameter(torch.ones(1, 1, 5))
-    >>> kept_conv(
-    ...     Active(1, 1, 3, padding=1), wide, stride=[1], dilation=[1], sides=((2, 2),), scales=[2.0], alone=True
-    ... )
+    >>> kept_conv(Active(1, 1, 3, padding=1), wide, stride=[1], dilation=[1], sides=((2, 2),), scales=[2.0])
     (Active(1, 1, kernel_size=(5,), stride=(1,), padding=(2,)), None)
     """
     geometry: dict[str, Any] = {
@@ -124,7 +122,7 @@ def kept_conv(
             inside = ((0, 0),) * len(sides)
             extra = (0,) * len(sides) if call.transposed else ()
             new = replace(
-                call, x=padded, weight=kernel, bias=None if call.transposed else call.bias, value=kernel,
+                call, x=padded, bias=None if call.transposed else call.bias, value=kernel,
                 stride=geometry["stride"], dilation=geometry["dilation"], sides=inside, output_padding=extra,
             )  # fmt: skip
             out = new.run(padded)
@@ -136,7 +134,7 @@ def kept_conv(
         with Watched(rescaled):
             right = forward(probe, x.clone())
         for padding, outside in _candidates(probe, kernel, geometry, sides, inputs[-1], x):
-            if any(map(any, outside)) and not alone:
+            if any(map(any, outside)) and takes_more:
                 continue
             more = {**geometry, **_padding_of(old, padding, sides)}
             if _same(same_class(probe, kernel, **more), pad_sides(x, outside), right):
@@ -208,7 +206,7 @@ def kept_linear(old: Any, weight: nn.Parameter) -> nn.Module | None:
     with probing(old) as probe:
         x = random_like((2, weight.shape[1]), probe.weight.dtype, 1)
         kernel = nn.Parameter(random_like(weight.shape, probe.weight.dtype, 3), False)
-        with Watched(lambda call: replace(call, weight=kernel).run(call.x)) as watched:
+        with Watched(lambda call: replace(call, value=kernel).run(call.x)) as watched:
             try:
                 right = forward(probe, x.clone())
             except Exception:  # the code of a layer may raise anything

@@ -45,18 +45,18 @@ class Product:
     transposed: bool = False
 
     def run(self, x: Tensor) -> Tensor:
-        """The same function of another input."""
+        """The same function of another input, with the weight as it was at the time of the call."""
         if not self.stride:
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, self.value, self.bias)
         dims = len(self.stride)
         if self.transposed:
             padding = [left for left, _ in self.sides]
             out: Tensor = _RUN[-dims](
-                x, self.weight, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation
+                x, self.value, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation
             )
             return out
         flat = [n for pair in reversed(self.sides) for n in pair]
-        whole: Tensor = _RUN[dims](F.pad(x, flat), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        whole: Tensor = _RUN[dims](F.pad(x, flat), self.value, self.bias, self.stride, 0, self.dilation, self.groups)
         return whole
 
 

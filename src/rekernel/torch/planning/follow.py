@@ -103,7 +103,7 @@ class Follower:
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
         self.network = Network(attends, self.trace.gives_image, inner_layers(self.model) is not None)
         self.reading = reading(
-            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded
+            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded, self.own
         )
         self.aligned = aligned(self.settings, self.network, reads_image=False)[0]
 

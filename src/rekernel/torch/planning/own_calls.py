@@ -121,8 +121,10 @@ def _described(
     found = _examined(call.module, layer, size, seen)
     if not any(grows) and not any(found.crops) and found.mode in ("zeros", layer.padding_mode):
         return found, replace(call, inside=False, weight=_weight(call) if found.replaced else call.weight)
+    if not found.pads and hand == list(found.grows) and call.by_hand_mode == "constant":
+        found = replace(found, pads=call.by_hand)  # it pads what it made of the image
     if not found.pads or not (found.replaced or found.mode == "zeros"):
-        why = "it pads something else than its image with zeros, and does more than convolve"
+        why = "it does more than pad its image with zeros and convolve"
         return replace(found, does="unclear", why=why), call
     total = [sum(pair) for pair in found.pads]
     described = replace(
