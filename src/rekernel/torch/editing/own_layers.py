@@ -16,7 +16,7 @@ from ...escape import shown
 from ...plan.changes import LayerChange
 from ..layers.dense import plain_layer
 from ..layers.module_names import owner_of
-from ..layers.own_forward import cannot_keep, computed_weight, examined, has_own_forward, multiplies_alone
+from ..layers.own_forward import OWN, cannot_keep, computed_weight, examined, has_own_forward, multiplies_alone
 from ..layers.same_class import PadInput, kept_conv, kept_linear
 from .edits import Edits
 
@@ -76,7 +76,7 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
             return Way(old)
         linear = kept_linear(old, weight)
         if linear is None:
-            raise cannot_keep(change.name, old, "it does more than a matrix product")
+            raise cannot_keep(change.name, old, f"{OWN}it does more than a matrix product")
         return Way(old, linear)
     found = examined(old)
     if found.does == "computes":

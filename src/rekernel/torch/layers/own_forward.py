@@ -32,6 +32,8 @@ _CONV_FORWARDS = frozenset(kind._conv_forward for kind in _CONVS)
 _TORCH_ARGUMENTS = ("input", "output_size")
 _MODES = ("zeros", "reflect", "replicate", "circular")
 _CLOSE = 1e-4
+OWN = "its forward method is its own, and "
+"""Start of the reasons why a forward method cannot be rescaled."""
 
 
 class Unclear(Exception):  # noqa: N818 - not an error: it ends an examination
@@ -111,9 +113,9 @@ def examined(layer: Any, size: Sequence[int] = ()) -> OwnForward:
                     raise Unclear("its weight depends on the image")
         return _compared(layer, first, second)
     except Unclear as unclear:
-        return OwnForward("unclear", why=str(unclear))
+        return OwnForward("unclear", why=f"{OWN}{unclear}")
     except Exception as error:  # the code of a layer may raise anything
-        return OwnForward("unclear", why=f"it does not run on a random image alone ({type(error).__name__})")
+        return OwnForward("unclear", why=f"{OWN}it does not run on a random image alone ({type(error).__name__})")
 
 
 def computed_weight(layer: Any) -> tuple[Tensor, Tensor | None]:
@@ -156,11 +158,11 @@ def multiplies_alone(layer: Any) -> bool:
 
 def cannot_keep(weight: str, layer: nn.Module, why: str = "") -> RekernelError:
     """The error for a layer that neither a plain one can replace nor one of its class."""
-    does = why or "it does more than pad and convolve, and not with the geometry of its attributes alone"
+    why = why or f"{OWN}it does more than pad and convolve, and not with the geometry of its attributes alone"
     return RekernelError(
-        f"{shown(weight)}: {type(layer).__name__} has a forward method of its own, which cannot be rescaled: {does}. "
-        f"Leave the layer out with exclude=['{shown(weight)}'], or pass mode='absorb', which changes the layers that "
-        f"read the image alone"
+        f"{shown(weight)}: this {type(layer).__name__} cannot be rescaled: {why}. "
+        f"Leave the layer out with exclude=['{shown(weight)}']; with mode='absorb' nothing is lost then, since a layer "
+        f"that reads the image and is left out gets it at the trained size"
     )
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from torch import nn
 
 from ...plan.changes import ModuleChange
-from ..layers.own_forward import OwnForward, cannot_keep, examined, has_own_forward
+from ..layers.own_forward import OWN, OwnForward, cannot_keep, examined, has_own_forward
 from ..layers.padding import own_padding
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
+from .adapters import adapted
 
 
 def own_calls(trace: Trace, modules: Mapping[str, nn.Module]) -> tuple[Trace, dict[str, OwnForward]]:
@@ -36,9 +37,11 @@ def own_calls(trace: Trace, modules: Mapping[str, nn.Module]) -> tuple[Trace, di
     calls = []
     for call in trace.calls:
         layer: Any = modules.get(call.module)
-        own = isinstance(layer, nn.modules.conv._ConvNd) and has_own_forward(layer)
-        if own and call.kind in ("conv", "conv-transpose") and len(call.size) == len(layer.kernel_size):
-            found[call.module], call = _described(call, layer, seen)
+        if isinstance(layer, nn.modules.conv._ConvNd) and call.kind in ("conv", "conv-transpose"):
+            if why := adapted(call.module, modules):
+                found[call.module] = OwnForward("unclear", why=why)
+            elif has_own_forward(layer) and len(call.size) == len(layer.kernel_size):
+                found[call.module], call = _described(call, layer, seen)
         calls.append(call)
     calls = [
         replace(call, kind="within") if _stands_for(found.get(call.module)) and call.kind in ("by-pixel", "other")
@@ -124,7 +127,7 @@ def _described(
     if not found.pads and hand == list(found.grows) and call.by_hand_mode == "constant":
         found = replace(found, pads=call.by_hand)  # it pads what it made of the image
     if not found.pads or not (found.replaced or found.mode == "zeros"):
-        why = "it does more than pad its image with zeros and convolve"
+        why = f"{OWN}it does more than pad its image with zeros and convolve"
         return replace(found, does="unclear", why=why), call
     total = [sum(pair) for pair in found.pads]
     described = replace(

@@ -112,7 +112,7 @@ def _told(
 def _told_by_own(call: LayerCall, own: Mapping[str, OwnForward]) -> str:
     found = own.get(call.module)
     unclear = found is not None and found.does == "unclear"
-    return f"{call.module or 'the model'}: its forward method is its own, and {own[call.module].why}" if unclear else ""
+    return f"{call.module or 'the model'}: {own[call.module].why}" if unclear else ""
 
 
 def _told_by_conv(call: LayerCall, m: Any, size: tuple[int, ...], scale: Scales) -> str:
