@@ -99,10 +99,8 @@ class Incoming:
         changes: list[LayerChange] = []
         for change in plan.changes:
             if change.name not in groups:
-                names = {
-                    what: modules.get(n, n) for what, n in (("name", change.name), ("length_of", change.length_of))
-                }
-                changes.append(replace(change, **names))
+                name, direction = (modules.get(n, n) for n in (change.name, change.length_of))
+                changes.append(replace(change, name=name, length_of=direction))
             elif not change.kept:
                 made = ", ".join(map(shown, groups[change.name].made))
                 raise RekernelError(
