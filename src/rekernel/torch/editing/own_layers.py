@@ -89,7 +89,8 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
     if found.replaced:
         return Way(plain_layer(old, old.weight, old.bias, padding_mode=found.mode))
     dilates = all(o.method == "dilate" and o.gain == "dc" for o in change.factors)
-    if found.does != "unclear" and dilates:
+    known = bool(found.pads or change.by_hand)
+    if found.does != "unclear" and dilates and known:
         scales = {o.axis - 2: o.scale for o in (*change.operators, *change.factors)}
         spread = {o.axis - 2: round(o.scale) for o in change.factors}
         made = kept_conv(

@@ -53,6 +53,7 @@ class OwnForward:
     mode : mode of the padding, the layer's own included, as in `padding_mode` of a convolution
     grows : pixels by which the input of the convolution is larger than that of the layer, per spatial axis
     crops : pixels by which the result of the layer is smaller than that of the convolution, per spatial axis
+    prepares : for 'more', whether the convolution reads what the method made of the image
     why : for 'unclear', what was seen
     """
 
@@ -63,6 +64,7 @@ class OwnForward:
     mode: str = "zeros"
     grows: tuple[int, ...] = ()
     crops: tuple[int, ...] = ()
+    prepares: bool = False
     why: str = ""
 
     @property
@@ -214,12 +216,25 @@ def _compared(layer: Any, first: _Run, second: _Run) -> OwnForward:
     if total is None or again is None or total[:2] != again[:2]:
         if computes:
             raise Unclear("it computes its weight and does more than convolve")
-        added = next(paddings(call.x, first.x), None)
-        pads = () if added is None else _differences(_sums(added, call.sides), own)
-        return OwnForward("more", takes_more, holds_more, pads, grows=grows)
+        pads = _pads_before(layer, first, grows)
+        read = any(next(paddings(call.x, first.x, mode), None) is not None for mode in {"zeros", layer.padding_mode})
+        return OwnForward("more", takes_more, holds_more, pads, grows=grows, prepares=not read)
     sides, mode, crops = total
     does: Literal["computes", "convolves"] = "computes" if computes else "convolves"
     return OwnForward(does, takes_more, holds_more, _differences(sides, own), mode, grows, crops)
+
+
+def _pads_before(layer: Any, run: _Run, grows: Sequence[int]) -> Sides:
+    """What a forward method that does more adds to the layer's own padding; empty where it pads another tensor."""
+    own = own_padding(layer)
+    added = next(paddings(run.call.x, run.x), None)
+    if added is not None:
+        return _differences(_sums(added, run.call.sides), own)
+    by_mode = layer.padding_mode != "zeros" and not any(map(any, run.call.sides))  # torch has padded already
+    expected = tuple(sum(pair) if by_mode else 0 for pair in own)
+    if tuple(grows) != expected:
+        return ()
+    return ((0, 0),) * len(own) if by_mode else _differences(run.call.sides, own)
 
 
 def _takes_the_image_alone(layer: nn.Module) -> bool:
