@@ -109,6 +109,8 @@ def examined(layer: Any, size: Sequence[int] = ()) -> OwnForward:
         with probing(layer) as probe:
             shape = (1, layer.in_channels, *probe_size(layer, size))
             first, second = _run(probe, shape, 1), _run(probe, shape, 2)
+            if not first.computed and not _alike(first.out, _run(probe, shape, 1).out):
+                raise Unclear("its result depends on what it was given before")
         if first.computed or second.computed:  # a fresh copy: the method may have changed the weight in place
             with probing(layer) as probe:
                 if not torch.equal(_run(probe, shape, 2).call.value, first.call.value):
@@ -309,6 +311,11 @@ def close(one: Any, other: Any) -> bool:
     if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
         return False
     return bool((one - other).norm() <= _CLOSE * other.norm().clamp_min(1e-30))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two results are the same; what is not a tensor is taken to be."""
+    return not isinstance(one, Tensor) or close(one, other)
 
 
 def _sums(one: Sides, other: Sides) -> Sides:

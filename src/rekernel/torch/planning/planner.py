@@ -83,7 +83,9 @@ def plan_model(
     trace, own = own_calls(trace, by_path)
     planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
     planner.run()
-    own = {path: found for path, found in own.items() if not _stays(planner, f"{path}.weight".removeprefix("."))}
+    for path in [path for path in own if _stays(planner, f"{path}.weight".removeprefix("."))]:
+        if any(own.pop(path).crops):
+            planner.expected.pop(path, None)  # its convolution goes on giving more than the layer
     planner.notes += own_notes({path: (by_path[path], found) for path, found in own.items()})
     planner.modules |= {path: baked(path) for path, found in own.items() if found.does == "computes"}
     for name, change in list(planner.changes.items()):
