@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import RekernelError
@@ -59,9 +57,9 @@ class Resample:
             n = x.shape[axis]
             small = max(1, new_size(n, 1 / scale))
             if small != n:
-                # The cache holds no tensor: one that was made in a pass with fake tensors would be a fake one.
-                exact = torch.from_numpy(_matrix(n, small, self.method))
-                matrix = exact.to(x.device, torch.promote_types(x.dtype, torch.float32))
+                matrix = torch.from_numpy(_matrix(n, small, self.method)).to(
+                    x.device, torch.promote_types(x.dtype, torch.float32)
+                )
                 x = (x.movedim(axis, -1).to(matrix.dtype) @ matrix.T).movedim(-1, axis).to(x.dtype)
         return x
 
@@ -70,7 +68,8 @@ class Resample:
 
 
 @lru_cache(maxsize=64)
-def _matrix(n: int, small: int, method: str) -> NDArray[np.float64]:
+def _matrix(n: int, small: int, method: str) -> Any:
+    """The matrix in NumPy: a tensor made within a pass of fake tensors would be a fake one, and would stay so here."""
     if max(n, small) > _LARGEST:
         raise RekernelError(f"an image of {n} pixels is too large to be resampled to {small}")
     method = "cubic" if method == "area" and small > n else method

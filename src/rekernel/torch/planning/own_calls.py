@@ -124,6 +124,9 @@ def _described(
     found = _examined(call.module, layer, size, seen)
     if not any(grows) and not any(found.crops) and found.mode in ("zeros", layer.padding_mode):
         return found, replace(call, inside=False, weight=_weight(call) if found.replaced else call.weight)
+    if any(added > own for added, own in zip(hand, grows, strict=True)):
+        why = f"{OWN}it pads an image that the model has padded already"
+        return replace(found, does="unclear", why=why), call
     if not found.pads and hand == list(found.grows) and call.by_hand_mode == "constant":
         found = replace(found, pads=call.by_hand)  # it pads what it made of the image
     if not found.pads or not (found.replaced or found.mode == "zeros"):

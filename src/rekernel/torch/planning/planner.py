@@ -29,10 +29,12 @@ class Planned:
 
     plan : the plan
     sizes : output grid of the last call in each module, by the path of the module; the second pass checks it
+    offsets : how far the result of each module lies beside its exact place, in new pixels, where it does
     """
 
     plan: Plan
     sizes: dict[str, tuple[int, ...]]
+    offsets: dict[str, tuple[float, ...]]
 
 
 def plan_model(
@@ -101,7 +103,8 @@ def plan_model(
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
     notes, modules = tuple(planner.notes), tuple(planner.modules.values())
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
-    return Planned(plan, planner.expected)
+    offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
+    return Planned(plan, planner.expected, offsets)
 
 
 def _stays(planner: Follower, weight: str) -> bool:
