@@ -48,7 +48,7 @@ def image(*shape: int) -> Any:
 def test_it_becomes_what_the_network_of_plain_layers_becomes(kind: Any, stride: int, options: dict[str, Any]) -> None:
     net = network(made(kind, stride))
     plain = nn.Sequential(net[0], net[1].plain(), net[2]).eval()
-    larger, right = rkt.rescale(net, 2, X, **options), rkt.rescale(plain, 2, X, **options)
+    larger, right = rkt.rescale(net, 2, X, **options), rkt.rescale(plain, 2, X, **options, check=False)
     x = image(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(larger(x), right(x), atol=1e-5)
@@ -183,3 +183,49 @@ def test_hooks_and_modules_of_a_kept_layer_stay() -> None:
     handle.remove()
     larger(torch.zeros(1, 3, 32, 32))
     assert seen.count((1, 8, 16, 16)) == len(seen) - seen.count((1, 8, 8, 8))
+
+
+def test_arguments_beside_the_image_are_not_padded_around() -> None:
+    """At stride 2 the new layer needs another padding on each side, and what else it is given may need it, too."""
+    net = network(made(own.WithScale, 2))
+    with pytest.raises(RekernelError, match="it takes arguments beside the image"):
+        rkt.rescale(net, 2, X, method="cubic", mode="supersample")
+    assert isinstance(rkt.rescale(network(made(own.WithScale)), 2, X, mode="supersample")[1], own.WithScale)
+
+
+def test_a_causal_convolution_with_a_cache_keeps_both() -> None:
+    """WanCausalConv3d(x, cache_x): the frames stay, so the padding in time and the cache do."""
+
+    class Causal(nn.Conv3d):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, padding=1)
+            self._padding, self.padding = (1, 1, 1, 1, 2, 0), (0, 0, 0)
+
+        def forward(self, x: Any, cache_x: Any = None) -> Any:
+            padding = list(self._padding)
+            if cache_x is not None:
+                x = torch.cat([cache_x, x], dim=2)
+                padding[4] -= cache_x.shape[2]
+            return super().forward(F.pad(x, padding))
+
+    class Streams(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = Causal(3, 3, 3)
+
+        def forward(self, x: Any) -> Any:
+            return torch.cat([self.conv(x[:, :, :2]), self.conv(x[:, :, 2:], x[:, :, :2])], 2)
+
+    torch.manual_seed(0)
+    net, video = Streams().eval(), torch.zeros(1, 3, 4, 16, 16)
+    larger = rkt.rescale(net, (1, 2, 2), video, mode="supersample", method="dilate")
+    plain = nn.Sequential(nn.ConstantPad3d((0, 0, 0, 0, 2, 0), 0.0), nn.Conv3d(3, 3, 3, padding=(0, 1, 1))).eval()
+    plain[1].load_state_dict(net.conv.state_dict())
+    x = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(net(video + 1), plain(video + 1), atol=1e-5)
+        right = rkt.rescale(plain, (1, 2, 2), video, mode="supersample", method="dilate")(x)
+        assert torch.allclose(larger(x), right, atol=1e-5)
+    assert isinstance(larger.conv, Causal)
+    with pytest.raises(RekernelError, match=r"Causal cannot be rescaled: .* arguments beside the image"):
+        rkt.rescale(net, 2, video, mode="supersample")

@@ -87,13 +87,14 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             made = _factored(way.base, change) if change.factors else _dense(way.base, change, weight)
         new[id(old)] = old, made
         if way.hook is not None:
+            made.register_forward_pre_hook(way.hook, with_kwargs=True)  # for a caller that undoes the edits
             padded.append((made, way.hook))
     modules = [(_module(edits.model, m.name), m) for m in plan.modules]
     pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
     for layer, hook in padded:
-        edits.hook(layer, hook)
+        edits.hook(layer, hook, with_kwargs=True)
     for owner, leaf, parameter in values:
         edits.set_parameter(owner, leaf, parameter)
     for old, m in modules:

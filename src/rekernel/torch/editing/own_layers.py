@@ -101,4 +101,5 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
         )  # fmt: skip
         if made is not None:
             return Way(old, *made)
-    raise cannot_keep(change.name, old, found.why)
+    more = f"{OWN}it takes arguments beside the image, which the new padding would have to fit"
+    raise cannot_keep(change.name, old, found.why or (more if found.takes_more else ""))

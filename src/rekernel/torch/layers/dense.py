@@ -220,8 +220,8 @@ def plain_layer(
     if isinstance(old, nn.Linear):
         new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")
         return _with_parameters(new, kernel, bias)
-    known = next(c for c in (*_CONVS, *_TRANSPOSES) if isinstance(old, c))
-    options = {"output_padding": old.output_padding} if isinstance(old, _TRANSPOSES) else {}
+    known = (_TRANSPOSES if old.transposed else _CONVS)[len(old.kernel_size) - 1]
+    options = {"output_padding": old.output_padding} if old.transposed else {}
     new = known(
         old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, groups=old.groups,
         bias=bias is not None, dilation=old.dilation, padding_mode=padding_mode or old.padding_mode, device="meta",

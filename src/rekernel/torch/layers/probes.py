@@ -46,9 +46,11 @@ def probing(layer: nn.Module, *, values: bool = False) -> Iterator[Any]:
             made = _like(tensor, len(memo), keep=values, normal=normal)
             memo[id(tensor)] = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
         for module in layer.modules():
-            for value in vars(module).values():
+            for name, value in vars(module).items():
                 if isinstance(value, Tensor):  # torch cannot copy one that has a gradient function
                     memo.setdefault(id(value), value.detach().clone())
+                elif "hook" in name and isinstance(value, dict):  # a hook may hold the whole model
+                    memo[id(value)] = type(value)()
         yield copy.deepcopy(layer, memo).eval()
 
 
@@ -82,7 +84,7 @@ def probe_size(layer: Any, size: Sequence[int] = ()) -> tuple[int, ...]:
     Examples
     --------
     >>> probe_size(nn.Conv1d(1, 1, 3, stride=2), (4097,)), probe_size(nn.Conv1d(512, 512, 3, stride=2), (4097,))
-    ((4097,), (15,))
+    ((4097,), (13,))
     """
     geometry = list(zip(layer.kernel_size, layer.dilation, layer.stride, strict=True))
     if size:

@@ -27,7 +27,7 @@ class PadInput:
     Examples
     --------
     >>> layer = nn.Identity()
-    >>> _ = layer.register_forward_pre_hook(PadInput(((1, 0),)))
+    >>> _ = layer.register_forward_pre_hook(PadInput(((1, 0),)), with_kwargs=True)
     >>> layer(torch.ones(1, 1, 2)).tolist()
     [[[0.0, 1.0, 1.0]]]
     """
@@ -35,8 +35,10 @@ class PadInput:
     def __init__(self, sides: Sides) -> None:
         self.sides = sides
 
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (pad_sides(args[0], self.sides), *args[1:])
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (pad_sides(args[0], self.sides), *args[1:]), kwargs
+        return args, {name: pad_sides(value, self.sides) for name, value in kwargs.items()}  # the image alone
 
     def __repr__(self) -> str:
         return f"PadInput({self.sides})"
@@ -131,8 +133,11 @@ def kept_conv(
                 out = out if call.bias is None else out + call.bias.reshape(-1, *(1 for _ in sides))
             return out
 
-        with Watched(rescaled):
-            right = forward(probe, x.clone())
+        try:
+            with Watched(rescaled):
+                right = forward(probe, x.clone())
+        except Exception:  # the code of a layer may raise anything
+            return None
         for padding, outside in _candidates(probe, kernel, geometry, sides, inputs[-1], x):
             if any(map(any, outside)) and takes_more:
                 continue
