@@ -149,7 +149,7 @@ def rescale(
         plan = planned.plan
         plan = replace(plan, warnings=(*plan.warnings, *baked))
         inputs = Inputs(args, kwargs, seen.size, scales, seen.latent)
-        asked = ask_before(edits.model, plan, seen, inputs, planned.offsets) if check else None
+        asked = ask_before(edits.model, plan, seen, inputs, planned) if check else None
         carry_out(edits, plan, weights=True)
         announce(edits, plan, seen.size, scales)
         notes = _second_pass(edits.model, seen, planned, args, kwargs, scales)

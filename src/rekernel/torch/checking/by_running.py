@@ -18,9 +18,11 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.plan import Plan
 from ..layers.module_names import owner_of
+from ..planning.planner import Planned
 from ..tracing.run import Trace
 from .answers import Answers, answers
 from .deviations import at_phase_0, displacement, equal, inner, reduced, smooth
+from .layer_probes import LayerProbe, first_wrong, layer_probes
 from .probes import Inputs
 from .promises import promise_of, reduction, same_at_phases
 
@@ -28,7 +30,7 @@ EXACT = 1e-4
 """Bound on the error of an identity, for float32 and float64."""
 FROM_SMOOTH = 0.3
 """Bound on the error of the answer to a smooth picture."""
-BESIDE = 0.25
+BESIDE = 0.2
 """Bound on how far the features lie beside their place, in new pixels."""
 FLAT = 0.3
 """Bound on the error of the answer to a picture of one value for each channel, far from the border."""
@@ -46,6 +48,7 @@ class Check:
     offsets : for each module, how far its features lie beside their place by the plan, in new pixels
     before : answers of the trained model, by probe
     probes : the inputs at the new size, by probe
+    layers : probes of single layers
     failed : why nothing can be checked; empty if it can
     """
 
@@ -56,6 +59,7 @@ class Check:
     offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     before: dict[str, Answers] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
+    layers: list[LayerProbe] = field(default_factory=list)
     failed: str = ""
 
 
@@ -73,12 +77,10 @@ class Verdict:
     broken: bool = False
 
 
-def ask_before(
-    model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, offsets: Mapping[str, tuple[float, ...]]
-) -> Check:
+def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
     """Run the trained model on the probes that its plan calls for."""
     promise = promise_of(plan, seen, dict(model.named_modules()))
-    check = Check(inputs, plan, seen, promise, offsets)
+    check = Check(inputs, plan, seen, promise, planned.offsets)
     tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
     if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
         check.failed = "the model has no values (meta device)"
@@ -97,6 +99,7 @@ def ask_before(
     except Exception as error:  # the model's code may not take these values
         check.failed = f"the model does not run on a probe: {shown(str(error).strip().split(chr(10))[0], 200)}"
         return check
+    check.layers = layer_probes(model, plan, seen, planned)
     one = check.before[first].output
     if one is None or again is None or not bool(one.isfinite().all()):
         check.failed = "the model gives no tensor" if one is None else "the model's answers to a probe are not finite"
@@ -116,6 +119,15 @@ def ask_after(check: Check, model: nn.Module) -> Verdict:
         return Verdict(f"not checked: the rescaled model does not run on a probe: {why}")
     if check.promise == "exact":
         return _exact(check, after["noise"])
+    if wrong := first_wrong(check.layers, model):
+        name, off = wrong
+        where = _special(check, name)
+        return Verdict(
+            f"off by {off:.2g} where it should be exact",
+            f"{where}: by itself it does not do to a picture with repeated pixels what the trained layer did; off by "
+            f"{off:.2g}",
+            broken=True,
+        )
     broken = _phases(check, after["noise"]) if check.promise == "phases" else None
     return broken or _smooth(check, after)
 

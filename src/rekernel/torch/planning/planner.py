@@ -30,11 +30,15 @@ class Planned:
     plan : the plan
     sizes : output grid of the last call in each module, by the path of the module; the second pass checks it
     offsets : how far the result of each module lies beside its exact place, in new pixels, where it does
+    arrived : scale of the grid that each call reads, by the index of the call
+    aligned : whether pixel 0 stays pixel 0 on every grid
     """
 
     plan: Plan
     sizes: dict[str, tuple[int, ...]]
     offsets: dict[str, tuple[float, ...]]
+    arrived: dict[int, tuple[float, ...]]
+    aligned: bool
 
 
 def plan_model(
@@ -104,7 +108,7 @@ def plan_model(
     notes, modules = tuple(planner.notes), tuple(planner.modules.values())
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
-    return Planned(plan, planner.expected, offsets)
+    return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned)
 
 
 def _stays(planner: Follower, weight: str) -> bool:

@@ -24,7 +24,8 @@ from .tensor_state import tensors_in
 COUNTS = frozenset({"arange", "linspace", "cumsum", "nonzero", "range"})
 """Names of functions whose results may be coordinates that count pixels."""
 _FROM_SIZES = frozenset({"arange", "linspace", "range"})
-_WEIGHS = frozenset({"softmax", "sparsemax", "sigmoid_attention"})
+_WEIGHS = frozenset({"softmax", "sparsemax"})
+_KEEPS_WEIGHTS = KEEPS_SCORES | {"dropout", "__get__", "transpose", "permute", "swapaxes", "movedim", "expand"}
 _PLAIN = (int, float, bool, str, slice, type(None), type(Ellipsis), torch.dtype)
 _LARGEST = 1 << 20  # entries of a tensor whose largest value is looked up
 
@@ -104,7 +105,7 @@ class StepLog:
         if not known and not (counts and name in _FROM_SIZES):
             return
         image = any(o.image for o in known)
-        weighs = name in _WEIGHS or (name in KEEPS_SCORES | {"dropout"} and any(o.weighs for o in known))
+        weighs = name in _WEIGHS or (name in _KEEPS_WEIGHTS and any(o.weighs for o in known))
         for out in outputs:
             self._seen[out] = Operand(
                 tuple(out.shape), image, not image, weighs, _largest(out) if not image else float("nan")
