@@ -138,14 +138,14 @@ def _pass(
     modules: list[str] = []
     results: dict[str, tuple[int, ...]] = {}
     done: dict[str, int] = {}
-    recorder = Recorder(model, modules)
     with ExitStack() as stack:
         stack.enter_context(unchanged(model))
         stack.enter_context(evaluating(model))
-        stack.enter_context(_following(model, modules, results, done, recorder))
         stack.enter_context(torch.no_grad())
         given = list(tensors_in([args, kwargs]))
         fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
+        recorder = Recorder(model, modules)
+        stack.enter_context(_following(model, modules, results, done, recorder))
 
         def seen(value: Any) -> Any:
             """Mark a tensor on the grid of the image, and copy it, since the model may change its input."""
