@@ -79,7 +79,7 @@ class Verdict:
 
 def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
     """Run the trained model on the probes that its plan calls for."""
-    promise = promise_of(plan, seen, dict(model.named_modules()))
+    promise = promise_of(plan, seen, dict(model.named_modules()), aligned=planned.aligned)
     check = Check(inputs, plan, seen, promise, planned.offsets)
     tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
     if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
