@@ -32,6 +32,7 @@ from ..planning.complete import completed
 from ..surroundings import in_format_of, own_tensors
 from .file_tensors import Incoming
 from .transformers_names import incoming
+from .weight_norms import joined
 
 
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
@@ -137,7 +138,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
         given = incoming(source, model)
         if prefix:
             given, plan = given.without(prefix), _without(plan, prefix)
-        plan = given.renamed(plan)
+        plan, given = joined(given.renamed(plan), given, source)
         with Edits(model) as edits:
             # A weight that was baked before the file was written has its plain name in the file.
             bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})

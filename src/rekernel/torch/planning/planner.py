@@ -21,6 +21,7 @@ from ...planning.settings import Request, Settings
 from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
+from .own_calls import baked, own_calls, own_notes
 from .pixel_norms import pixel_norms
 from .way_out import way_out, with_way_out
 
@@ -91,11 +92,18 @@ def plan_model(
     per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
     select(names, per_layer, "modes")
     each = Request(settings, overrides=methods).each(names)
-    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, each)
+    by_path = dict(model.named_modules())
+    trace, own = own_calls(trace, by_path)
+    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
     with with_way_out(way_out(planner.reading, planner.network, latent=trace.latent)):
         planner.run()
         grids = [(size, planner.scales[index]) for index, size in planner.sizes.items()]
         norms, shapes = pixel_norms(model, trace, grids, settings, aligned=planner.aligned, excluded=excluded)
+    for path in [path for path in own if _stays(planner, f"{path}.weight".removeprefix("."))]:
+        if any(own.pop(path).crops):
+            planner.expected.pop(path, None)  # its convolution goes on giving more than the layer
+    planner.notes += own_notes({path: (by_path[path], found) for path, found in own.items()})
+    planner.modules |= {path: baked(path) for path, found in own.items() if found.does == "computes"}
     planner.changes |= norms
     planner.modules |= shapes
     for name, change in list(planner.changes.items()):
@@ -114,3 +122,8 @@ def plan_model(
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
     outs = way_out(planner.reading, planner.network, latent=trace.latent)
     return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned, tuple(planner.doubts), outs)
+
+
+def _stays(planner: Follower, weight: str) -> bool:
+    change = planner.changes.get(weight)
+    return change is None or change.kept
