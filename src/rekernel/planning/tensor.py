@@ -167,7 +167,9 @@ class Layer:
         try:
             yield
         except RekernelError as error:
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
+            rest = " Or" if str(error).endswith(".") else "; or"
+            named = f"{shown(self.name)} {list(self.shape)}: "
+            raise RekernelError(named, *error.args, f"{rest} leave the layer out: ", without(self.name)) from None
 
     def _padding(
         self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool
@@ -205,10 +207,12 @@ class Layer:
         if scales is None:
             raise RekernelError(
                 f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} have different numbers of spatial "
-                f"axes"
+                f"axes; give (C, *spatial), or one scale for each of its spatial axes"
             )
         if len(self.shape) > 2 or (side == "in" and len(self.shape) == 1):
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
+            raise RekernelError(
+                f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers; leave it out"
+            )
         new_grid = (
             grid[0],
             *(
