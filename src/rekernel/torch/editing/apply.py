@@ -6,6 +6,7 @@ and undoing a change (see `torch.editing.edits`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,20 +16,19 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
-from ...resampling.geometry import new_size
 from ...resampling.operators import kernel_operator
 from ..layers.dense import dense_conv, dilated_conv, linear, pool
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
 from ..layers.resample_image import Resample
+from ..planning.held_sizes import held_sizes
 from .edits import Edits
+from .held_sizes import set_sizes
 from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
 """The attribute of a rescaled module that holds its plan."""
-
-_SIZES = ("image_size", "img_size")
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
@@ -97,18 +97,16 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     edits.set(edits.model, PLAN, plan)
 
 
-def announce(edits: Edits, plan: Plan, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
-    """Set the new size in modules that check the size of their input image, unless they get it at the trained size."""
-    if any(module.kind == "resample" for module in plan.modules):
-        return
-    new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
-    for module in edits.model.modules():
-        for name in _SIZES:
-            known = vars(module).get(name)
-            if isinstance(known, tuple | list) and tuple(known) == size:
-                edits.set(module, name, type(known)(new))
-            elif isinstance(known, int) and set(size) == {known}:
-                edits.set(module, name, new[0] if len(set(new)) == 1 else new)
+def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple[float, ...] = ()) -> None:
+    """Give modules the new sizes that they hold beside their weights: of the image, of patches, of grids of tokens.
+
+    Parameters
+    ----------
+    size, scales : tuple, optional
+        Pixels of the trained image and scale along each axis, where these are not those of the plan.
+    """
+    seen = replace(plan, size=size or plan.size, scale=scales or plan.scale)
+    set_sizes(edits, held_sizes(edits.model, seen).sizes)
 
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:

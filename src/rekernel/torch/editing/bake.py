@@ -21,7 +21,7 @@ from .edits import Edits
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Copy a model deeply, even if its old-style weight norm holds a computed tensor, which torch cannot copy.
+    """Copy a model deeply, even if old-style weight norm or a cache holds a computed tensor, which torch cannot copy.
 
     Examples
     --------
@@ -34,8 +34,10 @@ def copy_model(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
+            kept = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            for tensor in kept:
+                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                    memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
 
 

@@ -20,6 +20,7 @@ from ...planning.settings import Request, Settings
 from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
+from .held_sizes import held_sizes
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,6 @@ def plan_model(
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
     notes, modules = tuple(planner.notes), tuple(planner.modules.values())
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
+    held = held_sizes(model, plan)
+    plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     return Planned(plan, planner.expected)
