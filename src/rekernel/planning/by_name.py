@@ -30,6 +30,8 @@ from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer
 
+_WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
+
 
 def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
@@ -153,6 +155,13 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         changes.append(change)
     warnings += _assumed(changes, shapes, family, hints)
     warnings += [note for c in changes if not image and (note := assumed_square(c, hints))]
+    windows = [name for name in shapes if name.endswith(_WINDOWS)] if supersamples else []
+    if windows:
+        more = f" and {len(windows) - 1} more" if len(windows) > 1 else ""
+        warnings.append(
+            f"{shown(windows[0])}{more}: relative positions stay, and so do windows of attention, since no name tells "
+            f"their size: each then covers a smaller part of the image; rekernel.torch.rescale makes both grow"
+        )
     scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
     if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
         warnings += filter(None, [shrinking_note(scales)])
