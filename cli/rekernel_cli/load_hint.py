@@ -1,4 +1,4 @@
-"""Print the last line of a conversion: how to load the result.
+"""Print the last lines of a conversion: how to load the result, and how to check it.
 
 Scope: the names of other projects' loaders. Not here: calling them.
 """
@@ -37,6 +37,17 @@ def how_to_load(report: Report, where: str) -> str:
             f"the kernels, strides and padding that `rekernel inspect {where}` lists."
         )
     return "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+
+
+def how_to_check(source: str, report: Report, where: str) -> str:
+    """The line about checking a conversion by names, which saw no model run; empty where there is nothing to check."""
+    plan = report.plans.get("")
+    if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
+        return ""
+    return (
+        "Names alone cannot be checked: they do not show what the model's code does. With the model,\n"
+        f"rekernel verify {source} {where} --model MODULE:NAME --input CxHxW compares both."
+    )
 
 
 def pipeline_loader(folder: Path) -> str:

@@ -46,7 +46,7 @@ def rescale(model: Any, scale: Any, example: Any, **options: Any) -> Any:
     """As `rekernel.torch.rescale`, with the defaults of 0.1.0 said."""
     if "modes" not in options:
         options.setdefault("mode", "auto" if _absorbed(model, example) else "supersample")
-    return rkt.rescale(model, scale, example, **{"method": "optimal", "form": "dense", **options})
+    return rkt.rescale(model, scale, example, **{"method": "optimal", "form": "dense", "check": False, **options})
 
 
 def _absorbed(model: Any, example: Any) -> bool:

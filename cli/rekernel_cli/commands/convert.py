@@ -114,7 +114,7 @@ def convert(
 
         echo_json(_document(report))
     elif not quiet:
-        _conclude(report)
+        _conclude(source, report)
 
 
 def _read_plan(file: BinaryIO) -> Plan:
@@ -205,12 +205,12 @@ def _perform(
         raise Stopped from None
 
 
-def _conclude(report: Report) -> None:
-    """Print what was written and how to load it; notes go to stderr."""
+def _conclude(source: str, report: Report) -> None:
+    """Print what was written, how to load it and how to check it; notes go to stderr."""
     from rekernel.escape import shown, shown_path
     from rekernel.text import byte_size
 
-    from ..load_hint import how_to_load
+    from ..load_hint import how_to_check, how_to_load
     from ..tables.plan import print_notes
     from ..terminal import console, counted
 
@@ -230,6 +230,8 @@ def _conclude(report: Report) -> None:
     )
     if report.tensors_changed:
         click.echo(how_to_load(report, where))
+        if check := how_to_check(shown(source), report, where):
+            click.echo(check)
 
 
 def _document(report: Report) -> dict[str, Any]:

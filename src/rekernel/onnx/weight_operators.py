@@ -41,7 +41,8 @@ def _conv(at: GraphPass) -> None:
         if "output_shape" in at.attributes:
             raise Refusal("its output_shape is fixed; export it with pads")
         tensor = Weight(weight, at.dtype(weight), shape)
-        settings = settings_of(at.asked.settings(weight), role, mode, at.network)
+        far = max(window.dilation, default=1)
+        settings = settings_of(at.asked.settings(weight), role, mode, at.network, dilation=far)
         cuts = role is Role.READS_IMAGE and settings.method != "dilate"  # each pixel is cut into smaller ones
         at_0 = (at.aligned and not cuts, at.aligned)
         # A weight that several nodes read cannot make up for different offsets.

@@ -22,6 +22,7 @@ VERSION = 1
 _FEW = 12
 _FIELDS = {
     "schema", "version", "family", "options", "warnings", "changes", "modules", "origin", "scale", "size", "form",
+    "checked",
 }  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class Plan:
     scale : requested number of new pixels per old pixel; a tuple has one number per spatial axis
     size : sizes of the spatial axes of the traced input, before rescaling; empty where nothing was traced
     form : requested form of the layers ('dense', 'factored', 'auto'); empty where nothing was traced
+    checked : what a run of the rescaled model beside the trained one found; empty where neither was run
     """
 
     changes: tuple[LayerChange, ...]
@@ -49,6 +51,7 @@ class Plan:
     scale: tuple[float, ...] | float = 1.0
     size: tuple[int, ...] = ()
     form: str = ""
+    checked: str = ""
 
     def __post_init__(self) -> None:
         scale = self.scale
@@ -96,6 +99,8 @@ class Plan:
         }
         if not self.modules:
             del document["modules"]
+        if self.checked:
+            document["checked"] = self.checked
         separators = (",", ":") if indent is None else None
         return json.dumps(document, indent=indent, sort_keys=True, ensure_ascii=False, separators=separators)
 
@@ -131,6 +136,7 @@ class Plan:
             changes = tuple(change_of(entry) for entry in document["changes"])
             modules = tuple(module_of(entry) for entry in document.get("modules", ()))
             family, options, warnings = document["family"], document["options"], tuple(document["warnings"])
+            checked = document.get("checked", "")
         except KeyError as error:
             raise RekernelError(f"plan: field {error} is missing") from None
         except TypeError as error:
@@ -138,13 +144,13 @@ class Plan:
         if (
             not isinstance(family, str)
             or not isinstance(options, dict)
-            or not all(isinstance(w, str) for w in warnings)
+            or not all(isinstance(text, str) for text in (*warnings, checked))
         ):
-            raise RekernelError("plan: family must be text, options an object and warnings a list of texts")
+            raise RekernelError("plan: family and checked must be text, options an object and warnings a list of texts")
         repeated = [name for name, count in Counter(c.name for c in changes).items() if count > 1]
         if repeated:
             raise RekernelError(f"plan: {shown(repeated[0])} is listed twice")
-        return cls(changes, family, options, warnings, modules, **facts_of(document))
+        return cls(changes, family, options, warnings, modules, **facts_of(document), checked=checked)
 
     def __str__(self) -> str:
         """Return a table of the changes, and a line for each reason why tensors stay unchanged."""
@@ -169,4 +175,6 @@ class Plan:
         lines += [f"  {count:5d}  {inert(reason)}" for reason, count in kept.most_common(_FEW)]
         if len(kept) > _FEW:
             lines.append(f"  {sum(n for _, n in kept.most_common()[_FEW:]):5d}  other reasons")
+        if self.checked:
+            lines.append(f"checked: {inert(self.checked)}")
         return "\n".join([*lines, *(f"note: {inert(warning)}" for warning in self.warnings)])

@@ -22,6 +22,8 @@ ABSORB: Final = "absorb"
 AUTO: Final = "auto"
 SMALL_PATCHES: Final = "patches that shrink would lose what enlarging the image keeps (mode absorb shrinks them)"
 """Why a vision transformer does not read smaller images by smaller patches on its own; benchmarks/real/fashion.py."""
+FAR: Final = 4
+"""Distance of taps, in trained pixels, from which nothing is interpolated between them."""
 FLAT: Final = 0.003
 """Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
 MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
@@ -107,7 +109,7 @@ def network_mode(asked: str, network: Network) -> Mode:
     return checked_mode(asked)
 
 
-def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Network) -> Settings:
+def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Network, *, dilation: int = 1) -> Settings:
     """The settings of one layer: the method by its role where the caller left that open.
 
     Parameters
@@ -115,6 +117,9 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
     role : Role, optional
         None for a layer without a role: a matrix that reads or writes pixels.
     mode : {'supersample', 'absorb'}
+    dilation : int
+        Largest distance between taps of the trained kernel. Taps that lie `FAR` apart stay points: a dense kernel over
+        them has hundreds of taps, nearly all of them 0.
 
     Examples
     --------
@@ -130,6 +135,8 @@ def settings_of(settings: Settings, role: Role | None, mode: Mode, network: Netw
     if mode == ABSORB:
         return replace(settings, method=reading_method(settings), taps=None)
     if network.gives_image:
+        if dilation >= FAR and settings.whole and role is Role.INNER:
+            return replace(settings, method="dilate")
         settings = replace(settings, method="optimal")
         return settings if network.predicts_noise else _flat(settings, role)
     if role is Role.READS_IMAGE:

@@ -20,10 +20,14 @@ from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A
 from ..text import scale_text
+from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
+from .checking.probes import Inputs
+from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
-from .layers.dense import CroppedConvTranspose
+from .layers.dense import CroppedConvTranspose, PaddedPool
+from .layers.module_names import owner_of
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
 from .tracing.run import Trace, image_of, trace
@@ -46,6 +50,7 @@ def rescale(
     form: str = "plain",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    check: bool = True,
     inplace: bool = False,
 ) -> nn.Module:
     """Return a module that does at `scale` times the resolution what `model` does at its trained resolution.
@@ -85,6 +90,11 @@ def rescale(
         others).
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
+    check : bool
+        Run both models on probes and compare: where the plan promises the trained answer on the reduced image, this
+        must hold to 1e-4, else a smooth picture and one of a single value show how close the answers are. The plan
+        then says so (`checked`), with a warning that names the first layer that deviates. This costs four to seven
+        passes; it is skipped on the meta device.
     inplace : bool
         Change `model` itself. If this raises, the model is unchanged.
 
@@ -96,8 +106,8 @@ def rescale(
     Raises
     ------
     RekernelError
-        If a layer cannot be rescaled (the message names it), or if the model, run at the new size, has another grid
-        than planned.
+        If a layer cannot be rescaled (the message names it), if the model, run at the new size, has another grid
+        than planned, or if it fails a check of what the plan promises.
 
     Examples
     --------
@@ -138,11 +148,15 @@ def rescale(
         )  # fmt: skip
         plan = planned.plan
         plan = replace(plan, warnings=(*plan.warnings, *baked))
+        inputs = Inputs(args, kwargs, seen.size, scales, seen.latent)
+        asked = ask_before(edits.model, plan, seen, inputs, planned) if check else None
         carry_out(edits, plan, weights=True)
         announce(edits, plan, seen.size, scales)
-        again = _second_pass(edits.model, seen, planned, args, kwargs, scales)
-        if notes := _attention_notes(seen, again):
-            edits.set(edits.model, PLAN, replace(plan, warnings=(*plan.warnings, *notes)))
+        notes = _second_pass(edits.model, seen, planned, args, kwargs, scales)
+        verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
+        refuse_broken(verdict, type(edits.model).__name__, notes)
+        told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
+        edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
         if inplace and edits.model is not model:
             raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
     return edits.model
@@ -171,33 +185,56 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
 
 def _second_pass(
     model: nn.Module, seen: Trace, planned: Planned, args: list[Any], kwargs: dict[str, Any], scales: tuple[float, ...]
-) -> Trace:
-    """Trace the rescaled model at the new size, and raise if a layer has another grid than planned."""
+) -> list[str]:
+    """Trace the rescaled model at the new size: notes about its code. Raises if a layer has another grid than planned.
+
+    Returns
+    -------
+    list of str
+        What does not keep its meaning at the new size.
+    """
     large_args = [_enlarged(a, seen.size, scales) for a in args]
     large_kwargs = {k: _enlarged(v, seen.size, scales) for k, v in kwargs.items()}
     try:
         again = trace(model, large_args, large_kwargs)
     except RekernelError as error:
         grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
-        notes = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
-        raise RekernelError(f"after rescaling, at {grid} pixels: {error}{notes}") from None
+        told = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
+        raise RekernelError(f"after rescaling, at {grid} pixels: {error}{told}") from None
+    plan = planned.plan
+    changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
+    notes = changed_meanings(seen, again, changed, scales)
     # The last call of each module counts: a factored layer makes several calls.
     new_sizes = {call.module: call.out_size for call in again.calls}
-    cropped = [name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose)]
-    new_sizes |= {name: again.results[name] for name in cropped if name in again.results}
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose | PaddedPool)}
+    new_sizes |= {name: again.results[name] for name in wrapped if name in again.results}
     for call in seen.calls:
         expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)
-        if (
-            expected
-            and new
-            and (len(new) != len(expected) or any(abs(n - m) > 0 for n, m in zip(new, expected, strict=True)))
-        ):
+        if expected and new and tuple(new) != tuple(expected):
+            why = "".join(f" Note: {note}." for note in notes[:3])
             raise RekernelError(
                 f"{shown(call.module)}: gives a grid of {new} at the new size, but the plan said {expected} "
-                f"(it was {call.out_size}); choose a size and scale that every stride divides, or exclude the layer"
+                f"(it was {call.out_size}).{why} Choose a size and scale that every stride divides, exclude the layer, "
+                f"or pass mode='absorb', which lets nothing grow behind the layers that read the image"
             )
+    if not plan.resamples and (beside := _output_size(seen, again, scales)):
+        notes.append(beside)
+    return [*notes, *_attention_notes(seen, again)]
 
-    return again
+
+def _output_size(seen: Trace, again: Trace, scales: tuple[float, ...]) -> str:
+    """A note about an output image that is not `scales` times as large; empty if it is, or is as large as before."""
+    old, new = seen.out_shape, again.out_shape
+    for first in (2, 1):  # (N, C, *spatial) or (N, *spatial, C)
+        axes = slice(first, first + len(scales))
+        planned = tuple(new_size(n, s) for n, s in zip(old[axes], scales, strict=False))
+        if len(old) != len(scales) + 2 or len(new) != len(old) or old == new or new[axes] == planned:
+            return ""
+    if not seen.output:
+        return ""
+    small, large = ("x".join(map(str, shape[2:])) for shape in (old, new))
+    expected = "x".join(str(new_size(n, s)) for n, s in zip(old[2:], scales, strict=True))
+    return f"the output has {large} pixels instead of {small}, where {expected} were to be expected"
 
 
 def _attention_notes(seen: Trace, again: Trace) -> list[str]:

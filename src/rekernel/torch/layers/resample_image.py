@@ -57,7 +57,9 @@ class Resample:
             n = x.shape[axis]
             small = max(1, new_size(n, 1 / scale))
             if small != n:
-                matrix = _matrix(n, small, self.method).to(x.device, torch.promote_types(x.dtype, torch.float32))
+                matrix = torch.from_numpy(_matrix(n, small, self.method)).to(
+                    x.device, torch.promote_types(x.dtype, torch.float32)
+                )
                 x = (x.movedim(axis, -1).to(matrix.dtype) @ matrix.T).movedim(-1, axis).to(x.dtype)
         return x
 
@@ -66,8 +68,9 @@ class Resample:
 
 
 @lru_cache(maxsize=64)
-def _matrix(n: int, small: int, method: str) -> Tensor:
+def _matrix(n: int, small: int, method: str) -> Any:
+    """The matrix in NumPy: a tensor made within a pass of fake tensors would be a fake one, and would stay so here."""
     if max(n, small) > _LARGEST:
         raise RekernelError(f"an image of {n} pixels is too large to be resampled to {small}")
     method = "cubic" if method == "area" and small > n else method
-    return torch.from_numpy(grid_operator(n, small, method, gain="none").copy())
+    return grid_operator(n, small, method, gain="none").copy()

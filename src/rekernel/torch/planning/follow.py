@@ -65,6 +65,7 @@ class Follower:
     changes, modules, notes : parts of the plan, as far as it is made
     scales, sizes : scale and old grid of the result of each call, by the index of the call
     offsets : distance of the result of each call from its exact place, in new pixels; 0 where nothing is listed
+    arrived : scale of the grid that each call reads, by the index of the call
     expected : new grid of the result of the last call in each module
     conflicts : names of weights that two layers need in different forms
     seen_at : scale at which each weight was seen
@@ -86,6 +87,7 @@ class Follower:
     scales: dict[int, tuple[float, ...]] = field(default_factory=dict)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     offsets: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    arrived: dict[int, tuple[float, ...]] = field(default_factory=dict)
     expected: dict[str, tuple[int, ...]] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
     seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -119,8 +121,7 @@ class Follower:
         if not self.trace.latent:
             self.scales[0], self.sizes[0] = self.scale, self.trace.size
         for call in self.trace.calls:
-            arriving = self._arriving(call)
-            leaving = arriving
+            arriving = leaving = self.arrived[call.index] = self._arriving(call)
             if call.kind in ("conv", "conv-transpose"):
                 leaving = self._conv(call, arriving)
             elif call.kind in _POOLS:
@@ -212,7 +213,8 @@ class Follower:
             return arriving
         with self._named(call.weight):
             role = self._role(call, m.stride)
-            settings = settings_of(self.each.get(call.weight, self.settings), role, mode, self.network)
+            asked, far = self.each.get(call.weight, self.settings), max(m.dilation)
+            settings = settings_of(asked, role, mode, self.network, dilation=far)
             cuts = role is Role.READS_IMAGE and settings.method != "dilate"
             at_0 = (self.aligned and not cuts, self.aligned)
             tensor = self.tensors[call.weight]

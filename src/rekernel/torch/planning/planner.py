@@ -29,10 +29,16 @@ class Planned:
 
     plan : the plan
     sizes : output grid of the last call in each module, by the path of the module; the second pass checks it
+    offsets : how far the result of each module lies beside its exact place, in new pixels, where it does
+    arrived : scale of the grid that each call reads, by the index of the call
+    aligned : whether pixel 0 stays pixel 0 on every grid
     """
 
     plan: Plan
     sizes: dict[str, tuple[int, ...]]
+    offsets: dict[str, tuple[float, ...]]
+    arrived: dict[int, tuple[float, ...]]
+    aligned: bool
 
 
 def plan_model(
@@ -96,4 +102,5 @@ def plan_model(
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
     held = held_sizes(model, plan)
     plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
-    return Planned(plan, planner.expected)
+    offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
+    return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned)

@@ -106,6 +106,16 @@ MOVES = frozenset({
 """Names of functions that only move elements: applied to the positions of the elements, they give the new positions."""
 
 
+REDUCTIONS = {
+    **dict.fromkeys((
+        "sum", "nansum", "mean", "nanmean", "amax", "amin", "aminmax", "max", "min", "median", "nanmedian", "var",
+        "std", "var_mean", "std_mean", "logsumexp", "prod", "all", "any", "argmax", "argmin", "count_nonzero",
+    ), 1),
+    "norm": 2, "vector_norm": 2, "quantile": 2, "nanquantile": 2, "kthvalue": 2,
+}  # fmt: skip
+"""Functions that make one number of many along some axes, and the position of the argument `dim`."""
+
+
 def function_of(func: Any) -> Function | None:
     """What a torch function does with the grid; None for a function without a rule of its own.
 
@@ -137,6 +147,27 @@ def argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name
     'reflect'
     """
     return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def reduced_axes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The axes over which a reduction goes, () for all axes; None for a function that does not reduce.
+
+    Examples
+    --------
+    >>> x = torch.zeros(2, 3)
+    >>> reduced_axes("mean", [x, 1], {}), reduced_axes("sum", [x], {}), reduced_axes("max", [x, x], {})
+    ((1,), (), None)
+    """
+    if name not in REDUCTIONS:
+        return None
+    dim = argument(args, kwargs, REDUCTIONS[name], "dim", kwargs.get("axis"))
+    if dim is None:
+        return ()
+    if isinstance(dim, int) and not isinstance(dim, bool):
+        return (dim,)
+    if isinstance(dim, list | tuple) and all(isinstance(d, int) for d in dim):
+        return tuple(dim)
+    return None
 
 
 def attended_tokens(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> int:

@@ -28,10 +28,12 @@ from .functions import (
     attended_tokens,
     function_of,
     name_of,
+    reduced_axes,
     steps_over,
 )
 from .layer_call import LayerCall
 from .shape_only import computing, is_fake
+from .steps import StepLog
 from .tensor_state import (
     Pad,
     State,
@@ -39,6 +41,9 @@ from .tensor_state import (
     flattened,
     fresh,
     moved_tokens,
+    on_pixels,
+    pads_by_axis,
+    reduced,
     several_pixels,
     tensors_in,
     unflattened,
@@ -70,6 +75,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, modules: list[str]) -> None:
         super().__init__()
         self.calls: list[LayerCall] = []
+        self.log = StepLog()
         self._modules = modules
         self._names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -87,15 +93,24 @@ class Recorder(TorchFunctionMode):
         self, tensor: Tensor, sources: frozenset[int], *, by_hand: tuple[Pad, ...] = (), mode: str = "constant"
     ) -> None:
         """Note a tensor that lies on a grid."""
-        state = fresh(tensor, sources)
-        state.by_hand, state.by_hand_mode = by_hand, mode
-        self._states[tensor] = state
+        self._states[tensor] = replace(fresh(tensor, sources), by_hand=by_hand, by_hand_mode=mode)
+
+    def begin(self, image: Tensor) -> None:
+        """Note a tensor that the model is given and that lies on the grid of the image; (N, T) is a signal."""
+        self.mark(image, frozenset({0}))
+        if image.ndim == 2:
+            n, length = image.shape
+            with computing():
+                places = torch.arange(n * length).reshape(n, length)
+            self._states[image] = State(frozenset({0}), origin=(n, 1, length), index=places, flat=True)
+        self.log.begin(image)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self.log.add(func, self._module(), args, kwargs, result)
         tensors = [a for a in tensors_in([args, kwargs]) if self.state(a) is not None]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
             with computing():  # positions are real tensors, even in a pass with fake ones
@@ -120,7 +135,7 @@ class Recorder(TorchFunctionMode):
 
     def _convolution(self, event: _Event, function: Function) -> bool:
         weight = argument(event.args, event.kwargs, 1, "weight")
-        given = self.state(event.x)
+        given = self._padded(event)
         hand = {"by_hand": given.by_hand, "by_hand_mode": given.by_hand_mode, "inside": given.inside} if given else {}
         self._add(
             function.kind, event, function.dims, weight=self._name(weight), kernel=tuple(weight.shape[2:]), **hand
@@ -128,9 +143,17 @@ class Recorder(TorchFunctionMode):
         return True
 
     def _pool(self, event: _Event, function: Function) -> bool:
-        given = self.state(event.x)
-        self._add(function.kind, event, function.dims, **({"by_hand": given.by_hand} if given else {}))
+        given = self._padded(event)
+        hand = {"by_hand": given.by_hand, "by_hand_mode": given.by_hand_mode} if given else {}
+        self._add(function.kind, event, function.dims, **hand)
         return True
+
+    def _padded(self, event: _Event) -> State | None:
+        """The state of the tensor that a layer reads; the layer takes over the explicit padding in it."""
+        given = self.state(event.x)
+        if given is not None:
+            self.log.handled |= set(given.pads)
+        return given
 
     def _adaptive_pool(self, event: _Event, function: Function) -> bool:
         self._add(function.kind, event, function.dims, fixed=True)
@@ -151,7 +174,7 @@ class Recorder(TorchFunctionMode):
     def _linear(self, event: _Event, _function: Function) -> bool:
         name = self._name(argument(event.args, event.kwargs, 1, "weight"))
         state = self.state(event.x)
-        if several_pixels(state, event.x):
+        if several_pixels(state, event.x) and not (state and state.flat):
             grid, order = flattened(state, event.x)
             self._append("linear", event.sources, weight=name, grid=grid, order=order)
             if event.x.ndim == 2:
@@ -198,12 +221,18 @@ class Recorder(TorchFunctionMode):
         mode = argument(event.args, event.kwargs, 2, "mode", "constant")
         if argument(event.args, event.kwargs, 3, "value"):
             return False
-        by_axis = tuple((int(pads[i]), int(pads[i + 1])) for i in range(len(pads) - 2, -1, -2))
+        by_axis = pads_by_axis(pads, len(given.origin) - 2)
+        before = given.by_hand if given.by_hand_mode == mode else ()
+        if before:
+            by_axis = tuple((a + c, b + d) for (a, b), (c, d) in zip(before, by_axis, strict=True))
         for out in tensors_in(event.result):
-            self.mark(out, event.sources, by_hand=by_axis, mode=mode)
-            padded = self.state(out)
-            assert padded is not None
-            padded.inside = isinstance(self._by_path.get(self._module()), nn.modules.conv._ConvNd)
+            self._states[out] = replace(
+                fresh(out, event.sources),
+                by_hand=by_axis,
+                by_hand_mode=mode,
+                pads=(*(given.pads if before else ()), len(self.log.steps) - 1),
+                inside=isinstance(self._by_path.get(self._module()), nn.modules.conv._ConvNd),
+            )
         return True
 
     def _pass_on(self, event: _Event) -> None:
@@ -228,6 +257,10 @@ class Recorder(TorchFunctionMode):
             if moved is not None:
                 state.origin, state.index = given.origin, moved[position]
                 state.rows = given.rows
+                if not state.rows and on_pixels(state):  # in place again, or with other channels
+                    state = fresh(out, sources)
+                    self._states[out] = state
+                    continue
                 unflattens = isinstance(self._by_path.get(self._module()), nn.Unflatten)
                 state.reshaped = self._module() if unflattens and given.in_place else given.reshaped
                 state.tokens = moved_tokens(state)
@@ -239,6 +272,11 @@ class Recorder(TorchFunctionMode):
                 if all(n == 1 for n in out.shape[2:]):
                     continue  # reduced to one pixel, which is not a grid
                 state = fresh(out, sources)
+            elif (axes := reduced_axes(name, event.args, event.kwargs)) is not None:
+                left = reduced(given, axes, out)
+                if left is None:
+                    continue
+                state = replace(left, sources=sources)
             if sources or state.rows:
                 self._states[out] = state
 

@@ -21,6 +21,7 @@ from .eval_mode import evaluating
 from .layer_call import LayerCall
 from .recorder import Recorder
 from .shape_only import fake_tensors, on_meta, unchanged, worth_it
+from .steps import StepLog
 from .tensor_state import first_tensor, tensors_in
 
 
@@ -32,9 +33,12 @@ class Trace:
         its output image
     output : indices of the calls that the output of the model came from
     out_size : grid of the output
+    out_shape : shape of the output; empty where the model gives none
     gives_image : whether the output is an image: it lies on a grid of more than one pixel
     results : grid of the last output of each module, by the path of the module
     latent : whether the input is a latent vector, so that the first grid is one that a linear layer writes
+    log : the torch functions of the pass
+    done : for the path of each module, the number of functions in `log` when it was done
     shape_only : whether the pass used fake tensors and computed nothing
     """
 
@@ -42,9 +46,12 @@ class Trace:
     size: tuple[int, ...] = ()
     output: frozenset[int] = frozenset()
     out_size: tuple[int, ...] = ()
+    out_shape: tuple[int, ...] = ()
     gives_image: bool = False
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     latent: bool = False
+    log: StepLog = field(default_factory=StepLog, compare=False)
+    done: dict[str, int] = field(default_factory=dict, compare=False)
     shape_only: bool = field(default=False, compare=False)
 
 
@@ -130,14 +137,15 @@ def _pass(
     """Run the model once and record it; raise what the model raises."""
     modules: list[str] = []
     results: dict[str, tuple[int, ...]] = {}
+    done: dict[str, int] = {}
     with ExitStack() as stack:
         stack.enter_context(unchanged(model))
         stack.enter_context(evaluating(model))
-        stack.enter_context(_following(model, modules, results))
         stack.enter_context(torch.no_grad())
         given = list(tensors_in([args, kwargs]))
         fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
         recorder = Recorder(model, modules)
+        stack.enter_context(_following(model, modules, results, done, recorder))
 
         def seen(value: Any) -> Any:
             """Mark a tensor on the grid of the image, and copy it, since the model may change its input."""
@@ -147,7 +155,7 @@ def _pass(
             if tuple(value.shape[2:] if value.ndim > 2 else value.shape[1:]) != spatial:
                 return value
             value = value.clone()
-            recorder.mark(value, frozenset({0}))
+            recorder.begin(value)
             return value
 
         args, kwargs = [seen(a) for a in args], {k: seen(v) for k, v in kwargs.items()}
@@ -155,7 +163,8 @@ def _pass(
             result = model(*args, **kwargs)
         out = first_tensor(result)
         state = recorder.state(out) if out is not None else None
-        out_size = tuple(out.shape[2:]) if out is not None else ()
+        shape = tuple(out.shape) if out is not None else ()
+        out_size = shape[2:]
         sources = state.sources if state else frozenset()
         image = image_of([*args, *kwargs.values()])[0]
     written = [call for call in recorder.calls if call.kind == "linear-out"]
@@ -166,7 +175,9 @@ def _pass(
     answers = out is not None and bool(sources) and (
         latent or (gives_image(out.shape, max(image.ndim, 3)) and not _tokens(out.shape, grids))
     )  # fmt: skip
-    return Trace(recorder.calls, size, sources, out_size, answers, results, latent, shape_only)
+    return Trace(
+        recorder.calls, size, sources, out_size, shape, answers, results, latent, recorder.log, done, shape_only
+    )
 
 
 def _tokens(shape: Sequence[int], grids: Collection[tuple[int, ...]]) -> bool:
@@ -185,8 +196,12 @@ def _as_it_is(value: Any) -> Any:
 
 
 @contextmanager
-def _following(model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]]) -> Iterator[None]:
-    """Keep in `path` the chain of modules that are running, and in `results` the grids of their outputs."""
+def _following(
+    model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]], done: dict[str, int], recorder: Recorder
+) -> Iterator[None]:
+    """Keep in `path` the chain of modules that are running, in `results` the grids of their outputs, and in `done` the
+    number of functions that were recorded when each was done.
+    """
     handles = []
     for name, module in model.named_modules():
 
@@ -195,6 +210,7 @@ def _following(model: nn.Module, path: list[str], results: dict[str, tuple[int, 
 
         def leave(_m: nn.Module, _args: Any, out: Any) -> None:
             name = path.pop()
+            done[name] = len(recorder.log.steps)
             if isinstance(out, Tensor):
                 results[name] = tuple(out.shape[2:])
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -127,10 +128,20 @@ def _caches(model: nn.Module) -> list[Any]:
         for kind in type(module).__mro__:
             places += [vars(kind), vars(sys.modules.get(kind.__module__, object))]
     found = {id(place): place for place in places}
-    values = [getattr(v, "__func__", v) for place in found.values() for v in list(place.values()) if _plain(v)]
-    return list({id(v): v for v in values if hasattr(type(v), "cache_clear")}.values())
+    values = [v for place in found.values() for value in list(place.values()) for v in _caching(value)]
+    return list({id(v): v for v in values}.values())
 
 
-def _plain(value: Any) -> bool:
-    """Whether a value is a cache or a method; other values may load modules when an attribute is read."""
-    return hasattr(type(value), "cache_clear") or isinstance(value, staticmethod | classmethod)
+def _caching(value: Any) -> Iterator[Any]:
+    """The caches in a value: the value itself, or one that a function holds in its closure, as decorators do."""
+    value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+    if hasattr(type(value), "cache_clear"):
+        yield value
+    elif isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            try:
+                held = cell.cell_contents
+            except ValueError:  # a name that is not bound yet
+                continue
+            if hasattr(type(held), "cache_clear"):
+                yield held

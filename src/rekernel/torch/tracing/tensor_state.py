@@ -7,7 +7,7 @@ and plans (see `torch.planning`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,11 @@ class State:
     by_hand : explicit padding (`F.pad`) that was just added, (left, right) per spatial axis
     by_hand_mode : mode of that padding
     inside : whether the forward method of a convolution added that padding
+    pads : numbers of the steps that added it
     origin : shape (N, C, *spatial) of the tensor that the elements came from; they were only moved since
     index : flat position of each element in that tensor
     in_place : whether no element has moved, so that the tensor still is (N, C, *spatial)
+    flat : whether it is an input (N, T) of the model, which may be a signal or a vector of features
     tokens : grid of the image tokens along axis 1, which come after `prefix` tokens that are not part of the image
     prefix : number of those tokens; the shape of the tensor is (N, prefix + prod(tokens), C)
     rows : name of the linear layer whose features the elements are (`origin` is (N, F) then); empty for pixels
@@ -39,9 +41,11 @@ class State:
     by_hand: tuple[Pad, ...] = ()
     by_hand_mode: str = "constant"
     inside: bool = False
+    pads: tuple[int, ...] = ()
     origin: tuple[int, ...] = ()
     index: Tensor | None = None
     in_place: bool = False
+    flat: bool = False
     tokens: tuple[int, ...] = ()
     prefix: int = 0
     rows: str = ""
@@ -59,6 +63,65 @@ def fresh(tensor: Tensor, sources: frozenset[int]) -> State:
     if tensor.ndim < 3:
         return State(sources)
     return State(sources, origin=tuple(tensor.shape), in_place=True)
+
+
+def on_pixels(state: State) -> bool:
+    """Whether moved elements lie as (N', C', *spatial) again, with every pixel in its place.
+
+    Examples
+    --------
+    >>> image = fresh(torch.zeros(2, 4, 3, 5), frozenset())
+    >>> groups = image.places().reshape(2, 2, 2, 3, 5)
+    >>> on_pixels(State(frozenset(), origin=image.origin, index=groups)), on_pixels(
+    ...     State(frozenset(), origin=image.origin, index=groups[:, 0])
+    ... )
+    (False, True)
+    """
+    index, grid = state.index, state.origin[2:]
+    if index is None or not grid or index.ndim != len(state.origin) or tuple(index.shape[2:]) != grid:
+        return False
+    pixels = index % math.prod(grid)
+    return bool((pixels == torch.arange(math.prod(grid)).reshape(grid)).all())
+
+
+def reduced(state: State, axes: Sequence[int], out: Tensor) -> State | None:
+    """The state of a sum, mean or maximum over `axes`; None where one pixel is left, which is not a grid.
+
+    Each element of the result stands for the first one of those that it was made from.
+
+    Examples
+    --------
+    >>> image = fresh(torch.zeros(2, 4, 3, 5), frozenset())
+    >>> groups = State(frozenset(), origin=image.origin, index=image.places().reshape(2, 2, 2, 3, 5))
+    >>> reduced(groups, (1,), torch.zeros(2, 2, 3, 5)).in_place, reduced(image, (2, 3), torch.zeros(2, 4)) is None
+    (True, True)
+    """
+    index = state.places()
+    if index is None or len(state.origin) < 3:
+        return State(state.sources)
+    first = index
+    for axis in sorted({axis % index.ndim for axis in axes or range(index.ndim)}, reverse=True):
+        first = first.narrow(axis, 0, 1) if out.ndim == index.ndim else first.select(axis, 0)
+    if first.shape != out.shape:
+        return State(state.sources)
+    pixels = first % math.prod(state.origin[2:])
+    if bool((pixels == pixels.reshape(-1)[0]).all()):
+        return None
+    left = State(state.sources, origin=state.origin, index=first, rows=state.rows)
+    return fresh(out, state.sources) if not state.rows and on_pixels(left) else left
+
+
+def pads_by_axis(pads: Sequence[int], count: int) -> tuple[Pad, ...]:
+    """The padding of `count` spatial axes, (left, right) each, from the list of `F.pad`, whose first pair is the last
+    axis. Padding of the channels is left out.
+
+    Examples
+    --------
+    >>> pads_by_axis((1, 2), 2), pads_by_axis((0, 0, 0, 0, 4, 4), 2)
+    (((0, 0), (1, 2)), ((0, 0), (0, 0)))
+    """
+    pairs = [(int(pads[i]), int(pads[i + 1])) for i in range(0, len(pads) - 1, 2)][:count]
+    return tuple([(0, 0)] * (count - len(pairs)) + pairs[::-1])
 
 
 def moved_tokens(state: State) -> tuple[int, ...]:

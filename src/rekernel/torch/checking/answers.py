@@ -1,0 +1,84 @@
+"""Run a model on a probe and keep its answer and the outputs of its modules, as far as they are small.
+
+Scope: one pass. Not here: probes (see `checking.probes`), and what two passes say about each other (see
+`checking.deviations`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..tracing.eval_mode import evaluating
+from ..tracing.shape_only import unchanged
+from ..tracing.tensor_state import first_tensor
+
+_LARGEST = 1 << 25  # entries of all outputs that are kept: 128 MiB in float32
+
+
+@dataclass
+class Answers:
+    """What a model gave.
+
+    output : its first tensor as floats, None if it gives none
+    dtype : the floating-point dtype of that tensor; float32 for whole numbers
+    modules : the outputs of its modules by path, in the order in which they were done; the last call of each counts
+    """
+
+    output: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    modules: dict[str, Tensor] = field(default_factory=dict)
+
+
+def answers(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, seed: int = 0) -> Answers:
+    """Run a model in evaluation mode and without gradients; its attributes and the random state stay as they were.
+
+    Raises
+    ------
+    Exception
+        Whatever the model raises.
+
+    Examples
+    --------
+    >>> found = answers(nn.Sequential(nn.ReLU(), nn.Flatten()), [torch.ones(1, 2, 2)], {})
+    >>> found.output.shape, list(found.modules)
+    (torch.Size([1, 4]), ['0', '1'])
+    """
+    found = Answers()
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with unchanged(model), evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), _kept(model, found):
+        torch.manual_seed(seed)
+        out = first_tensor(model(*args, **kwargs))
+    if out is not None:
+        found.output = out.detach().to(_floats(out))
+        found.dtype = out.dtype if out.is_floating_point() else torch.float32
+    return found
+
+
+def _floats(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def _kept(model: nn.Module, found: Answers) -> Iterator[None]:
+    handles, left = [], _LARGEST
+    for name, module in model.named_modules():
+
+        def leave(_m: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+            nonlocal left
+            if name and isinstance(out, Tensor) and out.is_floating_point() and out.numel() <= left:
+                left -= out.numel()
+                found.modules.pop(name, None)
+                found.modules[name] = out.detach().to(_floats(out), copy=True)  # a later layer may write into it
+
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

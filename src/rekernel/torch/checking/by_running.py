@@ -1,0 +1,242 @@
+"""Check a rescaled model by running it: probes go through the trained and the rescaled network.
+
+Scope: which probes, and what their answers say. Not here: the probes (see `checking.probes`), the measures (see
+`checking.deviations`), and what a plan promises (see `checking.promises`).
+Bounds: benchmarks/checking/bounds.py chooses them on generated networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import RekernelError
+from ...escape import shown
+from ...plan.plan import Plan
+from ..layers.module_names import owner_of
+from ..planning.planner import Planned
+from ..tracing.run import Trace
+from .answers import Answers, answers
+from .deviations import at_phase_0, displacement, equal, inner, reduced, smooth
+from .layer_probes import LayerProbe, first_wrong, layer_probes
+from .probes import Inputs
+from .promises import promise_of, reduction, same_at_phases
+
+EXACT = 1e-4
+"""Bound on the error of an identity, for float32 and float64."""
+FROM_SMOOTH = 0.3
+"""Bound on the error of the answer to a smooth picture."""
+BESIDE = 0.2
+"""Bound on how far the features lie beside their place, in new pixels."""
+FLAT = 0.3
+"""Bound on the error of the answer to a picture of one value for each channel, far from the border."""
+_ROUNDING = 32  # an identity in a lower precision may be off by as many units in the last place
+
+
+@dataclass
+class Check:
+    """The answers of the trained model, kept until the rescaled one can be asked.
+
+    inputs : the arguments of the model
+    plan : the plan
+    seen : trace of the trained model
+    promise : what the plan promises
+    offsets : for each module, how far its features lie beside their place by the plan, in new pixels
+    before : answers of the trained model, by probe
+    probes : the inputs at the new size, by probe
+    layers : probes of single layers
+    failed : why nothing can be checked; empty if it can
+    """
+
+    inputs: Inputs
+    plan: Plan
+    seen: Trace
+    promise: str
+    offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    before: dict[str, Answers] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+    layers: list[LayerProbe] = field(default_factory=list)
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    text : the finding in a few words, as a plan shows it
+    warning : what is wrong, naming the first layer that deviates; empty if nothing is
+    broken : whether an identity that was promised does not hold
+    """
+
+    text: str
+    warning: str = ""
+    broken: bool = False
+
+
+def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
+    """Run the trained model on the probes that its plan calls for."""
+    promise = promise_of(plan, seen, dict(model.named_modules()))
+    check = Check(inputs, plan, seen, promise, planned.offsets)
+    tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
+    if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
+        check.failed = "the model has no values (meta device)"
+        return check
+    pairs: dict[str, Any] = {}
+    if promise in ("exact", "phases"):
+        pairs["noise"] = inputs.noise(reduction(plan)) if promise == "exact" else inputs.blocks()
+    if promise != "exact":
+        pairs |= {"smooth": inputs.smooth(), "flat": inputs.smooth(flat=True)}
+    try:
+        for name, ((args, kwargs), large) in pairs.items():
+            check.before[name], check.probes[name] = answers(model, args, kwargs), large
+        first = next(iter(check.before))
+        args, kwargs = pairs[first][0]
+        again = answers(model, args, kwargs, seed=1).output
+    except Exception as error:  # the model's code may not take these values
+        check.failed = f"the model does not run on a probe: {shown(str(error).strip().split(chr(10))[0], 200)}"
+        return check
+    check.layers = layer_probes(model, plan, seen, planned)
+    one = check.before[first].output
+    if one is None or again is None or not bool(one.isfinite().all()):
+        check.failed = "the model gives no tensor" if one is None else "the model's answers to a probe are not finite"
+    elif not torch.equal(one, again):
+        check.failed = "the model draws random numbers"
+    return check
+
+
+def ask_after(check: Check, model: nn.Module) -> Verdict:
+    """Run the rescaled model on the same probes, and compare."""
+    if check.failed:
+        return Verdict(f"not checked: {check.failed}")
+    try:
+        after = {name: answers(model, *probe) for name, probe in check.probes.items()}
+    except Exception as error:
+        why = shown(str(error).strip().split("\n")[0], 200)
+        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}")
+    if check.promise == "exact":
+        return _exact(check, after["noise"])
+    if wrong := first_wrong(check.layers, model):
+        name, off = wrong
+        where = _special(check, name)
+        return Verdict(
+            f"off by {off:.2g} where it should be exact",
+            f"{where}: by itself it does not do to a picture with repeated pixels what the trained layer did; off by "
+            f"{off:.2g}",
+            broken=True,
+        )
+    broken = _phases(check, after["noise"]) if check.promise == "phases" else None
+    return broken or _smooth(check, after)
+
+
+def _exact(check: Check, after: Answers) -> Verdict:
+    before = check.before["noise"]
+    bound = _bound(before)
+    error = _answer_error(before.output, after.output, equal)
+    if error <= bound:
+        return Verdict(f"exact to {error:.0e}" if error else "exact")
+    first = _first(check, before, after, lambda _n, a, b: (equal(a, b) or 0.0) > bound)
+    text = f"the answer is not the trained one on the reduced image, by {error:.2g}, but should be"
+    return Verdict(f"off by {error:.2g} where it should be exact", f"{first}{text}", broken=True)
+
+
+def _phases(check: Check, after: Answers) -> Verdict | None:
+    before, scales = check.before["noise"], check.inputs.scales
+    promised = same_at_phases(check.seen)
+    bound = _bound(before)
+    for name, old, new in _common(check, before, after):
+        error = at_phase_0(old, new, scales) if promised(name) else None
+        if error is not None and error > bound:
+            where = _special(check, name)
+            return Verdict(
+                f"off by {error:.2g} where it should be exact",
+                f"{where}: every pixel at phase 0 should be that of the trained network; off by {error:.2g}",
+                broken=True,
+            )
+    return None
+
+
+def _smooth(check: Check, after: Mapping[str, Answers]) -> Verdict:
+    scales, plan = check.inputs.scales, check.plan
+    before, then = check.before["smooth"], after["smooth"]
+    error = _answer_error(before.output, then.output, lambda a, b: reduced(a, b, scales))
+    flat_before, flat_then = check.before["flat"], after["flat"]
+    flat = _answer_error(flat_before.output, flat_then.output, lambda a, b: inner(a, b, scales))
+    if error == float("inf"):
+        shapes = [tuple(found.output.shape) for found in (before, then) if found.output is not None]
+        return Verdict("answers cannot be compared", f"the answers {' and '.join(map(str, shapes))} cannot be compared")
+    text = f"smooth probe {100 * error:.2g} %"
+    told = []
+    if error > FROM_SMOOTH:
+        first = _first(check, before, then, lambda _n, a, b: (smooth(a, b, scales, border=0.2) or 0.0) > FROM_SMOOTH)
+        told.append(f"{first}the answer to a smooth picture is off by {100 * error:.2g} %")
+    elif FLAT < flat < float("inf"):
+        first = _first(check, flat_before, flat_then, lambda _n, a, b: (inner(a, b, scales) or 0) > FLAT)
+        told.append(f"{first}the answer to a picture of one value is off by {100 * flat:.2g} %")
+    dilated = any(o.method == "dilate" for c in plan.changed for o in (*c.operators, *c.factors))
+    if check.seen.gives_image and check.promise == "smooth" and not dilated:
+        told += _beside(check, before, then)
+    return Verdict(text, "; ".join(told))
+
+
+def _beside(check: Check, before: Answers, after: Answers) -> list[str]:
+    """The first module whose features lie beside the place that the plan gives them."""
+    planned = {call.module for call in check.seen.calls}
+    for name, old, new in _common(check, before, after):
+        found = displacement(old, new, check.inputs.scales) if name in planned else None
+        if found is None:
+            continue
+        known = check.offsets.get(name) or (0.0,) * len(found)
+        off = [d + p for d, p in zip(found, known, strict=False)]
+        if max(map(abs, off)) > BESIDE:
+            listed = ", ".join(f"{d:.2f}" for d in off)
+            return [f"{_special(check, name)}: its features lie {listed} new pixels beside their place"]
+    return []
+
+
+def _answer_error(old: Tensor | None, new: Tensor | None, measure: Callable[[Tensor, Tensor], float | None]) -> float:
+    if old is None or new is None:
+        return 0.0
+    error = measure(old, new)
+    return float("inf") if error is None or error != error else error
+
+
+def _bound(found: Answers) -> float:
+    """The bound on the error of an identity, in the precision in which the model answers."""
+    return max(EXACT, _ROUNDING * torch.finfo(found.dtype).eps)
+
+
+def _common(check: Check, before: Answers, after: Answers) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The modules that both passes know, in the order in which they were done."""
+    for name, old in before.modules.items():
+        if name in after.modules:
+            yield name, old, after.modules[name]
+
+
+def _first(check: Check, before: Answers, after: Answers, off: Callable[[str, Tensor, Tensor], bool]) -> str:
+    """The first module that deviates, as the start of a warning."""
+    name = next((name for name, old, new in _common(check, before, after) if off(name, old, new)), None)
+    return f"{_special(check, name)} is the first to deviate: " if name is not None else ""
+
+
+def _special(check: Check, name: str) -> str:
+    """A module, and what the plan does to it."""
+    change = next((c for c in check.plan.changed if owner_of(c.name) == name), None)
+    module = next((m for m in check.plan.modules if m.name == name), None)
+    if change is not None:
+        used = change.operators or change.factors
+        return f"{shown(name)} ({change.kind}, {used[0].method}, {change.mode}s)"
+    return f"{shown(name)} ({module.kind})" if module is not None else shown(name)
+
+
+def refuse_broken(verdict: Verdict, model: str, notes: Sequence[str]) -> None:
+    """Raise if an identity that was promised does not hold, unless notes tell already why it cannot."""
+    if verdict.broken and not notes:
+        raise RekernelError(
+            f"{model}: the check by running failed. {verdict.warning}. The model's code does something that its layers "
+            f"do not show; exclude that layer, try mode='supersample' or mode='absorb', or pass check=False to look "
+            f"at the result"
+        )

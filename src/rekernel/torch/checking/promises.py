@@ -1,0 +1,98 @@
+"""Tell what a plan promises: the trained answer exactly, exactly at every phase, or about the same on smooth pictures.
+
+Source: docs/mathematics.md, "What a rescaled network computes" (ours).
+Scope: plans and the functions of a pass. Not here: running a model (see `checking.by_running`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ...plan.changes import LayerChange
+from ...plan.plan import Plan
+from ...planning.roles import ABSORB
+from ...resampling.geometry import is_whole
+from ..layers.module_names import owner_of
+from ..layers.resample_image import Resample
+from ..tracing.run import Trace
+from ..tracing.steps import Step
+from .function_names import MOVES, POINTWISE, plain_name
+
+Promise = Literal["exact", "phases", "smooth"]
+
+_AT_EVERY_PHASE = (
+    POINTWISE
+    | MOVES
+    | frozenset(
+        """
+    conv1d conv2d conv3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d batch_norm linear dropout zeros_like ones_like
+    """.split()  # noqa: SIM905 - as the other tables of names
+    )
+)
+"""Functions that do to each phase of a grid what they did to the trained grid."""
+
+
+def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module]) -> Promise:
+    """What the plan of a traced model promises.
+
+    Returns
+    -------
+    'exact'
+        N'(x) = N(D x) with D the mean of each area (or what resamples the image in front), for every x.
+    'phases'
+        Every s-th pixel of each grid is what the trained network gives, as far as `same_at_phases` says.
+    'smooth'
+        About the same on pictures that vary slowly.
+    """
+    if plan.resamples:
+        return "exact"
+    scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,)
+    if not plan.changed or not all(map(is_whole, scales)):
+        return "smooth"
+    readers = {call.weight for call in seen.calls if call.sources == {0}}
+    reads = [c for c in plan.changed if c.name in readers and _by_area(c) and _padded_with_zeros(c, modules)]
+    others = [c for c in plan.changed if c not in reads]
+    if not others and not plan.modules and all(c.mode == ABSORB for c in reads):
+        return "exact"
+    pools = all(m.kind.endswith("pool") for m in plan.modules)
+    if pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
+        return "phases"
+    return "smooth"
+
+
+def _by_area(change: LayerChange) -> bool:
+    return all(o.method in ("area", "nearest") and o.gain == "dc" for o in (*change.operators, *change.factors))
+
+
+def _padded_with_zeros(change: LayerChange, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a layer pads with zeros or around the image: a reflection of the larger image is not the larger one."""
+    mode = change.by_hand_mode or getattr(modules.get(owner_of(change.name)), "padding_mode", "zeros")
+    return mode in ("zeros", "constant", "circular")
+
+
+def same_at_phases(seen: Trace) -> Callable[[str], bool]:
+    """Tell of a module whether its output is promised at every phase: only functions of one phase come before."""
+    end = next((n for n, step in enumerate(seen.log.steps) if not _of_one_phase(step)), len(seen.log.steps))
+    return lambda module: seen.done.get(module, end + 1) <= end
+
+
+def _of_one_phase(step: Step) -> bool:
+    name = plain_name(step.name)
+    if name == "pad":
+        mode = step.args[2] if len(step.args) > 2 else step.kwargs.get("mode", "constant")
+        return mode in ("constant", "circular")
+    return name in _AT_EVERY_PHASE
+
+
+def reduction(plan: Plan) -> Callable[[Tensor], Tensor] | None:
+    """What reduces the image in front of the model; None for the mean of each area."""
+    for module in plan.modules:
+        if module.kind == "resample":
+            dims = len(module.geometry) or 2
+            scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
+            return Resample(scales, module.method or "area").reduced
+    return None

@@ -1,0 +1,144 @@
+"""Note every torch function of a pass that has to do with the image: names, shapes and constants, without values.
+
+A step of the pass at the trained size and the same step at the new size show together which axes grow, whatever the
+function is. Also followed here: tensors that the model's code makes from the size of the image (`torch.arange(h)`),
+which no tensor argument shows, and weights of a mean (results of a softmax), over which a product may sum.
+Scope: what was called. Not here: whether a function keeps its meaning on a larger grid (see
+`torch.checking.grown_functions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .functions import KEEPS_SCORES, name_of
+from .shape_only import is_fake
+from .tensor_state import tensors_in
+
+COUNTS = frozenset({"arange", "linspace", "cumsum", "nonzero", "range"})
+"""Names of functions whose results may be coordinates that count pixels."""
+_FROM_SIZES = frozenset({"arange", "linspace", "range"})
+_WEIGHS = frozenset({"softmax", "sparsemax"})
+_KEEPS_WEIGHTS = KEEPS_SCORES | {"dropout", "__get__", "transpose", "permute", "swapaxes", "movedim", "expand"}
+_PLAIN = (int, float, bool, str, slice, type(None), type(Ellipsis), torch.dtype)
+_LARGEST = 1 << 20  # entries of a tensor whose largest value is looked up
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument or result of a function.
+
+    shape : its shape
+    image : whether it was computed from the image
+    counts : whether it was computed from coordinates that count pixels, and not from the image
+    weighs : whether it holds the weights of a mean (a softmax)
+    largest : largest absolute value of a tensor that counts; NaN where the pass has no values
+    """
+
+    shape: tuple[int, ...]
+    image: bool = False
+    counts: bool = False
+    weighs: bool = False
+    largest: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One torch function of a pass.
+
+    name : name of the function
+    module : path of the innermost module that called it
+    args, kwargs : the arguments, with an `Operand` for every tensor
+    results : the tensors of the result
+    """
+
+    name: str
+    module: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Operand, ...]
+
+    @property
+    def operands(self) -> list[Operand]:
+        """The tensor arguments, in order."""
+        return list(_operands((*self.args, *self.kwargs.values())))
+
+
+@dataclass
+class StepLog:
+    """The steps of a pass, as far as they have to do with the image or with coordinates.
+
+    steps : the steps, in order
+    handled : numbers of the explicit paddings (`F.pad`) that a layer takes over
+
+    Examples
+    --------
+    >>> log, x = StepLog(), torch.zeros(1, 3, 8, 8)
+    >>> log.begin(x)
+    >>> log.add(torch.Tensor.sum, "head", (x, (2, 3)), {}, x.sum((2, 3)))
+    >>> log.steps[0].name, log.steps[0].operands[0].shape, log.steps[0].args[1], log.steps[0].results[0].shape
+    ('sum', (1, 3, 8, 8), (2, 3), (1, 3))
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    handled: set[int] = field(default_factory=set)
+    _seen: Any = field(default_factory=WeakTensorKeyDictionary)
+
+    def begin(self, image: Tensor) -> None:
+        """Note the image."""
+        self._seen[image] = Operand(tuple(image.shape), image=True)
+
+    def add(self, func: Any, module: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Note a call, if one of its tensors is known or its result may count pixels."""
+        outputs = list(tensors_in(result))
+        if not outputs:
+            return
+        name = name_of(func)
+        known = [self._seen[t] for t in tensors_in([args, kwargs]) if t in self._seen]
+        counts = name in COUNTS and not any(o.image for o in known)
+        if not known and not (counts and name in _FROM_SIZES):
+            return
+        image = any(o.image for o in known)
+        weighs = name in _WEIGHS or (name in _KEEPS_WEIGHTS and any(o.weighs for o in known))
+        for out in outputs:
+            self._seen[out] = Operand(
+                tuple(out.shape), image, not image, weighs, _largest(out) if not image else float("nan")
+            )
+        self.steps.append(
+            Step(
+                name,
+                module,
+                tuple(self._described(a) for a in args),
+                {k: self._described(v) for k, v in kwargs.items()},
+                tuple(self._seen[out] for out in outputs),
+            )
+        )
+
+    def _described(self, value: Any) -> Any:
+        """An argument without its tensors, which would keep the memory of the whole pass."""
+        if isinstance(value, Tensor):
+            return self._seen.get(value) or Operand(tuple(value.shape))
+        if isinstance(value, list | tuple):
+            return tuple(self._described(v) for v in value)
+        return value if isinstance(value, _PLAIN) else type(value).__name__
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest absolute value; NaN where there are no values, or too many to look at."""
+    if is_fake(tensor) or tensor.device.type == "meta" or not 0 < tensor.numel() <= _LARGEST or tensor.is_complex():
+        return float("nan")
+    return float(tensor.detach().abs().max()) if tensor.dtype != torch.bool else 1.0
+
+
+def _operands(tree: Any) -> Iterator[Operand]:
+    if isinstance(tree, Operand):
+        yield tree
+    elif isinstance(tree, tuple):
+        for value in tree:
+            yield from _operands(value)
