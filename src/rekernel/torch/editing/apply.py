@@ -24,7 +24,7 @@ from ..layers.module_names import owner_of
 from ..layers.resample_image import Resample
 from ..planning.held_sizes import held_sizes
 from .edits import Edits
-from .held_sizes import set_sizes
+from .held_sizes import set_position_ids, set_sizes
 from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
@@ -107,6 +107,7 @@ def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple
     """
     seen = replace(plan, size=size or plan.size, scale=scales or plan.scale)
     set_sizes(edits, held_sizes(edits.model, seen).sizes)
+    set_position_ids(edits, plan.changed)
 
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:

@@ -165,6 +165,9 @@ class _Finder:
         old = tuple(change.view[axis] for axis in axes)
         scales = tuple(sides[axis][1] / sides[axis][0] if axis in sides else 1.0 for axis in axes)
         self.tokens(old, scales, size, {holder.path for holder in self._around(change.name)})
+        for holder in self._around(change.name):
+            if holder.entries.get("num_positions") == change.shape[-2]:
+                self._add(holder, "num_positions", change.shape[-2], change.new_shape[-2])
         everywhere = (Holder(path, "", (), module) for path, module in self.model.named_modules())
         for holders in (self._around(change.name), everywhere):
             images = []

@@ -27,6 +27,8 @@ from .grids import Scales, weight_of
 
 _INTERPOLATED = ("rel_pos_h", "rel_pos_w")
 """Tables that SAM and ViTDet interpolate themselves, to as many tokens as there are."""
+_COUNTS = ("query_stride", "q_stride")
+"""Attributes beside which a window size is a number of tokens in an order of their own, as in Hiera."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ def window_of(model: nn.Module, path: str, keys: int = 0, dims: int = 2) -> Atte
     """
     module = model.get_submodule(path)
     inside = [name for name, m in module.named_modules() if isinstance(m._parameters.get(TABLE), nn.Parameter)]
-    around = [(name, m, size) for name, m, what in holders_of_window(model, path)
-              if (size := sides_of(getattr(m, what), dims)) is not None and max(size) > 1]  # fmt: skip
+    around = [
+        (name, m, size)
+        for name, m, what in holders_of_window(model, path)
+        if (size := sides_of(getattr(m, what), dims)) and max(size) > 1 and not any(hasattr(m, c) for c in _COUNTS)
+    ]
     cutter = next((held for held in around if hasattr(held[1], "shift_size")), None)
     cutter = cutter or next((held for held in around if math.prod(held[2]) == keys), None)
     if cutter is None:
