@@ -64,6 +64,19 @@ class Attention(nn.Module):
         return self.proj(scores.reshape(len(x), *scores.shape[-2:]).softmax(-1) @ v)
 
 
+def mask_of(grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> Any:
+    """As in Swin: tokens from both sides of a border that the shift made do not see each other."""
+    region = torch.zeros(tuple(grid))
+    for axis, (n, w, s) in enumerate(zip(grid, window, shift, strict=True)):
+        part = torch.zeros(n)
+        part[n - w : n - s], part[n - s :] = 1, 2
+        shape = [1] * region.ndim
+        shape[axis] = n
+        region = region * 3 + part.reshape(shape)
+    tokens = cut(region[None, ..., None], window)[..., 0]
+    return (tokens[:, :, None] != tokens[:, None, :]) * -100.0
+
+
 class Block(nn.Module):
     """A block of windows, with the names that different libraries use."""
 
@@ -80,19 +93,8 @@ class Block(nn.Module):
             self.window_size = window
         if "shifted" in kind or table:
             self.shift_size = tuple(n // 2 for n in window) if "shifted" in kind else (0,) * len(window)
-            self.register_buffer("attn_mask", self.mask() if "shifted" in kind else None)
-
-    def mask(self) -> Any:
-        """As in Swin: tokens from both sides of a border that the shift made do not see each other."""
-        region = torch.zeros(self.input_resolution)
-        for axis, (n, w, s) in enumerate(zip(self.input_resolution, self.window_size, self.shift_size, strict=True)):
-            part = torch.zeros(n)
-            part[n - w : n - s], part[n - s :] = 1, 2
-            shape = [1] * region.ndim
-            shape[axis] = n
-            region = region * 3 + part.reshape(shape)
-        tokens = cut(region[None, ..., None], self.window_size)[..., 0]
-        return (tokens[:, :, None] != tokens[:, None, :]) * -100.0
+            mask = mask_of(grid, window, self.shift_size) if "shifted" in kind else None
+            self.register_buffer("attn_mask", mask)
 
     def forward(self, x: Any) -> Any:
         grid = tuple(x.shape[1:-1])
@@ -153,6 +155,30 @@ def test_windows_shifts_masks_and_resolutions_grow(kind: str, tmp_path: Any) -> 
 def test_windows_of_a_volume(kind: str) -> None:
     net, larger = grown(kind, grid=(4, 8, 4), window=(2, 4, 2))
     assert larger.block.window_size == (4, 8, 4)
+    assert_copies_give_copies(net.block, larger.block)
+
+
+class Stage(nn.Module):
+    """As in Video Swin: the stage makes the mask, from sizes of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.window_size, self.shift_size = (4, 4), (2, 2)
+        self.block = Block("swin, shifted", (8, 8), (4, 4))
+        self.block.register_buffer("attn_mask", None)
+
+    def forward(self, x: Any) -> Any:
+        self.block.attn_mask = mask_of(x.shape[1:-1], self.window_size, self.shift_size)
+        return self.block(x)
+
+
+def test_a_stage_that_holds_the_sizes_of_its_blocks_follows() -> None:
+    net = Net("swin, shifted").eval()
+    net.block = Stage()
+    net.block.input_resolution = (8, 8)
+    larger = rkt.rescale(net, 2, torch.zeros(1, 3, 16, 16), mode="supersample")
+    assert (larger.block.window_size, larger.block.shift_size) == ((8, 8), (4, 4))
     assert_copies_give_copies(net.block, larger.block)
 
 

@@ -43,9 +43,14 @@ def enlarge_window(edits: Edits, change: ModuleChange) -> None:
 
 
 def _set_around(edits: Edits, path: str, old: tuple[int, ...], new: tuple[int, ...], *, plain: bool) -> None:
-    """Set the size in the modules around, up to the one that shifts the windows, with its shift and its mask."""
+    """Set the size in the module that shifts the windows and in those within it, with its shift and its mask.
+
+    Then set it in the modules around that hold the same size, such as the stage of Video Swin, which makes the masks.
+    """
+    inner = not plain
     for name, module, what in holders_of_window(edits.model, path):
-        if plain and (sides_of(getattr(module, what), len(old)) != old or (not name and path)):
+        same = sides_of(getattr(module, what), len(old)) == old
+        if not inner and (not same or (not name and path)):
             break  # another size, or what the whole model was built with
         edits.set(module, what, _like(getattr(module, what), new))
         if isinstance(vars(module).get("window_area"), int):
@@ -58,7 +63,7 @@ def _set_around(edits: Edits, path: str, old: tuple[int, ...], new: tuple[int, .
             mask = module._buffers.get(MASK)
             if isinstance(mask, Tensor):
                 edits.set_buffer(module, MASK, enlarged_mask(mask, old, new))
-            break
+            inner = False
 
 
 def enlarged_mask(mask: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:

@@ -36,6 +36,8 @@ IMAGE_AROUND = (*IMAGE, "input_size", "input_resolution", "image_resolution")
 """Names that stand for the size of the image on the modules around the layer that reads it. Elsewhere some may not."""
 GRID_AROUND = ("grid_size", "patch_shape", "patch_grid", "tokens_spatial_shape")
 GRID = ("input_resolution", "patches_resolution", "feat_size", "image_embedding_size")
+VIEW = ("proj_view_shape",)
+"""Shapes (*grid, features) of tokens; UNETR."""
 Sides = tuple[int, ...]
 
 
@@ -205,6 +207,8 @@ class _Finder:
                     self._follow(holder, name, value, grid, scales)
                 elif name in GRID and (known := _sides(value, len(grid))) and _halved(known, grid):
                     self._follow(holder, name, value, known, scales)
+                elif name in VIEW and isinstance(value, list) and tuple(value[:-1]) == grid:
+                    self._follow(holder, name, value, tuple(value), (*scales, 1.0))
 
     def tokens_without_table(self, size: Sides, scales: tuple[float, ...]) -> None:
         """Follow the grids of tokens of a network without a table of positions, such as Swin."""

@@ -92,8 +92,6 @@ def window_of(model: nn.Module, path: str, keys: int = 0, dims: int = 2) -> Atte
     >>> window_of(nn.Sequential(nn.Linear(2, 2)), "0") is None
     True
     """
-    module = model.get_submodule(path)
-    inside = [name for name, m in module.named_modules() if isinstance(m._parameters.get(TABLE), nn.Parameter)]
     around = [
         (name, m, size)
         for name, m, what in holders_of_window(model, path)
@@ -104,6 +102,10 @@ def window_of(model: nn.Module, path: str, keys: int = 0, dims: int = 2) -> Atte
     if cutter is None:
         return None
     masked = isinstance(getattr(cutter[1], MASK, None), Tensor)
+    # The softmax may be a module of its own; then the module around it that holds the size holds the table.
+    base, inside = next(
+        ((where, tables) for where in (path, around[0][0]) if (tables := _tables_in(model, where))), (path, [])
+    )
     if not inside:
         size = next((n for _, _, n in around if math.prod(n) == keys), cutter[2])
         if any(_depends_on(tensor, size) for tensor in _own_tensors(cutter[1])):
@@ -112,7 +114,7 @@ def window_of(model: nn.Module, path: str, keys: int = 0, dims: int = 2) -> Atte
         return AttentionWindow(next(name for name, _, n in around if n == size), size, masked=masked)
     if len(inside) > 1:
         return AttentionWindow(cutter[0], cutter[2], reason="there are several tables", masked=masked)
-    owner = ".".join(p for p in (path, inside[0]) if p)
+    owner = ".".join(p for p in (base, inside[0]) if p)
     found: Any = model.get_submodule(owner)
     # The module that cuts the windows makes them smaller on a small grid. The owner of the table does not.
     size = sides_of(getattr(found, "window_size", None), dims) or cutter[2]
@@ -125,6 +127,12 @@ def window_of(model: nn.Module, path: str, keys: int = 0, dims: int = 2) -> Atte
     if index.device.type != "meta" and not torch.equal(index.flatten().cpu(), relative_index(size).flatten()):
         return AttentionWindow(owner, size, name, unknown, masked)
     return AttentionWindow(owner, size, name, masked=masked)
+
+
+def _tables_in(model: nn.Module, path: str) -> list[str]:
+    """The paths, within a module, of those that hold a table of relative positions."""
+    inside = model.get_submodule(path).named_modules()
+    return [name for name, m in inside if isinstance(m._parameters.get(TABLE), nn.Parameter)]
 
 
 def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
