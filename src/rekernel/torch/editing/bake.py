@@ -26,7 +26,7 @@ _PARTS = ("_g", "_v", "_orig", "_u")
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Copy a model deeply, even if its old-style weight norm holds a computed tensor, which torch cannot copy.
+    """Copy a model deeply, even if old-style weight norm or a cache holds a computed tensor, which torch cannot copy.
 
     Examples
     --------
@@ -40,8 +40,10 @@ def copy_model(model: nn.Module) -> nn.Module:
     with own_tensors():
         for module in model.modules():
             for value in vars(module).values():
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    memo[id(value)] = value.detach().clone()
+                kept = value.values() if isinstance(value, dict) else value
+                for tensor in kept if isinstance(value, dict | list | tuple) else [kept]:
+                    if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                        memo[id(tensor)] = tensor.detach().clone()
         return copy.deepcopy(model, memo)
 
 
