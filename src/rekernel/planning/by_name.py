@@ -27,6 +27,7 @@ from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer, Unclear
+from .weight_norm import with_lengths
 
 
 def plan_checkpoint(
@@ -147,6 +148,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
                 ").",
             )
         changes.append(change)
+    changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
     scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
     if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
