@@ -18,9 +18,7 @@ from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
-MODULE_KINDS = (
-    "max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake",
-)  # fmt: skip
+MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
 Mode = Literal["", "supersample", "absorb"]
 Form = Literal["plain", "dense", "factored", "auto"]
 FORMS: tuple[str, ...] = get_args(Form)

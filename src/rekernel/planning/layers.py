@@ -15,6 +15,10 @@ NOT_RESCALED = "no spatial kernel (bias, norm, 1x1), or its input keeps its trai
 """The reason in a plan of a tensor that no planner had to look at."""
 
 
+class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
+    """The shape and name of a tensor do not say what it is, so it is left as it is."""
+
+
 @dataclass(frozen=True)
 class Weight:
     """The tensor that a rule is applied to.

@@ -6,6 +6,7 @@ and undoing a change (see `torch.editing.edits`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
-from ...resampling.geometry import new_size
 from ...resampling.operators import kernel_operator
 from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
@@ -25,15 +25,15 @@ from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.prefixes import prefix_between
 from ..layers.resample_image import Resample
 from ..layers.same_class import PadInput
+from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
+from .held_sizes import set_position_ids, set_sizes
 from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
 """The attribute of a rescaled module that holds its plan."""
-
-_SIZES = ("image_size", "img_size")
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
@@ -118,18 +118,17 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     edits.set(edits.model, PLAN, plan)
 
 
-def announce(edits: Edits, plan: Plan, size: tuple[int, ...], scales: tuple[float, ...]) -> None:
-    """Set the new size in modules that check the size of their input image, unless they get it at the trained size."""
-    if any(module.kind == "resample" for module in plan.modules):
-        return
-    new = tuple(new_size(n, s) for n, s in zip(size, scales, strict=True))
-    for module in edits.model.modules():
-        for name in _SIZES:
-            known = vars(module).get(name)
-            if isinstance(known, tuple | list) and tuple(known) == size:
-                edits.set(module, name, type(known)(new))
-            elif isinstance(known, int) and set(size) == {known}:
-                edits.set(module, name, new[0] if len(set(new)) == 1 else new)
+def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple[float, ...] = ()) -> None:
+    """Give modules the new sizes that they hold beside their weights: of the image, of patches, of grids of tokens.
+
+    Parameters
+    ----------
+    size, scales : tuple, optional
+        Pixels of the trained image and scale along each axis, where these are not those of the plan.
+    """
+    seen = replace(plan, size=size or plan.size, scale=scales or plan.scale)
+    set_sizes(edits, held_sizes(edits.model, seen).sizes)
+    set_position_ids(edits, plan.changed)
 
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:

@@ -26,7 +26,7 @@ _PARTS = ("_g", "_v", "_orig", "_u")
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Copy a model deeply, even if its old-style weight norm holds a computed tensor, which torch cannot copy.
+    """Copy a model deeply, even if old-style weight norm or a cache holds a computed tensor, which torch cannot copy.
 
     Examples
     --------
@@ -40,8 +40,10 @@ def copy_model(model: nn.Module) -> nn.Module:
     with own_tensors():
         for module in model.modules():
             for value in vars(module).values():
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    memo[id(value)] = value.detach().clone()
+                kept = value.values() if isinstance(value, dict) else value
+                for tensor in kept if isinstance(value, dict | list | tuple) else [kept]:
+                    if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                        memo[id(tensor)] = tensor.detach().clone()
         return copy.deepcopy(model, memo)
 
 
@@ -57,22 +59,22 @@ def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
         Names of the layers to replace; by default all.
     """
     with own_tensors(), own_precision():
-        return _baked(edits, only)
+        return _bake(edits, only)
 
 
-def _baked(edits: Edits, only: Collection[str] | None) -> list[str]:
+def _bake(edits: Edits, only: Collection[str] | None) -> list[str]:
     notes = []
     for name, module in list(edits.model.named_modules()):
         if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or (only is not None and name not in only):
             continue
         kinds = _computed(module)
         if kinds:
-            edits.replace(module, _made(module))
+            edits.replace(module, _baked(module))
             notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
     return notes
 
 
-def _made(module: Any) -> nn.Module:
+def _baked(module: Any) -> nn.Module:
     """The layer with the weight and bias that it computes now. A forward method of its own stays."""
     kind: Any = parametrize.type_before_parametrizations(module)
     if not has_own_forward(module):

@@ -78,18 +78,18 @@ class Incoming:
             self._ready |= group.convert([self._read(file) for file in group.files])
         return self._ready.pop(name)
 
-    def without(self, prefix: str) -> Incoming:
-        """The same tensors, without the beginning `prefix` of their names."""
-        new = Incoming(self._source, {name.removeprefix(prefix): file for name, file in self.files.items()})
-        new._converted, new.shapes = self._converted, {n.removeprefix(prefix): s for n, s in self.shapes.items()}
-        return new
-
     def with_converted(self, groups: Sequence[Converted]) -> Incoming:
         """The same tensors, with some more that are split or joined."""
         taken = {file for group in groups for file in group.files}
         names = {name: file for name, file in self.files.items() if file not in taken}
         before = {id(group): group for group in self._converted.values()}
         return Incoming(self._source, names, [*before.values(), *groups])
+
+    def without(self, prefix: str) -> Incoming:
+        """The same tensors, without the beginning `prefix` of their names."""
+        new = Incoming(self._source, {name.removeprefix(prefix): file for name, file in self.files.items()})
+        new._converted, new.shapes = self._converted, {n.removeprefix(prefix): s for n, s in self.shapes.items()}
+        return new
 
     def renamed(self, plan: Plan) -> Plan:
         """The plan, with the names that the tensors have in the module.

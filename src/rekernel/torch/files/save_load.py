@@ -16,7 +16,6 @@ from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
 from ...escape import shown, shown_path
-from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...plan.recipe import KEY, Recipe, find_recipe
 from ...sources.opening import open_source
@@ -29,6 +28,7 @@ from ..editing.edits import Edits
 from ..layers.module_names import aliases, owner_of
 from ..layers.prefixes import prefix_hint
 from ..planning.complete import completed
+from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
 from .file_tensors import Incoming
 from .transformers_names import incoming
@@ -145,8 +145,10 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
             _check_plan(edits.model, plan, given, where)
             plan = _for_tied(plan, edits.model)
             plan = completed(plan, edits.model, given.files)
-            carry_out(edits, plan, weights=False)
-            _announce(edits, plan)
+            held = held_sizes(edits.model, plan)
+            notes = [note for note in (held.note(), *held.notes) if note and note not in plan.warnings]
+            carry_out(edits, replace(plan, warnings=(*plan.warnings, *notes)), weights=False)
+            announce(edits, plan)
             _check_tensors(edits.model, given, where)
             state = _tensors_of(edits.model)
             # If the model is on the meta device, even in part, all tensors take the dtype of the file.
@@ -156,36 +158,6 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
                 if name in given.shapes:  # the file may hold a tied tensor under another name
                     _assign(edits, name, given, filled, empty)
     return edits.model
-
-
-def _announce(edits: Edits, plan: Plan) -> None:
-    """Tell the new image size to modules that insist on one; where it is unsaid, those alone that show they read it.
-
-    They show it by a layer that absorbs the scale, or by position embeddings on the grid of the image.
-    """
-    if plan.origin == "trace":
-        if isinstance(plan.scale, tuple) and len(plan.scale) == len(plan.size):
-            announce(edits, plan, plan.size, plan.scale)
-        return
-    read = [c for c in plan.changed if c.kind == "patch" or (c.kind == "conv" and c.mode == "absorb")]
-    on_grid = [c for c in plan.changed if c.kind == "values"]
-    for change in (*read, *on_grid):
-        for module in edits.model.modules():
-            known = getattr(module, "image_size", getattr(module, "img_size", None))
-            size = (known,) * 2 if isinstance(known, int) else known
-            if isinstance(size, tuple | list) and (scales := _scales_of(change, len(size))):
-                announce(edits, plan, tuple(size), scales)
-                return
-
-
-def _scales_of(change: LayerChange, dims: int) -> tuple[float, ...]:
-    """New pixels per old one along each side of the image, by a tensor that depends on it; empty if unclear."""
-    by_axis = {o.axis: o.scale for o in change.operators}
-    if len(by_axis) == dims:
-        return tuple(by_axis[axis] for axis in sorted(by_axis))
-    first = change.grid_axis if change.kind == "values" else len(change.view) - dims
-    sides = range(first, first + dims)
-    return tuple(by_axis.get(axis, 1.0) for axis in sides) if by_axis.keys() <= set(sides) else ()
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -336,21 +336,20 @@ class Follower:
 
     def _window(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         """Plan attention in windows. They grow with the grid if their table of relative positions can."""
-        window = window_of(self.model, call.module) if any(s != 1 for s in arriving) else None
+        grows = any(s != 1 for s in arriving)
+        window = window_of(self.model, call.module, call.keys, len(arriving)) if grows else None
         if window is None:
             return
         table = window.table
         why = "the table of relative positions is not selected" if table in self.excluded else window.unfit(arriving)
         if why:
-            size = "x".join(map(str, window.size))
-            self._say(
-                f"{call.module}: attention in windows of {size} tokens, which do not grow ({why}); each covers a "
-                f"smaller part of the image"
+            self._say(window.note(call.module, why))
+        elif window.owner not in self.modules:
+            change, self.modules[window.owner] = window_changes(
+                window, self.tensors[table] if table else None, arriving, self.settings
             )
-        elif table not in self.changes:
-            self.changes[table], self.modules[window.owner] = window_changes(
-                window, self.tensors[table], arriving, self.settings
-            )
+            if change is not None:
+                self.changes[table] = change
 
     def _positions(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         if any(s != 1 for s in arriving) and call.weight not in self.excluded and call.weight not in self.changes:

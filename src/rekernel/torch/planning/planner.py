@@ -21,6 +21,7 @@ from ...planning.settings import Request, Settings
 from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
+from .held_sizes import held_sizes
 from .own_calls import baked, own_calls, own_notes
 from .pixel_norms import pixel_norms
 from .way_out import way_out, with_way_out
@@ -119,6 +120,8 @@ def plan_model(
     ordered = tuple(planner.changes[name] for name in sorted(planner.changes))
     notes, modules = tuple(planner.notes), tuple(planner.modules.values())
     plan = Plan(ordered, type(model).__name__, options, notes, modules, "trace", scale, trace.size, form)
+    held = held_sizes(model, plan)
+    plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
     outs = way_out(planner.reading, planner.network, latent=trace.latent)
     return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned, tuple(planner.doubts), outs)
