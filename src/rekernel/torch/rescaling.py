@@ -93,7 +93,7 @@ def rescale(
     check : bool
         Run both models on probes and compare: where the plan promises the trained answer on the reduced image, this
         must hold to 1e-4, else a smooth picture and one of a single value show how close the answers are. The plan
-        then says so (`checked`), with a warning that names the first layer that deviates. This costs four to seven
+        then says so (`checked`), with a warning that names the first layer that deviates. This costs three to seven
         passes; it is skipped on the meta device.
     inplace : bool
         Change `model` itself. If this raises, the model is unchanged.

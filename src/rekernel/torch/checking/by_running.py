@@ -2,13 +2,14 @@
 
 Scope: which probes, and what their answers say. Not here: the probes (see `checking.probes`), the measures (see
 `checking.deviations`), and what a plan promises (see `checking.promises`).
-Bounds: benchmarks/checking/bounds.py chooses them on generated networks.
+Bounds: chosen on generated networks. By them broken rules are caught (tests/torch/checking/test_mutations.py) and few
+other networks are warned of (test_generated.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,16 +71,18 @@ class Verdict:
     text : the finding in a few words, as a plan shows it
     warning : what is wrong, naming the first layer that deviates; empty if nothing is
     broken : whether an identity that was promised does not hold
+    ran : whether both models ran
     """
 
     text: str
     warning: str = ""
     broken: bool = False
+    ran: bool = True
 
 
 def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
     """Run the trained model on the probes that its plan calls for."""
-    promise = promise_of(plan, seen, dict(model.named_modules()))
+    promise = promise_of(plan, seen, dict(model.named_modules()), aligned=planned.aligned)
     check = Check(inputs, plan, seen, promise, planned.offsets)
     tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
     if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
@@ -112,11 +115,16 @@ def ask_after(check: Check, model: nn.Module) -> Verdict:
     """Run the rescaled model on the same probes, and compare."""
     if check.failed:
         return Verdict(f"not checked: {check.failed}")
+    found = _compare(check, model)
+    return replace(found, text=f"{found.text}, by {2 * len(check.probes) + 1} passes") if found.ran else found
+
+
+def _compare(check: Check, model: nn.Module) -> Verdict:
     try:
         after = {name: answers(model, *probe) for name, probe in check.probes.items()}
     except Exception as error:
         why = shown(str(error).strip().split("\n")[0], 200)
-        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}")
+        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}", ran=False)
     if check.promise == "exact":
         return _exact(check, after["noise"])
     if wrong := first_wrong(check.layers, model):

@@ -61,7 +61,10 @@ def layer_probes(model: nn.Module, plan: Plan, seen: Trace, planned: Planned) ->
         if call.kind == "linear" and change is not None and change.kind == "linear-in" and _exact(change):
             probe = _grid_probe(module, call, scales)
         elif call.kind == "conv" and change is not None and change.kind in ("conv", "patch") and _exact(change):
-            probe = _image_probe(module, call, scales, grows=change.mode == "supersample", channels=_channels(module))
+            grows = change.mode == "supersample"
+            if grows and not planned.aligned:
+                continue
+            probe = _image_probe(module, call, scales, grows=grows, channels=_channels(module))
         elif call.kind.endswith("-pool") and call.module in pools and call.size:
             probe = _image_probe(module, call, scales, grows=True, channels=2)
         else:

@@ -36,8 +36,13 @@ _AT_EVERY_PHASE = (
 """Functions that do to each phase of a grid what they did to the trained grid."""
 
 
-def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module]) -> Promise:
+def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module], *, aligned: bool) -> Promise:
     """What the plan of a traced model promises.
+
+    Parameters
+    ----------
+    aligned : bool
+        Whether pixel 0 stays pixel 0 on every grid, without which no phase is that of the trained network.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module]) -> Pro
     if not others and not plan.modules and all(c.mode == ABSORB for c in reads):
         return "exact"
     pools = all(m.kind.endswith("pool") for m in plan.modules)
-    if pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
+    if aligned and pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
         return "phases"
     return "smooth"
 
@@ -76,8 +81,10 @@ def _padded_with_zeros(change: LayerChange, modules: Mapping[str, nn.Module]) ->
 
 def same_at_phases(seen: Trace) -> Callable[[str], bool]:
     """Tell of a module whether its output is promised at every phase: only functions of one phase come before."""
-    end = next((n for n, step in enumerate(seen.log.steps) if not _of_one_phase(step)), len(seen.log.steps))
-    return lambda module: seen.done.get(module, end + 1) <= end
+    steps = seen.log.steps
+    end = next((n for n, step in enumerate(steps) if not _of_one_phase(step)), len(steps))
+    padded = {steps[n].module for n in seen.log.handled}  # the layer behind makes up for what is missing there
+    return lambda module: module not in padded and seen.done.get(module, end + 1) <= end
 
 
 def _of_one_phase(step: Step) -> bool:

@@ -22,9 +22,11 @@ from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
 from ..layers.resample_image import Resample
+from ..layers.same_class import PadInput
 from ..planning.held_sizes import held_sizes
 from .edits import Edits
 from .held_sizes import set_position_ids, set_sizes
+from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
@@ -51,7 +53,11 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
 
 def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     """Do the same as `apply_plan`, as a part of `edits`, which may hold other changes."""
+    for m in plan.modules:
+        if m.kind == "bake":
+            bake_computed(edits, _module(edits.model, m.name), m.name)
     new: dict[int, tuple[nn.Module, nn.Module]] = {}
+    padded: list[tuple[nn.Module, PadInput]] = []
     parameters: dict[int, nn.Parameter] = {}
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
     for change in plan.changed:
@@ -71,14 +77,24 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             continue  # the same module under another name
         if change.kind == "values" or (change.kind == "linear-out" and leaf == "bias"):
             values.append((old, leaf, parameters[id(before)]))
-        elif change.factors:
-            new[id(old)] = old, _factored(old, change)
+            continue
+        _check_layer(old, change)
+        weight = before if change.factors else parameters[id(before)]
+        way = way_of(old, change, weight)
+        if way.kept is not None:
+            made = way.kept
         else:
-            new[id(old)] = old, _dense(old, change, parameters[id(before)])
+            made = _factored(way.base, change) if change.factors else _dense(way.base, change, weight)
+        new[id(old)] = old, made
+        if way.hook is not None:
+            made.register_forward_pre_hook(way.hook, with_kwargs=True)  # for a caller that undoes the edits
+            padded.append((made, way.hook))
     modules = [(_module(edits.model, m.name), m) for m in plan.modules]
     pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
+    for layer, hook in padded:
+        edits.hook(layer, hook, with_kwargs=True)
     for owner, leaf, parameter in values:
         edits.set_parameter(owner, leaf, parameter)
     for old, m in modules:
@@ -112,26 +128,28 @@ def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
     if change.kind in ("linear-in", "linear-out"):
-        if not isinstance(old, nn.Linear):
-            raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
         return linear(old, weight)
-    _check_conv(old, change)
-    if not change.new_geometry:
-        raise RekernelError(
-            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}"
-        )
     return dense_conv(
         old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
     )
 
 
-def _check_conv(old: Any, change: LayerChange) -> None:
+def _check_layer(old: Any, change: LayerChange) -> None:
+    """Raise if the layer is not of the kind that the plan changes."""
+    if change.kind in ("linear-in", "linear-out"):
+        if not isinstance(old, nn.Linear):
+            raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
+        return
     if not isinstance(old, nn.modules.conv._ConvNd):
         raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution")
     axes = len(old.kernel_size)
     if any(len(g) not in (0, axes) for g in (change.geometry, change.new_geometry)):
         raise RekernelError(
             f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number"
+        )
+    if not change.new_geometry:
+        raise RekernelError(
+            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}"
         )
 
 
@@ -164,7 +182,6 @@ def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
 
 def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
-    _check_conv(old, change)
     if all(o.method == "dilate" and o.gain == "dc" for o in change.factors) and not change.by_hand:
         plain = dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
         if plain is not None:

@@ -17,7 +17,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ..layers.dense import plain_layer
+from ..layers.own_forward import has_own_forward
+from ..layers.same_class import same_class
 from .edits import Edits
+
+_PARTS = ("_g", "_v", "_orig", "_u")
+"""Endings of the tensors from which older hooks compute the weight; they are gone when it is baked."""
 
 
 def copy_model(model: nn.Module) -> nn.Module:
@@ -59,16 +64,31 @@ def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
         kinds = _computed(module)
         if kinds:
             with torch.no_grad():
-                edits.replace(module, plain_layer(module))
+                edits.replace(module, _baked(module))
             notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
     return notes
 
 
+def _baked(module: Any) -> nn.Module:
+    """The layer with the weight and bias that it computes now. A forward method of its own stays."""
+    kind: Any = parametrize.type_before_parametrizations(module)
+    if not has_own_forward(module):
+        return plain_layer(module)
+    plain: Any = plain_layer(module)
+    kept: nn.Module = same_class(module, plain.weight, kind=kind)
+    own = {name: t for name, t in kept._parameters.items() if name not in (f"weight{part}" for part in _PARTS)}
+    vars(kept)["_parameters"] = {**own, "weight": plain.weight, "bias": plain.bias}
+    vars(kept)["_buffers"] = {n: t for n, t in kept._buffers.items() if n not in (f"weight{p}" for p in _PARTS)}
+    vars(kept)["_modules"] = {name: child for name, child in kept._modules.items() if name != "parametrizations"}
+    vars(kept).pop("weight", None)  # what an older hook computed
+    return kept
+
+
 def _computed(module: nn.Module) -> str:
     """The names of what computes the weight of a layer. Older hooks are run once, so that the weight is up to date."""
-    if parametrize.is_parametrized(module, "weight"):
+    if parametrize.is_parametrized(module):
         lists: Any = module.parametrizations
-        return ", ".join(type(p).__name__.strip("_") for p in lists.weight)
+        return ", ".join(type(p).__name__.strip("_") for found in lists.values() for p in found)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and hook.name == "weight":
             module.weight = hook.compute_weight(module)

@@ -77,6 +77,13 @@ class Incoming:
             self._ready |= group.convert([self._read(file) for file in group.files])
         return self._ready.pop(name)
 
+    def with_converted(self, groups: Sequence[Converted]) -> Incoming:
+        """The same tensors, with some more that are split or joined."""
+        taken = {file for group in groups for file in group.files}
+        names = {name: file for name, file in self.files.items() if file not in taken}
+        before = {id(group): group for group in self._converted.values()}
+        return Incoming(self._source, names, [*before.values(), *groups])
+
     def renamed(self, plan: Plan) -> Plan:
         """The plan, with the names that the tensors have in the module.
 
@@ -92,7 +99,8 @@ class Incoming:
         changes: list[LayerChange] = []
         for change in plan.changes:
             if change.name not in groups:
-                changes.append(replace(change, name=modules.get(change.name, change.name)))
+                name, direction = (modules.get(n, n) for n in (change.name, change.length_of))
+                changes.append(replace(change, name=name, length_of=direction))
             elif not change.kept:
                 made = ", ".join(map(shown, groups[change.name].made))
                 raise RekernelError(

@@ -29,6 +29,7 @@ from ..planning.complete import completed
 from ..planning.held_sizes import held_sizes
 from .file_tensors import Incoming
 from .transformers_names import incoming
+from .weight_norms import joined
 
 
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
@@ -124,7 +125,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
                 )
             plan = recipe.plan
         given = incoming(source, model)
-        plan = given.renamed(plan)
+        plan, given = joined(given.renamed(plan), given, source)
         with Edits(model) as edits:
             # A weight that was baked before the file was written has its plain name in the file.
             bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})

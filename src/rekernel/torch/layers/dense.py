@@ -202,18 +202,37 @@ def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int
     return _with_parameters(new, old.weight, old.bias)
 
 
-def plain_layer(old: Any) -> nn.Module:
-    """A plain layer of torch's own class that computes the same as `old`, a parametrised layer, computes now."""
-    weight = nn.Parameter(old.weight.detach().clone())
+def plain_layer(
+    old: Any, weight: Tensor | None = None, bias: Tensor | None = None, *, padding_mode: str = ""
+) -> nn.Module:
+    """A plain layer of torch's own class with the geometry of `old`.
+
+    Parameters
+    ----------
+    weight, bias : optional
+        The parameters of the new layer; of other tensors copies. By default what `old`, a parametrised layer, computes.
+    padding_mode : str, optional
+        Another mode than that of `old`.
+    """
+    if weight is None:
+        weight, bias = old.weight.detach(), old.bias
+    kernel, bias = _parameter(weight), None if bias is None else _parameter(bias)
     if isinstance(old, nn.Linear):
-        return _with_parameters(linear(old, weight), weight, old.bias)
-    known = next(c for c in (*_CONVS, *_TRANSPOSES) if isinstance(old, c))
-    options = {"output_padding": old.output_padding} if isinstance(old, _TRANSPOSES) else {}
+        new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")
+        return _with_parameters(new, kernel, bias)
+    known = (_TRANSPOSES if old.transposed else _CONVS)[len(old.kernel_size) - 1]
+    options = {"output_padding": old.output_padding} if old.transposed else {}
     new = known(
         old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, groups=old.groups,
-        bias=old.bias is not None, dilation=old.dilation, padding_mode=old.padding_mode, device="meta", **options,
+        bias=bias is not None, dilation=old.dilation, padding_mode=padding_mode or old.padding_mode, device="meta",
+        **options,
     )  # fmt: skip
-    return _with_parameters(new, weight, old.bias)
+    return _with_parameters(new, kernel, bias)
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    """A parameter as it is, or a copy of a tensor as one."""
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone())
 
 
 def linear(old: Any, weight: nn.Parameter) -> nn.Module:

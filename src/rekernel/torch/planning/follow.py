@@ -31,6 +31,7 @@ from ...planning.rules import offset_note, pooling, resampled_image, resized, sh
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
+from ..layers.own_forward import OwnForward
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
 from .convolutions import change_notes, conv_change, is_pruned
@@ -44,14 +45,11 @@ from .grids import (
     weight_of,
     written_change,
 )
+from .own_calls import form_of
 from .pools import pool_axes
 from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
-_FORWARDS = {
-    kind.forward
-    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-}
 _POOLS = ("max-pool", "avg-pool")
 
 
@@ -69,6 +67,7 @@ class Follower:
     expected : new grid of the result of the last call in each module
     conflicts : names of weights that two layers need in different forms
     seen_at : scale at which each weight was seen
+    own : what the forward methods of subclasses of a convolution do, by the path of the layer
     by_path, tensors, others : modules and tensors of the model by name, and all names of each tensor
     """
 
@@ -80,6 +79,7 @@ class Follower:
     excluded: set[str]
     form: str
     asked: str = AUTO
+    own: Mapping[str, OwnForward] = field(default_factory=dict)
     each: Mapping[str, Settings] = field(default_factory=dict)
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: dict[str, ModuleChange] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Follower:
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
         self.network = Network(attends, self.trace.gives_image, inner_layers(self.model) is not None)
         self.reading = reading(
-            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded
+            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded, self.own
         )
         self.aligned = aligned(self.settings, self.network, reads_image=False)[0]
 
@@ -199,10 +199,6 @@ class Follower:
             return arriving
         if all(s == 1 for s in arriving):
             return arriving
-        if type(m).forward not in _FORWARDS:
-            self._say(
-                f"{call.module}: a {type(m).__name__} with a forward method of its own; a plain convolution replaces it"
-            )
         if self.reading.keeps_patch and call.weight in self.reading.readers:
             patch = "x".join(map(str, m.kernel_size))
             self._keep(call.weight, f"patches of {patch} pixels stay, since they cannot grow by the scale")
@@ -211,6 +207,7 @@ class Follower:
         if call.weight in self.excluded:
             self._keep(call.weight, "not selected")
             return arriving
+        form = form_of(call, m, self.own.get(call.module), self.form)
         with self._named(call.weight):
             role = self._role(call, m.stride)
             asked, far = self.each.get(call.weight, self.settings), max(m.dilation)
@@ -221,8 +218,8 @@ class Follower:
             # A weight that several calls read cannot make up for different offsets.
             alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
             offset = self._offset(call) if alone and not self.aligned and call.kind == "conv" else ()
-            change = conv_change(call, m, tensor, arriving, leaving, mode, self.form, settings, at_0, offset)
-        for note in (*change_notes(call, arriving, self.form), shrinking_note(leaving)):
+            change = conv_change(call, m, tensor, arriving, leaving, mode, form, settings, at_0, offset)
+        for note in (*change_notes(call, arriving, form), shrinking_note(leaving)):
             if note:
                 self._say(note)
         for name in self.others[call.weight]:

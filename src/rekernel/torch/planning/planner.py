@@ -21,6 +21,7 @@ from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
 from .held_sizes import held_sizes
+from .own_calls import baked, own_calls, own_notes
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,15 @@ def plan_model(
     per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
     select(names, per_layer, "modes")
     each = Request(settings, overrides=methods).each(names)
-    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, each)
+    by_path = dict(model.named_modules())
+    trace, own = own_calls(trace, by_path)
+    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
     planner.run()
+    for path in [path for path in own if _stays(planner, f"{path}.weight".removeprefix("."))]:
+        if any(own.pop(path).crops):
+            planner.expected.pop(path, None)  # its convolution goes on giving more than the layer
+    planner.notes += own_notes({path: (by_path[path], found) for path, found in own.items()})
+    planner.modules |= {path: baked(path) for path, found in own.items() if found.does == "computes"}
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:
             planner.changes.setdefault(other, replace(change, name=other))
@@ -104,3 +112,8 @@ def plan_model(
     plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
     return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned)
+
+
+def _stays(planner: Follower, weight: str) -> bool:
+    change = planner.changes.get(weight)
+    return change is None or change.kept
