@@ -76,7 +76,8 @@ def main() -> None:
         rows |= {row["name"]: row for row in _zoo(zoo, options)}
     ordered = sorted(rows.values(), key=lambda row: (ZOOS.index(row["zoo"]), row["name"].lower()))
     minutes = (time.perf_counter() - start) / 60
-    print(f"{len(ordered)} architectures in the file; {minutes:.1f} minutes", flush=True)
+    spent = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 60
+    print(f"{len(ordered)} architectures in the file; {minutes:.1f} minutes, {spent:.1f} of a core", flush=True)
     if options.out is not None:
         setting = {"scale": 2, "versions": {"torch": torch.__version__, "rekernel": rk.__version__,
                    "python": platform.python_version(), **_versions()}}  # fmt: skip

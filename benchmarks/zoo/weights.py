@@ -68,7 +68,7 @@ def _drawn(name: str, now: Tensor, layer: nn.Module | None, draw: torch.Generato
     if isinstance(layer, nn.Linear):
         return noise * math.prod(now.shape[1:]) ** -0.5
     if isinstance(layer, nn.Embedding):
-        return now
+        return noise if "quant" in name or "code" in name else now
     if name.rpartition(".")[2] in ("bias", "beta", "b"):
         return now + 0.1 * noise
     if layer is not None and "norm" in type(layer).__name__.lower() and now.ndim == 1:

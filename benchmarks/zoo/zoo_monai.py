@@ -16,6 +16,18 @@ def _timed(image: Tensor) -> tuple[Tensor, Tensor]:
     return image, torch.full((len(image),), 10.0)
 
 
+class Mean(nn.Module):
+    """An autoencoder that decodes the mean of its code and draws nothing."""
+
+    def __init__(self, coder: nets.AutoencoderKL) -> None:
+        super().__init__()
+        self.coder = coder
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.coder.reconstruct(image)
+        return found
+
+
 ARCHITECTURES = {
     "UNet, 2-D": Architecture(lambda: nets.UNet(2, 1, 3, (8, 16, 32), (2, 2), num_res_units=2), SQUARE),
     "UNet, 3-D": Architecture(lambda: nets.UNet(3, 1, 3, (8, 16, 32), (2, 2), num_res_units=1), CUBE),
@@ -43,7 +55,7 @@ ARCHITECTURES = {
         SQUARE,
     ),
     "SwinUNETR, 3-D": Architecture(
-        lambda: nets.SwinUNETR(1, 3, feature_size=12, depths=(1, 1, 1, 1), spatial_dims=3, window_size=4), CUBE
+        lambda: nets.SwinUNETR(1, 3, feature_size=12, depths=(1, 1, 1, 1), norm_name=("group", {"num_groups": 4}), window_size=4), CUBE
     ),
     "UNETR": Architecture(
         lambda: nets.UNETR(1, 3, (64, 64), 8, 48, 64, 4, spatial_dims=2, proj_type="conv"), SQUARE
@@ -81,9 +93,9 @@ ARCHITECTURES = {
     "AutoEncoder, 3-D": Architecture(lambda: nets.AutoEncoder(3, 1, 1, (8, 16), (2, 2)), CUBE),
     "VarAutoEncoder": Architecture(lambda: nets.VarAutoEncoder(2, (1, 64, 64), 1, 4, (8, 16), (2, 2)), SQUARE),
     "AutoencoderKL": Architecture(
-        lambda: nets.AutoencoderKL(
+        lambda: Mean(nets.AutoencoderKL(
             2, 1, 1, num_res_blocks=(1, 1), channels=(8, 16), attention_levels=(False, False), latent_channels=4, norm_num_groups=4
-        ), SQUARE,
+        )), SQUARE,
     ),
     "VQVAE": Architecture(
         lambda: nets.VQVAE(2, 1, 1, channels=(8, 16), num_res_channels=(8, 16), downsample_parameters=((2, 4, 1, 1),) * 2,
