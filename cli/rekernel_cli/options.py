@@ -28,7 +28,7 @@ INPUT = "Input"
 UNSEEN = "What shapes cannot tell (NAME is a tensor, a layer or a PATTERN; repeatable)"
 OUTPUT = "Output"
 
-_HINTS = ("linear_grid", "output_grid", "order", "stride", "dilation", "padding", "layout", "mode")
+_HINTS = ("linear_grid", "output_grid", "order", "stride", "dilation", "padding", "layout", "grid", "mode")
 _SAFE_WITH_PLAN = ("component", "allow_cast", "allow_pickle")  # these do not change a ready plan
 
 
@@ -91,6 +91,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
               "Channels and size of the grid that the linear layer reads flattened.", rare=True),
     _repeated("--output-grid", values.hint(values.grid, "--output-grid head=3,16,16"), "NAME=C,H,W",
               "Channels and size of the grid that the linear layer writes; the bias is rescaled too.", rare=True),
+    _repeated("--grid", values.hint(values.patches, "--grid pos_embed=16,8"), "NAME=H,W",
+              "Patches along each axis of the trained image, for a table of positions.", rare=True),
     _repeated("--order", values.hint(values.choice(names.orders), "--order fc1=channels-last", bare=True), "NAME=ORDER",
               "Order of the flattened grid: channels-first (the default) or channels-last.", rare=True),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",

@@ -142,6 +142,20 @@ def grid(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def patches(text: str) -> tuple[int, ...]:
+    """Parse '16,8': the number of patches along each axis.
+
+    Examples
+    --------
+    >>> patches("16,8")
+    (16, 8)
+    """
+    sizes = text.split(",")
+    if len(sizes) > _MAX_AXES or not all(re.fullmatch(r"[1-9]\d{0,8}", s, re.ASCII) for s in sizes):
+        raise click.BadParameter(f"{text!r} is not a grid; write the number of patches along each axis: 16,8")
+    return tuple(map(int, sizes))
+
+
 def whole(least: int) -> Callable[[str], int]:
     """Return a parser of whole numbers of at least `least`."""
 

@@ -241,12 +241,14 @@ def settings(files: Files) -> Iterator[Case]:
                 f"mixed, all {mode}, stride {stride}, no padding",
                 lambda h=hints: plan_checkpoint(mixed, 2, hints=h),
             )
-    vit = {
-        "patch_embed.proj.weight": (32, 3, 8, 8), "patch_embed.proj.bias": (32,), "cls_token": (1, 1, 32),
-        "blocks.0.attn.qkv.weight": (96, 32),
+    bare = {
+        "patch_embed.proj.weight": (32, 3, 8, 8), "patch_embed.proj.bias": (32,), "blocks.0.attn.qkv.weight": (96, 32),
     }  # fmt: skip
+    vit = bare | {"cls_token": (1, 1, 32)}
+    two, five = vit | {"dist_token": (1, 1, 32)}, vit | {"reg_token": (1, 4, 32)}
+    beside = {16: bare, 18: two, 21: five, 198: two, 201: five}
     for tokens in (16, 17, 18, 21, 197, 198, 201, 257, 23):
-        path = files.file(vit | {"pos_embed": (1, tokens, 32)})
+        path = files.file(beside.get(tokens, vit) | {"pos_embed": (1, tokens, 32)})
         for mode in ({}, {"*": "supersample"}, {"pos_embed": "supersample"}, {"patch_embed.proj": "supersample"}):
             for scale in (2, (2, 3)) if tokens == 17 else (2,):
                 title = f"timm ViT of {tokens} tokens, {'; '.join(mode) or 'no hint'}, scale {scale}"

@@ -277,3 +277,16 @@ def test_the_store_that_repositories_of_a_cache_share_is_read_where_it_is_marked
     else:
         with pytest.raises(rk.RekernelError, match="leads out of its folder"):
             rk.inspect(snapshot)
+
+
+def test_the_size_of_the_trained_image_is_read_in_the_repository_too(hub, rekernel, name):
+    """129 positions are 1 + 16 x 8 by config.json; without it, nothing decides."""
+    shapes = {"patch_embed.proj.weight": (8, 3, 4, 4), "cls_token": (1, 1, 8), "pos_embed": (1, 129, 8)}
+    model = save({tensor: np.ones(shape, np.float32) for tensor, shape in shapes.items()})
+    config = json.dumps({"model_type": "vit", "image_size": [64, 32], "patch_size": 4}).encode()
+    sizes = {}
+    for repo, files in (("told", {"config.json": config}), ("untold", {})):
+        hub.add(f"org/{name}-{repo}", {"model.safetensors": model, **files})
+        plan = rekernel("plan", f"hf://org/{name}-{repo}", "--scale", 2, "--mode", "supersample", "--json").json
+        sizes[repo] = {change["name"]: change["new_shape"] for change in plan["changes"]}["pos_embed"]
+    assert sizes == {"told": [1, 513, 8], "untold": [1, 129, 8]}

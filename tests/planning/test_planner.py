@@ -291,15 +291,6 @@ def test_supersampling_a_vision_transformer_grows_the_token_grid_and_keeps_the_c
         assert {g.stride for g in changes["patch_embed.proj.weight"].new_geometry} == {8}
 
 
-@pytest.mark.parametrize(
-    ("tokens", "prefix"), [(16, 0), (17, 1), (18, 2), (21, 5), (197, 1), (198, 2), (201, 5), (257, 1)]
-)
-def test_tokens_in_front_of_the_grid_are_told_from_the_grid(tokens, prefix, planned):
-    hints = Hints(mode={"*": "supersample"})
-    _, changes = planned(VIT | {"pos_embed": (1, tokens, 32)}, hints=hints)
-    assert changes["pos_embed"].new_shape[1] == prefix + 4 * (tokens - prefix)
-
-
 @pytest.mark.parametrize(("dtype", "called"), [("complex64", "C64"), ("bool", "BOOL")])
 def test_a_cast_is_not_proposed_where_none_helps(dtype, called, planned):
     odd = torch.ones(8, 4, 3, 3).to(getattr(torch, dtype))

@@ -29,6 +29,7 @@ RESNET = {
 VIT = {
     "patch_embed.proj.weight": (32, 3, 16, 16),
     "pos_embed": (1, 197, 32),
+    "cls_token": (1, 1, 32),
     "blocks.0.attn.qkv.weight": (96, 32),
     "head.weight": (10, 32),
 }

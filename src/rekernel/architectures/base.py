@@ -22,7 +22,6 @@ class LayerFacts:
     role : 'conv', 'conv-transpose', 'patch' (stride = kernel, no overlap), 'positions' (values on the token grid)
     stride : stride along every spatial axis; 0 where the names do not tell it
     padding : (left, right) padding; None means 'same' padding of an odd kernel
-    prefix : number of class and register tokens in front of the grid, for 'positions'
     layout : axes of the weight, where the name of the tensor does not end like the name of a weight
     view : shape of the kernel, where the tensor stores the kernel flattened
     reads_image : whether the layer reads the image itself
@@ -33,7 +32,6 @@ class LayerFacts:
     role: str = "conv"
     stride: int = 1
     padding: tuple[int, int] | None = None
-    prefix: int = 0
     layout: str = ""
     view: tuple[int, ...] = ()
     reads_image: bool = False

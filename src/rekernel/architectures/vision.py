@@ -30,8 +30,8 @@ class ViT:
     def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
         if self._patch.search(name):
             return LayerFacts("patch", stride=shapes[name][-1], padding=(0, 0), reads_image=True)
-        if self._positions.search(name) and len(shapes[name]) in (2, 3):
-            return LayerFacts("positions", prefix=self._prefix(shapes[name][-2]))
+        if self._positions.search(name) and (len(shapes[name]) in (2, 3) or _is_map(shapes[name])):
+            return LayerFacts("positions")
         return None
 
     def gives_image(self, shapes: Shapes) -> bool:
@@ -47,11 +47,10 @@ class ViT:
     def _patch_of(self, shapes: Shapes) -> str | None:
         return next((n for n, shape in shapes.items() if self._patch.search(n) and len(shape) == 4), None)
 
-    @staticmethod
-    def _prefix(tokens: int) -> int:
-        """Return the number of tokens beyond the largest square (class, registers, distillation), up to 9."""
-        side = int(tokens**0.5)
-        return tokens - side * side if tokens - side * side <= 9 else 0
+
+def _is_map(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is that of a table of positions (1, H, W, C)."""
+    return len(shape) == 4 and shape[0] == 1 and shape[1] > 1 and shape[2] > 1
 
 
 class ResNet:

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..architectures.tokens import is_table, tokens_beside
 from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
+from ..planning.position_grid import pair_of
 from ..resampling.geometry import new_size
-from ..text import scale_text
+from ..text import dims, scale_text
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -118,12 +120,43 @@ def rescaled_config(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     changed = dict(config)
     if patches:
         changed["patch_size"] = _alike(config["patch_size"], [g.kernel for g in patches[0].new_geometry])
-    size = _pair(config.get("image_size"))
+    size = pair_of(config.get("image_size"))
     if size is None:
         raise RekernelError("its image_size is not one or two positive integers")
     new = [new_size(n, s, exact=True, what=f"its image_size {size}") for n, s in zip(size, scales, strict=True)]
     changed["image_size"] = _alike(config["image_size"], new)
+    if reason := contradiction(changed, plan):
+        raise RekernelError(reason)
     return changed
+
+
+def contradiction(config: Mapping[str, Any], plan: Plan) -> str:
+    """Why the sizes in a config do not fit the new tables of positions; empty if they do.
+
+    Examples
+    --------
+    >>> table = LayerChange.unchanged("position_embeddings", "F32", (1, 129, 8), "")
+    >>> contradiction({"patch_size": 4, "image_size": [64, 32]}, Plan((table,)))
+    'its image_size 64x32 and patch_size 4x4 make 16x8 patches, which are not the 129 positions of position_embeddings'
+    >>> token = LayerChange.unchanged("cls_token", "F32", (1, 1, 8), "")
+    >>> contradiction({"patch_size": 4, "image_size": [64, 32]}, Plan((table, token)))
+    ''
+    """
+    patch, image = pair_of(config.get("patch_size")), pair_of(config.get("image_size"))
+    shapes = {change.name: change.new_shape for change in plan.changes}
+    for name, shape in shapes.items():
+        if not is_table(name) or not 2 <= len(shape) <= 3:
+            continue
+        if patch is None or image is None:
+            return "its patch_size and image_size are not one or two positive integers"
+        grid = [i // p for i, p in zip(image, patch, strict=True)]
+        if shape[-2] - math.prod(grid) not in (0, *tokens_beside(name, shapes).in_front()):
+            sides = [dims(side) for side in (image, patch, grid)]
+            return (
+                f"its image_size {sides[0]} and patch_size {sides[1]} make {sides[2]} patches, which are not the "
+                f"{shape[-2]} positions of {shown(name)}"
+            )
+    return ""
 
 
 def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]) -> dict[str, Any]:
@@ -143,14 +176,14 @@ def rescaled_preprocessor(config: Mapping[str, Any], scales: tuple[float, float]
             changed[key] = {
                 side: new_size(n, factors.get(side, both)) if isinstance(n, int) else n for side, n in value.items()
             }
-        elif _pair(value) is not None:
-            changed[key] = _alike(value, [new_size(n, s) for n, s in zip(_pair(value) or (), scales, strict=True)])
+        elif pair_of(value) is not None:
+            changed[key] = _alike(value, [new_size(n, s) for n, s in zip(pair_of(value) or (), scales, strict=True)])
     return changed
 
 
 def _patch_scales(config: Mapping[str, Any], change: LayerChange) -> tuple[float, ...]:
     old, new = ([g.kernel for g in side] for side in (change.geometry, change.new_geometry))
-    if len(old) != 2 or _pair(config.get("patch_size")) != tuple(old):
+    if len(old) != 2 or pair_of(config.get("patch_size")) != tuple(old):
         raise RekernelError(f"its patch_size is not the {'x'.join(map(str, old))} of {shown(change.name)}")
     return tuple(n / o for o, n in zip(old, new, strict=True))
 
@@ -214,7 +247,7 @@ def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *
 
     A config without these entries at its top level counts as written for the old weights.
     """
-    patch, image = _pair(config.get("patch_size")), _pair(config.get("image_size"))
+    patch, image = pair_of(config.get("patch_size")), pair_of(config.get("image_size"))
     for change in changes:
         shape = change.new_shape if new else change.shape
         if change.kind not in ("patch", "values"):
@@ -228,11 +261,3 @@ def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *
             if shape[change.grid_axis] != change.prefix + grid:
                 return False
     return True
-
-
-def _pair(value: object) -> tuple[int, int] | None:
-    if isinstance(value, int) and value > 0:
-        return value, value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value):
-        return value[0], value[1]
-    return None

@@ -25,6 +25,7 @@ from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
 from ..planning.by_name import plan_checkpoint
 from ..planning.guards import nothing_changes, refuse_recorded
+from ..planning.position_grid import CONFIG
 from ..sources.place import Place
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
@@ -108,6 +109,7 @@ class CheckpointFiles:
         for name, path in parts.items():
             refuse_recorded(path, whole=bool(name) or path.is_dir())
             with self.place.open(path, allow_pickle=request.allow_pickle) as opened:
+                self.place.complete(opened.path.parent / CONFIG)
                 plans[name] = plan_checkpoint(opened, request.scale, **request.options, **reading)
         return plans
 

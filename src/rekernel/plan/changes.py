@@ -18,7 +18,7 @@ from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
-MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window", "resample", "bake")
+MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
 Mode = Literal["", "supersample", "absorb"]
 Form = Literal["plain", "dense", "factored", "auto"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -214,11 +214,14 @@ class ModuleChange:
 
     name : path of the module
     kind : one of `MODULE_KINDS`. The kernel of the geometry is the output size of an 'upsample' or 'unflatten' layer,
-        the size to which 'enlarge' brings the input grid of the layer, or the tokens of an attention 'window'. The
-        module named '' is the model itself: 'resample' brings the image to the trained size in front of the model
+        the grid of a 'layer-norm' with a weight for every pixel, the size to which 'enlarge' brings the input grid of
+        the layer, or the tokens of an attention 'window'. The module named '' is the model itself: 'resample' brings
+        the image to the trained size in front of the model
     reason : explanation of the change, for a person
     geometry, new_geometry : geometry before and after, one entry per spatial axis
     method : method that resamples the image, for 'resample'
+    by_hand : padding with zeros in the model's own code before a pooling, (left, right) per spatial axis. It stays
+        there, and the new pooling adds what it grows by; the geometry is that behind this padding
     """
 
     name: str
@@ -227,6 +230,7 @@ class ModuleChange:
     geometry: tuple[AxisGeometry, ...]
     new_geometry: tuple[AxisGeometry, ...]
     method: str = ""
+    by_hand: tuple[tuple[int, int], ...] = ()
 
 
 @cache

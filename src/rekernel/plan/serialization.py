@@ -158,9 +158,8 @@ def change_of(entry: Any) -> LayerChange:
 
 
 def sparse_module(module: ModuleChange) -> dict[str, Any]:
-    """The entry of a module, without a method if it has none."""
-    entry = asdict(module)
-    return entry if module.method else {key: value for key, value in entry.items() if key != "method"}
+    """The entry of a module, without a method or padding by hand if it has none."""
+    return {key: value for key, value in asdict(module).items() if value or key not in ("method", "by_hand")}
 
 
 def module_of(entry: Any) -> ModuleChange:
@@ -169,7 +168,7 @@ def module_of(entry: Any) -> ModuleChange:
         raise RekernelError('plan: an entry of "modules" is not an object with a name, a kind and a reason')
     try:
         sides = {n: tuple(_axis_geometry(g) for g in entry[n]) for n in ("geometry", "new_geometry")}
-        module = ModuleChange(**{**entry, **sides})
+        module = ModuleChange(**{**entry, **sides, "by_hand": tuple(_pair(p) for p in entry.get("by_hand", ()))})
     except (KeyError, TypeError, ValueError) as error:
         raise RekernelError(f"plan: {shown(entry['name'])}: {inert(str(error))}") from None
     if not isinstance(module.method, str) or (module.method and module.method not in READING_FILTERS):

@@ -22,12 +22,16 @@ from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
+from .layers import Unclear
+from .position_grid import CONFIG, assumed_square, trained_image
 from .reading_by_name import reading
 from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
-from .tensor import Layer, Unclear
+from .tensor import Layer
 from .weight_norm import with_lengths
+
+_WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
 
 
 def plan_checkpoint(
@@ -109,6 +113,7 @@ def plan_checkpoint(
     asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
+            place.complete(opened.path.parent / CONFIG)
             return _plan(opened, asked)
     return _plan(source, asked)
 
@@ -126,11 +131,12 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     how = reading(shapes, family, base, hints, asked.mode, chosen)
     at_0 = aligned(base, how.network, reads_image=False)[0]
     supersamples = how.mode == SUPERSAMPLE
+    image = trained_image(source.path.parent) if supersamples else None
     changes, warnings = [], list(family.notes(shapes)) if family and supersamples else []
     warnings += [how.note] if how.note else []
     for name, info in source.tensors.items():
         layer = Layer(
-            name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout, at_0
+            name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout, at_0, image
         )
         try:
             change = layer.change() if name in chosen else layer.kept(f"not selected by {selection}")
@@ -150,6 +156,14 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         changes.append(change)
     changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
+    warnings += [note for c in changes if not image and (note := assumed_square(c, hints))]
+    windows = [name for name in shapes if name.endswith(_WINDOWS)] if supersamples else []
+    if windows:
+        more = f" and {len(windows) - 1} more" if len(windows) > 1 else ""
+        warnings.append(
+            f"{shown(windows[0])}{more}: relative positions stay, and so do windows of attention, since no name tells "
+            f"their size: each then covers a smaller part of the image; rekernel.torch.rescale makes both grow"
+        )
     scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
     if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
         warnings += filter(None, [shrinking_note(scales)])

@@ -15,6 +15,10 @@ NOT_RESCALED = "no spatial kernel (bias, norm, 1x1), or its input keeps its trai
 """The reason in a plan of a tensor that no planner had to look at."""
 
 
+class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
+    """The shape and name of a tensor do not say what it is, so it is left as it is."""
+
+
 @dataclass(frozen=True)
 class Weight:
     """The tensor that a rule is applied to.
@@ -48,6 +52,7 @@ class ConvAxis:
     size : pixels of the trained input before padding; None where only names are known
     output_padding : output padding of a transposed convolution
     offset : distance of the arriving features from their exact place, in new input pixels
+    hangs_over : whether the last window of a pooling may hang over the right edge (`ceil_mode`)
     """
 
     geometry: AxisGeometry
@@ -56,6 +61,7 @@ class ConvAxis:
     size: int | None = None
     output_padding: int = 0
     offset: float = 0.0
+    hangs_over: bool = False
 
     @property
     def stays(self) -> bool:

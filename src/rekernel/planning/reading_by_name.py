@@ -18,7 +18,7 @@ from ..escape import shown
 from ..patterns import layer_of
 from ..plan.changes import Mode
 from ..resampling.geometry import is_whole
-from ..text import scale_text
+from ..text import few, scale_text
 from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
 from .weight_norm import computed_from, length_of
@@ -102,7 +102,7 @@ def reading(
     if not readers or not readers <= {*chosen}:
         why = "no name tells which layer reads the image"
         if readers:
-            why = f"{', '.join(map(shown, sorted(readers)))}: reads the image, but is not selected"
+            why = f"{few([shown(name) for name in sorted(readers)])}: reads the image, but is not selected"
         if asked == AUTO:
             note = (
                 f"{why}, so the feature maps grow with the image, which can cost a classifier accuracy; name the layer "
@@ -116,7 +116,7 @@ def reading(
     told = [_told(name, shapes, family, settings, hints) for name in sorted(readers)]
     small = min(settings.scale if isinstance(settings.scale, tuple) else (settings.scale,)) < 1
     if asked == AUTO and small and not any(told):  # patches alone can shrink
-        return Reading(ABSORB, resample=f"{', '.join(map(shown, sorted(readers)))}: {SMALL_PATCHES}")
+        return Reading(ABSORB, resample=f"{few([shown(name) for name in sorted(readers)])}: {SMALL_PATCHES}")
     if not any(told):
         return Reading(ABSORB, readers=readers)
     facts = [family.facts(name, shapes) for name in readers] if family else []

@@ -42,6 +42,8 @@ class Hints:
     layout : order of the axes, 'OIHW', 'HWIO', ... ; with it, a 3-D tensor is a Conv1d, and 'IO' transposes a matrix.
         The layout of '*' tells the framework of the file: 'HWIO' includes 1-D and 3-D convolutions and matrices
     mode : 'supersample' (the feature maps grow) or 'absorb' (the stride grows instead)
+    grid : number of patches along each axis of the trained image, for a table of positions; entries in front of the
+        patches (class tokens) stay
     """
 
     linear_grid: Mapping[str, Grid] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Hints:
     layout: Mapping[str, str] = field(default_factory=dict)
     mode: Mapping[str, str] = field(default_factory=dict)
     dilation: Mapping[str, int] = field(default_factory=dict)
+    grid: Mapping[str, Grid] = field(default_factory=dict)
 
     def given(self, what: str, name: str) -> Any:
         """The value for a tensor, or None."""
@@ -69,12 +72,18 @@ class Hints:
         return self.layout.get("*")
 
     def check(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that matches nothing, and a dilation below 1."""
+        """Refuse a pattern that matches nothing, a dilation below 1, and a grid that is not a list of sizes."""
         for field_ in fields(self):
             select(names, getattr(self, field_.name), field_.name)
         for pattern, dilation in self.dilation.items():
             if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
                 raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is not a whole number of 1 or more")
+        for pattern, grid in self.grid.items():
+            sizes = list(grid) if isinstance(grid, Sequence) and not isinstance(grid, str) else []
+            if not sizes or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+                raise RekernelError(
+                    f"grid of {shown(pattern)}: {grid!r} is not a number of patches along each axis, such as (16, 8)"
+                )
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..architectures.axis_order import PYTORCH, Layout
 from ..architectures.base import Family, LayerFacts
 from ..architectures.detect import is_weight
+from ..architectures.tokens import is_table
 from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
 from ..escape import shown
@@ -22,7 +23,8 @@ from ..patterns import layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
-from .layers import Cells, ConvAxis, Weight, grid_cells
+from .layers import Cells, ConvAxis, Unclear, Weight, grid_cells
+from .position_grid import position_grid
 from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
 from .roles import ABSORB, AUTO, SUPERSAMPLE, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
@@ -32,10 +34,6 @@ from .weight_norm import by_tap, computed_from, is_length, length_of
 _LARGEST_KERNEL = 31  # the largest kernel of published ConvNets; a longer trailing axis is not a kernel
 
 
-class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
-    """The shape and name of a tensor do not say what it is, so it is left as it is."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """One tensor, with everything that is known about it.
@@ -43,6 +41,7 @@ class Layer:
     shape : shape of this tensor, in the file's order of axes
     shapes : shapes of all tensors of the checkpoint, in PyTorch's order of axes
     aligned : whether pixel 0 stays pixel 0 on the grids inside the network
+    image : height and width of the trained image, if a config.json beside the weights tells them
     """
 
     name: str
@@ -55,6 +54,7 @@ class Layer:
     reading: Reading
     layout: Layout = PYTORCH
     aligned: bool = False
+    image: tuple[int, int] | None = None
 
     @property
     def weight(self) -> Weight:
@@ -82,7 +82,7 @@ class Layer:
             raise Unclear(f"left as it is: {why}")
         if self.hints.given("output_grid", self.name):
             return self._linear("out")
-        if facts and facts.role == "positions":
+        if (facts and facts.role == "positions") or self.hints.given("grid", self.name):
             return self._positions(facts)
         if len(self.shape) < 2:
             return self.kept("bias, norm or scalar: no spatial axis")
@@ -91,6 +91,8 @@ class Layer:
         if len(self.shape) == 2:
             if self.hints.given("linear_grid", self.name):
                 return self._linear("in")
+            if is_table(self.name) and not re.search(r"(^|[._/])(text|language)", self.name):
+                raise Unclear(self._suspect_table())
             self._suspect_grid()
             return self.kept("fully connected: no spatial axis")
         layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
@@ -167,7 +169,9 @@ class Layer:
         try:
             yield
         except RekernelError as error:
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
+            rest = " Or" if str(error).endswith(".") else "; or"
+            named = f"{shown(self.name)} {list(self.shape)}: "
+            raise RekernelError(named, *error.args, f"{rest} leave the layer out: ", without(self.name)) from None
 
     def _padding(
         self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool
@@ -205,10 +209,12 @@ class Layer:
         if scales is None:
             raise RekernelError(
                 f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} have different numbers of spatial "
-                f"axes"
+                f"axes; give (C, *spatial), or one scale for each of its spatial axes"
             )
         if len(self.shape) > 2 or (side == "in" and len(self.shape) == 1):
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
+            raise RekernelError(
+                f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers; leave it out"
+            )
         new_grid = (
             grid[0],
             *(
@@ -262,32 +268,53 @@ class Layer:
     def _option(self) -> str:
         return f"--layout {layer_of(self.name)}="
 
-    def _positions(self, facts: LayerFacts) -> LayerChange:
+    def _positions(self, facts: LayerFacts | None) -> LayerChange:
+        patches = [
+            n for n in self.shapes if self.family and (f := self.family.facts(n, self.shapes)) and f.role == "patch"
+        ]
+        mode: str = self.reading.mode
         if self.reading.per_layer:
-            patches = (
-                n for n in self.shapes if self.family and (f := self.family.facts(n, self.shapes)) and f.role == "patch"
-            )
-            mode = self.hints.given("mode", self.name) or self.hints.given("mode", next(patches, self.name)) or ABSORB
-        else:
-            mode = self.reading.mode
+            first = patches[0] if patches else self.name
+            mode = self.hints.given("mode", self.name) or self.hints.given("mode", first) or ABSORB
         if mode == ABSORB:
             return self.kept("position embeddings: the patch embedding absorbs the scale, so the token grid stays")
-        axis = len(self.shape) - 2
-        tokens = self.shape[axis] - facts.prefix
-        side = math.isqrt(tokens)
-        scales = self.settings.scales(2)
-        if side * side != tokens or scales is None:
-            raise Unclear(
-                f"its {tokens} tokens are not a square grid, or the scale is not one for images; left as it is"
-            )
-        cells = [
-            Cells(side, new_size(side, s, exact=True, what=f"{shown(self.name)}: a token grid of {side}"))
-            for s in scales
-        ]
-        reason = (
-            f"position embeddings on a {side}x{side} grid: values, no coefficient; {facts.prefix} class tokens kept"
+        if len(self.shape) == 4:
+            return self._position_map()
+        if not 2 <= len(self.shape) <= 3:
+            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: a grid is for a table of positions")
+        patch = self.shapes[patches[0]][2:] if len(patches) == 1 else None
+        found = position_grid(
+            self.name, self.shapes, hint=self.hints.given("grid", self.name), image=self.image, patch=patch
         )
-        return values(self.weight, {axis: cells}, self.settings, reason, prefix=facts.prefix)
+        scales = self.settings.scales(len(found.grid))
+        if scales is None:
+            raise Unclear(f"the scale is not one for the {len(found.grid)} axes of its grid; left as it is")
+        reason = (
+            f"position embeddings on a {'x'.join(map(str, found.grid))} grid: values, no coefficient; {found.prefix} "
+            f"class tokens kept"
+        )
+        cells = self._position_cells(found.grid, scales)
+        return values(self.weight, {len(self.shape) - 2: cells}, self.settings, reason, prefix=found.prefix)
+
+    def _suspect_table(self) -> str:
+        """The reason to leave a table of positions in a network of no known family."""
+        return (
+            f"looks like a table of positions, whose grid no name tells; left as it is. If it is one of patches, pass "
+            f"--grid {shown(self.name)}=H,W"
+        )
+
+    def _position_map(self) -> LayerChange:
+        """A table (1, H, W, C), which shows its grid itself."""
+        grid, scales = self.shape[1:3], self.settings.scales(2)
+        if scales is None:
+            raise Unclear("the scale is not one for the two axes of its grid; left as it is")
+        height, width = self._position_cells(grid, scales)
+        reason = f"position embeddings on a {'x'.join(map(str, grid))} grid: values, no coefficient"
+        return values(self.weight, {1: [height], 2: [width]}, self.settings, reason)
+
+    def _position_cells(self, grid: Sequence[int], scales: Sequence[float]) -> list[Cells]:
+        what = f"{shown(self.name)}: a token grid of"
+        return [Cells(n, new_size(n, s, exact=True, what=f"{what} {n}")) for n, s in zip(grid, scales, strict=True)]
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout if shape and name are those of a convolution; raises `Unclear` where they are not."""
@@ -299,7 +326,9 @@ class Layer:
             r"pos(ition)?(al)?_?(bias_table|embed|emb\b|enc)|(^|[._])(cls|class|mask|reg(ister)?)_token", self.name
         ):
             raise Unclear(
-                "looks like a position embedding or a token, but its model family is not recognised; left as it is"
+                self._suspect_table()
+                if is_table(self.name)
+                else "looks like a position embedding or a token, but its model family is not recognised; left as it is"
             )
         if self.layout is not PYTORCH:
             return self._layout_of_all()

@@ -35,6 +35,9 @@ class Place:
         """Return the path of a file of this source, whole, on the disk."""
         return path
 
+    def complete(self, path: Path) -> None:
+        """Make sure that a small file can be read at `path`, if the source has it."""
+
     def named(self, path: Path) -> Path | str:
         """Return the name that messages use for a path of this source."""
         return path

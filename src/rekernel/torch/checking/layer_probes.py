@@ -21,6 +21,7 @@ from ...plan.plan import Plan
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..planning.planner import Planned
+from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
@@ -139,7 +140,7 @@ def _repeated(x: Tensor, scales: Sequence[float], *, first: int) -> Tensor:
 
 def _run(module: nn.Module, x: Tensor) -> Tensor | None:
     """What a layer gives; None where it gives something else than one tensor, or does not run by itself."""
-    with evaluating(module), torch.no_grad():
+    with own_precision(), evaluating(module), torch.no_grad():
         try:
             out = module(x)
         except Exception:  # a layer may ask for more than an image

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -19,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ..layers.dense import plain_layer
 from ..layers.own_forward import has_own_forward
 from ..layers.same_class import same_class
+from ..surroundings import own_precision, own_tensors
 from .edits import Edits
 
 _PARTS = ("_g", "_v", "_orig", "_u")
@@ -26,7 +26,7 @@ _PARTS = ("_g", "_v", "_orig", "_u")
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Copy a model deeply, even if its old-style weight norm holds a computed tensor, which torch cannot copy.
+    """Copy a model deeply, even if old-style weight norm or a cache holds a computed tensor, which torch cannot copy.
 
     Examples
     --------
@@ -37,11 +37,14 @@ def copy_model(model: nn.Module) -> nn.Module:
     torch.Size([1, 1, 3])
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    with own_tensors():
+        for module in model.modules():
+            for value in vars(module).values():
+                kept = value.values() if isinstance(value, dict) else value
+                for tensor in kept if isinstance(value, dict | list | tuple) else [kept]:
+                    if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                        memo[id(tensor)] = tensor.detach().clone()
+        return copy.deepcopy(model, memo)
 
 
 def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
@@ -55,14 +58,18 @@ def bake(edits: Edits, only: Collection[str] | None = None) -> list[str]:
     only : collection of str, optional
         Names of the layers to replace; by default all.
     """
+    with own_tensors(), own_precision():
+        return _bake(edits, only)
+
+
+def _bake(edits: Edits, only: Collection[str] | None) -> list[str]:
     notes = []
     for name, module in list(edits.model.named_modules()):
         if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or (only is not None and name not in only):
             continue
         kinds = _computed(module)
         if kinds:
-            with torch.no_grad():
-                edits.replace(module, _baked(module))
+            edits.replace(module, _baked(module))
             notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
     return notes
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...planning.layers import PoolBecame
+from ...planning.pooling import pooling
 from ...planning.roles import ABSORB
-from ...planning.rules import offset_note, pooling
+from ...planning.rules import offset_note
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..layers.own_forward import examined, has_own_forward
@@ -154,8 +155,24 @@ def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
         dims = int(type(module).__name__[-2])
         scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
         scales = (1.0,) * (dims - len(scales)) + scales[-dims:]
-        found.append(pooling(name, kind, pool_axes(module, scales)))
+        axes = pool_axes(module, scales)
+        if _ends_grid(name, plan, model):
+            axes = [replace(axis, scale_out=1.0) for axis in axes]
+        try:
+            found.append(pooling(name, kind, axes))
+        except RekernelError as error:
+            again = "; convert again with ", Option("mode='absorb'", "--mode absorb"), ", with which poolings stay"
+            raise RekernelError(f"{shown(name)}: ", *error.args, *again) from None
     return found
+
+
+def _ends_grid(name: str, plan: Plan, model: nn.Module) -> bool:
+    """Whether linear layers of the trained size read what a pooling gives: then it absorbs the scale."""
+    names = [other for other, _ in model.named_modules()]
+    after = [model.get_submodule(other) for other in names[names.index(name) + 1 :]]
+    linear = [module for module in after if isinstance(module, nn.Linear)]
+    spatial = any(isinstance(m, nn.modules.conv._ConvNd) or type(m).__name__.startswith("Adaptive") for m in after)
+    return bool(linear) and not spatial and not any(change.kind == "linear-in" for change in plan.changed)
 
 
 def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:

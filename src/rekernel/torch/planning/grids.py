@@ -46,8 +46,13 @@ def positions_change(call: LayerCall, tensor: Tensor, scales: Scales, settings: 
         f"position embeddings on a {'x'.join(map(str, call.size))} grid: values, no coefficient; "
         f"{call.prefix} class tokens kept"
     )
-    cells = {tensor.ndim - 2: sizes(call.size, scales)}
-    return values(weight_of(call.weight, tensor), cells, settings, reason, prefix=call.prefix)
+    cells = sizes(call.size, scales)
+    if tensor.ndim > 3:  # a table with an axis for each of the grid's: (1, H, W, C) or (1, C, H, W)
+        count = len(call.size)
+        first = next((i for i in (1, 2) if tuple(tensor.shape[i : i + count]) == call.size), 1)
+        each = {first + i: [cell] for i, cell in enumerate(cells)}
+        return values(weight_of(call.weight, tensor), each, settings, reason)
+    return values(weight_of(call.weight, tensor), {tensor.ndim - 2: cells}, settings, reason, prefix=call.prefix)
 
 
 def unflatten_fits(call: LayerCall, module: Any) -> bool:
