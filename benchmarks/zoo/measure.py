@@ -73,7 +73,7 @@ def _answer(net: Architecture, network: nn.Module, image: Tensor) -> Tensor:
 
 
 def _settled(net: Architecture, network: nn.Module) -> float:
-    """Settle batch norm, and open gates half until the network is not chaotic; its relative change by a relative change.
+    """Settle batch norm, open gates half until the network is not chaotic; its relative change by a relative change.
 
     Gates of random weights multiply what they read, layer after layer: a rounding error becomes another answer.
     """
@@ -135,7 +135,11 @@ def _compared(net: Architecture, found: dict[str, Tensor], expected: dict[str, T
     shapes = found["smooth"].shape, expected["smooth"].shape
     grown = growth(*shapes, net.scales, net.grid)
     if grown is None:
-        return {"outcome": "approximate", "error": None, "message": "an output of {} for {}".format(*map(tuple, shapes))}
+        return {
+            "outcome": "approximate",
+            "error": None,
+            "message": "an output of {} for {}".format(*map(tuple, shapes)),
+        }
     error = distance(matched(found["smooth"], grown), expected["smooth"])
     return {"outcome": "approximate", "error": _short(error), "grown": bool(grown)}
 
