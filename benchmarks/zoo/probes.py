@@ -17,14 +17,14 @@ CYCLES = 2
 
 
 def smooth(count: int, channels: int, size: Sequence[int], seed: int, cycles: int = CYCLES) -> Tensor:
-    """Random images of a few cycles: (count, channels, *size), of mean square about one; no channels if `channels` is 0.
+    """Random images of a few cycles: (count, channels, *size), of mean square about one; no channel axis for 0.
 
     The image of seed `n` is the same picture at every size: the mean over the area of each pixel.
     """
     draw = torch.Generator().manual_seed(seed)
     image, power = torch.zeros(count, max(channels, 1), *size), torch.zeros(count, 1)
     waves = torch.cartesian_prod(*(torch.arange(-cycles, cycles + 1),) * len(size)).reshape(-1, len(size))
-    for wave in waves[torch.randperm(len(waves), generator=draw)[:60]].tolist() + [[0] * len(size)]:
+    for wave in [*waves[torch.randperm(len(waves), generator=draw)[:60]].tolist(), [0] * len(size)]:
         strength = torch.randn(count, max(channels, 1), 2, generator=draw) / (1 + math.hypot(*wave))
         angle = torch.zeros(())
         damping = 1.0

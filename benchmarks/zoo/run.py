@@ -74,15 +74,22 @@ def main() -> None:
         if zoo not in INSTALLED and options.packages is not None:
             sys.path.append(str(options.packages.resolve()))
         rows |= {row["name"]: row for row in _zoo(zoo, options)}
-    ordered = sorted(rows.values(), key=lambda row: (ZOOS.index(row["zoo"]), row["name"].lower()))
+        _write(rows, options.out)
     minutes = (time.perf_counter() - start) / 60
-    print(f"{len(ordered)} architectures in the file; {minutes:.1f} minutes", flush=True)
-    if options.out is not None:
-        setting = {"scale": 2, "versions": {"torch": torch.__version__, "rekernel": rk.__version__,
-                   "python": platform.python_version(), **_versions()}}  # fmt: skip
-        options.out.parent.mkdir(exist_ok=True)
-        lines = ",\n".join("  " + json.dumps(row) for row in ordered)
-        options.out.write_text(f'{{"setting": {json.dumps(setting)},\n "rows": [\n{lines}\n]}}\n')
+    spent = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 60
+    print(f"{len(rows)} architectures in the file; {minutes:.1f} minutes, {spent:.1f} of a core", flush=True)
+
+
+def _write(rows: dict[str, Row], out: Path | None) -> None:
+    """The result file, after every zoo."""
+    if out is None:
+        return
+    ordered = sorted(rows.values(), key=lambda row: (ZOOS.index(row["zoo"]), row["name"].lower()))
+    setting = {"scale": 2, "versions": {"torch": torch.__version__, "rekernel": rk.__version__,
+               "python": platform.python_version(), **_versions()}}  # fmt: skip
+    out.parent.mkdir(exist_ok=True)
+    lines = ",\n".join("  " + json.dumps(row) for row in ordered)
+    out.write_text(f'{{"setting": {json.dumps(setting)},\n "rows": [\n{lines}\n]}}\n')
 
 
 def _zoo(zoo: str, options: argparse.Namespace) -> list[Row]:
@@ -121,14 +128,19 @@ def _measured(net: Any, borderless: bool, answer: Connection) -> None:
     try:
         answer.send(measure(net, borderless=borderless))
     except Exception as error:  # a fault of this benchmark, not of rekernel: the row says so
-        frames = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[:-7:-1])
+        frames = " < ".join(
+            f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[:-7:-1]
+        )
         answer.send({"broken": f"{type(error).__name__}: {error} ({frames})"[:700]})
 
 
 def _line(row: Row, show: bool) -> str:
     if "broken" in row:
         return f"{row['name']}: BROKEN {row['broken']}"
-    parts = [f"{row['name']} ({row['parameters'] / 1e6:.2f}M, contrast {row['contrast']}, sensitivity {row['sensitivity']}, moved {row['moved']})"]
+    parts = [
+        f"{row['name']} ({row['parameters'] / 1e6:.2f}M, contrast {row['contrast']}, "
+        f"sensitivity {row['sensitivity']}, moved {row['moved']})"
+    ]
     if row["contrast"] < FAINT:
         parts.append("FAINT")
     for mode in MODES:

@@ -14,9 +14,9 @@ from collections.abc import Collection
 import torch
 from architecture import Arguments, called
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 POSITIONS = ("pos", "table", "token", "query", "queries", "cls", "bias_k", "rope", "freqs")
 """Parts of the names of parameters that are values on a grid or of tokens: they keep their initialisation."""
@@ -37,7 +37,9 @@ def revive(network: nn.Module, keep: Collection[str] = (), seed: int = 0) -> nn.
         if isinstance(module, _ConvNd) and isinstance(now := normed(module), Tensor):
             set_normed(module, _drawn("weight", now, module, draw))
     for name, buffer in network.named_buffers():
-        if name.endswith("embed") and buffer.is_floating_point() and not buffer.any():  # a codebook that was not learned
+        if (
+            name.endswith("embed") and buffer.is_floating_point() and not buffer.any()
+        ):  # a codebook that was not learned
             buffer.copy_(torch.randn(buffer.shape, generator=draw))
     return network.eval()
 
@@ -68,7 +70,7 @@ def _drawn(name: str, now: Tensor, layer: nn.Module | None, draw: torch.Generato
     if isinstance(layer, nn.Linear):
         return noise * math.prod(now.shape[1:]) ** -0.5
     if isinstance(layer, nn.Embedding):
-        return now
+        return noise if "quant" in name or "code" in name else now
     if name.rpartition(".")[2] in ("bias", "beta", "b"):
         return now + 0.1 * noise
     if layer is not None and "norm" in type(layer).__name__.lower() and now.ndim == 1:
@@ -126,9 +128,9 @@ def settle(network: nn.Module, batches: Collection[Arguments]) -> None:
 def close(network: nn.Module) -> None:
     """Let every convolution that pads by zeros pad by what lies at the other side."""
     for module in network.modules():
-        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
-            if not isinstance(module.padding, str) and any(module.padding):
-                module.padding_mode = "circular"
+        plain = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+        if plain and not isinstance(module.padding, str) and any(module.padding):
+            module.padding_mode = "circular"
 
 
 def gates(network: nn.Module, given: Arguments) -> list[Tensor]:

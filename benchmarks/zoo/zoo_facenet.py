@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 import without_operators  # noqa: F401 - before torchvision
 from architecture import Architecture
 from facenet_pytorch import InceptionResnetV1

@@ -59,8 +59,12 @@ def test_a_wrong_network_is_called_silently_wrong(fault):
 
 
 def test_an_output_of_another_shape_needs_a_note():
-    verdict = _compared(Architecture(segmenter, (3, 8, 8)), dict.fromkeys(("smooth", "rough"), torch.zeros(2, 3, 11, 11)),
-                        dict.fromkeys(("smooth", "rough"), torch.ones(2, 3, 8, 8)))  # fmt: skip
+    found, expected = torch.zeros(2, 3, 11, 11), torch.ones(2, 3, 8, 8)
+    verdict = _compared(
+        Architecture(segmenter, (3, 8, 8)),
+        {"smooth": found, "rough": found},
+        {"smooth": expected, "rough": expected},
+    )
     assert verdict["error"] is None
     assert silent({"moved": 0.0, "default": verdict | {"notes": []}}, "default")
 

@@ -55,6 +55,13 @@ def test_every_network_answers_differently_to_different_pictures():
 
 def test_a_reason_is_written_once_and_named_by_its_number(maker):
     refused = {"outcome": "refused", "message": "conv: has no output\nsecond line"}
-    row = {"name": "zoo/net", "zoo": "zoo", "input": [3, 8, 8], "moved": 0.5, "default": refused, "supersample": refused}
+    row = {
+        "name": "zoo/net",
+        "zoo": "zoo",
+        "input": [3, 8, 8],
+        "moved": 0.5,
+        "default": refused,
+        "supersample": refused,
+    }
     assert maker.one_zoo([row, row]).count("conv: has no output") == 1
     assert maker.one_zoo([row]).count("refused (1)") == 2
