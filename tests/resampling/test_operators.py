@@ -265,7 +265,7 @@ def test_pseudo_inverse_keeps_responses_to_resized_inputs(n, m, method):
         (lambda: rk.kernel_operator(3, 2.0, gain="unit"), "gain='unit'"),
         (lambda: rk.kernel_operator(3, 2.0, smoothness=1.0), r"smoothness=1\.0"),
         (lambda: rk.kernel_operator(3, 2.0, smoothness=float("nan")), "smoothness=nan"),
-        (lambda: rk.kernel_operator(3, 1.5, "dilate"), r"method='dilate' cannot move 3 taps to \[-1\.5, 0\.0, 1\.5\]"),
+        (lambda: rk.kernel_operator(3, 1.5, "dilate"), r"method='dilate' cannot move 3 taps to -1\.5, 0, 1\.5 on"),
         (lambda: rk.kernel_operator(3, 2.0, "dilate", phase=0.5), "method='dilate'"),
         (lambda: rk.kernel_operator(5, 2.0, "linear", taps=3), r"k=5, scale=2, .*taps=3.*gain='dc' cannot"),
         (lambda: rk.grid_operator(0, 4), "n=0 is not a grid size"),

@@ -169,9 +169,8 @@ class Layer:
         try:
             yield
         except RekernelError as error:
-            rest = " Or" if str(error).endswith(".") else "; or"
             named = f"{shown(self.name)} {list(self.shape)}: "
-            raise RekernelError(named, *error.args, f"{rest} leave the layer out: ", without(self.name)) from None
+            raise RekernelError(named, *error.args, "; or leave the layer out: ", without(self.name)) from None
 
     def _padding(
         self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool

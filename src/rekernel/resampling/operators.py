@@ -271,7 +271,7 @@ def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
         raise RekernelError(
             f"method='dilate' cannot move {len(targets)} taps to {few([f'{t:.4g}' for t in targets])} on "
             f"{len(positions)} samples at {positions[0]:g} to {positions[-1]:g}: dilation needs whole positions inside "
-            f"the kernel. Use a whole scale, phase=0 and taps='full', or another method."
+            f"the kernel; use a whole scale, phase=0 and taps='full', or another method"
         )
     return hit.astype(np.float64)
 

@@ -30,6 +30,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
     Examples
     --------
+    >>> import torch
     >>> from torch.nn.utils import spectral_norm
     >>> layer = spectral_norm(nn.Conv1d(1, 1, 3))
     >>> _ = layer(torch.zeros(1, 1, 5))

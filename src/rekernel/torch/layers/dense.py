@@ -155,13 +155,12 @@ def plain_layer(
     padding_mode : str, optional
         Another mode than that of `old`.
     """
-    trained = True
     if weight is None:
-        trained = any(p.requires_grad for name, p in old.named_parameters() if name != "bias")
-        weight, bias = old.weight.detach(), old.bias
+        names = ("weight", "parametrizations.weight")
+        made_of = (parameter for name, parameter in old.named_parameters() if name.startswith(names))
+        trained = any(p.requires_grad for p in made_of)
+        weight, bias = nn.Parameter(old.weight.detach().clone(), requires_grad=trained), old.bias
     kernel, bias = _parameter(weight), None if bias is None else _parameter(bias)
-    if not trained:
-        kernel.requires_grad_(False)
     if isinstance(old, nn.Linear):
         new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")
         return _with_parameters(new, kernel, bias)

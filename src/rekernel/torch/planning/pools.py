@@ -29,7 +29,7 @@ POOLS = {
 
 _CLASSES: tuple[Any, ...] = tuple(POOLS)
 _FORWARDS = {known.forward for known in _CLASSES}
-_POINTWISE = ("linear", "linear-out", "attention", "positions", "other")
+_POINTWISE = ("linear", "linear-out", "attention", "positions", "other", "within")
 """Kinds of calls that read a single pixel as they read many."""
 
 Scales = tuple[float, ...]

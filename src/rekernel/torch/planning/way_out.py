@@ -33,10 +33,8 @@ def way_out(reading: Reading, network: Network, *, latent: bool = False) -> tupl
 
 @contextmanager
 def with_way_out(parts: tuple[str | Option, ...]) -> Iterator[None]:
-    """Put the way out behind an error that the block raises, unless the error names that option itself."""
+    """Put the way out behind an error that the block raises."""
     try:
         yield
     except RekernelError as error:
-        said = str(error)
-        more = () if _ABSORB.python in said else (" ", *parts[1:]) if said.endswith(".") else parts
-        raise RekernelError(*error.args, *more) from None
+        raise RekernelError(*error.args, *parts) from None
