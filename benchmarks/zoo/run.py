@@ -34,6 +34,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from measure import FAINT, MODES, measure, silent
+from without_operators import import_torchvision
 
 import rekernel as rk
 
@@ -71,8 +72,9 @@ def main() -> None:
     if not options.only:
         rows = {name: row for name, row in rows.items() if row["zoo"] not in asked}
     for zoo in sorted(asked, key=ZOOS.index):
-        if zoo not in INSTALLED and options.packages is not None:
-            sys.path.append(str(options.packages.resolve()))
+        if zoo not in INSTALLED:
+            sys.path += [str(options.packages.resolve())] if options.packages is not None else []
+            import_torchvision()
         rows |= {row["name"]: row for row in _zoo(zoo, options)}
         _write(rows, options.out)
     minutes = (time.perf_counter() - start) / 60

@@ -6,11 +6,23 @@ two of them when it is imported, and torch refuses to describe what was never de
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import torch
 
-try:
-    _ours = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _ours.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-except RuntimeError:  # they are there already
-    pass
+_KEPT: list[torch.library.Library] = []
+"""A library forgets what it defined when nobody holds it."""
+
+
+def import_torchvision() -> None:
+    """Import torchvision; where its operators are missing, define those that it describes first."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _KEPT.append(torch.library.Library("torchvision", "DEF"))
+        for name in ("nms", "qnms"):
+            _KEPT[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import without_operators  # noqa: F401 - before torchvision
 from architecture import Architecture
 from facenet_pytorch import InceptionResnetV1
 from facenet_pytorch.models import mtcnn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import without_operators  # noqa: F401 - MONAI imports torchvision where it finds it
 from architecture import Architecture
 from monai.networks import nets
 from torch import Tensor, nn

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import without_operators  # noqa: F401 - torchvision comes with timm
 from architecture import Architecture
 from torch import nn
 

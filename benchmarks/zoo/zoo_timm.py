@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
-import without_operators  # noqa: F401 - timm imports torchvision
 from architecture import Architecture
 from torch import nn
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torchvision.models as tv
-import without_operators  # noqa: F401 - before torchvision
 from architecture import Architecture
 from torch import nn
 
