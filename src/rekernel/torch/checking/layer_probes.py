@@ -31,8 +31,8 @@ from .probes import waves
 
 _ROUNDING = 1e-4
 _LARGEST = 1 << 24  # entries of a probe
-_WIDE = 24  # least pixels of a slow wave along an axis
-MOVED = 0.15
+_WIDE = {1: 128, 2: 64, 3: 28}  # least pixels of a slow wave along an axis, by the number of axes
+MOVED = 0.1
 """Bound on how far a layer moves a slow wave beside the place that its geometry gives, in new pixels."""
 _BLURS = ("reflect",)  # a reflection of repeated pixels is not the repeated reflection at the right border
 
@@ -152,7 +152,7 @@ def _wave_probe(module: Any, call: LayerCall, scales: Sequence[float], made_up: 
     if getattr(module, "padding_mode", "zeros") != "zeros" or len(call.size) != len(scales) or any(map(any, sides)):
         return None
     strides = tuple(module.stride)
-    size = [n + t * max(0, -(-(_WIDE - n) // t)) for n, t in zip(call.size, strides, strict=True)]
+    size = [n + t * max(0, -(-(_WIDE[len(strides)] - n) // t)) for n, t in zip(call.size, strides, strict=True)]
     new = [round(n * s) for n, s in zip(size, scales, strict=True)]
     if _channels(module) * math.prod(new) > _LARGEST:
         return None
