@@ -23,6 +23,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,15 +76,16 @@ def main() -> None:
         if zoo not in INSTALLED:
             sys.path += [str(options.packages.resolve())] if options.packages is not None else []
             import_torchvision()
-        rows |= {row["name"]: row for row in _zoo(zoo, options)}
-        _write(rows, options.out)
+        for row in _zoo(zoo, options):
+            rows[row["name"]] = row
+            _write(rows, options.out)
     minutes = (time.perf_counter() - start) / 60
     spent = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 60
     print(f"{len(rows)} architectures in the file; {minutes:.1f} minutes, {spent:.1f} of a core", flush=True)
 
 
 def _write(rows: dict[str, Row], out: Path | None) -> None:
-    """The result file, after every zoo."""
+    """The result file, after every architecture: a run that ends early keeps what it has."""
     if out is None:
         return
     ordered = sorted(rows.values(), key=lambda row: (ZOOS.index(row["zoo"]), row["name"].lower()))
@@ -94,7 +96,8 @@ def _write(rows: dict[str, Row], out: Path | None) -> None:
     out.write_text(f'{{"setting": {json.dumps(setting)},\n "rows": [\n{lines}\n]}}\n')
 
 
-def _zoo(zoo: str, options: argparse.Namespace) -> list[Row]:
+def _zoo(zoo: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The row of each architecture, in order, as soon as it is there."""
     nets: dict[str, Any] = {}
     for module in MODULES[zoo]:
         nets |= importlib.import_module(module).ARCHITECTURES
@@ -106,7 +109,7 @@ def _zoo(zoo: str, options: argparse.Namespace) -> list[Row]:
         return row
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(run, names))
+        yield from pool.map(run, names)
 
 
 def _apart(net: Any, borderless: bool) -> Row:
