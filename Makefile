@@ -12,7 +12,7 @@ LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.p
   tests/torch/test_engines.py
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real docs site upgrade
+.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-zoo docs site upgrade
 
 setup: $(READY)
 
@@ -91,3 +91,14 @@ bench-real: $(READY) $(PACKAGES)/.ready  ## the tables on real data; needs Debia
 	$(BIN)/python benchmarks/real/efficientnet.py --packages $(PACKAGES)
 	$(BIN)/python benchmarks/real/training.py --data $(DATA)
 	$(BIN)/python benchmarks/real/tables.py
+
+# Model zoos that ask for another torch. torchvision must be the version of ours.
+ZOO_PACKAGES ?= out/zoo-packages
+$(ZOO_PACKAGES)/.ready: | $(READY)
+	$(BIN)/pip install -q --no-deps --target $(ZOO_PACKAGES) \
+	  'torchvision==0.28.*' 'timm>=1.0.31' 'segmentation-models-pytorch>=0.6' 'monai>=1.6' 'facenet-pytorch>=2.6' einops
+	touch $@
+
+bench-zoo: $(READY) $(ZOO_PACKAGES)/.ready  ## rescale the architectures of the model zoos: docs/architectures.md
+	$(BIN)/python benchmarks/zoo/run.py --packages $(ZOO_PACKAGES)
+	$(BIN)/python benchmarks/zoo/tables.py

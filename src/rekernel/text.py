@@ -1,4 +1,4 @@
-"""Sizes and scales as text for people."""
+"""Sizes, scales and lists as text for people."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def dims(sizes: Iterable[object]) -> str:
     ('8x4x3x3', 'scalar')
     """
     return "x".join(map(str, sizes)) or "scalar"
+
+
+def few(items: Sequence[str], most: int = 5) -> str:
+    """The first of some items, and the number of the others, so that a message stays short.
+
+    Examples
+    --------
+    >>> few(["a", "b"]), few(["a", "b", "c", "d"], 2), few([])
+    ('a, b', 'a, b and 2 more', 'none')
+    """
+    rest = len(items) - most
+    return (", ".join(items[:most]) or "none") + (f" and {rest} more" if rest > 0 else "")
 
 
 def scale_text(scale: float | Sequence[float] | str) -> str:

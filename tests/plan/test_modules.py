@@ -22,6 +22,13 @@ def test_a_layer_without_a_tensor_has_a_method_only_where_the_image_is_resampled
     assert Plan.from_json(json.dumps(document)).modules == (POOL, FRONT)
 
 
+def test_zeros_in_front_of_a_pooling_are_kept_where_there_are_some():
+    padded = ModuleChange("pool", "max-pool", "pooling", POOL.geometry, POOL.new_geometry, by_hand=((0, 1),))
+    document = json.loads(Plan((KEPT,), modules=(POOL, padded)).to_json())
+    assert [entry.get("by_hand") for entry in document["modules"]] == [None, [[0, 1]]]
+    assert Plan.from_json(json.dumps(document)).modules == (POOL, padded)
+
+
 def test_a_plan_that_only_resamples_the_image_is_not_empty_and_says_that_no_tensor_changes():
     plan = Plan((KEPT,), modules=(FRONT,))
     assert not plan.empty and not plan.changed
@@ -37,6 +44,8 @@ def test_a_plan_that_only_resamples_the_image_is_not_empty_and_says_that_no_tens
         (ENTRY | {"method": "x\x1b"}, "method .*x.* is not one of optimal"),
         (ENTRY | {"method": ["area"]}, "method .*area.* is not one of"),
         (ENTRY | {"method": "dilate"}, "'dilate' is not one of"),
+        (ENTRY | {"by_hand": 3}, "not iterable"),
+        (ENTRY | {"by_hand": [[1, "x\x1b"]]}, "is not a padding"),
         (ENTRY | {"colour": 1}, "unexpected keyword"),
         ({"name": "", "kind": "resample", "reason": ""}, "'geometry'"),
     ],

@@ -165,7 +165,7 @@ FAULTS = {
     "changes null": (("changes",), None, "wrong type"),
     "changes an object": (("changes",), {"a": 1}, "not an object with a name"),
     "family missing": (("family",), ..., "field 'family' is missing"),
-    "family a number": (("family",), 1, "family must be text"),
+    "family a number": (("family",), 1, "family and checked must be text"),
     "options a list": (("options",), [], "options an object"),
     "warnings of numbers": (("warnings",), [1], "warnings a list of texts"),
     "an unknown origin": (("origin",), "magic\x1b", "origin: .*magic.* is not one of names, trace, onnx"),

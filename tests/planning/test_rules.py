@@ -13,6 +13,7 @@ import rekernel as rk
 from rekernel.plan.changes import AxisGeometry, LayerChange
 from rekernel.planning import rules
 from rekernel.planning.layers import Cells, ConvAxis, Weight, grid_cells
+from rekernel.planning.pooling import pooling
 from rekernel.planning.roles import FLAT, Network, Role, checked_mode, gives_image, network_mode, role_of, settings_of
 from rekernel.planning.settings import Settings
 
@@ -244,7 +245,7 @@ def test_a_layer_says_by_how_much_it_lies_beside_its_place():
     dilated = rules.convolution(weight, [axis], Settings(2, "dilate"), first=2, mode="supersample", reason="")
     assert exact.offset == (0.0,)
     assert dilated.offset == (0.5,)
-    pool = rules.pooling("pool", "max-pool", [axis])
+    pool = pooling("pool", "max-pool", [axis])
     assert pool.offset == dilated.offset  # the taps of both are spread, and neither can shift them
 
 
@@ -264,10 +265,10 @@ def test_a_layer_that_nothing_reaches_stays():
         (lambda: rules.reads_grid(Weight("fc", "F32", (5, 12)), 1, [Cells(5, 10)], Settings(2), ""), "12 entries"),
         (lambda: grid_cells(12, (3, 5), (3, 10), "channels-first"), "15 cells"),
         (
-            lambda: rules.pooling("p", "max-pool", [ConvAxis(AxisGeometry(2, 2, (0, 1)), 2, 2)]),
-            "two sides must be equal",
+            lambda: pooling("p", "avg-pool", [ConvAxis(AxisGeometry(640, 640, (0, 0)), 2, 2, 5)]),
+            "a pooling of 640 pixels, stride 640, padding .* has no output on 5 pixels",
         ),
-        (lambda: rules.pooling("p", "avg-pool", [ConvAxis(AxisGeometry(2, 2, (0, 0)), 1.5, 1.5)]), "whole numbers"),
+        (lambda: pooling("p", "avg-pool", [ConvAxis(AxisGeometry(2, 2, (0, 0)), 1.5, 1.5)]), "whole numbers"),
     ],
 )
 def test_what_cannot_be_is_refused(make, words):

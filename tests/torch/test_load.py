@@ -63,7 +63,7 @@ def test_a_file_without_recipe(tmp_path: Path) -> None:
 def test_a_file_of_another_architecture(file: Path) -> None:
     refused(nn.Sequential(nn.Conv1d(3, 4, 3)), file, "another architecture", "0.weight")
     refused(nn.Sequential(nn.Linear(3, 4)), file, "another architecture", "0.weight")
-    refused(nn.ModuleDict({"a": build()}), file, "another architecture", "which ModuleDict does not have")
+    refused(nn.ModuleDict({"a": nn.Linear(3, 4)}), file, "another architecture", "which this ModuleDict does not have")
 
 
 def test_every_missing_tensor_is_named(file: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_loading_twice_is_refused(file: Path) -> None:
-    refused(rkt.load(build(), file), file, "another architecture")
+    refused(rkt.load(build(), file), file, "was rescaled already (scale 2x2)", "built for the trained size")
 
 
 def test_saving_what_was_not_rescaled(tmp_path: Path) -> None:

@@ -64,14 +64,14 @@ def architecture(shapes: Shapes, metadata: Mapping[str, str], asked: str | None 
 
 
 def is_weight(name: str) -> bool:
-    """Whether the name is the name of a kernel or matrix, in any framework.
+    """Whether the name is the name of a kernel or matrix, in any framework, or of its direction under weight norm.
 
     Examples
     --------
     >>> is_weight("conv/kernel"), is_weight("conv.weight"), is_weight("pos_embed")
     (True, True, False)
     """
-    return name.removesuffix(":0").endswith(("kernel", "weight", "weight_v"))
+    return name.removesuffix(":0").endswith(("kernel", "weight", "weight_v", "parametrizations.weight.original1"))
 
 
 @dataclass(frozen=True)

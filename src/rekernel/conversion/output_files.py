@@ -104,6 +104,13 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
                 f"the plan expects {shown(name)} as {change.dtype} {list(change.shape)}, but it is "
                 f"{info.dtype} {list(info.shape)}; plan again"
             )
+    for change in changes.values():
+        direction = changes.get(change.length_of)
+        if change.length_of and (direction is None or direction.operators != change.operators):
+            raise RekernelError(
+                f"the plan sets {shown(change.name)} to the length of {shown(change.length_of)}, which it changes in "
+                f"another way; plan again"
+            )
     tensors = []
     for name, info in source.tensors.items():
         change = changes.get(name) or LayerChange.unchanged(name, info.dtype, info.shape, "not in the plan")

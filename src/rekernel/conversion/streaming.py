@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint.dtypes import DTYPE_BITS, cast, numpy_dtype, refuse_overflow
 from ..checkpoint.tensor_source import TensorSource
 from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown
+from ..plan.changes import LayerChange
 from .output_files import OutputFile, OutputTensor
 
 _COPY = 32 << 20  # bytes of a piece that is copied, by the kernel if the system allows
@@ -153,6 +155,10 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
             writer.write_at(change.name, start, source.read_range(change.name, start, piece.stop))
         return
     try:
+        if change.length_of:
+            lengths: Any = np.ascontiguousarray(cast(_lengths(change, source), dtype))
+            writer.write_at(change.name, 0, lengths.reshape(-1).view(np.uint8))
+            return
         values = _values(piece, source)
         if dtype != change.dtype and not change.kept:  # computed in a wider dtype, so that values are rounded only once
             values = values.astype("float64" if change.dtype == "F64" else "float32")
@@ -169,10 +175,27 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
 
 def _values(piece: Piece, source: TensorSource) -> Any:
     change = piece.tensor.change
-    start, stop = (_bytes(change.dtype, change.shape, row) for row in (piece.start, piece.stop))
-    data = source.read_range(change.name, start, stop)
-    shape = (piece.stop - piece.start, *change.shape[1:]) if change.shape else ()
-    return np.frombuffer(data, dtype=numpy_dtype(change.dtype)).reshape(shape)
+    return _rows(source, change.name, piece.start, piece.stop)
+
+
+def _rows(source: TensorSource, name: str, start: int, stop: int) -> Any:
+    info = source.tensors[name]
+    first, last = (_bytes(info.dtype, info.shape, row) for row in (start, stop))
+    shape = (stop - start, *info.shape[1:]) if info.shape else ()
+    return np.frombuffer(source.read_range(name, first, last), dtype=numpy_dtype(info.dtype)).reshape(shape)
+
+
+def _lengths(change: LayerChange, source: TensorSource) -> NDArray[np.float64]:
+    """The new lengths of a weight norm. With one for each row, the rows of the direction are read a few at a time."""
+    rows = source.tensors[change.length_of].shape[0]
+    g = _rows(source, change.name, 0, change.shape[0] if change.shape else 1)
+    by_row = bool(change.shape) and change.shape[0] == rows and all(o.axis > 0 for o in change.operators)
+    step = max(1, _RESAMPLE // math.prod(change.view[1:])) if by_row else rows
+    parts = []
+    for start in range(0, rows, step):
+        direction = _rows(source, change.length_of, start, min(start + step, rows))
+        parts.append(change.lengths(g[start : start + step] if by_row else g, direction))
+    return np.concatenate(parts) if by_row else parts[0]
 
 
 def _bytes(dtype: str, shape: tuple[int, ...], rows: int) -> int:

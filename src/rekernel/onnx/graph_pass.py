@@ -37,12 +37,15 @@ class NodeEdits:
         No convolution crops, and onnxruntime requires the padding of a max pooling to be smaller than its kernel, even
         if its taps are spread
     averages : channels of an average pooling that becomes a convolution, by the position of the node
+    behind : nodes to insert behind a node, in order, by the position of the node: 'Mul' with a factor, or 'Gather' with
+        the numbers of entries along an axis
     """
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     constants: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
     padding: dict[int, tuple[list[int], float]] = field(default_factory=dict)
     averages: dict[int, int] = field(default_factory=dict)
+    behind: dict[int, list[tuple[str, NDArray[Any], int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

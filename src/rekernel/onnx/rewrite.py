@@ -37,7 +37,7 @@ def rewritten(done: GraphPass, recipe: Recipe) -> Any:
     _weights(done, proto)
     _nodes(done, proto)
     _averages(done, proto)
-    _padding(done, proto)
+    _neighbours(done, proto)
     if done.front is not None:
         put_in_front(done, proto)
     _shapes(done, proto)
@@ -94,23 +94,42 @@ def _nodes(done: GraphPass, proto: Any) -> None:
         proto.graph.initializer.remove(tensor)
 
 
-def _padding(done: GraphPass, proto: Any) -> None:
-    """Insert Pad nodes before nodes that cannot pad themselves."""
-    version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=13)
-    for index, (pads, value) in sorted(done.edits.padding.items(), reverse=True):
-        node = proto.graph.node[index]
-        out = f"{node.output[0]}_padded"
-        if version < 11:
-            pad = helper.make_node("Pad", [node.input[0]], [out], mode="constant", pads=pads, value=value)
-        else:
-            kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
-            amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
-            filled = numpy_helper.from_array(np.array(value, kind), f"{out}_with")
-            proto.graph.initializer.extend([amounts, filled])
-            pad = helper.make_node("Pad", [node.input[0], amounts.name, filled.name], [out], mode="constant")
-        pad.name = out
-        node.input[0] = out
-        proto.graph.node.insert(index, pad)
+def _neighbours(done: GraphPass, proto: Any) -> None:
+    """Insert what stands before and behind nodes, from the last node to the first: positions in front of it stay."""
+    for index in sorted({*done.edits.padding, *done.edits.behind}, reverse=True):
+        for node in reversed(_behind(done, proto, index)):
+            proto.graph.node.insert(index + 1, node)
+        if index in done.edits.padding:
+            proto.graph.node.insert(index, _padding(done, proto, index))
+
+
+def _padding(done: GraphPass, proto: Any, index: int) -> Any:
+    """A Pad node for a node that cannot pad itself, which reads the result."""
+    node, (pads, value) = proto.graph.node[index], done.edits.padding[index]
+    out, given = f"{node.output[0]}_padded", node.input[0]
+    node.input[0] = out
+    if done.opset() < 11:
+        return helper.make_node("Pad", [given], [out], out, mode="constant", pads=pads, value=value)
+    kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[given])
+    amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
+    filled = numpy_helper.from_array(np.array(value, kind), f"{out}_with")
+    proto.graph.initializer.extend([amounts, filled])
+    return helper.make_node("Pad", [given, amounts.name, filled.name], [out], out, mode="constant")
+
+
+def _behind(done: GraphPass, proto: Any, index: int) -> list[Any]:
+    """The nodes behind a node, the last of which gives the result under its name."""
+    node, steps = proto.graph.node[index], done.edits.behind.get(index, [])
+    last, kind = node.output[0], helper.tensor_dtype_to_np_dtype(done.model.kinds[node.input[0]])
+    names = [*(f"{last}_pooled{number}" for number in range(len(steps))), last]
+    node.output[0] = names[0]
+    made = []
+    for (op, values, axis), given, out in zip(steps, names, names[1:], strict=False):
+        constant = numpy_helper.from_array(values.astype(np.int64 if op == "Gather" else kind), f"{out}_{op.lower()}")
+        proto.graph.initializer.append(constant)
+        more: dict[str, Any] = {"axis": axis} if op == "Gather" else {}
+        made.append(helper.make_node(op, [given, constant.name], [out], f"{out}_{op.lower()}", **more))
+    return made
 
 
 def _averages(done: GraphPass, proto: Any) -> None:

@@ -1,23 +1,20 @@
-"""Handle ONNX operators with weights or kernels on a grid that grows: convolutions, poolings and matrix products.
+"""Handle ONNX operators with weights on a grid that grows: convolutions and matrix products.
 
 Scope: the modes and settings of these layers. Not here: what becomes of a weight (see `onnx.layer_changes` and
-`planning.rules`), and attributes (see `onnx.windows`).
+`planning.rules`), poolings (see `onnx.pools`), and attributes (see `onnx.windows`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from ..escape import shown
-from ..plan.changes import AxisGeometry, Mode
+from ..plan.changes import Mode
 from ..planning.layers import Weight
 from ..planning.roles import ABSORB, SUPERSAMPLE, Role, role_of, settings_of
-from ..planning.rules import pooling
 from .axes import Axes, Part, broadcast, new_shape, old_shape, plain, scale_of
 from .graph_pass import GraphPass, Refusal
 from .layer_changes import KernelWindow, conv_change, linear_change
-from .windows import conv_window, geometry_of, pad_before, set_window, window_of
+from .pools import pool
+from .windows import conv_window, geometry_of, set_window
 
 
 def _conv(at: GraphPass) -> None:
@@ -88,60 +85,6 @@ def _mode(at: GraphPass, weight: str, role: Role) -> Mode:
     return ABSORB if at.index in at.reading.readers and not at.reading.keeps_patch else SUPERSAMPLE
 
 
-def _pool(at: GraphPass) -> None:
-    axes = at.of(at.node.input[0])
-    kind = "max-pool" if at.node.op_type == "MaxPool" else "avg-pool"
-    if len(at.node.output) > 1 and at.node.output[1]:
-        raise Refusal("gives the positions of its maxima, which are counted on the old grid")
-    window = window_of(at, at.attributes["kernel_shape"], axes)
-    scales = tuple(map(scale_of, axes[2:]))
-    name = at.model.named(at.node)
-    change = at.ready_modules.get(name)
-    if at.ready is None:
-        became = pooling(name, kind, window.axes(scales, scales, at.offset()[1]), aligned=at.aligned)
-        change = became.change
-        if any(abs(beside) > 1e-6 for beside in became.offset):
-            pairs = zip(became.offset, change.new_geometry, strict=True)
-            at.offsets[at.node.output[0]] = name, tuple(beside / g.stride for beside, g in pairs)
-    elif change is None or change.geometry != window.geometry():
-        raise Refusal("the plan does not change this pooling as the model needs; plan again")
-    set_window(at, change.new_geometry)
-    _pool_attributes(at, kind, window, change.new_geometry)
-    at.modules.append(change)
-    shape = at.shape_out()
-    at.out((*axes[:2], *((Part(n, s),) for n, s in zip(shape[2:], scales, strict=True))))
-
-
-def _pool_attributes(at: GraphPass, kind: str, window: KernelWindow, geometry: Sequence[AxisGeometry]) -> None:
-    """Note the attributes that poolings alone have, and what a pooling cannot do itself.
-
-    An average pooling with spread taps becomes a convolution where the opset has none, or where onnxruntime would
-    refuse its padding.
-    """
-    edits = at.edits.attributes[at.index]
-    too_large = any(max(g.padding) >= g.kernel for g in geometry)
-    if kind == "max-pool":
-        if too_large:
-            pad_before(at, [g.padding for g in geometry], -math.inf)
-        return
-    spread = any(g.dilation > 1 for g in geometry)
-    padded, uneven = any(map(any, window.padding)), any(g.padding[0] != g.padding[1] for g in geometry)
-    included = bool(at.attributes.get("count_include_pad", 0))
-    # Padding that the trained pooling did not have stands for pixels: they count.
-    counted = included or not padded if spread else uneven or (included and padded)
-    edits["count_include_pad"] = int(counted)
-    if not spread:
-        edits["dilations"] = None  # AveragePool has no dilations before opset 19
-    if not too_large and (not spread or at.opset() >= 19):
-        return
-    if not counted and any(map(any, (g.padding for g in geometry))):
-        raise Refusal(
-            f"would be an average pooling with spread taps whose padding does not count, which opset {at.opset()} does "
-            f"not have; export the model with opset 19 or later, or pass --method optimal (method='optimal')"
-        )
-    at.edits.averages[at.index] = old_shape(at.of(at.node.input[0]))[1]
-
-
 def _gemm(at: GraphPass) -> None:
     given, weight = at.node.input[:2]
     axes = at.of(given)
@@ -183,6 +126,6 @@ def _product(at: GraphPass, axes: Axes, read: tuple[Part, ...], weight: str, axi
 
 
 WEIGHTS = {
-    "Conv": _conv, "ConvTranspose": _conv, "MaxPool": _pool, "AveragePool": _pool, "Gemm": _gemm, "MatMul": _matmul,
+    "Conv": _conv, "ConvTranspose": _conv, "MaxPool": pool, "AveragePool": pool, "Gemm": _gemm, "MatMul": _matmul,
 }  # fmt: skip
 """The handler of each operator."""

@@ -17,8 +17,8 @@ from ..resampling.arrays import resample
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
 
-KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "keep")
-MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "enlarge", "window", "resample")
+KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
+MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
 Mode = Literal["", "supersample", "absorb"]
 Form = Literal["plain", "dense", "factored", "auto"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -93,6 +93,8 @@ class LayerChange:
         stays there
     by_hand_mode : mode of that padding, as in torch.nn.functional.pad; empty for zeros
     mode : effect of the scale on the layer: 'supersample' (the output grows), 'absorb' (the stride grows), or empty
+    length_of : for a 'length' of a weight norm, name of the tensor with the direction, whose `view` and `operators` the
+        entry repeats
     """
 
     name: str
@@ -111,6 +113,7 @@ class LayerChange:
     by_hand: tuple[tuple[int, int], ...] = ()
     by_hand_mode: str = ""
     mode: Mode = ""
+    length_of: str = ""
 
     @classmethod
     def unchanged(cls, name: str, dtype: str, shape: tuple[int, ...], reason: str) -> Self:
@@ -158,10 +161,36 @@ class LayerChange:
 
         return array_api_compat.array_namespace(w).concat([kept, out.reshape(grid)], axis=self.grid_axis)
 
+    def lengths(self, g: Any, v: Any) -> NDArray[np.float64]:
+        """Return the lengths g' for which g' v'/|v'| is the resampled g v/|v|, where v' is the resampled v.
+
+        Parameters
+        ----------
+        g : array of NumPy
+            The lengths: one for each entry of one axis of `v`, or one for all.
+        v : array of NumPy
+            The direction.
+
+        Examples
+        --------
+        >>> double = (AxisOperator(1, 2, 4, "grid", 2.0, "nearest", "none"),)
+        >>> g = LayerChange("g", "F32", (1, 1), (1, 1), "length", "", (1, 2), double, length_of="v")
+        >>> g.lengths(np.ones((1, 1)), np.array([[3.0, 4.0]])).round(3).tolist()
+        [[1.414]]
+        """
+        g, v = np.asarray(g, np.float64), np.asarray(v, np.float64)
+        others = tuple(axis for axis in range(v.ndim) if g.ndim == 0 or g.shape[axis] == 1)
+        seen = v.reshape(-1, *self.view[1:]) if self.view else v
+        new = resample(seen, {o.axis: o.matrix() for o in self.operators})
+        before, after = (np.sqrt((t**2).sum(axis=others, keepdims=True)).reshape(g.shape) for t in (v, new))
+        return np.asarray(g * np.divide(after, before, out=np.ones_like(g), where=before > 0))
+
     @property
     def by_rows(self) -> bool:
         """Whether slices along axis 0 can be converted one by one."""
-        return not self.prefix and len(self.shape) > 1 and all(o.axis > 0 for o in self.operators)
+        return (
+            not self.prefix and not self.length_of and len(self.shape) > 1 and all(o.axis > 0 for o in self.operators)
+        )
 
     def dc_deviation(self) -> float:
         """Return the largest error of the gain at zero frequency; for values, the largest error on a constant input."""
@@ -185,11 +214,14 @@ class ModuleChange:
 
     name : path of the module
     kind : one of `MODULE_KINDS`. The kernel of the geometry is the output size of an 'upsample' or 'unflatten' layer,
-        the size to which 'enlarge' brings the input grid of the layer, or the tokens of an attention 'window'. The
-        module named '' is the model itself: 'resample' brings the image to the trained size in front of the model
+        the grid of a 'layer-norm' with a weight for every pixel, the size to which 'enlarge' brings the input grid of
+        the layer, or the tokens of an attention 'window'. The module named '' is the model itself: 'resample' brings
+        the image to the trained size in front of the model
     reason : explanation of the change, for a person
     geometry, new_geometry : geometry before and after, one entry per spatial axis
     method : method that resamples the image, for 'resample'
+    by_hand : padding with zeros in the model's own code before a pooling, (left, right) per spatial axis. It stays
+        there, and the new pooling adds what it grows by; the geometry is that behind this padding
     """
 
     name: str
@@ -198,6 +230,7 @@ class ModuleChange:
     geometry: tuple[AxisGeometry, ...]
     new_geometry: tuple[AxisGeometry, ...]
     method: str = ""
+    by_hand: tuple[tuple[int, int], ...] = ()
 
 
 @cache

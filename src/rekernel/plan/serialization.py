@@ -130,10 +130,10 @@ def change_of(entry: Any) -> LayerChange:
     allowed = {f.name for f in fields(LayerChange)}
     if extra := set(entry) - allowed:
         raise RekernelError(f"plan: {shown(name)}: unknown field {shown(sorted(extra)[0])}")
-    for what in ("dtype", "kind", "reason", "by_hand_mode", "mode"):
+    for what in ("dtype", "kind", "reason", "by_hand_mode", "mode", "length_of"):
         if not isinstance(entry.get(what, ""), str):
             raise RekernelError(f"plan: {shown(name)}: {what} is not text")
-        if what not in entry and what not in ("by_hand_mode", "mode"):
+        if what not in entry and what not in ("by_hand_mode", "mode", "length_of"):
             raise RekernelError(f"plan: {shown(name)}: field {what!r} is missing")
     try:
         change = LayerChange(
@@ -158,9 +158,8 @@ def change_of(entry: Any) -> LayerChange:
 
 
 def sparse_module(module: ModuleChange) -> dict[str, Any]:
-    """The entry of a module, without a method if it has none."""
-    entry = asdict(module)
-    return entry if module.method else {key: value for key, value in entry.items() if key != "method"}
+    """The entry of a module, without a method or padding by hand if it has none."""
+    return {key: value for key, value in asdict(module).items() if value or key not in ("method", "by_hand")}
 
 
 def module_of(entry: Any) -> ModuleChange:
@@ -169,7 +168,7 @@ def module_of(entry: Any) -> ModuleChange:
         raise RekernelError('plan: an entry of "modules" is not an object with a name, a kind and a reason')
     try:
         sides = {n: tuple(_axis_geometry(g) for g in entry[n]) for n in ("geometry", "new_geometry")}
-        module = ModuleChange(**{**entry, **sides})
+        module = ModuleChange(**{**entry, **sides, "by_hand": tuple(_pair(p) for p in entry.get("by_hand", ()))})
     except (KeyError, TypeError, ValueError) as error:
         raise RekernelError(f"plan: {shown(entry['name'])}: {inert(str(error))}") from None
     if not isinstance(module.method, str) or (module.method and module.method not in READING_FILTERS):
@@ -254,6 +253,11 @@ def _check(change: LayerChange) -> None:
         raise RekernelError(f"kind {change.kind!r} with {len(change.operators)} operators contradicts itself")
     if change.operators and change.factors:
         raise RekernelError("has operators and factors; a change has one or the other")
+    if (change.kind == "length") != bool(change.length_of):
+        raise RekernelError(f"kind {change.kind!r} with length_of {shown(change.length_of)} contradicts itself")
+    if change.kind == "length":
+        _check_length(change)
+        return
     if not change.operators and change.new_shape != change.shape:
         raise RekernelError(f"shape {change.shape} becomes {change.new_shape} without an operator")
     if change.kept:
@@ -279,6 +283,19 @@ def _check(change: LayerChange) -> None:
                 new_view[o.axis] = o.new
     if math.prod(new_view) != new_cells:
         raise RekernelError(f"the operators give {math.prod(new_view)} cells, new_shape {change.new_shape} {new_cells}")
+
+
+def _check_length(change: LayerChange) -> None:
+    """Raise if the lengths of a weight norm cannot be those of the direction that the operators change."""
+    if not change.operators or change.new_shape != change.shape or change.prefix or change.factors:
+        raise RekernelError("a length keeps its shape and repeats the operators of its direction")
+    if change.shape and len(change.shape) != len(change.view):
+        raise RekernelError(f"lengths of shape {change.shape} do not fit a direction of shape {change.view}")
+    for i, o in enumerate(change.operators):
+        with _entry("operators", i):
+            _check_operator(o, change.view)
+            if change.shape and change.shape[o.axis] != 1:
+                raise RekernelError(f"has {change.shape[o.axis]} lengths along axis {o.axis}, which is resampled")
 
 
 def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:

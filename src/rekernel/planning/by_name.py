@@ -29,6 +29,7 @@ from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer
+from .weight_norm import with_lengths
 
 _WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
 
@@ -153,6 +154,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
                 ").",
             )
         changes.append(change)
+    changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
     warnings += [note for c in changes if not image and (note := assumed_square(c, hints))]
     windows = [name for name in shapes if name.endswith(_WINDOWS)] if supersamples else []

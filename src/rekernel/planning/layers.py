@@ -52,6 +52,7 @@ class ConvAxis:
     size : pixels of the trained input before padding; None where only names are known
     output_padding : output padding of a transposed convolution
     offset : distance of the arriving features from their exact place, in new input pixels
+    hangs_over : whether the last window of a pooling may hang over the right edge (`ceil_mode`)
     """
 
     geometry: AxisGeometry
@@ -60,6 +61,7 @@ class ConvAxis:
     size: int | None = None
     output_padding: int = 0
     offset: float = 0.0
+    hangs_over: bool = False
 
     @property
     def stays(self) -> bool:

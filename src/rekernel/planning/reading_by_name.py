@@ -18,9 +18,10 @@ from ..escape import shown
 from ..patterns import layer_of
 from ..plan.changes import Mode
 from ..resampling.geometry import is_whole
-from ..text import scale_text
+from ..text import few, scale_text
 from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
 from .settings import Hints, Settings
+from .weight_norm import computed_from, length_of
 
 _HEAD = re.compile(r"((?!(\w*_)?\d+[./])[^./]+[./])*(fc|heads?|classifier|logits|linear|predictions|output)\d*([./]|$)")
 """A last layer. One behind a number is a layer of a repeated block: `blocks.0.mlp.fc1`, `blocks_0/mlp/fc1`."""
@@ -101,7 +102,7 @@ def reading(
     if not readers or not readers <= {*chosen}:
         why = "no name tells which layer reads the image"
         if readers:
-            why = f"{', '.join(map(shown, sorted(readers)))}: reads the image, but is not selected"
+            why = f"{few([shown(name) for name in sorted(readers)])}: reads the image, but is not selected"
         if asked == AUTO:
             note = (
                 f"{why}, so the feature maps grow with the image, which can cost a classifier accuracy; name the layer "
@@ -115,7 +116,7 @@ def reading(
     told = [_told(name, shapes, family, settings, hints) for name in sorted(readers)]
     small = min(settings.scale if isinstance(settings.scale, tuple) else (settings.scale,)) < 1
     if asked == AUTO and small and not any(told):  # patches alone can shrink
-        return Reading(ABSORB, resample=f"{', '.join(map(shown, sorted(readers)))}: {SMALL_PATCHES}")
+        return Reading(ABSORB, resample=f"{few([shown(name) for name in sorted(readers)])}: {SMALL_PATCHES}")
     if not any(told):
         return Reading(ABSORB, readers=readers)
     facts = [family.facts(name, shapes) for name in readers] if family else []
@@ -128,6 +129,10 @@ def _told(
     reader: str, shapes: Mapping[str, tuple[int, ...]], family: Family | None, settings: Settings, hints: Hints
 ) -> str:
     """The reason why a layer cannot absorb the scale; empty if it can."""
+    if computed := computed_from(reader, shapes):
+        return f"{shown(reader)}: {computed}"
+    if length_of(reader, shapes) and hints.given("layout", reader) is None:
+        return f"{shown(reader)}: is the direction of a weight norm, which is rescaled where --layout names its axes"
     facts = family.facts(reader, shapes) if family else None
     stride = hints.given("stride", reader) or (facts.stride if facts else 0)
     scales = settings.scales(len(shapes[reader]) - 2) or ()
@@ -169,7 +174,8 @@ def reader_of(shapes: Mapping[str, tuple[int, ...]], family: Family | None) -> s
     if family:
         found = [n for n in shapes if (facts := family.facts(n, shapes)) and facts.reads_image]
         return found[0] if len(found) == 1 else ""
-    readers = [n for n, s in shapes.items() if 3 <= len(s) <= 5 and is_weight(n) and s[1] in _COLOURS]
+    kernels = [n for n, s in shapes.items() if 3 <= len(s) <= 5 and (is_weight(n) or computed_from(n, shapes))]
+    readers = [n for n in kernels if shapes[n][1] in _COLOURS]
     coloured = [n for n in readers if shapes[n][1] > 1]  # a depthwise convolution has one input channel, too
     ordered = sorted(coloured or readers, key=_in_order)
     return ordered[0] if ordered and (len(coloured) == 1 or not coloured) else ""

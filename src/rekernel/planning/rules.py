@@ -3,6 +3,7 @@
 Scope: tensors, kernels, strides, paddings and sizes. Not here: how a layer is found. `planning.tensor` reads names and
 shapes, `rekernel.torch.planning` reads a trace, and `rekernel.onnx` reads a graph; each describes the layers that it
 finds with the records of `planning.layers`.
+Poolings, which have no tensor, are in `planning.pooling`.
 Derivation: docs/mathematics.md, "Stay on the grid" and "Pointwise layers, pooling, and what stays".
 """
 
@@ -18,13 +19,11 @@ from ..resampling.geometry import (
     ConvGeometry,
     conv_geometry,
     conv_transpose_geometry,
-    is_whole,
     new_size,
-    pool_geometry,
 )
 from ..resampling.methods import for_grid
 from ..resampling.operators import kernel_taps
-from .layers import Became, Cells, ConvAxis, PoolBecame, Weight
+from .layers import Became, Cells, ConvAxis, Weight
 from .roles import ABSORB, AUTO, SUPERSAMPLE, reading_method
 from .settings import Settings
 
@@ -267,51 +266,12 @@ def _on_cells(
     )  # fmt: skip
 
 
-def pooling(name: str, kind: str, axes: Sequence[ConvAxis], *, aligned: bool = False) -> PoolBecame:
-    """Rescale a pooling: the window of average pooling grows, and the taps of max pooling are spread.
-
-    Parameters
-    ----------
-    name : str
-        Path of the module, or name of the node.
-    kind : {'max-pool', 'avg-pool'}
-    axes : sequence of ConvAxis
-    aligned : bool
-        Whether pixel 0 stays pixel 0 on both grids, as for `convolution`.
-
-    Raises
-    ------
-    RekernelError
-        If the scale is not a whole number, or if the padding differs between the two sides.
-
-    Examples
-    --------
-    >>> pooling("pool", "max-pool", [ConvAxis(AxisGeometry(3, 2, (1, 1)), 2.0, 2.0)]).offset
-    (0.5,)
-    """
-    after, offset = [], []
-    for axis in axes:
-        g, scale = axis.geometry, axis.scale_in
-        if not is_whole(scale):
-            raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale:g}")
-        if g.padding[0] != g.padding[1]:
-            raise RekernelError(f"pooling with padding {g.padding} cannot be rescaled: the two sides must be equal")
-        place = pool_geometry(
-            g.kernel, kind.removesuffix("-pool"), stride=g.stride, padding=g.padding[0], dilation=g.dilation,
-            scale_in=scale, size=axis.size, aligned=(aligned, aligned), offset=axis.offset,
-        )  # fmt: skip
-        after.append(AxisGeometry(place.taps, place.stride, place.padding, place.dilation))
-        offset.append(0.0 if aligned else place.phase)
-    change = ModuleChange(name, kind, "pooling", tuple(axis.geometry for axis in axes), tuple(after))
-    return PoolBecame(change, tuple(offset))
-
-
 def resized(name: str, kind: str, sizes: Sequence[Cells], reason: str) -> ModuleChange:
     """Give a module that holds the size of a grid, or of an attention window, the new size.
 
     Parameters
     ----------
-    kind : {'upsample', 'unflatten', 'enlarge', 'window'}
+    kind : {'upsample', 'unflatten', 'layer-norm', 'enlarge', 'window'}
     sizes : sequence of Cells
         One per spatial axis.
 

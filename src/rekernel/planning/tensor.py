@@ -29,6 +29,7 @@ from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
 from .roles import ABSORB, AUTO, SUPERSAMPLE, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
 from .settings import Hints, Settings
+from .weight_norm import by_tap, computed_from, is_length, length_of
 
 _LARGEST_KERNEL = 31  # the largest kernel of published ConvNets; a longer trailing axis is not a kernel
 
@@ -75,6 +76,10 @@ class Layer:
             raise RekernelError(
                 f"{shown(self.name)} {list(self.shape)}: {facts.refusal}, or leave the layer out: ", without(self.name)
             )
+        if is_length(self.name, self.shapes):
+            return self.kept("length of a weight norm: it stays unless the direction is rescaled")
+        if why := computed_from(self.name, self.shapes):
+            raise Unclear(f"left as it is: {why}")
         if self.hints.given("output_grid", self.name):
             return self._linear("out")
         if (facts and facts.role == "positions") or self.hints.given("grid", self.name):
@@ -139,11 +144,14 @@ class Layer:
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
         step = "unknown" if anywhere else stride
         with self._named():
-            return convolution(
+            change = convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
                 aligned=(self.aligned and not cuts, self.aligned),
             ).change  # fmt: skip
+        if by_tap(change, self.shapes):
+            raise Unclear("its weight norm has a length for each tap, which rescaling mixes; left as it is")
+        return change
 
     def _mode(self, facts: LayerFacts) -> Mode:
         given = self.hints.given("mode", self.name)
@@ -161,7 +169,9 @@ class Layer:
         try:
             yield
         except RekernelError as error:
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {error}") from None
+            rest = " Or" if str(error).endswith(".") else "; or"
+            named = f"{shown(self.name)} {list(self.shape)}: "
+            raise RekernelError(named, *error.args, f"{rest} leave the layer out: ", without(self.name)) from None
 
     def _padding(
         self, kernel: tuple[int, ...], facts: LayerFacts, stride: int, dilation: int, *, anywhere: bool
@@ -199,10 +209,12 @@ class Layer:
         if scales is None:
             raise RekernelError(
                 f"{shown(self.name)}: {what} {grid} and scale {self.settings.scale} have different numbers of spatial "
-                f"axes"
+                f"axes; give (C, *spatial), or one scale for each of its spatial axes"
             )
         if len(self.shape) > 2 or (side == "in" and len(self.shape) == 1):
-            raise RekernelError(f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers")
+            raise RekernelError(
+                f"{shown(self.name)} {list(self.shape)}: {what} is for fully-connected layers; leave it out"
+            )
         new_grid = (
             grid[0],
             *(
@@ -320,6 +332,12 @@ class Layer:
             )
         if self.layout is not PYTORCH:
             return self._layout_of_all()
+        if length := length_of(self.name, self.shapes):
+            usual = "OIW" if len(shape) == 3 else usual
+            raise Unclear(
+                f"is the direction of a weight norm, and {shown(length)} its length, which has to change with it; left "
+                f"as they are. To rescale both, pass {option}{usual}"
+            )
         if len(shape) == 3:
             has_bias = self.name.endswith(".weight") and self.shapes.get(layer_of(self.name) + ".bias") == shape[:1]
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
@@ -331,7 +349,7 @@ class Layer:
         if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:
             guess = "OHWI" if len(shape) == 4 else "ODHWI"
             raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass {option}{guess}")
-        if not self.name.endswith(("weight", "weight_v")) or max(shape[2:]) > _LARGEST_KERNEL:
+        if not is_weight(self.name) or max(shape[2:]) > _LARGEST_KERNEL:
             raise Unclear(f"may or may not be a convolution; left as it is. If it is one, pass {option}{usual}")
         return usual
 

@@ -102,6 +102,26 @@ def output_size(n: int, k: int, stride: int = 1, padding: tuple[int, int] = (0, 
     return (n + sum(padding) - dilation * (k - 1) - 1) // stride + 1
 
 
+def pool_output_size(
+    n: int, k: int, stride: int, padding: tuple[int, int] = (0, 0), dilation: int = 1, *, ceil_mode: bool = False
+) -> int:
+    """Output pixels of a pooling on `n` input pixels, by the rule of torch and ONNX.
+
+    With `ceil_mode` the last window may hang over the right edge, if it starts inside the input or its left padding.
+
+    Examples
+    --------
+    >>> pool_output_size(32, 3, 2), pool_output_size(32, 3, 2, ceil_mode=True)
+    (15, 16)
+    >>> pool_output_size(7, 640, 640, ceil_mode=True)
+    1
+    """
+    if not ceil_mode:
+        return output_size(n, k, stride, padding, dilation)
+    count = output_size(n + stride - 1, k, stride, padding, dilation)
+    return count - 1 if (count - 1) * stride >= n + padding[0] else count
+
+
 def conv_phase(
     taps: int, *, k: int, stride: int = 1, padding: int = 0, dilation: int = 1,
     scale_in: float = 1.0, scale_out: float | None = None, aligned: tuple[bool, bool] = (False, False),
@@ -261,8 +281,9 @@ def pool_geometry(
     kind: str,
     *,
     stride: int | None = None,
-    padding: int = 0,
+    padding: int | tuple[int, int] = 0,
     dilation: int = 1,
+    ceil_mode: bool = False,
     scale_in: float = 1.0,
     scale_out: float | None = None,
     size: int | None = None,
@@ -278,6 +299,10 @@ def pool_geometry(
     kind : {'max', 'avg'}
     k, stride, padding, dilation : int
         Window, stride, padding and dilation of the trained pooling; the stride is `k` by default, as in torch.
+        Padding may be (left, right).
+    ceil_mode : bool
+        Whether the last window of the trained pooling may hang over the right edge. The new one gets the pixels that it
+        reads there as right padding.
     scale_in, scale_out, size, aligned, offset
         As for `conv_geometry`. The scale must be a whole number.
 
@@ -292,6 +317,8 @@ def pool_geometry(
     ConvGeometry(taps=4, stride=2, padding=(1, 1), dilation=1, phase=0.0)
     >>> pool_geometry(3, "max", stride=2, padding=1, scale_in=2.0)
     ConvGeometry(taps=3, stride=2, padding=(2, 2), dilation=2, phase=0.5)
+    >>> pool_geometry(3, "max", stride=2, ceil_mode=True, scale_in=2.0).padding
+    (0, 3)
     """
     if kind not in ("max", "avg"):
         raise RekernelError(f"kind={kind!r} is neither 'max' nor 'avg'")
@@ -300,10 +327,17 @@ def pool_geometry(
     if not is_whole(scale_in) or spread < 1:
         raise RekernelError(f"pooling can only be rescaled by whole numbers, not scale={scale_in:g}")
     dilated = kind == "max" or any(aligned)
-    extent = spread * dilation * (k - 1) + 1 if dilated else spread * (dilation * (k - 1) + 1)
+    reach = dilation * (k - 1) + 1
+    extent = spread * (reach - 1) + 1 if dilated else spread * reach
+    left, right = (padding, padding) if isinstance(padding, int) else padding
+    n = size if size is not None else _typical_size(k, stride, left + right, dilation)
+    old_out = pool_output_size(n, k, stride, (left, right), dilation, ceil_mode=ceil_mode)
+    if old_out < 1:
+        raise RekernelError(f"a pooling of {k} pixels, stride {stride}, padding {padding} has no output on {n} pixels")
+    right = max(right, stride * (old_out - 1) + reach - n - left)  # what a window that hangs over reads
     as_conv = conv_geometry(
-        k, taps=extent, stride=stride, padding=padding, dilation=dilation,
-        scale_in=scale_in, scale_out=scale_out, size=size, aligned=aligned, offset=offset,
+        k, taps=extent, stride=stride, padding=(left, right), dilation=dilation,
+        scale_in=scale_in, scale_out=scale_out, size=n, aligned=aligned, offset=offset,
     )  # fmt: skip
     taps, new_dilation = (k, spread * dilation) if dilated else (extent, 1)
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
 from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, TAPS_RULES, canonical_method
@@ -268,9 +269,9 @@ def _zero_insertion(positions: Array, targets: Array, scale: float) -> Array:
     hit = distance < 1e-6
     if not hit.any(axis=0).all():
         raise RekernelError(
-            f"method='dilate' cannot move {len(targets)} taps to {np.round(targets, 3).tolist()} on {len(positions)} "
-            f"samples at {positions[0]:g} to {positions[-1]:g}: dilation needs whole positions inside the kernel. "
-            f"Use a whole scale, phase=0 and taps='full', or another method."
+            f"method='dilate' cannot move {len(targets)} taps to {few([f'{t:.4g}' for t in targets])} on "
+            f"{len(positions)} samples at {positions[0]:g} to {positions[-1]:g}: dilation needs whole positions inside "
+            f"the kernel. Use a whole scale, phase=0 and taps='full', or another method."
         )
     return hit.astype(np.float64)
 

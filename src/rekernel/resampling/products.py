@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from .full_precision import full_precision
 
 Matrix = NDArray[np.float64]
 Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
@@ -114,12 +115,15 @@ def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:
             result = xp.clip(xp.round(result), *_integer_range(name, accumulator))
         return xp.astype(result, w.dtype, copy=False)
 
-    if framework == "torch" and not (w.requires_grad and _torch_grad_enabled()):
+    if framework != "torch":
+        return narrow(compute(w))
+    with full_precision(device.type):
+        if w.requires_grad and _torch_grad_enabled():
+            return narrow(compute(w))
         out = w.new_empty(shape)
         for part in _blocks(shape, _TORCH_BLOCK):
             out[part] = narrow(compute(w[part]))
         return out
-    return narrow(compute(w))
 
 
 def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: str) -> Any:

@@ -23,11 +23,12 @@ from torch.nn.parameter import is_lazy
 from ..errors import RekernelError
 from ..escape import shown
 from ..patterns import matcher
+from ..text import few
+from .surroundings import own_precision
 from .tracing.eval_mode import evaluating
 from .tracing.tensor_state import tensors_in
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_FEW = 5  # names in a message
 
 Forward = Callable[[nn.Module, Any], Any]
 Saved = list[tuple[_BatchNorm, str, Tensor]]
@@ -65,7 +66,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = self.squares = torch.zeros((), dtype=torch.float64)
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64, device="cpu")
 
     def add(self, x: Tensor) -> None:
         """Add a batch (N, C, *spatial)."""
@@ -147,7 +148,7 @@ def recalibrate(
     ]
     number = 0
     try:
-        with _noting(model, norms, moments), torch.no_grad():
+        with own_precision(), _noting(model, norms, moments), torch.no_grad():
             for number, batch in enumerate([batches] if isinstance(batches, Tensor | Mapping) else batches, start=1):
                 _run(model, batch, number, forward)
         unused = tuple(name for name in norms if not moments[name].count)
@@ -236,7 +237,8 @@ def _run(model: nn.Module, batch: Any, number: int, forward: Forward | None) -> 
     """Run the model on a batch."""
     image = next((t for t in tensors_in(batch) if t.is_floating_point()), None)
     if image is None and forward is None:
-        found = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(batch)) or type(batch).__name__
+        tensors = [f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(batch)]
+        found = few(tensors) if tensors else type(batch).__name__
         raise RekernelError(
             f"batch {number}: has no floating-point tensor to be the image, but {found}; scale images as in training, "
             f"or pass forward="
@@ -279,5 +281,4 @@ def _put(values: Saved) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW} others" if len(names) > _FEW else ""
-    return ", ".join(shown(name) or "the model itself" for name in names[:_FEW]) + more
+    return few([shown(name) if name else "the model itself" for name in names])

@@ -26,10 +26,13 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
-from .layers.dense import CroppedConvTranspose, PaddedPool
+from .layers.dense import CroppedConvTranspose
 from .layers.module_names import owner_of
+from .layers.pools import RescaledPool
+from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
+from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
 
@@ -93,7 +96,7 @@ def rescale(
     check : bool
         Run both models on probes and compare: where the plan promises the trained answer on the reduced image, this
         must hold to 1e-4, else a smooth picture and one of a single value show how close the answers are. The plan
-        then says so (`checked`), with a warning that names the first layer that deviates. This costs four to seven
+        then says so (`checked`), with a warning that names the first layer that deviates. This costs three to seven
         passes; it is skipped on the meta device.
     inplace : bool
         Change `model` itself. If this raises, the model is unchanged.
@@ -134,7 +137,7 @@ def rescale(
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)
-    with Edits(model if inplace else copy_model(model)) as edits:
+    with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
         baked = bake(edits)
         seen = trace(edits.model, args, kwargs)
         scales = _per_axis(scale, seen)
@@ -147,7 +150,7 @@ def rescale(
             include=include, exclude=exclude,
         )  # fmt: skip
         plan = planned.plan
-        plan = replace(plan, warnings=(*plan.warnings, *baked))
+        plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images([*args, *kwargs.values()], seen.size)))
         inputs = Inputs(args, kwargs, seen.size, scales, seen.latent)
         asked = ask_before(edits.model, plan, seen, inputs, planned) if check else None
         carry_out(edits, plan, weights=True)
@@ -199,14 +202,16 @@ def _second_pass(
         again = trace(model, large_args, large_kwargs)
     except RekernelError as error:
         grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
-        told = "".join(f" Note: {note}." for note in planned.plan.warnings[:3])
-        raise RekernelError(f"after rescaling, at {grid} pixels: {error}{told}") from None
+        doubts = (*other_images([*args, *kwargs.values()], seen.size), *planned.doubts, *planned.plan.warnings)
+        told = "".join(f". Note: {note}" for note in doubts[:3])
+        raise RekernelError(f"after rescaling, at {grid} pixels: ", *error.args, *planned.way_out, told) from None
     plan = planned.plan
     changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
     notes = changed_meanings(seen, again, changed, scales)
     # The last call of each module counts: a factored layer makes several calls.
     new_sizes = {call.module: call.out_size for call in again.calls}
-    wrapped = {name for name, module in model.named_modules() if isinstance(module, CroppedConvTranspose | PaddedPool)}
+    wrappers = CroppedConvTranspose, RescaledPool
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, wrappers)}
     new_sizes |= {name: again.results[name] for name in wrapped if name in again.results}
     for call in seen.calls:
         expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)

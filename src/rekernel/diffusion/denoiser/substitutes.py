@@ -28,6 +28,7 @@ from ...torch.editing.edits import Edits
 from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
 from ...torch.layers.module_names import owner_of
 from ...torch.planning.planner import plan_model
+from ...torch.surroundings import own_tensors
 from ...torch.tracing.run import trace
 from .call import Call
 from .pass_context import running
@@ -153,7 +154,7 @@ class KernelBank:
         before = dict(model.named_modules())
         for change in planned.plan.changed:
             _check_free(owner_of(change.name), before[owner_of(change.name)])
-        with Edits(model) as edits:
+        with own_tensors(), Edits(model) as edits:
             carry_out(edits, planned.plan, weights=True)
             after = dict(model.named_modules())
             edits.undo()

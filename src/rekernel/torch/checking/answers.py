@@ -7,13 +7,14 @@ Scope: one pass. Not here: probes (see `checking.probes`), and what two passes s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.shape_only import unchanged
 from ..tracing.tensor_state import first_tensor
@@ -51,7 +52,10 @@ def answers(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     """
     found = Answers()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with unchanged(model), evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), _kept(model, found):
+    with ExitStack() as stack:
+        for around in (own_precision(), unchanged(model), evaluating(model), torch.no_grad(), _kept(model, found)):
+            stack.enter_context(around)
+        stack.enter_context(torch.random.fork_rng(devices))
         torch.manual_seed(seed)
         out = first_tensor(model(*args, **kwargs))
     if out is not None:

@@ -2,13 +2,14 @@
 
 Scope: which probes, and what their answers say. Not here: the probes (see `checking.probes`), the measures (see
 `checking.deviations`), and what a plan promises (see `checking.promises`).
-Bounds: benchmarks/checking/bounds.py chooses them on generated networks.
+Bounds: chosen on generated networks. By them broken rules are caught (tests/torch/checking/test_mutations.py) and few
+other networks are warned of (test_generated.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..tracing.run import Trace
 from .answers import Answers, answers
 from .deviations import at_phase_0, displacement, equal, inner, reduced, smooth
 from .layer_probes import LayerProbe, first_wrong, layer_probes
-from .probes import Inputs
+from .probes import CYCLES, Inputs
 from .promises import promise_of, reduction, same_at_phases
 
 EXACT = 1e-4
@@ -70,16 +71,18 @@ class Verdict:
     text : the finding in a few words, as a plan shows it
     warning : what is wrong, naming the first layer that deviates; empty if nothing is
     broken : whether an identity that was promised does not hold
+    ran : whether both models ran
     """
 
     text: str
     warning: str = ""
     broken: bool = False
+    ran: bool = True
 
 
 def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
     """Run the trained model on the probes that its plan calls for."""
-    promise = promise_of(plan, seen, dict(model.named_modules()))
+    promise = promise_of(plan, seen, dict(model.named_modules()), aligned=planned.aligned)
     check = Check(inputs, plan, seen, promise, planned.offsets)
     tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
     if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
@@ -89,7 +92,7 @@ def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planne
     if promise in ("exact", "phases"):
         pairs["noise"] = inputs.noise(reduction(plan)) if promise == "exact" else inputs.blocks()
     if promise != "exact":
-        pairs |= {"smooth": inputs.smooth(), "flat": inputs.smooth(flat=True)}
+        pairs |= {"smooth": inputs.smooth(cycles(seen)), "flat": inputs.smooth(flat=True)}
     try:
         for name, ((args, kwargs), large) in pairs.items():
             check.before[name], check.probes[name] = answers(model, args, kwargs), large
@@ -112,11 +115,16 @@ def ask_after(check: Check, model: nn.Module) -> Verdict:
     """Run the rescaled model on the same probes, and compare."""
     if check.failed:
         return Verdict(f"not checked: {check.failed}")
+    found = _compare(check, model)
+    return replace(found, text=f"{found.text}, by {2 * len(check.probes) + 1} passes") if found.ran else found
+
+
+def _compare(check: Check, model: nn.Module) -> Verdict:
     try:
         after = {name: answers(model, *probe) for name, probe in check.probes.items()}
     except Exception as error:
         why = shown(str(error).strip().split("\n")[0], 200)
-        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}")
+        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}", ran=False)
     if check.promise == "exact":
         return _exact(check, after["noise"])
     if wrong := first_wrong(check.layers, model):
@@ -145,7 +153,7 @@ def _exact(check: Check, after: Answers) -> Verdict:
 
 def _phases(check: Check, after: Answers) -> Verdict | None:
     before, scales = check.before["noise"], check.inputs.scales
-    promised = same_at_phases(check.seen)
+    promised = same_at_phases(check.seen, check.plan)
     bound = _bound(before)
     for name, old, new in _common(check, before, after):
         error = at_phase_0(old, new, scales) if promised(name) else None
@@ -168,14 +176,14 @@ def _smooth(check: Check, after: Mapping[str, Answers]) -> Verdict:
     if error == float("inf"):
         shapes = [tuple(found.output.shape) for found in (before, then) if found.output is not None]
         return Verdict("answers cannot be compared", f"the answers {' and '.join(map(str, shapes))} cannot be compared")
-    text = f"smooth probe {100 * error:.2g} %"
+    text = f"smooth probe {percent(error)}"
     told = []
     if error > FROM_SMOOTH:
         first = _first(check, before, then, lambda _n, a, b: (smooth(a, b, scales, border=0.2) or 0.0) > FROM_SMOOTH)
-        told.append(f"{first}the answer to a smooth picture is off by {100 * error:.2g} %")
+        told.append(f"{first}the answer to a smooth picture is off by {percent(error)}")
     elif FLAT < flat < float("inf"):
         first = _first(check, flat_before, flat_then, lambda _n, a, b: (inner(a, b, scales) or 0) > FLAT)
-        told.append(f"{first}the answer to a picture of one value is off by {100 * flat:.2g} %")
+        told.append(f"{first}the answer to a picture of one value is off by {percent(flat)}")
     dilated = any(o.method == "dilate" for c in plan.changed for o in (*c.operators, *c.factors))
     if check.seen.gives_image and check.promise == "smooth" and not dilated:
         told += _beside(check, before, then)
@@ -195,6 +203,23 @@ def _beside(check: Check, before: Answers, after: Answers) -> list[str]:
             listed = ", ".join(f"{d:.2f}" for d in off)
             return [f"{_special(check, name)}: its features lie {listed} new pixels beside their place"]
     return []
+
+
+def cycles(seen: Trace) -> float:
+    """Cycles across a picture that is smooth for a network: the coarsest grid has four cells for each."""
+    coarsest = min((n for call in seen.calls for n in call.out_size if n > 1), default=8)
+    return min(CYCLES, coarsest / 4)
+
+
+def percent(share: float) -> str:
+    """A share as text.
+
+    Examples
+    --------
+    >>> percent(0.0134), percent(1.234)
+    ('1.3 %', '123 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _answer_error(old: Tensor | None, new: Tensor | None, measure: Callable[[Tensor, Tensor], float | None]) -> float:

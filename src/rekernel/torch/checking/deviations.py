@@ -6,6 +6,7 @@ Scope: two tensors. Not here: which tensors (see `checking.answers`), and which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,9 +91,26 @@ def reduced(old: Tensor, new: Tensor, scales: Sequence[float]) -> float | None:
     old, new = channels_first(old, new, scales)
     if old.shape == new.shape:
         return equal(old, new)
+    if (ahead := tokens_ahead(old, new, scales)) is not None:
+        return equal(*(torch.cat([t[:, :ahead], t[:, ahead:].mean(1, keepdim=True)], 1) for t in (old, new)))
     if old.ndim != new.ndim or old.ndim < 3 or old.shape[:2] != new.shape[:2]:
         return None
     return equal(old, reduce_grid(new, tuple(old.shape[2:])))
+
+
+def tokens_ahead(old: Tensor, new: Tensor, scales: Sequence[float]) -> int | None:
+    """Number of tokens in front of those of the image in (N, T, C), whose number grew by all scales; None if none did.
+
+    Examples
+    --------
+    >>> tokens_ahead(torch.zeros(1, 17, 8), torch.zeros(1, 65, 8), (2.0, 2.0))
+    1
+    """
+    factor = math.prod(scales)
+    if old.ndim != 3 or new.ndim != 3 or len(scales) < 2 or factor == 1 or old.shape[2] != new.shape[2]:
+        return None
+    ahead = (factor * old.shape[1] - new.shape[1]) / (factor - 1)
+    return round(ahead) if is_whole(ahead) and 0 <= ahead < old.shape[1] else None
 
 
 def channels_first(old: Tensor, new: Tensor, scales: Sequence[float]) -> tuple[Tensor, Tensor]:

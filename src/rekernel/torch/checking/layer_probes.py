@@ -21,6 +21,7 @@ from ...plan.plan import Plan
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..planning.planner import Planned
+from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
@@ -61,7 +62,10 @@ def layer_probes(model: nn.Module, plan: Plan, seen: Trace, planned: Planned) ->
         if call.kind == "linear" and change is not None and change.kind == "linear-in" and _exact(change):
             probe = _grid_probe(module, call, scales)
         elif call.kind == "conv" and change is not None and change.kind in ("conv", "patch") and _exact(change):
-            probe = _image_probe(module, call, scales, grows=change.mode == "supersample", channels=_channels(module))
+            grows = change.mode == "supersample"
+            if grows and not planned.aligned:
+                continue
+            probe = _image_probe(module, call, scales, grows=grows, channels=_channels(module))
         elif call.kind.endswith("-pool") and call.module in pools and call.size:
             probe = _image_probe(module, call, scales, grows=True, channels=2)
         else:
@@ -136,7 +140,7 @@ def _repeated(x: Tensor, scales: Sequence[float], *, first: int) -> Tensor:
 
 def _run(module: nn.Module, x: Tensor) -> Tensor | None:
     """What a layer gives; None where it gives something else than one tensor, or does not run by itself."""
-    with evaluating(module), torch.no_grad():
+    with own_precision(), evaluating(module), torch.no_grad():
         try:
             out = module(x)
         except Exception:  # a layer may ask for more than an image

@@ -61,10 +61,11 @@ class Inputs:
         args = [each(a) for a in self.args]
         return args, {k: each(v) for k, v in self.kwargs.items()}
 
-    def smooth(self, *, flat: bool = False) -> tuple[Any, Any]:
-        """A smooth picture at both sizes; `flat` makes it one value for each channel."""
-        return self.replaced(lambda t, i: self._picture(t, i, self.size, flat)), self.replaced(
-            lambda t, i: self._picture(t, i, self.new, flat)
+    def smooth(self, cycles: float = CYCLES, *, flat: bool = False) -> tuple[Any, Any]:
+        """A picture of at most `cycles` across, at both sizes; `flat` makes it one value for each channel."""
+        cycles = 0.0 if flat else cycles
+        return self.replaced(lambda t, i: self._picture(t, i, self.size, cycles)), self.replaced(
+            lambda t, i: self._picture(t, i, self.new, cycles)
         )
 
     def noise(self, reduce: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
@@ -72,7 +73,7 @@ class Inputs:
 
         def large(like: Tensor, number: int) -> Tensor:
             if not like.is_floating_point() or self.latent:
-                return self._picture(like, number, self.new, flat=False)
+                return self._picture(like, number, self.new)
             lead = like.shape[: like.ndim - len(self.size)]
             made: Tensor = torch.randn((*lead, *self.new), generator=_generator(number))
             mean, spread = _spread(like)
@@ -80,7 +81,7 @@ class Inputs:
 
         def little(like: Tensor, number: int) -> Tensor:
             if not like.is_floating_point() or self.latent:
-                return self._picture(like, number, self.size, flat=False)
+                return self._picture(like, number, self.size)
             made = large(like, number)
             added = made if made.ndim > len(self.size) + 1 else made[:, None]  # (N, T) is a signal of one channel
             done = reduce(added) if reduce is not None else reduce_grid(added, self.size)
@@ -96,7 +97,7 @@ class Inputs:
 
         def little(like: Tensor, number: int) -> Tensor:
             if not like.is_floating_point() or self.latent:
-                return self._picture(like, number, self.size, flat=False)
+                return self._picture(like, number, self.size)
             mean, spread = _spread(like)
             return (torch.randn(like.shape, generator=_generator(number)) * spread + mean).to(like)
 
@@ -108,7 +109,7 @@ class Inputs:
 
         return self.replaced(little), self.replaced(large)
 
-    def _picture(self, like: Tensor, number: int, size: tuple[int, ...], flat: bool) -> Tensor:
+    def _picture(self, like: Tensor, number: int, size: tuple[int, ...], cycles: float = CYCLES) -> Tensor:
         lead = like.shape[: like.ndim - len(self.size)]
         if self.latent:
             return torch.randn(like.shape, generator=_generator(number)).to(like)
@@ -118,22 +119,22 @@ class Inputs:
                 like = like.index_select(axis, places)
             return like
         mean, spread = _spread(like)
-        if flat:
+        if not cycles:
             values = torch.randn(lead, generator=_generator(number), dtype=torch.float64)
             made = values.reshape(*lead, *(1 for _ in size)).expand(*lead, *size)
         else:
-            made = _waves(lead, size, _generator(number))
+            made = _waves(lead, size, cycles, _generator(number))
         return Tensor.contiguous((made * spread + mean).to(like.device, like.dtype))
 
 
-def _waves(lead: Sequence[int], size: Sequence[int], generator: torch.Generator) -> Tensor:
+def _waves(lead: Sequence[int], size: Sequence[int], most: float, generator: torch.Generator) -> Tensor:
     """A sum of plane waves, the same function of the place at every size, of variance about 1."""
     total = torch.zeros((*lead, *size), dtype=torch.float64)
     shape = (*lead, *(1 for _ in size))
     for _ in range(_WAVES):
         phase = torch.rand(lead, generator=generator, dtype=torch.float64).reshape(shape) * 2 * torch.pi
         for axis, n in enumerate(size):
-            cycles = (torch.rand(lead, generator=generator, dtype=torch.float64).reshape(shape) * 2 - 1) * CYCLES
+            cycles = (torch.rand(lead, generator=generator, dtype=torch.float64).reshape(shape) * 2 - 1) * most
             along = [1] * len(shape)
             along[len(lead) + axis] = n
             phase = phase + 2 * torch.pi * cycles * ((torch.arange(n, dtype=torch.float64) + 0.5) / n).reshape(along)

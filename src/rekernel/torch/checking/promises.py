@@ -6,7 +6,7 @@ Scope: plans and the functions of a pass. Not here: running a model (see `checki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -36,8 +36,13 @@ _AT_EVERY_PHASE = (
 """Functions that do to each phase of a grid what they did to the trained grid."""
 
 
-def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module]) -> Promise:
+def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module], *, aligned: bool) -> Promise:
     """What the plan of a traced model promises.
+
+    Parameters
+    ----------
+    aligned : bool
+        Whether pixel 0 stays pixel 0 on every grid, without which no phase is that of the trained network.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module]) -> Pro
     if not others and not plan.modules and all(c.mode == ABSORB for c in reads):
         return "exact"
     pools = all(m.kind.endswith("pool") for m in plan.modules)
-    if pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
+    if aligned and pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
         return "phases"
     return "smooth"
 
@@ -74,17 +79,24 @@ def _padded_with_zeros(change: LayerChange, modules: Mapping[str, nn.Module]) ->
     return mode in ("zeros", "constant", "circular")
 
 
-def same_at_phases(seen: Trace) -> Callable[[str], bool]:
+def same_at_phases(seen: Trace, plan: Plan) -> Callable[[str], bool]:
     """Tell of a module whether its output is promised at every phase: only functions of one phase come before."""
-    end = next((n for n, step in enumerate(seen.log.steps) if not _of_one_phase(step)), len(seen.log.steps))
-    return lambda module: seen.done.get(module, end + 1) <= end
+    steps = seen.log.steps
+    changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
+    end = next((n for n, step in enumerate(steps) if not _of_one_phase(step, changed)), len(steps))
+    padded = {steps[n].module for n in seen.log.handled}  # the layer behind makes up for what is missing there
+    return lambda module: module not in padded and seen.done.get(module, end + 1) <= end
 
 
-def _of_one_phase(step: Step) -> bool:
+def _of_one_phase(step: Step, changed: Collection[str]) -> bool:
+    """Whether a function does to each phase what it did to the trained grid; `changed` are the modules of the plan."""
     name = plain_name(step.name)
     if name == "pad":
         mode = step.args[2] if len(step.args) > 2 else step.kwargs.get("mode", "constant")
         return mode in ("constant", "circular")
+    if "pool" in name or "conv" in name:  # one that is called as a function stays as it was
+        kernel = step.operands[1].shape[2:] if "conv" in name and len(step.operands) > 1 else (2,)
+        return name in _AT_EVERY_PHASE and (step.module in changed or max(kernel, default=1) == 1)
     return name in _AT_EVERY_PHASE
 
 

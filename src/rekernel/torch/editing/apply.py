@@ -17,14 +17,19 @@ from ...escape import shown
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.operators import kernel_operator
-from ..layers.dense import dense_conv, dilated_conv, linear, pool
+from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
+from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
+from ..layers.prefixes import prefix_between
 from ..layers.resample_image import Resample
+from ..layers.same_class import PadInput
 from ..planning.held_sizes import held_sizes
+from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
 from .held_sizes import set_position_ids, set_sizes
+from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
 
 PLAN = "rekernel_plan"
@@ -44,22 +49,26 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
     nn.Module
         The same model; a new one only if `model` is a single layer.
     """
-    with Edits(model) as edits:
+    with own_tensors(), Edits(model) as edits:
         carry_out(edits, plan, weights=weights)
     return edits.model
 
 
 def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     """Do the same as `apply_plan`, as a part of `edits`, which may hold other changes."""
+    for m in plan.modules:
+        if m.kind == "bake":
+            bake_computed(edits, _module(edits.model, m.name, plan), m.name)
     new: dict[int, tuple[nn.Module, nn.Module]] = {}
+    padded: list[tuple[nn.Module, PadInput]] = []
     parameters: dict[int, nn.Parameter] = {}
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
     for change in plan.changed:
-        old = _module(edits.model, owner_of(change.name))
+        old = _module(edits.model, owner_of(change.name), plan)
         leaf = change.name.rpartition(".")[2]
         before = getattr(old, leaf, None)
         if not isinstance(before, nn.Parameter):
-            raise RekernelError(f"{shown(change.name)}: is not a parameter of this {type(edits.model).__name__}")
+            raise _of_another_model(change.name, "is not a parameter of the model", edits.model, plan)
         if tuple(before.shape) != change.shape:
             raise RekernelError(
                 f"{shown(change.name)}: has shape {tuple(before.shape)}, but the plan expects {change.shape}; the plan "
@@ -71,14 +80,24 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             continue  # the same module under another name
         if change.kind == "values" or (change.kind == "linear-out" and leaf == "bias"):
             values.append((old, leaf, parameters[id(before)]))
-        elif change.factors:
-            new[id(old)] = old, _factored(old, change)
+            continue
+        _check_layer(old, change)
+        weight = before if change.factors else parameters[id(before)]
+        way = way_of(old, change, weight)
+        if way.kept is not None:
+            made = way.kept
         else:
-            new[id(old)] = old, _dense(old, change, parameters[id(before)])
-    modules = [(_module(edits.model, m.name), m) for m in plan.modules]
-    pools = [(old, pool(old, m.new_geometry)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
+            made = _factored(way.base, change) if change.factors else _dense(way.base, change, weight)
+        new[id(old)] = old, made
+        if way.hook is not None:
+            made.register_forward_pre_hook(way.hook, with_kwargs=True)  # for a caller that undoes the edits
+            padded.append((made, way.hook))
+    modules = [(_module(edits.model, m.name, plan), m) for m in plan.modules]
+    pools = [(old, pool(old, m)) for old, m in modules if m.kind.endswith("pool") and _known(old, m)]
     for old, made in (*new.values(), *pools):
         edits.replace(old, made)
+    for layer, hook in padded:
+        edits.hook(layer, hook, with_kwargs=True)
     for owner, leaf, parameter in values:
         edits.set_parameter(owner, leaf, parameter)
     for old, m in modules:
@@ -86,8 +105,10 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             edits.set(old, "size", tuple(g.kernel for g in m.new_geometry))
         elif m.kind == "unflatten":
             edits.set(old, "unflattened_size", unflattened_size(getattr(old, "unflattened_size", ()), m))
+        elif m.kind == "layer-norm":
+            edits.set(old, "normalized_shape", normalized_shape(getattr(old, "normalized_shape", ()), m))
         elif m.kind == "enlarge":
-            edits.hook(_module(edits.model, m.name), Enlarge(m))
+            edits.hook(_module(edits.model, m.name, plan), Enlarge(m))
         elif m.kind == "resample":
             dims = len(m.geometry) or 2
             scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
@@ -112,32 +133,52 @@ def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple
 
 def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
     if change.kind in ("linear-in", "linear-out"):
-        if not isinstance(old, nn.Linear):
-            raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer")
         return linear(old, weight)
-    _check_conv(old, change)
-    if not change.new_geometry:
-        raise RekernelError(
-            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}"
-        )
     return dense_conv(
         old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
     )
 
 
-def _check_conv(old: Any, change: LayerChange) -> None:
+def _check_layer(old: Any, change: LayerChange) -> None:
+    """Raise if the layer is not of the kind that the plan changes."""
+    if change.kind in ("linear-in", "linear-out"):
+        if not isinstance(old, nn.Linear):
+            raise RekernelError(
+                f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a linear layer; the plan is for "
+                f"another model"
+            )
+        return
     if not isinstance(old, nn.modules.conv._ConvNd):
-        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution")
+        raise RekernelError(
+            f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a convolution; the plan is for another "
+            f"model"
+        )
     axes = len(old.kernel_size)
     if any(len(g) not in (0, axes) for g in (change.geometry, change.new_geometry)):
         raise RekernelError(
-            f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number"
+            f"{shown(change.name)}: this layer has {axes} spatial axes, but the plan's geometry has another number; "
+            f"the plan is for another model"
+        )
+    if not change.new_geometry:
+        raise RekernelError(
+            f"{shown(change.name)}: the plan has no new geometry (stride, padding) for this {type(old).__name__}; plan "
+            f"again"
         )
 
 
 def _known(old: nn.Module, change: ModuleChange) -> bool:
-    if not type(old).__name__.startswith(("MaxPool", "AvgPool")):
-        raise RekernelError(f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling")
+    known = next((known for known in (*MAX_POOLS, *AVG_POOLS) if isinstance(old, known)), None)
+    if known is None:
+        raise RekernelError(
+            f"{shown(change.name)}: belongs to a {type(old).__name__}, not to a pooling; the plan is for another model"
+        )
+    axes, each = int(known.__name__[-2]), (*change.geometry, *change.new_geometry)
+    fits = len(change.geometry) == len(change.new_geometry) == axes and len(change.by_hand) in (0, axes)
+    if not fits or min(min(g.kernel, g.stride, g.dilation) for g in each) < 1:
+        raise RekernelError(
+            f"{shown(change.name)}: this pooling has {axes} spatial axes, with windows and strides of 1 or more, "
+            f"but the plan's geometry does not fit; the plan is for another model"
+        )
     return True
 
 
@@ -147,7 +188,7 @@ def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) ->
         _refuse_overflow(data, weight, change)
     else:
         data = weight.new_empty(change.new_shape)
-    return nn.Parameter(data, requires_grad=weight.requires_grad)
+    return nn.Parameter(in_format_of(weight, data), requires_grad=weight.requires_grad)
 
 
 def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
@@ -164,7 +205,6 @@ def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
 
 def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
-    _check_conv(old, change)
     if all(o.method == "dilate" and o.gain == "dc" for o in change.factors) and not change.by_hand:
         plain = dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
         if plain is not None:
@@ -184,7 +224,8 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         elif o and o.gain != "dc":
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
         device = None if old.weight.device.type == "meta" else old.weight.device  # a blur has values even on meta
-        filters.append(torch.tensor(taps, dtype=torch.float64).reshape(-1).to(device, old.weight.dtype))
+        taps_of_axis = torch.tensor(taps, dtype=torch.float64, device="cpu").reshape(-1)
+        filters.append(taps_of_axis.to(device, old.weight.dtype))
     sides = tuple(g.padding for g in change.new_geometry)
     geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
     geometry |= {"dilation": [g.dilation for g in change.geometry], "sides": sides, "groups": old.groups}
@@ -200,14 +241,22 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
     return new
 
 
-def _module(model: nn.Module, path: str) -> nn.Module:
+def _module(model: nn.Module, path: str, plan: Plan) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
-        raise RekernelError(
-            f"{shown(path)}: the plan names this layer, but the model has none of that name; the plan is for another "
-            f"model"
+        raise _of_another_model(
+            path, "the plan names this layer, but the model has none of that name", model, plan
         ) from None
+
+
+def _of_another_model(name: str, what: str, model: nn.Module, plan: Plan) -> RekernelError:
+    """The error for a plan whose names are not those of the model."""
+    prefix = prefix_between({change.name for change in plan.changes}, set(model.state_dict()))
+    why = (
+        f"the names of the plan begin with {shown(prefix)!r}; plan again" if prefix else "the plan is for another model"
+    )
+    return RekernelError(f"{shown(name)}: {what}; {why}")
 
 
 def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
@@ -220,7 +269,7 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
     >>> unflattened_size((16, 4), ModuleChange("0", "unflatten", "", (side,), (double,)))
     (16, 8)
     """
-    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    old, new = _sizes(change)
     if tuple(sizes[1:]) == old:
         return (sizes[0], *new)
     if tuple(sizes[:-1]) == old:
@@ -229,3 +278,28 @@ def unflattened_size(sizes: tuple[int, ...], change: ModuleChange) -> tuple[int,
         f"{shown(change.name)}: unflattens to {sizes}, but the plan expects a grid of {old}; the plan is for another "
         f"model"
     )
+
+
+def normalized_shape(shape: tuple[int, ...], change: ModuleChange) -> tuple[int, ...]:
+    """The new shape of an nn.LayerNorm over the channels and the pixels of a grid, or over the pixels alone.
+
+    Examples
+    --------
+    >>> from rekernel import AxisGeometry
+    >>> side, double = AxisGeometry(4, 1, (0, 0)), AxisGeometry(8, 1, (0, 0))
+    >>> normalized_shape((16, 4), ModuleChange("0", "layer-norm", "", (side,), (double,)))
+    (16, 8)
+    """
+    old, new = _sizes(change)
+    if old and tuple(shape[-len(old) :]) == old:
+        return (*shape[: -len(old)], *new)
+    raise RekernelError(
+        f"{shown(change.name)}: normalises over {shape}, but the plan expects a grid of {old}; the plan is for another "
+        f"model"
+    )
+
+
+def _sizes(change: ModuleChange) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes that a change has instead of windows, before and after."""
+    old, new = (tuple(g.kernel for g in geometry) for geometry in (change.geometry, change.new_geometry))
+    return old, new

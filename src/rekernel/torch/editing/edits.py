@@ -53,6 +53,7 @@ class Edits:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        _refuse_scripted(model)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if is_lazy(tensor):
                 raise RekernelError(
@@ -126,6 +127,16 @@ class Edits:
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if kind is not None:
             self.undo()
+
+
+def _refuse_scripted(model: nn.Module) -> None:
+    """Raise for TorchScript, whose layers cannot be replaced. A scripted function without parameters may stay."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and (not name or next(module.parameters(), None) is not None):
+            raise RekernelError(
+                f"{shown(name) if name else type(model).__name__}: is TorchScript, whose layers cannot be seen or "
+                f"replaced; pass the module that torch.jit.script or torch.jit.trace was given, and trace the result"
+            )
 
 
 def _take_over(old: nn.Module, new: nn.Module) -> None:

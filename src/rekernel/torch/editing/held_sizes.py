@@ -65,8 +65,8 @@ def set_position_ids(edits: Edits, changes: Sequence[LayerChange]) -> None:
     (torch.Size([1, 9]), 9)
     """
     for change in changes:
-        owner = edits.model.get_submodule(owner_of(change.name))
-        if change.kind != "values" or not isinstance(owner, nn.Embedding):
+        owner = edits.model.get_submodule(owner_of(change.name)) if change.kind == "values" else None
+        if not isinstance(owner, nn.Embedding):
             continue
         edits.set(owner, "num_embeddings", change.new_shape[0])
         around = edits.model.get_submodule(owner_of(owner_of(change.name)))

@@ -17,6 +17,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
+from ...text import few
 from ..dtypes import TORCH_DTYPES
 
 
@@ -59,7 +60,7 @@ class Incoming:
     def origin(self, name: str) -> str:
         """The name of a tensor for a message. It adds the name in the file if that is another one."""
         files = self._converted[name].files if name in self._converted else (self.files.get(name, name),)
-        return shown(name) if files == (name,) else f"{shown(name)} (in the file {', '.join(map(shown, files))})"
+        return shown(name) if files == (name,) else f"{shown(name)} (in the file {few([*map(shown, files)])})"
 
     def foreign(self) -> tuple[str, str] | None:
         """The name of a tensor whose dtype torch does not have, and that dtype; None if there is none."""
@@ -77,6 +78,19 @@ class Incoming:
             self._ready |= group.convert([self._read(file) for file in group.files])
         return self._ready.pop(name)
 
+    def with_converted(self, groups: Sequence[Converted]) -> Incoming:
+        """The same tensors, with some more that are split or joined."""
+        taken = {file for group in groups for file in group.files}
+        names = {name: file for name, file in self.files.items() if file not in taken}
+        before = {id(group): group for group in self._converted.values()}
+        return Incoming(self._source, names, [*before.values(), *groups])
+
+    def without(self, prefix: str) -> Incoming:
+        """The same tensors, without the beginning `prefix` of their names."""
+        new = Incoming(self._source, {name.removeprefix(prefix): file for name, file in self.files.items()})
+        new._converted, new.shapes = self._converted, {n.removeprefix(prefix): s for n, s in self.shapes.items()}
+        return new
+
     def renamed(self, plan: Plan) -> Plan:
         """The plan, with the names that the tensors have in the module.
 
@@ -92,9 +106,10 @@ class Incoming:
         changes: list[LayerChange] = []
         for change in plan.changes:
             if change.name not in groups:
-                changes.append(replace(change, name=modules.get(change.name, change.name)))
+                name, direction = (modules.get(n, n) for n in (change.name, change.length_of))
+                changes.append(replace(change, name=name, length_of=direction))
             elif not change.kept:
-                made = ", ".join(map(shown, groups[change.name].made))
+                made = few([*map(shown, groups[change.name].made)])
                 raise RekernelError(
                     f"{shown(change.name)}: was rescaled, but this model splits or joins it to {made}; load the "
                     f"original weights and use rekernel.torch.rescale"

@@ -26,6 +26,7 @@ def load_pretrained(
     revision: str | None = None,
     subfolder: str = "",
     filename: str = "",
+    prefix: str = "",
 ) -> nn.Module:
     """Load a rescaled checkpoint of the Hub, or of a folder, into a model of the trained size, as `load` does.
 
@@ -41,6 +42,8 @@ def load_pretrained(
         A folder inside the repository or folder, such as 'unet' in a pipeline.
     filename : str
         The name of the checkpoint, if there are several.
+    prefix : str
+        As for `load`.
 
     Returns
     -------
@@ -70,9 +73,9 @@ def load_pretrained(
         if revision is not None:
             where = shown(os.fspath(name), 400)
             raise RekernelError(f"{where}: a local folder has no revision {shown(revision)}; leave it out.")
-        return load(model, Path(name, inside))
+        return load(model, Path(name, inside), prefix=prefix)
     if revision is not None and address.revision not in ("", revision):
         raise RekernelError(f"{address}: has another revision than revision={shown(revision)}; give only one of them.")
     place = "/".join(part for part in (address.path, inside) if part)
     whole = address_of(str(Address(address.repo, revision or address.revision, place)))
-    return load(model, local_path(str(whole)))
+    return load(model, local_path(str(whole)), prefix=prefix)

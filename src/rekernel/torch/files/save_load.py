@@ -19,16 +19,20 @@ from ...escape import shown, shown_path
 from ...plan.plan import Plan
 from ...plan.recipe import KEY, Recipe, find_recipe
 from ...sources.opening import open_source
+from ...text import few, scale_text
 from ...version import __version__
 from ..dtypes import dtype_name
 from ..editing.apply import PLAN, announce, carry_out
 from ..editing.bake import bake
 from ..editing.edits import Edits
 from ..layers.module_names import aliases, owner_of
+from ..layers.prefixes import prefix_hint
 from ..planning.complete import completed
 from ..planning.held_sizes import held_sizes
+from ..surroundings import in_format_of, own_tensors
 from .file_tensors import Incoming
 from .transformers_names import incoming
+from .weight_norms import joined
 
 
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
@@ -75,7 +79,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
             writer.write(name, data)
 
 
-def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Module:
+def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: str = "") -> nn.Module:
     """Load a rescaled checkpoint into a model of the trained size: change its layers, then load the weights.
 
     Tensors are loaded one by one, so no second copy of the model is in memory. The model may be on the meta device.
@@ -90,6 +94,8 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
         A file, an index, or a folder with one of them, written by `save` or by `rekernel.convert`.
     plan : Plan, optional
         What was done to the weights, for a file of another program that has no recipe.
+    prefix : str
+        The beginning of the names in the file that the names of the model do not have, such as 'module.'.
 
     Returns
     -------
@@ -115,7 +121,7 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
     True
     """
     where = shown_path(path)
-    with open_source(path) as source:
+    with own_tensors(), open_source(path) as source:
         if plan is None:
             recipe = find_recipe(source.metadata)
             if recipe is None:
@@ -123,12 +129,20 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None) -> nn.Mod
                     f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
                 )
             plan = recipe.plan
+        earlier = getattr(model, PLAN, None)
+        if isinstance(earlier, Plan) and not earlier.empty:
+            raise RekernelError(
+                f"{where}: this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); load "
+                f"into a new one, built for the trained size"
+            )
         given = incoming(source, model)
-        plan = given.renamed(plan)
+        if prefix:
+            given, plan = given.without(prefix), _without(plan, prefix)
+        plan, given = joined(given.renamed(plan), given, source)
         with Edits(model) as edits:
             # A weight that was baked before the file was written has its plain name in the file.
             bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})
-            _check_plan(edits.model, plan, where)
+            _check_plan(edits.model, plan, given, where)
             plan = _for_tied(plan, edits.model)
             plan = completed(plan, edits.model, given.files)
             held = held_sizes(edits.model, plan)
@@ -150,15 +164,27 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _check_plan(model: nn.Module, plan: Plan, where: str) -> None:
+def _without(plan: Plan, prefix: str) -> Plan:
+    """The plan of a traced model, without the beginning of its names; one by names is renamed with the tensors."""
+    if plan.origin != "trace":
+        return plan
+    changes = (replace(change, name=change.name.removeprefix(prefix)) for change in plan.changes)
+    modules = (replace(m, name=f"{m.name}.".removeprefix(prefix).removesuffix(".")) for m in plan.modules)
+    return replace(plan, changes=tuple(changes), modules=tuple(modules))
+
+
+def _check_plan(model: nn.Module, plan: Plan, given: Incoming, where: str) -> None:
     """Raise if the plan is not for this model: a tensor is missing or has another shape."""
     state = _tensors_of(model)
     kind = type(model).__name__
     for change in plan.changed:
         if change.name not in state:
+            hint = prefix_hint(given.shapes, state)
             raise RekernelError(
-                f"{where}: was made for another architecture: it changes {shown(change.name)}, which {kind} does not "
-                f"have"
+                f"{where}: was made for another architecture: it changes {shown(change.name)}, which this {kind} does "
+                f"not have"
+                if not hint
+                else f"{where}: the names of its tensors are not those of this {kind}: {hint}"
             )
         if tuple(state[change.name].shape) != change.shape:
             raise RekernelError(
@@ -185,12 +211,14 @@ def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
         for n in sorted(set(state) & set(there)) if tuple(state[n].shape) != there[n]
     ]  # fmt: skip
     found = [
-        f"{what} {', '.join(names)}"
+        f"{what} {few(names)}"
         for what, names in (("misses", missing), ("has unexpected", unexpected), ("has misshapen", misshapen))
         if names
     ]
     if found:
-        raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}")
+        hint = prefix_hint(there, state) if missing and unexpected else ""
+        more = f"; {hint}" if hint else ""
+        raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}{more}")
     if foreign := given.foreign():
         raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {foreign[1]}")
     nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
@@ -213,7 +241,7 @@ def _assign(edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Param
         with torch.no_grad():
             old.copy_(value)
     elif isinstance(old, nn.Parameter):
-        new = nn.Parameter(value, requires_grad=old.requires_grad)
+        new = nn.Parameter(in_format_of(old, value), requires_grad=old.requires_grad)
         edits.set_parameter(owner, leaf, new)
         filled[id(new)] = new
     else:

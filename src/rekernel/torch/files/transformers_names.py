@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...checkpoint.tensor_source import TensorSource
 from ...errors import RekernelError
 from ...escape import shown
+from ...text import few
 from ..dtypes import TORCH_DTYPES
 from .file_tensors import Converted, Incoming
 
@@ -132,6 +133,6 @@ def _converted(source: TensorSource, model: Any, first: str, found: Sequence[tup
     except Exception as error:  # transformers may raise anything for tensors that do not fit together
         what = f"{type(error).__name__}: {error}"
         raise RekernelError(
-            f"{', '.join(map(shown, files))}: transformers cannot make {shown(first)} of this {type(model).__name__} "
+            f"{few([*map(shown, files)])}: transformers cannot make {shown(first)} of this {type(model).__name__} "
             f"from it ({shown(what, 200)}); check that the file is for this architecture"
         ) from None

@@ -2,16 +2,14 @@
 
 Scope: modules and geometry (`AxisGeometry`). A layer keeps the parameters that it is given, under the names of the
 original layer, so that checkpoints, optimisers and tied weights work as before. Not here: factored layers (see
-`torch.layers.factored`), and plans (see `torch.editing.apply`).
+`torch.layers.factored`), poolings (see `torch.layers.pools`), and plans (see `torch.editing.apply`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -22,8 +20,6 @@ _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _CONVS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSES: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_MAX_POOLS: tuple[Any, ...] = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-_AVG_POOLS: tuple[Any, ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
 class PaddedConv(OwnPadding, nn.Module):
@@ -91,61 +87,6 @@ class CroppedConvTranspose(nn.Module):
         return described(self.weight, self.stride, self.sides, self.groups, "zeros")
 
 
-class PaddedPool(nn.Module):
-    """A pooling with padding that differs between its sides: -inf for max pooling, 0 for average pooling."""
-
-    def __init__(self, pool: nn.Module, sides: Sides, value: float) -> None:
-        super().__init__()
-        self.pool, self.sides, self.value = pool, sides, value
-
-    def forward(self, x: Tensor) -> Any:
-        return self.pool(pad_sides(x, self.sides, value=self.value))
-
-    def extra_repr(self) -> str:
-        return f"sides={self.sides}"
-
-
-class DilatedAvgPool(nn.Module):
-    """An average pooling whose taps are spread; torch has none.
-
-    Parameters
-    ----------
-    kernel, stride, dilation : tuple of int
-    sides : ((left, right), ...)
-        Padding with zeros in pixels, one pair per spatial axis.
-    counted : bool
-        Whether padding counts as pixels.
-    divisor : int, optional
-        The number to divide a sum by, instead of the number of taps.
-    """
-
-    def __init__(
-        self, kernel: Sequence[int], stride: Sequence[int], sides: Sides, dilation: Sequence[int], counted: bool,
-        divisor: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.kernel_size, self.stride, self.dilation = tuple(kernel), tuple(stride), tuple(dilation)
-        self.sides, self.count_include_pad, self.divisor_override = sides, counted, divisor
-
-    def forward(self, x: Tensor) -> Tensor:
-        total = self._sums(x)
-        if self.divisor_override or self.count_include_pad:
-            return total / (self.divisor_override or math.prod(self.kernel_size))
-        return total / self._sums(x.new_ones((1, 1, *x.shape[2:])))
-
-    def _sums(self, x: Tensor) -> Tensor:
-        x = pad_sides(x, self.sides)
-        for axis, (k, step, spread) in enumerate(zip(self.kernel_size, self.stride, self.dilation, strict=True), 2):
-            count = (x.shape[axis] - spread * (k - 1) - 1) // step + 1
-            x = torch.stack(
-                [x.narrow(axis, j * spread, step * (count - 1) + 1).unfold(axis, 1, step).squeeze(-1) for j in range(k)]
-            ).sum(0)
-        return x
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, sides={self.sides}, dilation={self.dilation}"
-
-
 def dense_conv(
     old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, by_hand: Sides = (),
     by_hand_mode: str = "constant",
@@ -202,18 +143,41 @@ def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int
     return _with_parameters(new, old.weight, old.bias)
 
 
-def plain_layer(old: Any) -> nn.Module:
-    """A plain layer of torch's own class that computes the same as `old`, a parametrised layer, computes now."""
-    weight = nn.Parameter(old.weight.detach().clone())
+def plain_layer(
+    old: Any, weight: Tensor | None = None, bias: Tensor | None = None, *, padding_mode: str = ""
+) -> nn.Module:
+    """A plain layer of torch's own class with the geometry of `old`.
+
+    Parameters
+    ----------
+    weight, bias : optional
+        The parameters of the new layer; of other tensors copies. By default what `old`, a parametrised layer, computes.
+    padding_mode : str, optional
+        Another mode than that of `old`.
+    """
+    trained = True
+    if weight is None:
+        trained = any(p.requires_grad for name, p in old.named_parameters() if name != "bias")
+        weight, bias = old.weight.detach(), old.bias
+    kernel, bias = _parameter(weight), None if bias is None else _parameter(bias)
+    if not trained:
+        kernel.requires_grad_(False)
     if isinstance(old, nn.Linear):
-        return _with_parameters(linear(old, weight), weight, old.bias)
-    known = next(c for c in (*_CONVS, *_TRANSPOSES) if isinstance(old, c))
-    options = {"output_padding": old.output_padding} if isinstance(old, _TRANSPOSES) else {}
+        new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")
+        return _with_parameters(new, kernel, bias)
+    known = (_TRANSPOSES if old.transposed else _CONVS)[len(old.kernel_size) - 1]
+    options = {"output_padding": old.output_padding} if old.transposed else {}
     new = known(
         old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, groups=old.groups,
-        bias=old.bias is not None, dilation=old.dilation, padding_mode=old.padding_mode, device="meta", **options,
+        bias=bias is not None, dilation=old.dilation, padding_mode=padding_mode or old.padding_mode, device="meta",
+        **options,
     )  # fmt: skip
-    return _with_parameters(new, weight, old.bias)
+    return _with_parameters(new, kernel, bias)
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    """A parameter as it is, or a copy of a tensor as one."""
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone())
 
 
 def linear(old: Any, weight: nn.Parameter) -> nn.Module:
@@ -238,35 +202,6 @@ def _with_parameters(new: nn.Module, weight: nn.Parameter, bias: Any) -> nn.Modu
     if bias is not None:
         new.bias = bias
     return new
-
-
-def pool(old: nn.Module, geometry: Sequence[AxisGeometry]) -> nn.Module:
-    """A pooling like `old` with another geometry."""
-    kernel, stride, dilation = (tuple(getattr(g, n) for g in geometry) for n in ("kernel", "stride", "dilation"))
-    sides = tuple(g.padding for g in geometry)
-    even = all(left == right >= 0 for left, right in sides)
-    inside = tuple(left for left, _ in sides) if even else (0,) * len(sides)
-    if isinstance(old, _MAX_POOLS):
-        maximum: Any = old
-        if not all(2 * p <= k for p, k in zip(inside, kernel, strict=True)):  # torch's limit, with or without dilation
-            even, inside = False, (0,) * len(sides)
-        new: nn.Module = type(maximum)(kernel, stride, inside, dilation, maximum.return_indices, maximum.ceil_mode)
-        return new if even else PaddedPool(new, sides, float("-inf"))
-    average: Any = old
-    if any(d > 1 for d in dilation):
-        counted = average.count_include_pad or not any(_tupled(average.padding, len(sides)))
-        return DilatedAvgPool(kernel, stride, sides, dilation, counted, getattr(average, "divisor_override", None))
-    counted = average.count_include_pad and any(_tupled(average.padding, len(sides)))
-    divisor = getattr(average, "divisor_override", None)
-    # The divisor grows by as much as the window.
-    grown = math.prod(kernel) // math.prod(_tupled(average.kernel_size, len(kernel)))
-    more = {"divisor_override": divisor * grown} if divisor else {}
-    new = type(average)(kernel, stride, inside, average.ceil_mode, counted, **more)
-    return new if even else PaddedPool(new, sides, 0.0)
-
-
-def _tupled(value: Any, count: int) -> tuple[int, ...]:
-    return (value,) * count if isinstance(value, int) else tuple(value)
 
 
 def described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import RekernelError
@@ -57,9 +59,8 @@ class Resample:
             n = x.shape[axis]
             small = max(1, new_size(n, 1 / scale))
             if small != n:
-                matrix = torch.from_numpy(_matrix(n, small, self.method)).to(
-                    x.device, torch.promote_types(x.dtype, torch.float32)
-                )
+                matrix = torch.from_numpy(_matrix(n, small, self.method))
+                matrix = matrix.to(x.device, torch.promote_types(x.dtype, torch.float32))
                 x = (x.movedim(axis, -1).to(matrix.dtype) @ matrix.T).movedim(-1, axis).to(x.dtype)
         return x
 
@@ -68,8 +69,8 @@ class Resample:
 
 
 @lru_cache(maxsize=64)
-def _matrix(n: int, small: int, method: str) -> Any:
-    """The matrix in NumPy: a tensor made within a pass of fake tensors would be a fake one, and would stay so here."""
+def _matrix(n: int, small: int, method: str) -> NDArray[np.float64]:
+    # An array, since a cached tensor would keep what is around the first call: fake tensors, inference mode.
     if max(n, small) > _LARGEST:
         raise RekernelError(f"an image of {n} pixels is too large to be resampled to {small}")
     method = "cubic" if method == "area" and small > n else method

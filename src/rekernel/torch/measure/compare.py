@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from .verify import reduce_grid
 
@@ -74,6 +75,7 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The first output of every layer that has parameters itself."""
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
+        stack.enter_context(own_precision())
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...errors import RekernelError
 from ...escape import shown
 from ...resampling.arrays import per_axis
+from ..surroundings import own_precision, own_tensors
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import trace
@@ -123,7 +124,7 @@ def shift_sensitivity(
         if _whole_pixels(step, old, new)
         for sign in (1, -1)
     ]
-    with evaluating(model), torch.no_grad():
+    with own_precision(), evaluating(model), torch.no_grad():
         y = _answer(model, reduce_grid(x, trained))
         invariant = y.ndim == 2 or (y.ndim == x.ndim and all(n == 1 for n in y.shape[2:]))
         grid = y.ndim == x.ndim and not invariant
@@ -165,7 +166,8 @@ def total_stride(model: nn.Module, x: Tensor) -> tuple[int, ...]:
     >>> total_stride(model, torch.zeros(1, 1, 14, 14))
     (4, 4)
     """
-    seen = trace(model, [x])
+    with own_tensors():
+        seen = trace(model, [x])
     none = (1.0,) * len(seen.size)
     reached: dict[int, tuple[float, ...]] = {0: none}
     for call in seen.calls:

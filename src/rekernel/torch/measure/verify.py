@@ -17,6 +17,7 @@ from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
 from ..editing.apply import PLAN
+from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.tensor_state import first_tensor
 
@@ -80,11 +81,14 @@ def equivariance_error(
         size = ()
     if size is None:
         size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
-    with evaluating(model, rescaled), torch.no_grad():
+    with own_precision(), evaluating(model, rescaled), torch.no_grad():
         small, large = _answer(model, reduce_grid(x, size), "the original"), _answer(rescaled, x, "the rescaled model")
     if large.shape != small.shape:
         if large.ndim < 3 or large.ndim != small.ndim:
-            raise RekernelError(f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared")
+            raise RekernelError(
+                f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared; compare layers "
+                f"instead (rekernel.torch.layer_errors)"
+            )
         large = reduce_grid(large, tuple(small.shape[2:]))
     return float((large - small).norm() / small.norm().clamp_min(1e-30))
 

@@ -6,22 +6,25 @@ contradicts. Not here: what becomes of a layer (see `planning.rules`), and chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...planning.layers import PoolBecame
+from ...planning.pooling import pooling
 from ...planning.roles import ABSORB
-from ...planning.rules import offset_note, pooling
+from ...planning.rules import offset_note
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
-from ..layers.padding import own_padding
+from ..layers.own_forward import examined, has_own_forward
+from ..layers.padding import Sides, own_padding
+from .own_calls import own_notes
 from .pools import POOLS, pool_axes
 
 
@@ -47,8 +50,24 @@ def completed(plan: Plan, model: nn.Module, files: Mapping[str, str]) -> Plan:
         plan,
         changes=changes,
         modules=(*plan.modules, *(pool.change for pool in pools)),
-        warnings=(*plan.warnings, *filter(None, notes)),
+        warnings=(*plan.warnings, *filter(None, notes), *_notes(changes, model)),
     )
+
+
+def _notes(changes: Sequence[LayerChange], model: nn.Module) -> list[str]:
+    """Notes about the layers with a forward method of their own that change, which no name tells."""
+    own, prepared = {}, []
+    for change in changes:
+        path = owner_of(change.name)
+        layer = None if change.kept else model.get_submodule(path)
+        if isinstance(layer, nn.modules.conv._ConvNd) and has_own_forward(layer):
+            own[path] = layer, examined(layer)
+            if change.mode == ABSORB and own[path][1].prepares:
+                prepared.append(
+                    f"{shown(path)}: its forward method changes the image before the convolution absorbs the scale, "
+                    f"which may lose detail; rekernel.torch.rescale finds out"
+                )
+    return [*own_notes(own), *prepared]
 
 
 def _restrided(change: LayerChange, model: nn.Module) -> LayerChange:
@@ -64,7 +83,7 @@ def _restrided(change: LayerChange, model: nn.Module) -> LayerChange:
     scales = {o.axis: o.scale for o in change.operators}
     first = len(change.view) - len(change.geometry)
     before, after = [], []
-    for axis, (old, own) in enumerate(zip(change.geometry, own_padding(layer), strict=True)):
+    for axis, (old, own) in enumerate(zip(change.geometry, _all_padding(layer)[0], strict=True)):
         if (layer.kernel_size[axis], layer.dilation[axis]) != (old.kernel, old.dilation):
             return change
         scale = round(scales.get(first + axis, 1.0))
@@ -80,7 +99,7 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
     layer: Any = model.get_submodule(owner_of(change.name))
     if change.kind not in ("conv", "conv-transpose", "patch") or not isinstance(layer, nn.modules.conv._ConvNd):
         return change
-    own = own_padding(layer)
+    own, by_class = _all_padding(layer)
     by_hand = []
     for axis, assumed in enumerate(change.geometry):
         hand = assumed.padding[0] - own[axis][0], assumed.padding[1] - own[axis][1]
@@ -89,9 +108,11 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
             any(hand) and (not plan.recognised or min(hand) < 0)
         ):
             name = shown(owner_of(files.get(change.name, change.name)))
-            pad = own[axis][0]
+            pad = own[axis][0] if own[axis][0] == own[axis][1] else own[axis]
             told = {"stride": stride, "padding": pad} | ({"dilation": dilation} if dilation != 1 else {})
-            flags = " ".join(f"--{what} {name}={value}" for what, value in told.items())
+            flags = " ".join(
+                f"--{what} {name}={str(value).strip('()').replace(' ', '')}" for what, value in told.items()
+            )
             hints = ", ".join(f"{what}={{{name!r}: {value}}}" for what, value in told.items())
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
@@ -99,13 +120,24 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
                 f"convert again with {flags} (hints=Hints({hints})), or use rekernel.torch.rescale"
             )
         by_hand.append(hand)
-    if not any(any(hand) for hand in by_hand):
+    if not any(any(hand) for hand in (*by_hand, *by_class)):
         return change
     after = tuple(
-        replace(g, padding=(g.padding[0] - left, g.padding[1] - right))
-        for g, (left, right) in zip(change.new_geometry, by_hand, strict=True)
+        replace(g, padding=(g.padding[0] - left - before, g.padding[1] - right - behind))
+        for g, (left, right), (before, behind) in zip(change.new_geometry, by_hand, by_class, strict=True)
     )
-    return replace(change, new_geometry=after, by_hand=tuple(by_hand))
+    outside = tuple(by_hand) if any(map(any, by_hand)) else ()
+    return replace(change, new_geometry=after, by_hand=outside)
+
+
+def _all_padding(layer: Any) -> tuple[Sides, Sides]:
+    """All padding that a layer does, and the part that its own forward method goes on adding when it is rescaled."""
+    own = own_padding(layer)
+    found = examined(layer) if has_own_forward(layer) else None
+    if found is None or not found.pads:
+        return own, ((0, 0),) * len(own)
+    total = tuple((a + c, b + d) for (a, b), (c, d) in zip(own, found.pads, strict=True))
+    return total, ((0, 0),) * len(own) if found.replaced else found.pads
 
 
 def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
@@ -123,8 +155,24 @@ def _pools(plan: Plan, model: nn.Module) -> list[PoolBecame]:
         dims = int(type(module).__name__[-2])
         scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
         scales = (1.0,) * (dims - len(scales)) + scales[-dims:]
-        found.append(pooling(name, kind, pool_axes(module, scales)))
+        axes = pool_axes(module, scales)
+        if _ends_grid(name, plan, model):
+            axes = [replace(axis, scale_out=1.0) for axis in axes]
+        try:
+            found.append(pooling(name, kind, axes))
+        except RekernelError as error:
+            again = "; convert again with ", Option("mode='absorb'", "--mode absorb"), ", with which poolings stay"
+            raise RekernelError(f"{shown(name)}: ", *error.args, *again) from None
     return found
+
+
+def _ends_grid(name: str, plan: Plan, model: nn.Module) -> bool:
+    """Whether linear layers of the trained size read what a pooling gives: then it absorbs the scale."""
+    names = [other for other, _ in model.named_modules()]
+    after = [model.get_submodule(other) for other in names[names.index(name) + 1 :]]
+    linear = [module for module in after if isinstance(module, nn.Linear)]
+    spatial = any(isinstance(m, nn.modules.conv._ConvNd) or type(m).__name__.startswith("Adaptive") for m in after)
+    return bool(linear) and not spatial and not any(change.kind == "linear-in" for change in plan.changed)
 
 
 def _stands_among(name: str, spatial: set[str], grown: set[str]) -> bool:

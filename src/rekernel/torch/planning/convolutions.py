@@ -73,16 +73,10 @@ def conv_change(
 
 
 def change_notes(call: LayerCall, arriving: Scales, form: str) -> list[str]:
-    """Notes about a change: the factored form was not possible, or the layer pads in another way than before."""
-    notes = []
+    """Notes about a change: the factored form was not possible."""
     if form == "factored" and not _all_whole(arriving):
-        notes.append(f"{layer_of(call.weight)}: its scale is not a whole number, so it is dense and not factored")
-    if call.inside and call.by_hand_mode != "constant":
-        notes.append(
-            f"{call.module}: its own forward method pads by {call.by_hand_mode!r}; the rescaled layer pads with zeros "
-            f"instead"
-        )
-    return notes
+        return [f"{layer_of(call.weight)}: its scale is not a whole number, so it is dense and not factored"]
+    return []
 
 
 def is_pruned(module: nn.Module | None) -> bool:

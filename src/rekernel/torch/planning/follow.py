@@ -27,10 +27,11 @@ from ...planning.roles import (
     role_of,
     settings_of,
 )
-from ...planning.rules import offset_note, pooling, resampled_image, resized, shrinking_note
+from ...planning.rules import offset_note, resampled_image, resized, shrinking_note
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
 from ..layers.module_names import aliases, owner_of
+from ..layers.own_forward import OwnForward
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
 from .convolutions import change_notes, conv_change, is_pruned
@@ -44,14 +45,11 @@ from .grids import (
     weight_of,
     written_change,
 )
-from .pools import pool_axes
+from .own_calls import form_of
+from .pools import POOLS, ends_grid, functional_note, joined, pool_change, whole_grid_doubt
 from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
-_FORWARDS = {
-    kind.forward
-    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-}
 _POOLS = ("max-pool", "avg-pool")
 
 
@@ -63,12 +61,14 @@ class Follower:
     asked : mode that the caller asked of the model
     each : settings of the weights that have settings of their own
     changes, modules, notes : parts of the plan, as far as it is made
+    doubts : what may be wrong if the rescaled model does not run
     scales, sizes : scale and old grid of the result of each call, by the index of the call
     offsets : distance of the result of each call from its exact place, in new pixels; 0 where nothing is listed
     arrived : scale of the grid that each call reads, by the index of the call
     expected : new grid of the result of the last call in each module
     conflicts : names of weights that two layers need in different forms
     seen_at : scale at which each weight was seen
+    own : what the forward methods of subclasses of a convolution do, by the path of the layer
     by_path, tensors, others : modules and tensors of the model by name, and all names of each tensor
     """
 
@@ -80,10 +80,12 @@ class Follower:
     excluded: set[str]
     form: str
     asked: str = AUTO
+    own: Mapping[str, OwnForward] = field(default_factory=dict)
     each: Mapping[str, Settings] = field(default_factory=dict)
     changes: dict[str, LayerChange] = field(default_factory=dict)
     modules: dict[str, ModuleChange] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     scales: dict[int, tuple[float, ...]] = field(default_factory=dict)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     offsets: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class Follower:
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
         self.network = Network(attends, self.trace.gives_image, inner_layers(self.model) is not None)
         self.reading = reading(
-            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded
+            self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded, self.own
         )
         self.aligned = aligned(self.settings, self.network, reads_image=False)[0]
 
@@ -125,7 +127,7 @@ class Follower:
             if call.kind in ("conv", "conv-transpose"):
                 leaving = self._conv(call, arriving)
             elif call.kind in _POOLS:
-                self._pool(call, arriving)
+                leaving = self._pool(call, arriving)
             elif call.kind == "adaptive-pool":
                 leaving = (1.0,) * len(arriving)
             elif call.kind == "upsample":
@@ -199,10 +201,6 @@ class Follower:
             return arriving
         if all(s == 1 for s in arriving):
             return arriving
-        if type(m).forward not in _FORWARDS:
-            self._say(
-                f"{call.module}: a {type(m).__name__} with a forward method of its own; a plain convolution replaces it"
-            )
         if self.reading.keeps_patch and call.weight in self.reading.readers:
             patch = "x".join(map(str, m.kernel_size))
             self._keep(call.weight, f"patches of {patch} pixels stay, since they cannot grow by the scale")
@@ -211,6 +209,7 @@ class Follower:
         if call.weight in self.excluded:
             self._keep(call.weight, "not selected")
             return arriving
+        form = form_of(call, m, self.own.get(call.module), self.form)
         with self._named(call.weight):
             role = self._role(call, m.stride)
             asked, far = self.each.get(call.weight, self.settings), max(m.dilation)
@@ -221,8 +220,8 @@ class Follower:
             # A weight that several calls read cannot make up for different offsets.
             alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
             offset = self._offset(call) if alone and not self.aligned and call.kind == "conv" else ()
-            change = conv_change(call, m, tensor, arriving, leaving, mode, self.form, settings, at_0, offset)
-        for note in (*change_notes(call, arriving, self.form), shrinking_note(leaving)):
+            change = conv_change(call, m, tensor, arriving, leaving, mode, form, settings, at_0, offset)
+        for note in (*change_notes(call, arriving, form), shrinking_note(leaving)):
             if note:
                 self._say(note)
         for name in self.others[call.weight]:
@@ -250,32 +249,30 @@ class Follower:
             self.conflicts.add(name)
         self._say(f"{weight}: one weight {why}; left as it is everywhere")
 
-    def _pool(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
+    def _pool(self, call: LayerCall, arriving: tuple[float, ...]) -> tuple[float, ...]:
+        module = self.by_path.get(call.module)
         if all(s == 1 for s in arriving):
-            return
-        module: Any = self.by_path.get(call.module)
-        if not type(module).__name__.startswith(("MaxPool", "AvgPool")):
-            self._say(
-                f"{call.module or 'the model itself'}: a functional {call.kind} call cannot be rescaled; at the new "
-                f"resolution it covers a smaller part of the image"
-            )
-            return
-        if any(map(any, call.by_hand)):
-            raise RekernelError(
-                f"{call.module}: a pooling behind explicit padding (F.pad), which rekernel does not rescale; "
-                f"give the padding to the pooling itself, padding=..."
-            )
+            return arriving
+        if not isinstance(module, tuple(POOLS)):
+            if all(ends_grid(call, self.trace)):
+                self.doubts.append(whole_grid_doubt(call))
+                return (1.0,) * len(arriving)
+            self._say(functional_note(call))
+            return arriving
+        given = {self.sizes[source] for source in call.sources if source in self.sizes}
         with self._named(call.module):
-            axes = pool_axes(module, arriving, call.size, self._offset(call))
-            became = pooling(call.module, call.kind, axes, aligned=self.aligned)
-        change = became.change
-        strides = [g.stride for g in change.new_geometry]
+            became, leaving = pool_change(
+                call, module, arriving, self._offset(call), self.trace, aligned=self.aligned, given=given
+            )
+        strides = [g.stride for g in became.change.new_geometry]
         if any(abs(beside) > 1e-6 for beside in became.offset):
             self.offsets[call.index] = tuple(o / t for o, t in zip(became.offset, strides, strict=True))
-        before = self.modules.get(call.module)
-        if before is not None and before.new_geometry != change.new_geometry:
+        if became.change.new_geometry == became.change.geometry and not became.change.by_hand:
+            return leaving
+        self.modules[call.module], conflict = joined(self.modules.get(call.module), became.change)
+        if conflict:
             self._say(f"{call.module}: pools several grids that need different windows; planned for the last one")
-        self.modules[call.module] = change
+        return leaving
 
     def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         module = self.by_path.get(call.module)
@@ -290,13 +287,13 @@ class Follower:
             return
         if not call.weight or not call.grid or not isinstance(self.by_path.get(owner_of(call.weight)), nn.Linear):
             raise RekernelError(
-                f"{call.module}: a linear layer reads the grid in an order that is neither channels-first nor "
-                f"channels-last, or has a computed weight; pool before it, or rescale only the part before it"
+                f"{call.module or 'the model itself'}: a linear layer reads pixels of the grid in an order that is "
+                f"neither channels-first nor channels-last, or has a computed weight (a matrix that mixes tokens, say)"
             )
         if len(self.trace.size) == 1 and 0 in call.sources and call.grid[0] == 1:
             self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; pass an image as (N, C, H, W)")
         if call.weight in self.excluded:
-            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded; pool before it")
+            raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded")
         role = Role.READS_IMAGE if 0 in call.sources else None
         settings = settings_of(self.each.get(call.weight, self.settings), role, ABSORB, self.network)
         change = linear_change(call, self.tensors[call.weight], arriving, settings)
@@ -384,7 +381,7 @@ class Follower:
         try:
             yield
         except RekernelError as error:
-            raise RekernelError(f"{shown(name)}: {error}") from None
+            raise RekernelError(f"{shown(name)}: ", *error.args) from None
 
     def _keep(self, name: str, reason: str) -> None:
         self.changes[name] = weight_of(name, self.tensors[name]).kept(reason)

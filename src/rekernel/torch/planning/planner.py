@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...errors import Option
 from ...patterns import select
 from ...plan.plan import Plan
 from ...planning.layers import NOT_RESCALED
@@ -21,6 +22,9 @@ from ..tracing.run import Trace
 from .follow import Follower
 from .grids import weight_of
 from .held_sizes import held_sizes
+from .own_calls import baked, own_calls, own_notes
+from .pixel_norms import pixel_norms
+from .way_out import way_out, with_way_out
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Planned:
     offsets : how far the result of each module lies beside its exact place, in new pixels, where it does
     arrived : scale of the grid that each call reads, by the index of the call
     aligned : whether pixel 0 stays pixel 0 on every grid
+    doubts : what may be wrong if the rescaled model does not run
+    way_out : end of a message that tells what works instead; empty if nothing does
     """
 
     plan: Plan
@@ -39,6 +45,8 @@ class Planned:
     offsets: dict[str, tuple[float, ...]]
     arrived: dict[int, tuple[float, ...]]
     aligned: bool
+    doubts: tuple[str, ...] = ()
+    way_out: tuple[str | Option, ...] = ()
 
 
 def plan_model(
@@ -85,8 +93,20 @@ def plan_model(
     per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
     select(names, per_layer, "modes")
     each = Request(settings, overrides=methods).each(names)
-    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, each)
-    planner.run()
+    by_path = dict(model.named_modules())
+    trace, own = own_calls(trace, by_path)
+    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
+    with with_way_out(way_out(planner.reading, planner.network, latent=trace.latent)):
+        planner.run()
+        grids = [(size, planner.scales[index]) for index, size in planner.sizes.items()]
+        norms, shapes = pixel_norms(model, trace, grids, settings, aligned=planner.aligned, excluded=excluded)
+    for path in [path for path in own if _stays(planner, f"{path}.weight".removeprefix("."))]:
+        if any(own.pop(path).crops):
+            planner.expected.pop(path, None)  # its convolution goes on giving more than the layer
+    planner.notes += own_notes({path: (by_path[path], found) for path, found in own.items()})
+    planner.modules |= {path: baked(path) for path, found in own.items() if found.does == "computes"}
+    planner.changes |= norms
+    planner.modules |= shapes
     for name, change in list(planner.changes.items()):
         for other in planner.others[name]:
             planner.changes.setdefault(other, replace(change, name=other))
@@ -103,4 +123,10 @@ def plan_model(
     held = held_sizes(model, plan)
     plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
-    return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned)
+    outs = way_out(planner.reading, planner.network, latent=trace.latent)
+    return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned, tuple(planner.doubts), outs)
+
+
+def _stays(planner: Follower, weight: str) -> bool:
+    change = planner.changes.get(weight)
+    return change is None or change.kept

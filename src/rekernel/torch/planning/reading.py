@@ -17,6 +17,7 @@ from ...plan.changes import Mode
 from ...planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, network_mode
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
+from ..layers.own_forward import OwnForward
 from ..layers.padding import own_padding
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
@@ -44,7 +45,7 @@ class Reading:
 
 def reading(
     trace: Trace, modules: Mapping[str, nn.Module], scale: Scales, network: Network, asked: str,
-    modes: Mapping[str, Mode], excluded: Collection[str],
+    modes: Mapping[str, Mode], excluded: Collection[str], own: Mapping[str, OwnForward],
 ) -> Reading:  # fmt: skip
     """Choose the mode of the model, and find the layers that read the image.
 
@@ -60,14 +61,16 @@ def reading(
         Modes of single layers that the caller gave.
     excluded : collection of str
         Names of the weights that are not selected.
+    own : {path: OwnForward}
+        What the forward methods of subclasses of a convolution do.
     """
     if modes and asked == AUTO:
         return Reading(SUPERSAMPLE, per_layer=True)
     mode = network_mode(asked, network)
     if mode == SUPERSAMPLE or trace.latent or all(s == 1 for s in scale):
         return Reading(SUPERSAMPLE)
-    readers = [call for call in trace.calls if 0 in call.sources]
-    told = [_told(call, trace, modules, scale, excluded) for call in readers]
+    readers = [call for call in trace.calls if 0 in call.sources and call.kind != "within"]
+    told = [_told_by_own(call, own) or _told(call, trace, modules, scale, excluded) for call in readers]
     reasons = [why for why in told if why]
     names = frozenset(call.weight for call in readers)
     if asked == AUTO and min(scale) < 1 and not reasons:
@@ -104,6 +107,12 @@ def _told(
             else f"{where}: reads the pixels in another order"
         )
     return _told_by_conv(call, m, trace.size, scale)
+
+
+def _told_by_own(call: LayerCall, own: Mapping[str, OwnForward]) -> str:
+    found = own.get(call.module)
+    unclear = found is not None and found.does == "unclear"
+    return f"{call.module or 'the model'}: {own[call.module].why}" if unclear else ""
 
 
 def _told_by_conv(call: LayerCall, m: Any, size: tuple[int, ...], scale: Scales) -> str:

@@ -29,7 +29,6 @@ from .functions import (
     function_of,
     name_of,
     reduced_axes,
-    steps_over,
 )
 from .layer_call import LayerCall
 from .shape_only import computing, is_fake
@@ -44,8 +43,10 @@ from .tensor_state import (
     moved_tokens,
     on_pixels,
     pads_by_axis,
+    pixels_behind,
     reduced,
     several_pixels,
+    skips_pixels,
     tensors_in,
     unflattened,
 )
@@ -172,7 +173,7 @@ class Recorder(TorchFunctionMode):
         return False
 
     def _index(self, event: _Event, function: Function) -> bool:
-        return self._by_pixel(event, function) if self._skips_pixels(event.args) else False
+        return skips_pixels(self.state(event.x), event.args[1]) and self._by_pixel(event, function)
 
     def _linear(self, event: _Event, _function: Function) -> bool:
         name = self._name(argument(event.args, event.kwargs, 1, "weight"))
@@ -217,13 +218,13 @@ class Recorder(TorchFunctionMode):
 
     def _pad(self, event: _Event, _function: Function) -> bool:
         given = self.state(event.x)
-        if self._pads_by_mode() or given is None or not given.in_place:
+        if self._pads_by_mode() or given is None or not (given.in_place or pixels_behind(given, event.x)):
             return False
         pads = argument(event.args, event.kwargs, 1, "pad")
         mode = argument(event.args, event.kwargs, 2, "mode", "constant")
         if argument(event.args, event.kwargs, 3, "value"):
             return False
-        by_axis = pads_by_axis(pads, len(given.origin) - 2)
+        by_axis = pads_by_axis(pads, event.x.ndim - 2)
         before = given.by_hand if given.by_hand_mode == mode else ()
         if before:
             by_axis = tuple((a + c, b + d) for (a, b), (c, d) in zip(before, by_axis, strict=True))
@@ -327,17 +328,6 @@ class Recorder(TorchFunctionMode):
                 self.mark(each, frozenset({call.index}))
             else:
                 self._states[each] = State(event.sources)
-
-    def _skips_pixels(self, args: Sequence[Any]) -> bool:
-        """Whether an index takes every second pixel. Taking every second channel does not count."""
-        if not steps_over(args[1]):
-            return False
-        state = self.state(args[0])
-        if state is None or len(state.origin) < 3 or (index := state.places()) is None:
-            return False
-        pixels = math.prod(state.origin[2:])
-        before, after = index % pixels, index[args[1]] % pixels
-        return bool(torch.unique(after).numel() < torch.unique(before).numel())
 
     def _note_features(self, result: Tensor, weight: str, sources: frozenset[int]) -> None:
         """Note the outputs of a linear layer on (N, F): they may turn out to be the pixels of a new grid."""

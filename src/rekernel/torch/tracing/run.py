@@ -127,7 +127,7 @@ def trace(
 
 
 def _does_not_run(model: nn.Module, error: Exception) -> RekernelError:
-    text = shown(str(error).strip().split("\n")[0], 300)
+    text = shown(str(error).strip().split("\n")[0], 300) or f"a {type(error).__name__} without a message"
     return RekernelError(f"{type(model).__name__}: does not run on the example input: {text}")
 
 

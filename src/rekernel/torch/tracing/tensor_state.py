@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .functions import steps_over
+
 Pad = tuple[int, int]
 
 
@@ -84,6 +86,24 @@ def on_pixels(state: State) -> bool:
     return bool((pixels == torch.arange(math.prod(grid)).reshape(grid)).all())
 
 
+def pixels_behind(state: State, x: Tensor) -> bool:
+    """Whether the axes of (N', C', *spatial) behind the first two hold pixels, and these two hold none.
+
+    So it is where frames of a video lie in the batch.
+
+    Examples
+    --------
+    >>> video = fresh(torch.zeros(1, 2, 3, 4, 4), frozenset())
+    >>> frames = State(frozenset(), origin=video.origin, index=video.places().transpose(1, 2).flatten(0, 1))
+    >>> pixels_behind(frames, torch.zeros(3, 2, 4, 4))
+    True
+    """
+    if x.ndim < 3 or len(state.origin) < 3 or (index := state.places()) is None or index.shape != x.shape:
+        return False
+    first = index[0] % math.prod(state.origin[2:])
+    return bool((first == first[:1]).all()) and int(torch.unique(first[0]).numel()) == first[0].numel()
+
+
 def reduced(state: State, axes: Sequence[int], out: Tensor) -> State | None:
     """The state of a sum, mean or maximum over `axes`; None where one pixel is left, which is not a grid.
 
@@ -142,6 +162,23 @@ def several_pixels(state: State | None, x: Tensor) -> bool:
     pixels = index % math.prod(state.origin[2:])
     rows = pixels.reshape(-1, x.shape[-1])
     return bool((rows != rows[:, :1]).any())
+
+
+def skips_pixels(state: State | None, item: Any) -> bool:
+    """Whether an index takes every second pixel. Taking every second channel does not count.
+
+    Examples
+    --------
+    >>> image = fresh(torch.zeros(1, 4, 8), frozenset())
+    >>> every, second = slice(None), slice(None, None, 2)
+    >>> skips_pixels(image, (every, every, second)), skips_pixels(image, (every, second))
+    (True, False)
+    """
+    if not steps_over(item) or state is None or len(state.origin) < 3 or (index := state.places()) is None:
+        return False
+    pixels = math.prod(state.origin[2:])
+    before, after = index % pixels, index[item] % pixels
+    return bool(torch.unique(after).numel() < torch.unique(before).numel())
 
 
 def flattened(state: State | None, x: Tensor) -> tuple[tuple[int, ...], str]:
