@@ -33,6 +33,7 @@ from .functions import (
 from .layer_call import LayerCall
 from .shape_only import computing, is_fake
 from .steps import StepLog
+from .tables import Tables
 from .tensor_state import (
     Pad,
     State,
@@ -84,6 +85,7 @@ class Recorder(TorchFunctionMode):
         self._by_path = dict(model.named_modules())
         self._states: Any = WeakTensorKeyDictionary()  # an entry goes when its tensor does
         self._scores: Any = WeakTensorKeyDictionary()
+        self._tables = Tables(self._name, self.state)
 
     def state(self, tensor: Tensor) -> State | None:
         """What is known about a tensor; None for a tensor that does not come from the image."""
@@ -111,6 +113,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self._tables.note(func, args, result)
         self.log.add(func, self._module(), args, kwargs, result)
         tensors = [a for a in tensors_in([args, kwargs]) if self.state(a) is not None]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
@@ -194,11 +197,10 @@ class Recorder(TorchFunctionMode):
         return self._attention(event, function) if event.x in self._scores else False
 
     def _sum(self, event: _Event, _function: Function) -> bool:
-        found = self._positions(event.args)
+        found = self._tables.added(event.args)
         if found is not None:
-            name, known = found
             self._append(
-                "positions", event.sources, weight=name, size=known.tokens, out_size=known.tokens, prefix=known.prefix
+                "positions", event.sources, weight=found.name, size=found.grid, out_size=found.grid, prefix=found.prefix
             )
         return False
 
@@ -342,17 +344,6 @@ class Recorder(TorchFunctionMode):
             what=state.reshaped,
         )  # fmt: skip
         self.mark(x, frozenset({call.index}))
-
-    def _positions(self, args: Sequence[Any]) -> tuple[str, State] | None:
-        """The name of a parameter that is added to every token, and the state of the tokens."""
-        if len(args) < 2:
-            return None
-        for x, other in (args[:2], args[1::-1]):
-            if isinstance(x, Tensor) and isinstance(other, Tensor) and (known := self.state(x)) and known.tokens:
-                name = self._name(other)
-                if name and other.ndim >= 2 and other.shape[-2:] == x.shape[-2:]:
-                    return name, known
-        return None
 
     def _name(self, parameter: Any) -> str:
         """The full name of a parameter; of several names, the one in the module that is running."""
