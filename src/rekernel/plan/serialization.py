@@ -202,8 +202,9 @@ def _axis_operator(values: Any) -> AxisOperator:
     o = AxisOperator(**values)
     if not all(_is_whole(n) for n in (o.axis, o.old, o.new, o.dilation)):
         raise RekernelError("an operator's axis, old, new and dilation must be whole numbers")
-    if not all(_is_number(x) and abs(x) <= _LARGEST for x in (o.scale, o.phase, o.a, o.smoothness)):
-        raise RekernelError(f"an operator's scale, phase, a and smoothness must be finite numbers, up to {_LARGEST}")
+    numbers = (o.phase, o.a, o.smoothness)
+    if not _is_number(o.scale) or not all(_is_number(x) and abs(x) <= _LARGEST for x in numbers):
+        raise RekernelError("an operator's scale, phase, a and smoothness must be finite numbers, and not huge")
     if not all(isinstance(text, str) for text in (o.geometry, o.method, o.gain)):
         raise RekernelError("an operator's geometry, method and gain must be text")
     return o

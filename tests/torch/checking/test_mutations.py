@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
+import rekernel.planning.pooling as pooling
 import rekernel.planning.rules as rules
 import rekernel.torch as rkt
 from rekernel import RekernelError
@@ -41,7 +42,7 @@ def louder(matrix):
 
 
 MUTATIONS = {
-    "a pool's padding": (rules, "pool_geometry", moved),
+    "a pool's padding": (pooling, "pool_geometry", moved),
     "a convolution's padding": (rules, "conv_geometry", moved),
     "a stride's offset": (rules, "conv_geometry", unphased),
     "a gain": (AxisOperator, "matrix", louder),

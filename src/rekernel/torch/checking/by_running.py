@@ -23,7 +23,7 @@ from ..planning.planner import Planned
 from ..tracing.run import Trace
 from .answers import Answers, answers
 from .deviations import at_phase_0, displacement, equal, inner, reduced, smooth
-from .layer_probes import LayerProbe, first_wrong, layer_probes
+from .layer_probes import LayerProbe, first_moved, first_wrong, layer_probes
 from .probes import CYCLES, Inputs
 from .promises import promise_of, reduction, same_at_phases
 
@@ -137,7 +137,7 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
             broken=True,
         )
     broken = _phases(check, after["noise"]) if check.promise == "phases" else None
-    return broken or _smooth(check, after)
+    return broken or _smooth(check, after, model)
 
 
 def _exact(check: Check, after: Answers) -> Verdict:
@@ -167,7 +167,7 @@ def _phases(check: Check, after: Answers) -> Verdict | None:
     return None
 
 
-def _smooth(check: Check, after: Mapping[str, Answers]) -> Verdict:
+def _smooth(check: Check, after: Mapping[str, Answers], model: nn.Module) -> Verdict:
     scales, plan = check.inputs.scales, check.plan
     before, then = check.before["smooth"], after["smooth"]
     error = _answer_error(before.output, then.output, lambda a, b: reduced(a, b, scales))
@@ -187,6 +187,8 @@ def _smooth(check: Check, after: Mapping[str, Answers]) -> Verdict:
     dilated = any(o.method == "dilate" for c in plan.changed for o in (*c.operators, *c.factors))
     if check.seen.gives_image and check.promise == "smooth" and not dilated:
         told += _beside(check, before, then)
+    if moved := first_moved(check.layers, model):
+        told.append(f"{_special(check, moved[0])}: by itself it moves a slow wave by {moved[1]:.2f} new pixels")
     return Verdict(text, "; ".join(told))
 
 

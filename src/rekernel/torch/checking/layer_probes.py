@@ -8,6 +8,7 @@ Scope: one layer at a time. Not here: whole networks (see `checking.by_running`)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,14 @@ from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
-from .deviations import at_phase_0, equal
+from .deviations import at_phase_0, displacement, equal
+from .probes import waves
 
 _ROUNDING = 1e-4
 _LARGEST = 1 << 24  # entries of a probe
+_WIDE = {1: 128, 2: 64, 3: 28}  # least pixels of a slow wave along an axis, by the number of axes
+MOVED = 0.1
+"""Bound on how far a layer moves a slow wave beside the place that its geometry gives, in new pixels."""
 _BLURS = ("reflect",)  # a reflection of repeated pixels is not the repeated reflection at the right border
 
 
@@ -40,12 +45,14 @@ class LayerProbe:
     large : the input at the new size
     answer : the output of the trained layer on the input at the trained size
     scales : new pixels per old pixel; empty where the output keeps its size
+    offset : how far the layer moves a slow wave, in new pixels of its output; empty where it is exact at phase 0
     """
 
     module: str
     large: Tensor
     answer: Tensor
     scales: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
 
 
 def layer_probes(model: nn.Module, plan: Plan, seen: Trace, planned: Planned) -> list[LayerProbe]:
@@ -66,6 +73,8 @@ def layer_probes(model: nn.Module, plan: Plan, seen: Trace, planned: Planned) ->
             if grows and not planned.aligned:
                 continue
             probe = _image_probe(module, call, scales, grows=grows, channels=_channels(module))
+        elif call.kind == "conv" and change is not None and change.kind == "conv" and _interpolated(change):
+            probe = _wave_probe(module, call, scales, planned.made_up.get(call.index, ()))
         elif call.kind.endswith("-pool") and call.module in pools and call.size:
             probe = _image_probe(module, call, scales, grows=True, channels=2)
         else:
@@ -75,9 +84,22 @@ def layer_probes(model: nn.Module, plan: Plan, seen: Trace, planned: Planned) ->
     return list(found.values())
 
 
+def first_moved(probes: Sequence[LayerProbe], model: nn.Module) -> tuple[str, float] | None:
+    """The first layer that puts a slow wave beside its place, and by how many new pixels; None if none does."""
+    for probe in probes:
+        new = _run(model.get_submodule(probe.module), probe.large) if probe.offset else None
+        found = displacement(probe.answer, new, probe.scales) if new is not None else None
+        off = max((abs(d - o) for d, o in zip(found or (), probe.offset, strict=False)), default=0.0)
+        if off > MOVED:
+            return probe.module, off
+    return None
+
+
 def first_wrong(probes: Sequence[LayerProbe], model: nn.Module) -> tuple[str, float] | None:
     """The first layer that does something else than the trained one did, and by how much; None if none does."""
     for probe in probes:
+        if probe.offset:
+            continue
         new = _run(model.get_submodule(probe.module), probe.large)
         if new is None:
             continue
@@ -91,6 +113,12 @@ def first_wrong(probes: Sequence[LayerProbe], model: nn.Module) -> tuple[str, fl
 def _exact(change: LayerChange) -> bool:
     used = (*change.operators, *change.factors)
     return all(o.method in ("dilate", "area", "nearest") for o in used) and all(o.gain == "dc" for o in used)
+
+
+def _interpolated(change: LayerChange) -> bool:
+    """Whether a kernel that supersamples is interpolated by a filter that keeps a slope."""
+    used = (*change.operators, *change.factors)
+    return change.mode == "supersample" and all(o.method not in ("dilate", "area", "nearest") for o in used)
 
 
 def _channels(module: Any) -> int:
@@ -113,6 +141,28 @@ def _image_probe(
     small, large = (F.pad(x, pads, mode=mode) if any(pads) else x for x in (small, large))
     answer = _run(module, small)
     return None if answer is None else LayerProbe(call.module, large, answer, tuple(scales) if grows else ())
+
+
+def _wave_probe(module: Any, call: LayerCall, scales: Sequence[float], made_up: Sequence[float]) -> LayerProbe | None:
+    """Slow waves, on a grid that is large enough for its inner part to be free of the border.
+
+    An interpolated kernel gives of a slow wave the wave, at the place where the trained kernel gave it.
+    """
+    sides = call.by_hand if not call.inside else ()
+    if getattr(module, "padding_mode", "zeros") != "zeros" or len(call.size) != len(scales) or any(map(any, sides)):
+        return None
+    strides = tuple(module.stride)
+    size = [n + t * max(0, -(-(_WIDE[len(strides)] - n) // t)) for n, t in zip(call.size, strides, strict=True)]
+    new = [round(n * s) for n, s in zip(size, scales, strict=True)]
+    if _channels(module) * math.prod(new) > _LARGEST:
+        return None
+    channels, like = _channels(module), module.weight
+    small, large = (
+        waves((1, channels), n, 1.0, torch.Generator().manual_seed(0)).to(like.device, like.dtype) for n in (size, new)
+    )
+    answer = _run(module, small)
+    moved = tuple(o / t for o, t in zip(made_up or (0.0,) * len(strides), strides, strict=True))
+    return None if answer is None else LayerProbe(call.module, large, answer, tuple(scales), moved)
 
 
 def _grid_probe(module: nn.Module, call: LayerCall, scales: Sequence[float]) -> LayerProbe | None:

@@ -123,12 +123,27 @@ class Inputs:
             values = torch.randn(lead, generator=_generator(number), dtype=torch.float64)
             made = values.reshape(*lead, *(1 for _ in size)).expand(*lead, *size)
         else:
-            made = _waves(lead, size, cycles, _generator(number))
+            made = waves(lead, size, cycles, _generator(number))
         return Tensor.contiguous((made * spread + mean).to(like.device, like.dtype))
 
 
-def _waves(lead: Sequence[int], size: Sequence[int], most: float, generator: torch.Generator) -> Tensor:
-    """A sum of plane waves, the same function of the place at every size, of variance about 1."""
+def waves(lead: Sequence[int], size: Sequence[int], most: float, generator: torch.Generator) -> Tensor:
+    """A sum of plane waves, the same function of the place at every size, of variance about 1.
+
+    Parameters
+    ----------
+    lead : sequence of int
+        Sizes of the axes in front of the spatial ones; each entry has waves of its own.
+    size : sequence of int
+    most : float
+        Largest number of cycles along an axis.
+    generator : torch.Generator
+
+    Examples
+    --------
+    >>> waves((1, 2), (4, 8), 1.0, torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 2, 4, 8])
+    """
     total = torch.zeros((*lead, *size), dtype=torch.float64)
     shape = (*lead, *(1 for _ in size))
     for _ in range(_WAVES):

@@ -65,6 +65,7 @@ class Follower:
     scales, sizes : scale and old grid of the result of each call, by the index of the call
     offsets : distance of the result of each call from its exact place, in new pixels; 0 where nothing is listed
     arrived : scale of the grid that each call reads, by the index of the call
+    made_up : offset of its input that a convolution makes up for, in new pixels, by the index of the call
     expected : new grid of the result of the last call in each module
     conflicts : names of weights that two layers need in different forms
     seen_at : scale at which each weight was seen
@@ -90,6 +91,7 @@ class Follower:
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     offsets: dict[int, tuple[float, ...]] = field(default_factory=dict)
     arrived: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    made_up: dict[int, tuple[float, ...]] = field(default_factory=dict)
     expected: dict[str, tuple[int, ...]] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
     seen_at: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -220,6 +222,7 @@ class Follower:
             # A weight that several calls read cannot make up for different offsets.
             alone = sum(other.weight == call.weight for other in self.trace.calls) == 1
             offset = self._offset(call) if alone and not self.aligned and call.kind == "conv" else ()
+            self.made_up[call.index] = offset
             change = conv_change(call, m, tensor, arriving, leaving, mode, form, settings, at_0, offset)
         for note in (*change_notes(call, arriving, form), shrinking_note(leaving)):
             if note:

@@ -153,7 +153,7 @@ class _Finder:
         for holder in around:
             for name, value in holder.entries.items():
                 known = _sides(value, len(scales)) if name in IMAGE_AROUND else ()
-                whole = bool(known) and all(n % k == 0 and n > k for n, k in zip(known, step, strict=True))
+                whole = len(known) == len(step) and all(n % k == 0 and n > k for n, k in zip(known, step, strict=True))
                 if known and (known == size or (whole and (cut or not size))):
                     self._follow(holder, name, value, known, scales)
                     images.append((known, scales))
@@ -197,7 +197,8 @@ class _Finder:
         """
         for path, module in self.model.named_modules():
             patch = next((p for name in PATCH if (p := _sides(vars(module).get(name), len(grid)))), ())
-            cuts = bool(patch) and (not size or tuple(n // p for n, p in zip(size, patch, strict=True)) == grid)
+            fits = len(size) == len(patch) and tuple(n // p for n, p in zip(size, patch, strict=True)) == grid
+            cuts = bool(patch) and (fits or not size)
             holder = Holder(path, "", (), module)
             for name, value in holder.entries.items():
                 if name == "num_patches" and (cuts or path in around) and value == math.prod(grid):

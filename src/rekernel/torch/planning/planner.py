@@ -35,6 +35,7 @@ class Planned:
     sizes : output grid of the last call in each module, by the path of the module; the second pass checks it
     offsets : how far the result of each module lies beside its exact place, in new pixels, where it does
     arrived : scale of the grid that each call reads, by the index of the call
+    made_up : offset of its input that a convolution makes up for, in new pixels, by the index of the call
     aligned : whether pixel 0 stays pixel 0 on every grid
     doubts : what may be wrong if the rescaled model does not run
     way_out : end of a message that tells what works instead; empty if nothing does
@@ -44,6 +45,7 @@ class Planned:
     sizes: dict[str, tuple[int, ...]]
     offsets: dict[str, tuple[float, ...]]
     arrived: dict[int, tuple[float, ...]]
+    made_up: dict[int, tuple[float, ...]]
     aligned: bool
     doubts: tuple[str, ...] = ()
     way_out: tuple[str | Option, ...] = ()
@@ -124,7 +126,9 @@ def plan_model(
     plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
     outs = way_out(planner.reading, planner.network, latent=trace.latent)
-    return Planned(plan, planner.expected, offsets, planner.arrived, planner.aligned, tuple(planner.doubts), outs)
+    return Planned(
+        plan, planner.expected, offsets, planner.arrived, planner.made_up, planner.aligned, tuple(planner.doubts), outs
+    )
 
 
 def _stays(planner: Follower, weight: str) -> bool:
