@@ -72,12 +72,14 @@ class Verdict:
     warning : what is wrong, naming the first layer that deviates; empty if nothing is
     broken : whether an identity that was promised does not hold
     ran : whether both models ran
+    stopped : the error that the rescaled model ended in; empty if it ran
     """
 
     text: str
     warning: str = ""
     broken: bool = False
     ran: bool = True
+    stopped: str = ""
 
 
 def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
@@ -123,8 +125,8 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
     try:
         after = {name: answers(model, *probe) for name, probe in check.probes.items()}
     except Exception as error:
-        why = shown(str(error).strip().split("\n")[0], 200)
-        return Verdict(f"not checked: the rescaled model does not run on a probe: {why}", ran=False)
+        why = shown(str(error).strip().split("\n")[0] or type(error).__name__, 200)
+        return Verdict("the rescaled model does not run", ran=False, stopped=why)
     if check.promise == "exact":
         return _exact(check, after["noise"])
     if wrong := first_wrong(check.layers, model):
@@ -260,7 +262,17 @@ def _special(check: Check, name: str) -> str:
 
 
 def refuse_broken(verdict: Verdict, model: str, notes: Sequence[str]) -> None:
-    """Raise if an identity that was promised does not hold, unless notes tell already why it cannot."""
+    """Raise if the rescaled model does not run, or if an identity that was promised does not hold.
+
+    Notes may tell already why an identity cannot hold. They do not excuse a model that ends in an error: the trained
+    one ran on the same picture.
+    """
+    if verdict.stopped:
+        raise RekernelError(
+            f"{model}: after rescaling it does not run on a picture of the new size: {verdict.stopped}. The model's code "
+            f"holds a size that its layers do not show; mode='absorb' lets nothing grow behind the layers that read "
+            f"the image"
+        )
     if verdict.broken and not notes:
         raise RekernelError(
             f"{model}: the check by running failed. {verdict.warning}. The model's code does something that its layers "
