@@ -269,9 +269,8 @@ def refuse_broken(verdict: Verdict, model: str, notes: Sequence[str]) -> None:
     """
     if verdict.stopped:
         raise RekernelError(
-            f"{model}: after rescaling it does not run on a picture of the new size: {verdict.stopped}. The model's code "
-            f"holds a size that its layers do not show; mode='absorb' lets nothing grow behind the layers that read "
-            f"the image"
+            f"{model}: rescaled, it does not run on a picture of the new size: {verdict.stopped}. Its code holds a "
+            f"size that no layer shows; mode='absorb' lets nothing grow behind the layers that read the image"
         )
     if verdict.broken and not notes:
         raise RekernelError(
