@@ -49,6 +49,19 @@ def shown(name: str, limit: int = 120) -> str:
     return "".join([*head, "...", *tail])
 
 
+def cause(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an error that code of others raised, for a message; its kind if it has no text.
+
+    Examples
+    --------
+    >>> cause(ValueError("no such size\\nlong explanation")), cause(AssertionError())
+    ('no such size', 'an AssertionError without a message')
+    """
+    text = str(error).strip().partition("\n")[0]
+    kind = type(error).__name__
+    return shown(text, limit) if text else f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} without a message"
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """Return a path for a message: like `shown`, with a larger limit.
 

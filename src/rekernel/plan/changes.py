@@ -129,7 +129,12 @@ class LayerChange:
     @property
     def kept(self) -> bool:
         """Whether the tensor and its layer stay unchanged."""
-        return not self.operators and not self.factors
+        return not self.resamplings
+
+    @property
+    def resamplings(self) -> tuple[AxisOperator, ...]:
+        """The matrices of the layer: of its new weight, or in factored form of what runs in front of the old one."""
+        return self.operators or self.factors
 
     def apply(self, w: Any, *, allow_cast: bool = False) -> Any:
         """Return the new tensor. A slice of axis 0 is accepted where no operator acts on axis 0.
@@ -195,7 +200,7 @@ class LayerChange:
     def dc_deviation(self) -> float:
         """Return the largest error of the gain at zero frequency; for values, the largest error on a constant input."""
         low, high = 1.0, 1.0
-        for operator in self.operators or self.factors:
+        for operator in self.resamplings:
             sums = operator.matrix().sum(axis=1 if self.kind in ("values", "linear-out") else 0)
             low, high = low * float(sums.min()), high * float(sums.max())
         return max(abs(low - 1), abs(high - 1))
@@ -205,7 +210,7 @@ class LayerChange:
         if self.kept:
             return "keep"
         form = "factored " if self.factors else ""
-        return form + " ".join(dict.fromkeys(f"{o.method} {o.old}->{o.new}" for o in self.operators or self.factors))
+        return form + " ".join(dict.fromkeys(f"{o.method} {o.old}->{o.new}" for o in self.resamplings))
 
 
 @dataclass(frozen=True)

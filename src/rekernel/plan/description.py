@@ -29,7 +29,7 @@ def described(plan: Plan) -> dict[str, str]:
     """
     said = {label: plan.options[label] for label in _SHOWN if label in plan.options}
     if said.get("method") == AUTO_METHOD:
-        used = [o.method for change in plan.changed for o in (*change.operators, *change.factors)]
+        used = [o.method for change in plan.changed for o in change.resamplings]
         used += [module.method for module in plan.modules if module.method]
         said["method"] = " and ".join(dict.fromkeys(used)) or AUTO_METHOD
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}

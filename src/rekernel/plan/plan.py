@@ -161,7 +161,7 @@ class Plan:
                 dims(c.shape),
                 dims(c.new_shape),
                 c.settings(),
-                (c.operators or c.factors)[0].gain,
+                c.resamplings[0].gain,
                 f"{c.dc_deviation():.1g}",
             )
             for c in self.changed

@@ -20,6 +20,7 @@ from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
+from ..text import dims
 from .layers import Unclear
 from .settings import Hints
 
@@ -87,7 +88,7 @@ def position_grid(
         prefix = count - math.prod(grid)
         if prefix not in tokens.in_front() and not (prefix == 0 < math.prod(grid)):
             raise Unclear(
-                f"{CONFIG} says {_by(image)} pixels, which are {_by(grid)} patches of {_by(patch)}; with "
+                f"{CONFIG} says {dims(image)} pixels, which are {dims(grid)} patches of {dims(patch)}; with "
                 f"{_beside(tokens)} these do not make its {count} positions. Left as it is; {option}"
             )
         return PositionGrid(grid, prefix)
@@ -107,8 +108,8 @@ def _told(name: str, count: int, grid: tuple[int, ...]) -> PositionGrid:
     prefix = count - math.prod(grid)
     if prefix < 0:
         raise RekernelError(
-            f"{shown(name)}: a grid of {_by(grid)} has {math.prod(grid)} patches, but the table has {count} positions; "
-            f"pass the number of patches along each axis of the trained image"
+            f"{shown(name)}: a grid of {dims(grid)} has {math.prod(grid)} patches, but the table has {count} "
+            f"positions; pass the number of patches along each axis of the trained image"
         )
     return PositionGrid(grid, prefix)
 
@@ -119,7 +120,7 @@ def assumed_square(change: LayerChange, hints: Hints) -> str:
         return ""
     grid = change.view[change.grid_axis : change.grid_axis + 2]
     return (
-        f"{shown(change.name)}: its {math.prod(grid)} patches are taken for a grid of {_by(grid)}, since no {CONFIG} "
+        f"{shown(change.name)}: its {math.prod(grid)} patches are taken for a grid of {dims(grid)}, since no {CONFIG} "
         f"beside the weights gives the size of the image; for another grid pass --grid {shown(change.name)}=H,W"
     )
 
@@ -168,7 +169,3 @@ def _object(value: object) -> Mapping[str, Any]:
 
 def _beside(tokens: Tokens) -> str:
     return f"the tokens beside them, {tokens}," if tokens.in_front() != (0,) else "no token beside them"
-
-
-def _by(numbers: Sequence[int]) -> str:
-    return "x".join(map(str, numbers))

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import cause, shown
 from ..patterns import matcher
 from ..text import few
 from .surroundings import own_precision
@@ -222,8 +222,8 @@ def _noting(model: nn.Module, norms: dict[str, _BatchNorm], moments: dict[str, _
                 x = next(tensors_in([args, kwargs]))
                 if x.numel() < 2 * x.shape[1]:
                     raise RekernelError(
-                        f"{shown(name) or 'the batch norm layer'}: sees {tuple(x.shape)}, a single value of each "
-                        f"channel, which has no variance; pass batches of more images"
+                        f"{shown(name) if name else 'the batch norm layer'}: sees {tuple(x.shape)}, a single value of "
+                        f"each channel, which has no variance; pass batches of more images"
                     )
                 moments[name].add(x)
 
@@ -252,9 +252,10 @@ def _run(model: nn.Module, batch: Any, number: int, forward: Forward | None) -> 
     except (RekernelError, MemoryError):
         raise
     except Exception as error:  # the model may raise anything on this input
-        text = shown(str(error).strip().partition("\n")[0], 300)
         size = "" if image is None else f", image {tuple(image.shape)}"
-        raise RekernelError(f"batch {number}{size}: {type(model).__name__} does not run: {text}") from error
+        raise RekernelError(
+            f"batch {number}{size}: {type(model).__name__} does not run: {cause(error, 300)}"
+        ) from error
 
 
 def _measured(norms: dict[str, _BatchNorm], moments: dict[str, _Moments]) -> Saved:
@@ -267,8 +268,8 @@ def _measured(norms: dict[str, _BatchNorm], moments: dict[str, _Moments]) -> Sav
             value = value.to(getattr(norms[name], leaf))
             if not value.isfinite().all():
                 raise RekernelError(
-                    f"{shown(name) or 'the batch norm layer'}: its new {leaf} is not finite in {value.dtype}; look for "
-                    f"NaN in the images, or run the model in float32"
+                    f"{shown(name) if name else 'the batch norm layer'}: its new {leaf} is not finite in "
+                    f"{value.dtype}; look for NaN in the images, or run the model in float32"
                 )
             new.append((norms[name], leaf, value))
     return new

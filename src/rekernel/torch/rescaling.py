@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import RekernelError
 from ..escape import shown
@@ -19,15 +19,15 @@ from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A
-from ..text import scale_text
+from ..text import dims, scale_text
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
-from .checking.probes import Inputs
+from .checking.pictures import Inputs
 from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
-from .layers.module_names import owner_of
+from .layers.module_names import changed_modules
 from .layers.pools import RescaledPool
 from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
@@ -149,13 +149,13 @@ def rescale(
             edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
             include=include, exclude=exclude,
         )  # fmt: skip
+        inputs = Inputs(args, kwargs, seen.size, scales)
         plan = planned.plan
-        plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images([*args, *kwargs.values()], seen.size)))
-        inputs = Inputs(args, kwargs, seen.size, scales, seen.latent)
-        asked = ask_before(edits.model, plan, seen, inputs, planned) if check else None
+        plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images(inputs.values, seen.size)))
+        asked = ask_before(edits.model, seen, inputs, planned) if check else None
         carry_out(edits, plan, weights=True)
         announce(edits, plan, seen.size, scales)
-        notes = _second_pass(edits.model, seen, planned, args, kwargs, scales)
+        notes = _second_pass(edits.model, seen, planned, inputs)
         verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
         refuse_broken(verdict, type(edits.model).__name__, notes)
         told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
@@ -186,9 +186,7 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
     return tuple(float(s) for s in scale)
 
 
-def _second_pass(
-    model: nn.Module, seen: Trace, planned: Planned, args: list[Any], kwargs: dict[str, Any], scales: tuple[float, ...]
-) -> list[str]:
+def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> list[str]:
     """Trace the rescaled model at the new size: notes about its code. Raises if a layer has another grid than planned.
 
     Returns
@@ -196,18 +194,16 @@ def _second_pass(
     list of str
         What does not keep its meaning at the new size.
     """
-    large_args = [_enlarged(a, seen.size, scales) for a in args]
-    large_kwargs = {k: _enlarged(v, seen.size, scales) for k, v in kwargs.items()}
+    args, kwargs = inputs.enlarged()
     try:
-        again = trace(model, large_args, large_kwargs)
+        again = trace(model, args, kwargs)
     except RekernelError as error:
-        grid = "x".join(map(str, image_of([*large_args, *large_kwargs.values()])[1]))
-        doubts = (*other_images([*args, *kwargs.values()], seen.size), *planned.doubts, *planned.plan.warnings)
+        grid = dims(image_of([*args, *kwargs.values()])[1])
+        doubts = (*other_images(inputs.values, seen.size), *planned.doubts, *planned.plan.warnings)
         told = "".join(f". Note: {note}" for note in doubts[:3])
         raise RekernelError(f"after rescaling, at {grid} pixels: ", *error.args, *planned.way_out, told) from None
     plan = planned.plan
-    changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
-    notes = changed_meanings(seen, again, changed, scales)
+    notes = changed_meanings(seen, again, changed_modules(plan), inputs.scales)
     # The last call of each module counts: a factored layer makes several calls.
     new_sizes = {call.module: call.out_size for call in again.calls}
     wrappers = CroppedConvTranspose, RescaledPool
@@ -222,7 +218,7 @@ def _second_pass(
                 f"(it was {call.out_size}).{why} Choose a size and scale that every stride divides, exclude the layer, "
                 f"or pass mode='absorb', which lets nothing grow behind the layers that read the image"
             )
-    if not plan.resamples and (beside := _output_size(seen, again, scales)):
+    if not plan.resamples and (beside := _output_size(seen, again, inputs.scales)):
         notes.append(beside)
     return [*notes, *_attention_notes(seen, again)]
 
@@ -237,9 +233,10 @@ def _output_size(seen: Trace, again: Trace, scales: tuple[float, ...]) -> str:
             return ""
     if not seen.output:
         return ""
-    small, large = ("x".join(map(str, shape[2:])) for shape in (old, new))
-    expected = "x".join(str(new_size(n, s)) for n, s in zip(old[2:], scales, strict=True))
-    return f"the output has {large} pixels instead of {small}, where {expected} were to be expected"
+    expected = [new_size(n, s) for n, s in zip(old[2:], scales, strict=True)]
+    return (
+        f"the output has {dims(new[2:])} pixels instead of {dims(old[2:])}, where {dims(expected)} were to be expected"
+    )
 
 
 def _attention_notes(seen: Trace, again: Trace) -> list[str]:
@@ -251,13 +248,3 @@ def _attention_notes(seen: Trace, again: Trace) -> list[str]:
         for name, keys in before.items()
         if after.get(name, keys) != keys
     ]
-
-
-def _enlarged(value: Any, size: tuple[int, ...], scales: tuple[float, ...]) -> Any:
-    if not isinstance(value, Tensor) or value.ndim < 2:
-        return value
-    first = value.ndim - len(size)
-    if first not in (1, 2) or tuple(value.shape[first:]) != size:
-        return value
-    new = [new_size(n, s) for n, s in zip(size, scales, strict=True)]
-    return value.new_zeros((*value.shape[:first], *new))

@@ -178,11 +178,12 @@ def test_hooks_and_modules_of_a_kept_layer_stay() -> None:
     net, seen = network(made(own.Scaled, 2)), []
     handle = net[1].register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
     larger = rkt.rescale(net, 2, X, inplace=True)
+    seen.clear()  # the passes of planning and of the check
     larger(torch.zeros(1, 3, 32, 32))
-    assert seen[-1] == (1, 8, 16, 16)
+    assert seen == [(1, 8, 16, 16)]
     handle.remove()
     larger(torch.zeros(1, 3, 32, 32))
-    assert seen.count((1, 8, 16, 16)) == len(seen) - seen.count((1, 8, 8, 8))
+    assert seen == [(1, 8, 16, 16)]
 
 
 def test_arguments_beside_the_image_are_not_padded_around() -> None:

@@ -1,6 +1,6 @@
 """Check a rescaled model by running it: probes go through the trained and the rescaled network.
 
-Scope: which probes, and what their answers say. Not here: the probes (see `checking.probes`), the measures (see
+Scope: which probes, and what their answers say. Not here: the probes (see `checking.pictures`), the measures (see
 `checking.deviations`), and what a plan promises (see `checking.promises`).
 Bounds: chosen on generated networks. By them broken rules are caught (tests/torch/checking/test_mutations.py) and few
 other networks are warned of (test_generated.py).
@@ -16,26 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import shown
+from ...escape import cause, shown
 from ...plan.plan import Plan
 from ..layers.module_names import owner_of
+from ..layers.resample_image import resampler
 from ..planning.planner import Planned
 from ..tracing.run import Trace
 from .answers import Answers, answers
-from .deviations import at_phase_0, displacement, equal, inner, reduced, smooth
+from .deviations import at_phase_0, displacement, equal, exact_bound, inner, reduced, smooth
 from .layer_probes import LayerProbe, first_moved, first_wrong, layer_probes
-from .probes import CYCLES, Inputs
-from .promises import promise_of, reduction, same_at_phases
+from .pictures import CYCLES, Inputs
+from .promises import promise_of, same_at_phases
 
-EXACT = 1e-4
-"""Bound on the error of an identity, for float32 and float64."""
 FROM_SMOOTH = 0.3
 """Bound on the error of the answer to a smooth picture."""
 BESIDE = 0.2
 """Bound on how far the features lie beside their place, in new pixels."""
 FLAT = 0.3
 """Bound on the error of the answer to a picture of one value for each channel, far from the border."""
-_ROUNDING = 32  # an identity in a lower precision may be off by as many units in the last place
 
 
 @dataclass
@@ -82,19 +80,23 @@ class Verdict:
     stopped: str = ""
 
 
-def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
+def ask_before(model: nn.Module, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
     """Run the trained model on the probes that its plan calls for."""
+    plan = planned.plan
     promise = promise_of(plan, seen, dict(model.named_modules()), aligned=planned.aligned)
     check = Check(inputs, plan, seen, promise, planned.offsets)
-    tensors = (*model.parameters(), *model.buffers(), *inputs.args, *inputs.kwargs.values())
+    tensors = (*model.parameters(), *model.buffers(), *inputs.values)
     if any(isinstance(t, Tensor) and t.device.type == "meta" for t in tensors):
         check.failed = "the model has no values (meta device)"
         return check
     pairs: dict[str, Any] = {}
-    if promise in ("exact", "phases"):
-        pairs["noise"] = inputs.noise(reduction(plan)) if promise == "exact" else inputs.blocks()
-    if promise != "exact":
-        pairs |= {"smooth": inputs.smooth(cycles(seen)), "flat": inputs.smooth(flat=True)}
+    if promise == "exact":
+        resample = resampler(plan)
+        pairs["noise"] = inputs.noise(resample.reduced if resample is not None else None)
+    else:
+        if promise == "phases":
+            pairs["noise"] = inputs.blocks()
+        pairs |= {"smooth": inputs.smooth(cycles(seen)), "flat": inputs.flat()}
     try:
         for name, ((args, kwargs), large) in pairs.items():
             check.before[name], check.probes[name] = answers(model, args, kwargs), large
@@ -102,14 +104,15 @@ def ask_before(model: nn.Module, plan: Plan, seen: Trace, inputs: Inputs, planne
         args, kwargs = pairs[first][0]
         again = answers(model, args, kwargs, seed=1).output
     except Exception as error:  # the model's code may not take these values
-        check.failed = f"the model does not run on a probe: {shown(str(error).strip().split(chr(10))[0], 200)}"
+        check.failed = f"the model does not run on a probe: {cause(error)}"
         return check
-    check.layers = layer_probes(model, plan, seen, planned)
     one = check.before[first].output
     if one is None or again is None or not bool(one.isfinite().all()):
         check.failed = "the model gives no tensor" if one is None else "the model's answers to a probe are not finite"
     elif not torch.equal(one, again):
         check.failed = "the model draws random numbers"
+    elif promise != "exact":
+        check.layers = layer_probes(model, seen, planned)
     return check
 
 
@@ -125,8 +128,7 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
     try:
         after = {name: answers(model, *probe) for name, probe in check.probes.items()}
     except Exception as error:
-        why = shown(str(error).strip().split("\n")[0] or type(error).__name__, 200)
-        return Verdict("the rescaled model does not run", ran=False, stopped=why)
+        return Verdict("the rescaled model does not run", ran=False, stopped=cause(error))
     if check.promise == "exact":
         return _exact(check, after["noise"])
     if wrong := first_wrong(check.layers, model):
@@ -144,11 +146,11 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
 
 def _exact(check: Check, after: Answers) -> Verdict:
     before = check.before["noise"]
-    bound = _bound(before)
+    bound = exact_bound(before.dtype)
     error = _answer_error(before.output, after.output, equal)
     if error <= bound:
         return Verdict(f"exact to {error:.0e}" if error else "exact")
-    first = _first(check, before, after, lambda _n, a, b: (equal(a, b) or 0.0) > bound)
+    first = _first(check, before, after, lambda a, b: (equal(a, b) or 0.0) > bound)
     text = f"the answer is not the trained one on the reduced image, by {error:.2g}, but should be"
     return Verdict(f"off by {error:.2g} where it should be exact", f"{first}{text}", broken=True)
 
@@ -156,8 +158,8 @@ def _exact(check: Check, after: Answers) -> Verdict:
 def _phases(check: Check, after: Answers) -> Verdict | None:
     before, scales = check.before["noise"], check.inputs.scales
     promised = same_at_phases(check.seen, check.plan)
-    bound = _bound(before)
-    for name, old, new in _common(check, before, after):
+    bound = exact_bound(before.dtype)
+    for name, old, new in _common(before, after):
         error = at_phase_0(old, new, scales) if promised(name) else None
         if error is not None and error > bound:
             where = _special(check, name)
@@ -181,12 +183,12 @@ def _smooth(check: Check, after: Mapping[str, Answers], model: nn.Module) -> Ver
     text = f"smooth probe {percent(error)}"
     told = []
     if error > FROM_SMOOTH:
-        first = _first(check, before, then, lambda _n, a, b: (smooth(a, b, scales, border=0.2) or 0.0) > FROM_SMOOTH)
+        first = _first(check, before, then, lambda a, b: (smooth(a, b, scales, border=0.2) or 0.0) > FROM_SMOOTH)
         told.append(f"{first}the answer to a smooth picture is off by {percent(error)}")
     elif FLAT < flat < float("inf"):
-        first = _first(check, flat_before, flat_then, lambda _n, a, b: (inner(a, b, scales) or 0) > FLAT)
+        first = _first(check, flat_before, flat_then, lambda a, b: (inner(a, b, scales) or 0) > FLAT)
         told.append(f"{first}the answer to a picture of one value is off by {percent(flat)}")
-    dilated = any(o.method == "dilate" for c in plan.changed for o in (*c.operators, *c.factors))
+    dilated = any(o.method == "dilate" for c in plan.changed for o in c.resamplings)
     if check.seen.gives_image and check.promise == "smooth" and not dilated:
         told += _beside(check, before, then)
     if moved := first_moved(check.layers, model):
@@ -197,7 +199,7 @@ def _smooth(check: Check, after: Mapping[str, Answers], model: nn.Module) -> Ver
 def _beside(check: Check, before: Answers, after: Answers) -> list[str]:
     """The first module whose features lie beside the place that the plan gives them."""
     planned = {call.module for call in check.seen.calls}
-    for name, old, new in _common(check, before, after):
+    for name, old, new in _common(before, after):
         found = displacement(old, new, check.inputs.scales) if name in planned else None
         if found is None:
             continue
@@ -233,21 +235,16 @@ def _answer_error(old: Tensor | None, new: Tensor | None, measure: Callable[[Ten
     return float("inf") if error is None or error != error else error
 
 
-def _bound(found: Answers) -> float:
-    """The bound on the error of an identity, in the precision in which the model answers."""
-    return max(EXACT, _ROUNDING * torch.finfo(found.dtype).eps)
-
-
-def _common(check: Check, before: Answers, after: Answers) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _common(before: Answers, after: Answers) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The modules that both passes know, in the order in which they were done."""
     for name, old in before.modules.items():
         if name in after.modules:
             yield name, old, after.modules[name]
 
 
-def _first(check: Check, before: Answers, after: Answers, off: Callable[[str, Tensor, Tensor], bool]) -> str:
+def _first(check: Check, before: Answers, after: Answers, off: Callable[[Tensor, Tensor], bool]) -> str:
     """The first module that deviates, as the start of a warning."""
-    name = next((name for name, old, new in _common(check, before, after) if off(name, old, new)), None)
+    name = next((name for name, old, new in _common(before, after) if off(old, new)), None)
     return f"{_special(check, name)} is the first to deviate: " if name is not None else ""
 
 
@@ -256,8 +253,7 @@ def _special(check: Check, name: str) -> str:
     change = next((c for c in check.plan.changed if owner_of(c.name) == name), None)
     module = next((m for m in check.plan.modules if m.name == name), None)
     if change is not None:
-        used = change.operators or change.factors
-        return f"{shown(name)} ({change.kind}, {used[0].method}, {change.mode}s)"
+        return f"{shown(name)} ({change.kind}, {change.resamplings[0].method}, {change.mode}s)"
     return f"{shown(name)} ({module.kind})" if module is not None else shown(name)
 
 

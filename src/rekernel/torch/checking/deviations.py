@@ -19,6 +19,20 @@ from ..measure.verify import reduce_grid
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _TINY = 1e-30
+EXACT = 1e-4
+"""Bound on the error of an identity, for float32 and float64."""
+_ROUNDING = 32  # an identity in a lower precision may be off by as many units in the last place
+
+
+def exact_bound(dtype: torch.dtype) -> float:
+    """The bound on the error of an identity of floats of a dtype.
+
+    Examples
+    --------
+    >>> exact_bound(torch.float32), exact_bound(torch.bfloat16)
+    (0.0001, 0.25)
+    """
+    return max(EXACT, _ROUNDING * torch.finfo(dtype).eps)
 
 
 def equal(old: Tensor, new: Tensor) -> float | None:
@@ -42,8 +56,7 @@ def at_phase_0(old: Tensor, new: Tensor, scales: Sequence[float]) -> float | Non
     >>> at_phase_0(torch.ones(1, 1, 2), torch.tensor([[[1.0, 7.0, 1.0, 7.0]]]), (2.0,))
     0.0
     """
-    old, new = channels_first(old, new, scales)
-    grown = _grown(old, new, scales)
+    old, new, grown = _on_grid(old, new, scales)
     if grown is None or not all(map(is_whole, grown)):
         return None
     every: Any = (..., *(slice(None, None, round(s)) for s in grown))
@@ -67,8 +80,7 @@ def smooth(old: Tensor, new: Tensor, scales: Sequence[float], *, border: float =
     >>> round(smooth(ramp, torch.arange(16.0)[None, None] / 2 - 0.25, (2.0,), border=0.125), 6)
     0.0
     """
-    old, new = channels_first(old, new, scales)
-    grown = _grown(old, new, scales)
+    old, new, grown = _on_grid(old, new, scales)
     if grown is None:
         return equal(old, new)
     sizes = tuple(new.shape[2:])
@@ -125,14 +137,15 @@ def channels_first(old: Tensor, new: Tensor, scales: Sequence[float]) -> tuple[T
     return (old.movedim(-1, 1), new.movedim(-1, 1)) if last else (old, new)
 
 
-def _grown(old: Tensor, new: Tensor, scales: Sequence[float]) -> tuple[float, ...] | None:
-    """By how much each spatial axis of (N, C, *spatial) grew; None if this is not a grid of the image."""
+def _on_grid(old: Tensor, new: Tensor, scales: Sequence[float]) -> tuple[Tensor, Tensor, tuple[float, ...] | None]:
+    """Both as (N, C, *spatial), and by how much each spatial axis grew; None if this is not a grid of the image."""
+    old, new = channels_first(old, new, scales)
     count = len(scales)
     if old.ndim != new.ndim or old.ndim != count + 2 or old.shape[:2] != new.shape[:2] or count not in _MODES:
-        return None
+        return old, new, None
     grown = tuple(m / n for n, m in zip(old.shape[2:], new.shape[2:], strict=True))
     fits = all(abs(m - n * s) < 1 for n, m, s in zip(old.shape[2:], new.shape[2:], scales, strict=True))
-    return grown if fits and max(old.shape[2:]) > 1 else None
+    return old, new, grown if fits and max(old.shape[2:]) > 1 else None
 
 
 def inner(old: Tensor, new: Tensor, scales: Sequence[float], *, border: float = 0.3) -> float | None:
@@ -143,8 +156,8 @@ def inner(old: Tensor, new: Tensor, scales: Sequence[float], *, border: float = 
     >>> inner(torch.ones(1, 1, 8), torch.full((1, 1, 16), 3.0), (2.0,))
     2.0
     """
-    old, new = channels_first(old, new, scales)
-    if _grown(old, new, scales) is None:
+    old, new, grown = _on_grid(old, new, scales)
+    if grown is None:
         return equal(old, new)
     means = []
     for tensor in (old, new):
@@ -167,8 +180,7 @@ def displacement(old: Tensor, new: Tensor, scales: Sequence[float], *, border: f
     >>> [round(d, 1) for d in displacement(wave, late, (2.0,))]
     [0.5]
     """
-    old, new = channels_first(old, new, scales)
-    grown = _grown(old, new, scales)
+    old, new, grown = _on_grid(old, new, scales)
     if grown is None or tuple(old.shape[2:]) == tuple(new.shape[2:]):
         return None
     sizes = tuple(new.shape[2:])

@@ -100,6 +100,16 @@ CREATES = _names("""
 """)
 """Functions that make tensors, or look at a place that is given on the scale of the whole image."""
 
+AT_EVERY_PHASE = (
+    POINTWISE
+    | MOVES
+    | _names("""
+    conv1d conv2d conv3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d batch_norm linear dropout zeros_like ones_like
+""")
+)
+"""Functions that do to each phase of a grid what they did to the trained grid."""
+
 STEPS = _names("""
     lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
 """)

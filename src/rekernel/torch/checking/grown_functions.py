@@ -97,7 +97,7 @@ def _coordinates(pair: Pair) -> str:
     bends = pair.name in BENDS
     if not bends and not any(o.image for o in pair.old.operands):
         return ""
-    if pair.name in ("getitem", "view", "reshape", "expand", "index_select", "gather") and not bends:
+    if pair.name in ("getitem", "view", "reshape", "expand"):  # they pass the coordinates on
         return ""
     for a, b in zip(pair.old.operands, pair.new.operands, strict=False):
         if not a.counts or a.shape == b.shape or not a.shape:

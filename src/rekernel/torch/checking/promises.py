@@ -9,31 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...planning.roles import ABSORB
 from ...resampling.geometry import is_whole
-from ..layers.module_names import owner_of
-from ..layers.resample_image import Resample
+from ..layers.module_names import changed_modules, owner_of
 from ..tracing.run import Trace
 from ..tracing.steps import Step
-from .function_names import MOVES, POINTWISE, plain_name
+from .function_names import AT_EVERY_PHASE, plain_name
 
 Promise = Literal["exact", "phases", "smooth"]
-
-_AT_EVERY_PHASE = (
-    POINTWISE
-    | MOVES
-    | frozenset(
-        """
-    conv1d conv2d conv3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
-    max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d batch_norm linear dropout zeros_like ones_like
-    """.split()  # noqa: SIM905 - as the other tables of names
-    )
-)
-"""Functions that do to each phase of a grid what they did to the trained grid."""
 
 
 def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module], *, aligned: bool) -> Promise:
@@ -64,13 +51,13 @@ def promise_of(plan: Plan, seen: Trace, modules: Mapping[str, nn.Module], *, ali
     if not others and not plan.modules and all(c.mode == ABSORB for c in reads):
         return "exact"
     pools = all(m.kind.endswith("pool") for m in plan.modules)
-    if aligned and pools and all(o.method == "dilate" for c in others for o in (*c.operators, *c.factors)):
+    if aligned and pools and all(o.method == "dilate" for c in others for o in c.resamplings):
         return "phases"
     return "smooth"
 
 
 def _by_area(change: LayerChange) -> bool:
-    return all(o.method in ("area", "nearest") and o.gain == "dc" for o in (*change.operators, *change.factors))
+    return all(o.method in ("area", "nearest") and o.gain == "dc" for o in change.resamplings)
 
 
 def _padded_with_zeros(change: LayerChange, modules: Mapping[str, nn.Module]) -> bool:
@@ -82,7 +69,7 @@ def _padded_with_zeros(change: LayerChange, modules: Mapping[str, nn.Module]) ->
 def same_at_phases(seen: Trace, plan: Plan) -> Callable[[str], bool]:
     """Tell of a module whether its output is promised at every phase: only functions of one phase come before."""
     steps = seen.log.steps
-    changed = {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
+    changed = changed_modules(plan)
     end = next((n for n, step in enumerate(steps) if not _of_one_phase(step, changed)), len(steps))
     padded = {steps[n].module for n in seen.log.handled}  # the layer behind makes up for what is missing there
     return lambda module: module not in padded and seen.done.get(module, end + 1) <= end
@@ -96,15 +83,5 @@ def _of_one_phase(step: Step, changed: Collection[str]) -> bool:
         return mode in ("constant", "circular")
     if "pool" in name or "conv" in name:  # one that is called as a function stays as it was
         kernel = step.operands[1].shape[2:] if "conv" in name and len(step.operands) > 1 else (2,)
-        return name in _AT_EVERY_PHASE and (step.module in changed or max(kernel, default=1) == 1)
-    return name in _AT_EVERY_PHASE
-
-
-def reduction(plan: Plan) -> Callable[[Tensor], Tensor] | None:
-    """What reduces the image in front of the model; None for the mean of each area."""
-    for module in plan.modules:
-        if module.kind == "resample":
-            dims = len(module.geometry) or 2
-            scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
-            return Resample(scales, module.method or "area").reduced
-    return None
+        return name in AT_EVERY_PHASE and (step.module in changed or max(kernel, default=1) == 1)
+    return name in AT_EVERY_PHASE

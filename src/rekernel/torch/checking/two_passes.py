@@ -41,13 +41,20 @@ def changed_meanings(old: Trace, new: Trace, changed: Collection[str], scales: S
                 f"over the grid, or takes another branch"
             ] = None
         batch = next((step.operands[0].shape[0] for _, step in numbered if step.operands and step.operands[0].shape), 1)
-        for start, new_start, count in SequenceMatcher(None, names, new_names, autojunk=False).get_matching_blocks():
+        for start, new_start, count in _matching(names, new_names):
             for offset in range(count):
                 number, step = numbered[start + offset]
                 pair = Pair(step, others[new_start + offset][1], number in old.log.handled, tuple(scales), batch)
                 if text := finding(pair):
                     notes[f"{where}: {text}"] = None
     return list(notes)
+
+
+def _matching(names: list[str], new_names: list[str]) -> Sequence[tuple[int, int, int]]:
+    """Runs of functions that both passes call in the same order: where they start, and how long they are."""
+    if names == new_names:  # nearly always; the search takes quadratic time
+        return [(0, 0, len(names))]
+    return SequenceMatcher(None, names, new_names, autojunk=False).get_matching_blocks()
 
 
 def _by_module(steps: Sequence[Step]) -> dict[str, list[tuple[int, Step]]]:

@@ -23,7 +23,7 @@ from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import owner_of
 from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.prefixes import prefix_between
-from ..layers.resample_image import Resample
+from ..layers.resample_image import resampler
 from ..layers.same_class import PadInput
 from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
@@ -109,12 +109,10 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             edits.set(old, "normalized_shape", normalized_shape(getattr(old, "normalized_shape", ()), m))
         elif m.kind == "enlarge":
             edits.hook(_module(edits.model, m.name, plan), Enlarge(m))
-        elif m.kind == "resample":
-            dims = len(m.geometry) or 2
-            scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
-            edits.hook(edits.model, Resample(scales, m.method or "area"), with_kwargs=True)
         elif m.kind == "window":
             enlarge_window(edits, m)
+    if (resample := resampler(plan)) is not None:
+        edits.hook(edits.model, resample, with_kwargs=True)
     edits.set(edits.model, PLAN, plan)
 
 

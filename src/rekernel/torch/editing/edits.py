@@ -74,9 +74,9 @@ class Edits:
         if "forward" in vars(old):
             name = next((name for name, module in self.model.named_modules() if module is old), "")
             raise RekernelError(
-                f"{shown(name) or type(old).__name__}: its forward was replaced on the layer itself (by accelerate's "
-                f"offloading, say), and a rescaled layer cannot take that over; remove it first and add it again "
-                f"afterwards"
+                f"{shown(name) if name else type(old).__name__}: its forward was replaced on the layer itself (by "
+                f"accelerate's offloading, say), and a rescaled layer cannot take that over; remove it first and add "
+                f"it again afterwards"
             )
         bare = {name: vars(new)[name] for name in (*_HOOKS, _LOADING)}
         _take_over(old, new)

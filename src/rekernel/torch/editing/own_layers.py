@@ -91,7 +91,7 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
     dilates = all(o.method == "dilate" and o.gain == "dc" for o in change.factors)
     known = bool(found.pads or change.by_hand)
     if found.does != "unclear" and dilates and known:
-        scales = {o.axis - 2: o.scale for o in (*change.operators, *change.factors)}
+        scales = {o.axis - 2: o.scale for o in change.resamplings}
         spread = {o.axis - 2: round(o.scale) for o in change.factors}
         made = kept_conv(
             old, weight, stride=[g.stride for g in change.new_geometry],

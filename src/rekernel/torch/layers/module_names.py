@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...plan.plan import Plan
+
 
 def owner_of(name: str) -> str:
     """The path of the module that holds a tensor; empty for the model itself.
@@ -17,6 +19,18 @@ def owner_of(name: str) -> str:
     ('layer1.0.conv', '')
     """
     return name.rpartition(".")[0]
+
+
+def changed_modules(plan: Plan) -> set[str]:
+    """The paths of the modules that a plan changes: those of changed tensors, and those without tensors.
+
+    Examples
+    --------
+    >>> from ...plan.changes import ModuleChange
+    >>> changed_modules(Plan((), modules=(ModuleChange("pool", "max-pool", "", (), ()),)))
+    {'pool'}
+    """
+    return {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
 
 
 def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import RekernelError
+from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...resampling.operators import grid_operator
 
@@ -66,6 +67,22 @@ class Resample:
 
     def __repr__(self) -> str:
         return f"Resample(scale={self.scale}, method={self.method!r})"
+
+
+def resampler(plan: Plan) -> Resample | None:
+    """What brings the image to the trained size in front of a model, as its plan says; None if nothing does.
+
+    Examples
+    --------
+    >>> resampler(Plan(())) is None
+    True
+    """
+    for module in plan.modules:
+        if module.kind == "resample":
+            dims = len(module.geometry) or 2
+            scale = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * dims
+            return Resample(scale, module.method or "area")
+    return None
 
 
 @lru_cache(maxsize=64)

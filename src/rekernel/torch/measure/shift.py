@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import shown
+from ...escape import cause
 from ...resampling.arrays import per_axis
 from ..surroundings import own_precision, own_tensors
 from ..tracing.eval_mode import evaluating
@@ -212,7 +212,7 @@ def _answer(model: nn.Module, x: Tensor) -> Tensor:
     except RuntimeError as error:
         raise RekernelError(
             f"{type(model).__name__} does not run on inputs {tuple(x.shape)} "
-            f"({shown(str(error).partition(chr(10))[0], 200)}); pass pictures of the trained size, or size="
+            f"({cause(error)}); pass pictures of the trained size, or size="
         ) from error
     if found is None:
         raise RekernelError(f"{type(model).__name__} returned no tensor; nothing can be compared")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import shown
+from ...escape import cause
 from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
@@ -117,10 +117,9 @@ def _answer(model: nn.Module, x: Tensor, which: str) -> Tensor:
     try:
         return _tensor(model(x))
     except RuntimeError as error:  # torch's, for shapes that do not go together
-        why = shown(str(error).partition("\n")[0], 200)
         raise RekernelError(
-            f"{which} does not run on inputs {tuple(x.shape)} ({why}); pass inputs of the new size, which are reduced "
-            f"to the trained one for the original"
+            f"{which} does not run on inputs {tuple(x.shape)} ({cause(error)}); pass inputs of the new size, which are "
+            f"reduced to the trained one for the original"
         ) from error
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...text import dims
+
 
 def other_images(values: Iterable[Any], size: tuple[int, ...]) -> list[str]:
     """Notes about images of another size, which do not grow with the image of `size` pixels.
@@ -26,9 +28,9 @@ def other_images(values: Iterable[Any], size: tuple[int, ...]) -> list[str]:
         for value in values
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(size) + 2 > 3
     )
-    ours = "x".join(map(str, size))
+    ours = dims(size)
     return [
-        f"example_input: an image of {'x'.join(map(str, other))} pixels stays at its size beside the one of {ours}; "
+        f"example_input: an image of {dims(other)} pixels stays at its size beside the one of {ours}; "
         f"rescale what reads it alone"
         for other in found
         if other != size and min(other) > 1

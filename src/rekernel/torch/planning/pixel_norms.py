@@ -19,6 +19,7 @@ from ...planning.layers import Cells
 from ...planning.rules import resized, values
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
+from ...text import dims
 from ..tracing.run import Trace
 from .grids import Scales, weight_of
 
@@ -55,7 +56,7 @@ def pixel_norms(
         if not scales or all(n == 1 for s in scales for n in s):
             continue
         norm: Any = model.get_submodule(path)
-        shape = "x".join(map(str, norm.normalized_shape))
+        shape = dims(norm.normalized_shape)
         names = [f"{path}.{leaf}".removeprefix(".") for leaf in ("weight", "bias") if getattr(norm, leaf) is not None]
         if len(scales) > 1 or any(name in excluded for name in names):
             why = "is not selected" if len(scales) == 1 else "and other layers give this grid at several scales"

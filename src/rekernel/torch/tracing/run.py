@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import shown
+from ...escape import cause
 from ...planning.roles import gives_image
 from .eval_mode import evaluating
 from .layer_call import LayerCall
@@ -127,8 +127,7 @@ def trace(
 
 
 def _does_not_run(model: nn.Module, error: Exception) -> RekernelError:
-    text = shown(str(error).strip().split("\n")[0], 300) or f"a {type(error).__name__} without a message"
-    return RekernelError(f"{type(model).__name__}: does not run on the example input: {text}")
+    return RekernelError(f"{type(model).__name__}: does not run on the example input: {cause(error, 300)}")
 
 
 def _pass(

@@ -21,9 +21,7 @@ from .functions import KEEPS_SCORES, name_of
 from .shape_only import is_fake
 from .tensor_state import tensors_in
 
-COUNTS = frozenset({"arange", "linspace", "cumsum", "nonzero", "range"})
-"""Names of functions whose results may be coordinates that count pixels."""
-_FROM_SIZES = frozenset({"arange", "linspace", "range"})
+_FROM_SIZES = frozenset({"arange", "linspace", "range"})  # their results may be coordinates that count pixels
 _WEIGHS = frozenset({"softmax", "sparsemax"})
 _KEEPS_WEIGHTS = KEEPS_SCORES | {"dropout", "__get__", "transpose", "permute", "swapaxes", "movedim", "expand"}
 _PLAIN = (int, float, bool, str, slice, type(None), type(Ellipsis), torch.dtype)
@@ -101,8 +99,7 @@ class StepLog:
             return
         name = name_of(func)
         known = [self._seen[t] for t in tensors_in([args, kwargs]) if t in self._seen]
-        counts = name in COUNTS and not any(o.image for o in known)
-        if not known and not (counts and name in _FROM_SIZES):
+        if not known and name not in _FROM_SIZES:
             return
         image = any(o.image for o in known)
         weighs = name in _WEIGHS or (name in _KEEPS_WEIGHTS and any(o.weighs for o in known))
