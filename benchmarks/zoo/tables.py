@@ -97,8 +97,10 @@ def percent(number: float) -> str:
     Examples
     --------
     >>> percent(0.0312), percent(0.871), percent(0.00004)
-    ('3.1 %', '87 %', '0.004 %')
+    ('3.1 %', '87 %', 'below 0.1 %')
     """
+    if number < 0.001:
+        return "below 0.1 %"
     return f"{100 * number:.2g} %" if number < 0.995 else f"{100 * number:.0f} %"
 
 

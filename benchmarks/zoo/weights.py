@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 POSITIONS = ("pos", "table", "token", "query", "queries", "cls", "bias_k", "rope", "freqs")
-"""Parts of the names of parameters that are values on a grid or of tokens: they keep their initialisation."""
+"""Parts of the last two words of names of parameters that are values on a grid or of tokens: they stay as they were."""
 SMALL = 1e-2
 """A parameter that is the same everywhere and smaller than this is a gain that was initialised to be shut."""
 
@@ -29,7 +29,8 @@ def revive(network: nn.Module, keep: Collection[str] = (), seed: int = 0) -> nn.
     draw = torch.Generator().manual_seed(seed)
     layers = {id(m._parameters.get("weight")): m for m in network.modules()}
     for name, parameter in network.named_parameters():
-        if any(part in name.lower() for part in (*POSITIONS, *keep)) or not parameter.is_floating_point():
+        ending = ".".join(name.lower().split(".")[-2:])
+        if any(part in ending for part in (*POSITIONS, *keep)) or not parameter.is_floating_point():
             continue
         layer = layers.get(id(parameter))
         parameter.data = _drawn(name, parameter.data, layer, draw)

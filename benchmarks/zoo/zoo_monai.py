@@ -15,6 +15,20 @@ def _timed(image: Tensor) -> tuple[Tensor, Tensor]:
     return image, torch.full((len(image),), 10.0)
 
 
+def _vqvae() -> nn.Module:
+    return nets.VQVAE(
+        2,
+        1,
+        1,
+        channels=(8, 16),
+        num_res_channels=(8, 16),
+        downsample_parameters=((2, 4, 1, 1),) * 2,
+        upsample_parameters=((2, 4, 1, 1, 0),) * 2,
+        num_embeddings=32,
+        embedding_dim=8,
+    )
+
+
 class Mean(nn.Module):
     """An autoencoder that decodes the mean of its code and draws nothing."""
 
@@ -71,9 +85,9 @@ ARCHITECTURES = {
     "DenseNet, 3-D": Architecture(
         lambda: nets.DenseNet(3, 1, 3, init_features=8, growth_rate=8, block_config=(2, 2)), CUBE
     ),
-    "ResNet18, 3-D": Architecture(
+    "ResNet10, 3-D": Architecture(
         lambda: nets.ResNet("basic", [1, 1, 1, 1], [8, 16, 24, 32], spatial_dims=3, n_input_channels=1, num_classes=3),
-        CUBE,
+        (1, 48, 48, 48),
     ),
     "ResNet18": Architecture(lambda: nets.resnet18(spatial_dims=2, n_input_channels=1, num_classes=3), (1, 128, 128)),
     "SEResNet50": Architecture(lambda: nets.SEResNet50(spatial_dims=2, in_channels=1, num_classes=3), (1, 128, 128)),
@@ -109,20 +123,8 @@ ARCHITECTURES = {
         ),
         SQUARE,
     ),
-    "VQVAE": Architecture(
-        lambda: nets.VQVAE(
-            2,
-            1,
-            1,
-            channels=(8, 16),
-            num_res_channels=(8, 16),
-            downsample_parameters=((2, 4, 1, 1),) * 2,
-            upsample_parameters=((2, 4, 1, 1, 0),) * 2,
-            num_embeddings=32,
-            embedding_dim=8,
-        ),
-        SQUARE,
-    ),
+    "VQVAE, encoder": Architecture(lambda: _vqvae().encoder, SQUARE),
+    "VQVAE, decoder": Architecture(lambda: _vqvae().decoder, (8, 16, 16)),
     "DiffusionModelUNet": Architecture(
         lambda: nets.DiffusionModelUNet(
             2,

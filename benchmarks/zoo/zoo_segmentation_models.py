@@ -13,7 +13,7 @@ SIDE = 128
 DECODERS = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
             "Segformer")  # fmt: skip
 ENCODERS = ("mobilenet_v2", "efficientnet-b0", "timm-regnetx_002", "densenet121", "vgg11_bn",
-            "timm-mobilenetv3_small_minimal_100", "mit_b0", "mobileone_s0", "dpn68", "xception", "timm-skresnet18",
+            "timm-mobilenetv3_small_minimal_100", "mit_b0", "dpn68", "xception", "timm-skresnet18",
             "timm-resnest14d", "tu-convnext_atto", "tu-hrnet_w18_small")  # fmt: skip
 
 

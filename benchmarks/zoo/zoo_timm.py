@@ -90,6 +90,7 @@ ONE_SIZE: dict[str, Told] = {
     "mobilenetv5_300m": (128, {}),
 }
 NO_SIZE = (
+    "focalnet",
     "convit_tiny", "coatnet_", "botnet", "davit", "sam2_hiera", "tiny_vit", "levit", "efficientvit_m0",
     "mobilenetv5_300m", "gemma4_vit_167m", "naflexvit", "qwen3_vit_88m", "xcit", "sequencer2d_s", "halonet26t",
 )  # fmt: skip

@@ -70,12 +70,14 @@ class Verdict:
     warning : what is wrong, naming the first layer that deviates; empty if nothing is
     broken : whether an identity that was promised does not hold
     ran : whether both models ran
+    stopped : the error that the rescaled model ended in; empty if it ran
     """
 
     text: str
     warning: str = ""
     broken: bool = False
     ran: bool = True
+    stopped: str = ""
 
 
 def ask_before(model: nn.Module, seen: Trace, inputs: Inputs, planned: Planned) -> Check:
@@ -126,7 +128,7 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
     try:
         after = {name: answers(model, *probe) for name, probe in check.probes.items()}
     except Exception as error:
-        return Verdict(f"not checked: the rescaled model does not run on a probe: {cause(error)}", ran=False)
+        return Verdict("the rescaled model does not run", ran=False, stopped=cause(error))
     if check.promise == "exact":
         return _exact(check, after["noise"])
     if wrong := first_wrong(check.layers, model):
@@ -256,7 +258,16 @@ def _special(check: Check, name: str) -> str:
 
 
 def refuse_broken(verdict: Verdict, model: str, notes: Sequence[str]) -> None:
-    """Raise if an identity that was promised does not hold, unless notes tell already why it cannot."""
+    """Raise if the rescaled model does not run, or if an identity that was promised does not hold.
+
+    Notes may tell already why an identity cannot hold. They do not excuse a model that ends in an error: the trained
+    one ran on the same picture.
+    """
+    if verdict.stopped:
+        raise RekernelError(
+            f"{model}: rescaled, it does not run on a picture of the new size: {verdict.stopped}. Its code holds a "
+            f"size that no layer shows; mode='absorb' lets nothing grow behind the layers that read the image"
+        )
     if verdict.broken and not notes:
         raise RekernelError(
             f"{model}: the check by running failed. {verdict.warning}. The model's code does something that its layers "
