@@ -177,3 +177,29 @@ def test_a_pooling_that_a_file_cannot_rescale_is_named_on_loading(tmp_path: Path
     rk.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=1.5, mode="supersample")
     with pytest.raises(rk.RekernelError, match=r"^1: pooling can only .* convert again with mode='absorb'"):
         rkt.load(net, tmp_path / "out.safetensors")
+
+
+class Denoiser(nn.Module):
+    """Cuts patches by reshaping, as AuraFlow and CogView3 do, and puts them together again by `how`."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.proj, self.out = nn.Linear(3 * 4, 16), nn.Linear(16, 3 * 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).flatten(-3).flatten(1, 2)
+        x = self.out(self.proj(x).tanh()).view(n, h // 2, w // 2, c, 2, 2)
+        if self.how == "einsum":
+            return torch.einsum("nhwcpq->nchpwq", x).reshape(n, c, h, w)
+        return x.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+
+@pytest.mark.parametrize("how", ["einsum", "permute"])
+def test_an_image_is_not_made_small_in_front_of_a_model_that_gives_one_back(how: str) -> None:
+    """The default must not answer with an image of the trained size, though no layer is seen to write one."""
+    model, example = Denoiser(how).eval(), torch.zeros(1, 3, 16, 16)
+    with pytest.raises(rk.RekernelError, match=r"proj: .*mode='absorb' works.*the output keeps its trained size"):
+        rkt.rescale(model, 2, example)
+    assert rkt.rescale(model, 2, example, mode="absorb")(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 16, 16)
