@@ -33,9 +33,9 @@ class NodeEdits:
 
     attributes : new attributes of a node by name, by the position of the node; None removes an attribute
     constants : new values of a constant input, by (position of the node, position of the input)
-    padding : padding to insert before a node: amounts in the order of Pad, and the value, by the position of the node.
-        No convolution crops, and onnxruntime requires the padding of a max pooling to be smaller than its kernel, even
-        if its taps are spread
+    padding : padding to insert before a node: amounts in the order of Pad, and the value (None to repeat the last
+        pixel), by the position of the node. A convolution pads with zeros alone and does not crop. onnxruntime requires
+        the padding of a max pooling to be smaller than its kernel, even if its taps are spread
     averages : channels of an average pooling that becomes a convolution, by the position of the node
     behind : nodes to insert behind a node, in order, by the position of the node: 'Mul' with a factor, or 'Gather' with
         the numbers of entries along an axis
@@ -43,7 +43,7 @@ class NodeEdits:
 
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     constants: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
-    padding: dict[int, tuple[list[int], float]] = field(default_factory=dict)
+    padding: dict[int, tuple[list[int], float | None]] = field(default_factory=dict)
     averages: dict[int, int] = field(default_factory=dict)
     behind: dict[int, list[tuple[str, NDArray[Any], int]]] = field(default_factory=dict)
 

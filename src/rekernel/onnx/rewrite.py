@@ -108,13 +108,15 @@ def _padding(done: GraphPass, proto: Any, index: int) -> Any:
     node, (pads, value) = proto.graph.node[index], done.edits.padding[index]
     out, given = f"{node.output[0]}_padded", node.input[0]
     node.input[0] = out
+    mode = "edge" if value is None else "constant"
     if done.opset() < 11:
-        return helper.make_node("Pad", [given], [out], out, mode="constant", pads=pads, value=value)
+        more: dict[str, Any] = {} if value is None else {"value": value}
+        return helper.make_node("Pad", [given], [out], out, mode=mode, pads=pads, **more)
     kind = helper.tensor_dtype_to_np_dtype(done.model.kinds[given])
     amounts = numpy_helper.from_array(np.array(pads, np.int64), f"{out}_by")
-    filled = numpy_helper.from_array(np.array(value, kind), f"{out}_with")
-    proto.graph.initializer.extend([amounts, filled])
-    return helper.make_node("Pad", [given, amounts.name, filled.name], [out], out, mode="constant")
+    filled = [] if value is None else [numpy_helper.from_array(np.array(value, kind), f"{out}_with")]
+    proto.graph.initializer.extend([amounts, *filled])
+    return helper.make_node("Pad", [given, amounts.name, *(f.name for f in filled)], [out], out, mode=mode)
 
 
 def _behind(done: GraphPass, proto: Any, index: int) -> list[Any]:

@@ -55,7 +55,7 @@ def _conv(at: GraphPass) -> None:
         )
         leaving = (1.0,) * len(scales) if mode == ABSORB else scales
         if not change.kept:
-            set_window(at, geometry_of(change), transposed=transposed)
+            set_window(at, geometry_of(change), transposed=transposed, padding_mode=change.padding_mode)
     at.out((*plain(out_shape[:2]), *((Part(n, s),) for n, s in zip(out_shape[2:], leaving, strict=True))))
 
 

@@ -63,7 +63,9 @@ def geometry_of(change: LayerChange) -> tuple[AxisGeometry, ...]:
     )
 
 
-def set_window(at: GraphPass, geometry: Sequence[AxisGeometry], *, transposed: bool = False) -> None:
+def set_window(
+    at: GraphPass, geometry: Sequence[AxisGeometry], *, transposed: bool = False, padding_mode: str = ""
+) -> None:
     """Set the new attributes of the node. If a Pad node lies in front of it, the padding goes there."""
     sides = [g.padding for g in geometry]
     new: dict[str, Any] = {"kernel_shape": [g.kernel for g in geometry], "auto_pad": None}
@@ -81,14 +83,21 @@ def set_window(at: GraphPass, geometry: Sequence[AxisGeometry], *, transposed: b
         new["output_padding"] = extra if any(extra) else None
     new["pads"] = [*(left for left, _ in sides), *(right for _, right in sides)]
     at.edits.attributes[at.index] = new
-    if any(left < 0 or right < 0 for left, right in sides):
+    repeats = padding_mode == "replicate" and any(map(any, sides))
+    if repeats or any(left < 0 or right < 0 for left, right in sides):
         if transposed:
             raise Refusal(f"would need a negative padding, {sides}; choose an odd number of taps, --taps")
-        pad_before(at, sides, 0.0)
+        pad_before(at, sides, None if repeats else 0.0)
 
 
-def pad_before(at: GraphPass, sides: Sequence[tuple[int, int]], value: float) -> None:
-    """Pad, or crop where a side is negative, in a Pad node of its own, because the current node cannot."""
+def pad_before(at: GraphPass, sides: Sequence[tuple[int, int]], value: float | None) -> None:
+    """Pad, or crop where a side is negative, in a Pad node of its own, because the current node cannot.
+
+    Parameters
+    ----------
+    value : float or None
+        The value to pad with; None to repeat the last pixel.
+    """
     pads = [(0, 0), (0, 0), *sides]
     at.edits.padding[at.index] = [*(left for left, _ in pads), *(right for _, right in pads)], value
     at.edits.attributes[at.index]["pads"] = None

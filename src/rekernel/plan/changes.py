@@ -92,6 +92,8 @@ class LayerChange:
     by_hand : explicit padding in the model's own code before the layer, (left, right) per spatial axis; the padding
         stays there
     by_hand_mode : mode of that padding, as in torch.nn.functional.pad; empty for zeros
+    padding_mode : mode of the layer's own padding, as torch's convolutions name it, where the trained layer has no
+        padding and the new one needs some: 'replicate'; empty for the mode of the trained layer
     mode : effect of the scale on the layer: 'supersample' (the output grows), 'absorb' (the stride grows), or empty
     length_of : for a 'length' of a weight norm, name of the tensor with the direction, whose `view` and `operators` the
         entry repeats
@@ -112,6 +114,7 @@ class LayerChange:
     factors: tuple[AxisOperator, ...] = ()
     by_hand: tuple[tuple[int, int], ...] = ()
     by_hand_mode: str = ""
+    padding_mode: str = ""
     mode: Mode = ""
     length_of: str = ""
 

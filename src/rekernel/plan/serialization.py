@@ -130,10 +130,10 @@ def change_of(entry: Any) -> LayerChange:
     allowed = {f.name for f in fields(LayerChange)}
     if extra := set(entry) - allowed:
         raise RekernelError(f"plan: {shown(name)}: unknown field {shown(sorted(extra)[0])}")
-    for what in ("dtype", "kind", "reason", "by_hand_mode", "mode", "length_of"):
+    for what in ("dtype", "kind", "reason", "by_hand_mode", "padding_mode", "mode", "length_of"):
         if not isinstance(entry.get(what, ""), str):
             raise RekernelError(f"plan: {shown(name)}: {what} is not text")
-        if what not in entry and what not in ("by_hand_mode", "mode", "length_of"):
+        if what not in entry and what not in ("by_hand_mode", "padding_mode", "mode", "length_of"):
             raise RekernelError(f"plan: {shown(name)}: field {what!r} is missing")
     try:
         change = LayerChange(
@@ -250,6 +250,9 @@ def _check(change: LayerChange) -> None:
         raise RekernelError(f"kind {change.kind!r} is not one of {', '.join(KINDS)}")
     if change.mode not in get_args(Mode):
         raise RekernelError(f"mode {shown(change.mode, 80)} is not one of {', '.join(filter(None, get_args(Mode)))}")
+    for field, modes in (("padding_mode", ("replicate",)), ("by_hand_mode", ("reflect", "replicate", "circular"))):
+        if getattr(change, field) not in ("", *modes):
+            raise RekernelError(f"{field} {shown(getattr(change, field), 80)} is not one of {', '.join(modes)}")
     if (change.kind == "keep") != change.kept:
         raise RekernelError(f"kind {change.kind!r} with {len(change.operators)} operators contradicts itself")
     if change.operators and change.factors:

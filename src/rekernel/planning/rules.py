@@ -103,6 +103,8 @@ def convolution(
     if not operators:
         return Became(weight.kept("pointwise, or scale 1"), (0.0,) * len(axes))
     seen = view or weight.shape
+    bare = not transposed and not any(any(axis.geometry.padding) for axis in axes)
+    beyond = bare and any(side > 0 for geometry in after for side in geometry.padding)
     return Became(
         LayerChange(
             weight.name,
@@ -116,6 +118,8 @@ def convolution(
             factors=tuple(operators) if factored else (),
             geometry=tuple(axis.geometry for axis in axes),
             new_geometry=tuple(after),
+            # The trained kernel saw pixels alone. Zeros beyond the border would be a step that no image has.
+            padding_mode="replicate" if beyond else "",
             mode=mode,
         ),
         tuple(offset),

@@ -133,8 +133,9 @@ def _dense(old: Any, change: LayerChange, weight: nn.Parameter) -> nn.Module:
     if change.kind in ("linear-in", "linear-out"):
         return linear(old, weight)
     return dense_conv(
-        old, weight, change.new_geometry, by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant"
-    )
+        old, weight, change.new_geometry, padding_mode=change.padding_mode, by_hand=change.by_hand,
+        by_hand_mode=change.by_hand_mode or "constant",
+    )  # fmt: skip
 
 
 def _check_layer(old: Any, change: LayerChange) -> None:
@@ -204,7 +205,8 @@ def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
 def _factored(old: Any, change: LayerChange) -> nn.Module:
     """The factored form of a layer. The blur along each axis is the rescaled kernel of a single tap."""
     if all(o.method == "dilate" and o.gain == "dc" for o in change.factors) and not change.by_hand:
-        plain = dilated_conv(old, change.new_geometry, {o.axis - 2: round(o.scale) for o in change.factors})
+        spread_by = {o.axis - 2: round(o.scale) for o in change.factors}
+        plain = dilated_conv(old, change.new_geometry, spread_by, padding_mode=change.padding_mode)
         if plain is not None:
             return plain
     by_axis = {o.axis - 2: o for o in change.factors}
@@ -231,8 +233,8 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
     if transposed:
         return FactoredConvTranspose(old.weight, old.bias, filters, **geometry)
     new = FactoredConv(
-        old.weight, old.bias, filters, padding_mode=old.padding_mode, by_hand=change.by_hand,
-        by_hand_mode=change.by_hand_mode or "constant", **geometry,
+        old.weight, old.bias, filters, padding_mode=change.padding_mode or old.padding_mode,
+        by_hand=change.by_hand, by_hand_mode=change.by_hand_mode or "constant", **geometry,
     )  # fmt: skip
     if change.by_hand:
         new.keep_attributes(old)

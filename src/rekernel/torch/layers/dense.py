@@ -88,33 +88,35 @@ class CroppedConvTranspose(nn.Module):
 
 
 def dense_conv(
-    old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, by_hand: Sides = (),
-    by_hand_mode: str = "constant",
+    old: nn.Module, weight: nn.Parameter, geometry: Sequence[AxisGeometry], *, padding_mode: str = "",
+    by_hand: Sides = (), by_hand_mode: str = "constant",
 ) -> nn.Module:  # fmt: skip
     """A convolution like `old` with another kernel. It is of torch's own class if that class allows the padding.
 
     If the model pads explicitly, its code reads stride, kernel size and dilation from the layer. These attributes keep
-    their old values, so that the code pads as before; the new layer adds the rest of the padding.
+    their old values, so that the code pads as before; the new layer adds the rest of the padding. The mode of its
+    padding is that of `old`, unless another one is given.
     """
     stride = tuple(g.stride for g in geometry)
     sides = tuple(g.padding for g in geometry)
     if isinstance(old, _TRANSPOSES):
         return _dense_transpose(old, weight, stride, sides)
-    return _dense_conv(old, weight, stride, sides, by_hand, by_hand_mode)
+    return _dense_conv(old, weight, stride, sides, padding_mode or str(old.padding_mode), by_hand, by_hand_mode)
 
 
 def _dense_conv(
-    old: Any, weight: nn.Parameter, stride: tuple[int, ...], sides: Sides, by_hand: Sides, by_hand_mode: str
-) -> nn.Module:
+    old: Any, weight: nn.Parameter, stride: tuple[int, ...], sides: Sides, padding_mode: str, by_hand: Sides,
+    by_hand_mode: str,
+) -> nn.Module:  # fmt: skip
     dims = len(sides)
     if not by_hand and all(left == right >= 0 for left, right in sides):
         new: nn.Module = _CONVS[dims - 1](
             old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride, tuple(left for left, _ in sides), 1,
-            old.groups, bias=old.bias is not None, padding_mode=old.padding_mode, device="meta",
+            old.groups, bias=old.bias is not None, padding_mode=padding_mode, device="meta",
         )  # fmt: skip
         return _with_parameters(new, weight, old.bias)
     padded = PaddedConv(
-        weight, old.bias, stride=stride, sides=sides, groups=old.groups, padding_mode=old.padding_mode,
+        weight, old.bias, stride=stride, sides=sides, groups=old.groups, padding_mode=padding_mode,
         by_hand=by_hand, by_hand_mode=by_hand_mode,
     )  # fmt: skip
     if by_hand:
@@ -122,7 +124,9 @@ def _dense_conv(
     return padded
 
 
-def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int, int]) -> nn.Module | None:
+def dilated_conv(
+    old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int, int], *, padding_mode: str = ""
+) -> nn.Module | None:
     """A convolution of torch's own class with the weights of `old`, its taps spread; None if torch cannot pad so.
 
     Parameters
@@ -131,6 +135,8 @@ def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int
         Stride and padding of the new layer along each axis.
     spread : {axis: int}
         Factor by which the dilation grows, for the axes where it does.
+    padding_mode : str, optional
+        Mode of the padding, by default that of `old`.
     """
     if isinstance(old, _TRANSPOSES) or any(left != right or left < 0 for left, right in (g.padding for g in geometry)):
         return None
@@ -138,7 +144,7 @@ def dilated_conv(old: Any, geometry: Sequence[AxisGeometry], spread: Mapping[int
     new = _CONVS[len(dilation) - 1](
         old.in_channels, old.out_channels, old.kernel_size, tuple(g.stride for g in geometry),
         tuple(g.padding[0] for g in geometry), dilation, old.groups, bias=old.bias is not None,
-        padding_mode=old.padding_mode, device="meta",
+        padding_mode=padding_mode or old.padding_mode, device="meta",
     )  # fmt: skip
     return _with_parameters(new, old.weight, old.bias)
 
