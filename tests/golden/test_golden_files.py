@@ -66,7 +66,12 @@ def test_a_saved_module_says_what_it_said(name, tmp_path):
 @pytest.mark.usefixtures("design_of_0_1_0")
 @pytest.mark.parametrize("name", [name for name in files.TRACED if not name.startswith("pools")])
 def test_rescaling_now_gives_the_module_of_then(name):
-    agrees(files.answer(files.rescaled(name), files.TRACED[name].new), name)
+    """But for the border: 0.1.0 padded with zeros where a layer without padding needs some."""
+    model = files.rescaled(name)
+    for change in model.rekernel_plan.changed:
+        if change.padding_mode:
+            model.get_submodule(change.name.rpartition(".")[0]).padding_mode = "zeros"
+    agrees(files.answer(model, files.TRACED[name].new), name)
 
 
 @pytest.mark.parametrize("name", files.NAMED)
