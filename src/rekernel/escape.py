@@ -50,14 +50,14 @@ def shown(name: str, limit: int = 120) -> str:
 
 
 def cause(error: BaseException, limit: int = 200) -> str:
-    """Return the first line of an error that code of others raised, for a message; its kind if it has no text.
+    """Return the first line of an error that code of others raised, as part of a sentence; its kind if it is empty.
 
     Examples
     --------
-    >>> cause(ValueError("no such size\\nlong explanation")), cause(AssertionError())
+    >>> cause(ValueError("no such size.\\nlong explanation")), cause(AssertionError())
     ('no such size', 'an AssertionError without a message')
     """
-    text = str(error).strip().partition("\n")[0]
+    text = str(error).strip().partition("\n")[0].rstrip(" .;:")
     kind = type(error).__name__
     return shown(text, limit) if text else f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} without a message"
 

@@ -6,6 +6,7 @@ Scope: the order of these steps. Not here: what to change (see `torch.planning.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -137,32 +138,54 @@ def rescale(
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)
-    with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
-        baked = bake(edits)
-        seen = trace(edits.model, args, kwargs)
-        scales = _per_axis(scale, seen)
-        settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
-        network, layers = (AUTO, {**mode, **(modes or {})}) if isinstance(mode, Mapping) else (mode, modes)
-        if include is None and network == AUTO and not layers:
-            include = inner_layers(edits.model)
-        planned = plan_model(
-            edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
-            include=include, exclude=exclude,
-        )  # fmt: skip
-        inputs = Inputs(args, kwargs, seen.size, scales)
-        plan = planned.plan
-        plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images(inputs.values, seen.size)))
-        asked = ask_before(edits.model, seen, inputs, planned) if check else None
-        carry_out(edits, plan, weights=True)
-        announce(edits, plan, seen.size, scales)
-        notes = _second_pass(edits.model, seen, planned, inputs)
-        verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
-        refuse_broken(verdict, type(edits.model).__name__, notes)
-        told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
-        edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
-        if inplace and edits.model is not model:
-            raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
-    return edits.model
+    network, layers = (AUTO, {**mode, **(modes or {})}) if isinstance(mode, Mapping) else (mode, modes)
+
+    def attempt(in_front: str = "") -> nn.Module:
+        with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
+            baked = bake(edits)
+            seen = trace(edits.model, args, kwargs)
+            scales = _per_axis(scale, seen)
+            settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
+            inner = include is None and network == AUTO and not layers
+            planned = plan_model(
+                edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
+                include=inner_layers(edits.model) if inner else include, exclude=exclude, in_front=in_front,
+            )  # fmt: skip
+            inputs = Inputs(args, kwargs, seen.size, scales)
+            plan = planned.plan
+            plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images(inputs.values, seen.size)))
+            asked = ask_before(edits.model, seen, inputs, planned) if check else None
+            carry_out(edits, plan, weights=True)
+            announce(edits, plan, seen.size, scales)
+            try:
+                notes = _second_pass(edits.model, seen, planned, inputs)
+                verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
+                refuse_broken(verdict, type(edits.model).__name__, notes)
+            except RekernelError as error:
+                raise _CannotAbsorb(*error.args) if planned.absorbs else error from None
+            told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
+            edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
+            if inplace and edits.model is not model:
+                raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
+        return edits.model
+
+    try:
+        return attempt()
+    except _CannotAbsorb as error:
+        failed = error
+    try:  # the model never sees that its image was larger
+        return attempt(f"the layers that read the image cannot absorb the scale ({_finding(failed)})")
+    except RekernelError:
+        raise RekernelError(*failed.args) from None
+
+
+class _CannotAbsorb(RekernelError):  # noqa: N818 - says what is wrong, as RekernelError does
+    """The layers that read the image were to absorb the scale, and the model does not work so."""
+
+
+def _finding(error: RekernelError) -> str:
+    """What an error says first: the advice behind it is not for a reader of the plan."""
+    return shown(re.split(r"[.;] ", str(error), maxsplit=1)[0], 200)
 
 
 def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -213,8 +236,9 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
         expected, new = planned.sizes.get(call.module), new_sizes.get(call.module)
         if expected and new and tuple(new) != tuple(expected):
             why = "".join(f" Note: {note}." for note in notes[:3])
+            where = shown(call.module) if call.module else "the model itself"
             raise RekernelError(
-                f"{shown(call.module)}: gives a grid of {new} at the new size, but the plan said {expected} "
+                f"{where}: gives a grid of {new} at the new size, but the plan said {expected} "
                 f"(it was {call.out_size}).{why} Choose a size and scale that every stride divides, exclude the layer, "
                 f"or pass mode='absorb', which lets nothing grow behind the layers that read the image"
             )

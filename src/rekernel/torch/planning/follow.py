@@ -40,6 +40,7 @@ from .grids import (
     linear_change,
     positions_change,
     scales_on_axes,
+    size_taken_over,
     sizes,
     unflatten_fits,
     weight_of,
@@ -133,7 +134,7 @@ class Follower:
             elif call.kind == "adaptive-pool":
                 leaving = (1.0,) * len(arriving)
             elif call.kind == "upsample":
-                self._upsample(call, arriving)
+                leaving = self._upsample(call, arriving)
             elif call.kind == "linear":
                 self._linear(call, arriving)
             elif call.kind == "linear-out":
@@ -151,8 +152,7 @@ class Follower:
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True))
 
-        ends = [(i, self.offsets[i]) for i in sorted(self.trace.output) if i in self.offsets]
-        for index, offset in ends:
+        for index, offset in [(i, self.offsets[i]) for i in sorted(self.trace.output) if i in self.offsets]:
             self._say(offset_note(self.trace.calls[index - 1].module or "the model itself", offset))
 
     def _offset(self, call: LayerCall) -> tuple[float, ...]:
@@ -277,13 +277,15 @@ class Follower:
             self._say(f"{call.module}: pools several grids that need different windows; planned for the last one")
         return leaving
 
-    def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
+    def _upsample(self, call: LayerCall, arriving: tuple[float, ...]) -> tuple[float, ...]:
         module = self.by_path.get(call.module)
         if offset := self._offset(call):
             factors = [m / n for n, m in zip(call.size, call.out_size, strict=True)]
             self.offsets[call.index] = tuple(o * factor for o, factor in zip(offset, factors, strict=True))
+        arriving = size_taken_over(call, arriving, self.sizes, self.scales)
         if call.fixed and isinstance(module, nn.Upsample) and any(s != 1 for s in arriving):
             self.modules[call.module] = resized(call.module, "upsample", sizes(call.out_size, arriving), "fixed size")
+        return arriving
 
     def _linear(self, call: LayerCall, arriving: tuple[float, ...]) -> None:
         if all(s == 1 for s in arriving):
@@ -302,10 +304,8 @@ class Follower:
         change = linear_change(call, self.tensors[call.weight], arriving, settings)
         before = self.changes.get(call.weight, change)
         if before != change:
-            raise RekernelError(
-                f"{call.weight}: one weight reads two grids ({before.reason}; {change.reason}), and cannot be rescaled "
-                f"for both"
-            )
+            both = f"{before.reason}; {change.reason}"
+            raise RekernelError(f"{call.weight}: one weight reads two grids ({both}), and cannot be rescaled for both")
         self.changes[call.weight] = change
 
     def _linear_out(self, call: LayerCall) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ becomes of them (see `planning.rules`), nor which calls are of this kind (see `t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -70,6 +71,27 @@ def grown(call: LayerCall, name: str, kind: str, scales: Scales) -> ModuleChange
 def sizes(old: tuple[int, ...], scales: Scales) -> list[Cells]:
     """The sizes of a grid before and after, one per spatial axis."""
     return [Cells(n, new_size(n, scale)) for n, scale in zip(old, scales, strict=True)]
+
+
+def size_taken_over(
+    call: LayerCall, arriving: Scales, known: Mapping[int, tuple[int, ...]], scales: Mapping[int, Scales]
+) -> Scales:
+    """The scale of what an up-sampling gives that is asked for a size in pixels, though its own input does not grow.
+
+    A pyramid of poolings enlarges each of its grids to the size of the features that it read (PSPNet, UperNet). So the
+    last grid of that size before the call tells the scale. The pass at the new size shows whether that is right.
+
+    Parameters
+    ----------
+    arriving : tuple of float
+        Scale of the grid that the call reads.
+    known, scales : {index: size}, {index: scales}
+        Size and scale of what each call before this one gives.
+    """
+    if not call.fixed or any(s != 1 for s in arriving):
+        return arriving
+    same = [i for i, size in known.items() if i and size == call.out_size and any(s != 1 for s in scales.get(i, ()))]
+    return scales[max(same)] if same else arriving
 
 
 def scales_on_axes(call: LayerCall, scales: Scales, size: tuple[int, ...]) -> Scales:

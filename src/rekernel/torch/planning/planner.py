@@ -16,7 +16,7 @@ from ...errors import Option
 from ...patterns import select
 from ...plan.plan import Plan
 from ...planning.layers import NOT_RESCALED
-from ...planning.roles import AUTO, checked_mode
+from ...planning.roles import ABSORB, AUTO, checked_mode
 from ...planning.settings import Request, Settings
 from ..tracing.run import Trace
 from .follow import Follower
@@ -24,6 +24,7 @@ from .grids import weight_of
 from .held_sizes import held_sizes
 from .own_calls import baked, own_calls, own_notes
 from .pixel_norms import pixel_norms
+from .reading import Reading
 from .way_out import way_out, with_way_out
 
 
@@ -39,6 +40,8 @@ class Planned:
     aligned : whether pixel 0 stays pixel 0 on every grid
     doubts : what may be wrong if the rescaled model does not run
     way_out : end of a message that tells what works instead; empty if nothing does
+    absorbs : whether the layers that read the image absorb the scale or keep their patches, which was chosen here and
+        not by the caller; if that does not work, the image can be resampled in front
     """
 
     plan: Plan
@@ -49,6 +52,7 @@ class Planned:
     aligned: bool
     doubts: tuple[str, ...] = ()
     way_out: tuple[str | Option, ...] = ()
+    absorbs: bool = False
 
 
 def plan_model(
@@ -63,6 +67,7 @@ def plan_model(
     methods: Mapping[str, Mapping[str, Any]] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    in_front: str = "",
 ) -> Planned:
     """Decide what happens to every tensor and every pooling of a traced model.
 
@@ -84,6 +89,8 @@ def plan_model(
         Settings of single layers, by layer name; the last match wins.
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
+    in_front : str, optional
+        A reason to resample the image in front of the model, which stays as it is.
 
     Returns
     -------
@@ -98,6 +105,8 @@ def plan_model(
     by_path = dict(model.named_modules())
     trace, own = own_calls(trace, by_path)
     planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
+    if in_front:
+        planner.reading = Reading(ABSORB, resample=in_front)
     with with_way_out(way_out(planner.reading, planner.network, latent=trace.latent)):
         planner.run()
         grids = [(size, planner.scales[index]) for index, size in planner.sizes.items()]
@@ -126,9 +135,11 @@ def plan_model(
     plan = replace(plan, warnings=(*notes, *filter(None, (held.note(), *held.notes))))
     offsets = {call.module: planner.offsets[call.index] for call in trace.calls if call.index in planner.offsets}
     outs = way_out(planner.reading, planner.network, latent=trace.latent)
+    absorbs = planner.reading.keeps_patch or (planner.reading.mode == ABSORB and not planner.reading.resample)
     return Planned(
-        plan, planner.expected, offsets, planner.arrived, planner.made_up, planner.aligned, tuple(planner.doubts), outs
-    )
+        plan, planner.expected, offsets, planner.arrived, planner.made_up, planner.aligned, tuple(planner.doubts), outs,
+        absorbs,
+    )  # fmt: skip
 
 
 def _stays(planner: Follower, weight: str) -> bool:

@@ -32,7 +32,7 @@ from .functions import (
 )
 from .layer_call import LayerCall
 from .shape_only import computing, is_fake
-from .steps import StepLog
+from .steps import IN_FRONT, StepLog
 from .tables import Tables
 from .tensor_state import (
     Pad,
@@ -114,7 +114,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         self._tables.note(func, args, result)
-        self.log.add(func, self._module(), args, kwargs, result)
+        self.log.add(func, self._module() if self._modules else IN_FRONT, args, kwargs, result)
         tensors = [a for a in tensors_in([args, kwargs]) if self.state(a) is not None]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
             with computing():  # positions are real tensors, even in a pass with fake ones
@@ -295,7 +295,8 @@ class Recorder(TorchFunctionMode):
         if any(is_fake(t) for t in tensors_in([args[1:], kwargs])):
             # `trace` catches this and runs the model again, with values.
             raise RuntimeError("an index depends on tensor values, which shape-only tracing does not have")
-        indices = list(tensors_in(event.func(index, *args[1:], **kwargs)))
+        # In order, since `view` may suit the tensor and not the strides that earlier moves left to its positions.
+        indices = list(tensors_in(event.func(index.contiguous(), *args[1:], **kwargs)))
         return indices if [i.shape for i in indices] == [o.shape for o in outputs] else None
 
     def _is_image(self, tensor: Tensor) -> bool:

@@ -215,7 +215,8 @@ def _following(
             if isinstance(out, Tensor):
                 results[name] = tuple(out.shape[2:])
 
-        handles.append(module.register_forward_pre_hook(enter))
+        # What hooks of a layer call belongs to the layer, but what hooks of the model call comes before the model.
+        handles.append(module.register_forward_pre_hook(enter, prepend=bool(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield

@@ -25,6 +25,8 @@ _FROM_SIZES = frozenset({"arange", "linspace", "range"})  # their results may be
 _WEIGHS = frozenset({"softmax", "sparsemax"})
 _KEEPS_WEIGHTS = KEEPS_SCORES | {"dropout", "__get__", "transpose", "permute", "swapaxes", "movedim", "expand"}
 _PLAIN = (int, float, bool, str, slice, type(None), type(Ellipsis), torch.dtype)
+IN_FRONT = "(in front of the model)"
+"""The module of a step in a forward pre-hook of the model, such as the one that resamples the image."""
 _LARGEST = 1 << 20  # entries of a tensor whose largest value is looked up
 
 
@@ -51,7 +53,7 @@ class Step:
     """One torch function of a pass.
 
     name : name of the function
-    module : path of the innermost module that called it
+    module : path of the innermost module that called it, or `IN_FRONT`
     args, kwargs : the arguments, with an `Operand` for every tensor
     results : the tensors of the result
     """
