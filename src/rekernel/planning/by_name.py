@@ -171,15 +171,15 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     modules: tuple[ModuleChange, ...] = ()
     if how.resample:
         modules = (resampled_image(how.resample, base, ()),)
+        unsure = (
+            f". No name tells that size: an image of n pixels goes back to n / {min(scales):g}, rounded, so 224 pixels may "
+            f"come back as 225; rekernel.torch.rescale keeps the size"
+        )
         warnings.append(
             f"{how.resample}; the weights stay, and the image is resampled to the trained size in front of the "
             f"network. rekernel.torch.load does this; any other loader needs images of the trained size"
+            f"{unsure if min(scales) < 1 else ''}"
         )
-        if min(scales) < 1:
-            warnings.append(
-                f"the names do not tell the trained size, to which an image of n pixels goes back as n / "
-                f"{min(scales):g}, rounded: 224 pixels may come back as 225; rekernel.torch.rescale keeps the size"
-            )
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
 
 

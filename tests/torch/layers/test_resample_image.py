@@ -95,10 +95,10 @@ def test_a_file_that_was_converted_by_names_resamples_every_axis_behind_the_chan
 def test_a_conversion_by_names_says_that_it_does_not_know_the_trained_size(tmp_path: Path) -> None:
     save_file(classifier().state_dict(), tmp_path / "in.safetensors")
     plan = rk.plan_checkpoint(tmp_path / "in.safetensors", scale=0.4, mode="absorb")
-    assert any("do not tell the trained size" in note and "rekernel.torch.rescale" in note for note in plan.warnings)
+    assert any("No name tells that size" in note and "rekernel.torch.rescale" in note for note in plan.warnings)
     plan = rk.plan_checkpoint(tmp_path / "in.safetensors", scale=1.5, mode="absorb")
     assert plan.resamples
-    assert not any("do not tell the trained size" in note for note in plan.warnings)  # 1.5 leads back to every size
+    assert not any("No name tells that size" in note for note in plan.warnings)  # 1.5 leads back to every size
 
 
 @pytest.mark.parametrize("change", [
