@@ -172,8 +172,8 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     if how.resample:
         modules = (resampled_image(how.resample, base, ()),)
         unsure = (
-            f". No name tells that size: an image of n pixels goes back to n / {min(scales):g}, rounded, so 224 pixels may "
-            f"come back as 225; rekernel.torch.rescale keeps the size"
+            f". No name tells that size: an image of n pixels goes back to n / {min(scales):g}, rounded, so 224 pixels "
+            f"may come back as 225; rekernel.torch.rescale keeps the size"
         )
         warnings.append(
             f"{how.resample}; the weights stay, and the image is resampled to the trained size in front of the "

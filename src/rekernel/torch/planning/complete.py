@@ -17,6 +17,7 @@ from ...escape import shown
 from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...planning.layers import PoolBecame
+from ...planning.other_padding import with_padding
 from ...planning.pooling import pooling
 from ...planning.roles import ABSORB
 from ...planning.rules import offset_note
@@ -24,9 +25,8 @@ from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..layers.own_forward import examined, has_own_forward
 from ..layers.padding import Sides, own_padding
-from .other_padding import with_padding
+from ..layers.padding_modules import Padding, bare_note, padding_modules, paddings_in_front, unplaced_note
 from .own_calls import own_notes
-from .padding_modules import Padding, bare_note, padding_modules, paddings_in_front, unplaced_note
 from .pools import POOLS, pool_axes
 
 

@@ -16,9 +16,8 @@ from torch import nn
 
 from ...escape import shown
 from ...text import few
-from ..layers.module_names import owner_of
-from ..layers.padding import Sides
-from ..tracing.tensor_state import pads_by_axis
+from .module_names import owner_of
+from .padding import Sides
 
 _padding = nn.modules.padding
 _MODES: dict[Any, str] = {
@@ -145,7 +144,8 @@ def _described(path: str, module: Any) -> Padding | None:
     own = not type(module).forward.__module__.startswith("torch.nn")
     if own or min(amounts) < 0 or not any(amounts) or getattr(module, "value", 0) != 0:
         return None
-    return Padding(path, type(module).__name__, pads_by_axis(amounts, len(amounts) // 2), _mode(module))
+    pairs = zip(amounts[-2::-2], amounts[::-2], strict=True)  # torch lists the last axis first
+    return Padding(path, type(module).__name__, tuple(pairs), _mode(module))
 
 
 def _torch_name(module: nn.Module) -> str:

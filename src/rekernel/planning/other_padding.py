@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...errors import RekernelError
-from ...plan.changes import AxisGeometry, AxisOperator, LayerChange
-from ...planning.roles import ABSORB
-from ...resampling.geometry import ConvGeometry, conv_geometry
+from ..errors import RekernelError
+from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
+from ..resampling.geometry import ConvGeometry, conv_geometry
+from .roles import ABSORB
 
 _CLOSE = 1e-9
 _ALIGNED = ((False, False), (False, True), (True, True))
