@@ -341,7 +341,7 @@ def test_a_size_that_has_to_be_whole_is_refused_by_name():
 def test_every_tap_of_optimal_lies_where_the_offset_moves_it(k: int, scale: float) -> None:
     """The first moment of the new taps that stand for an old one is its place, the outer ones included.
 
-    These lie a little inside at any offset, on both sides alike; an offset adds less than an eighth of a pixel to that.
+    These lie a little inside at any offset, on both sides alike; an offset adds less than a sixth of a pixel to that.
     """
     beside = []
     for offset in (0.0, 0.1, 0.25, -0.25, 0.4, 0.5):
@@ -350,4 +350,4 @@ def test_every_tap_of_optimal_lies_where_the_offset_moves_it(k: int, scale: floa
         places = np.arange(found.taps) - (found.taps - 1) / 2
         expected = scale * (np.arange(k) - (k - 1) / 2) - found.phase
         beside.append(np.abs(places @ taps / taps.sum(0) - expected).max())
-    assert max(beside) < beside[0] + 0.13
+    assert max(beside) < beside[0] + 0.16
