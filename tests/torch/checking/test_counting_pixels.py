@@ -100,6 +100,7 @@ HARMLESS = {
     "sum times a share": lambda x: x.sum((2, 3)) * (1 / x[0, 0].numel()),
     "masked mean": lambda x: (x * (x > 0)).sum((2, 3)) / (x > 0).sum((2, 3)).clamp(min=1),
     "attentive pooling": lambda x: (x.flatten(2) * x.flatten(2).softmax(-1)).sum(-1),
+    "non-local, by a dot product": lambda x: (x.flatten(2).mT @ x.flatten(2) / x[0, 0].numel()) @ x.flatten(2).mT,
     "gram divided by its pixels": lambda x: x.flatten(2) @ x.flatten(2).mT / (x.shape[2] * x.shape[3]),
     "gate": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
 }

@@ -19,7 +19,8 @@ def compensated(pairs: Sequence[Pair]) -> set[int]:
     """Positions of the sums and of the divisions that belong together.
 
     A sum belongs to a division behind it by a number that grew as the sum did, to a product with a number that shrank
-    so, or to a division of one sum by another (a mean with weights). The tensors are told by their shapes.
+    so, or to a division of one sum by another (a mean with weights). What it sums may be divided before, too. The
+    tensors are told by their shapes.
 
     Examples
     --------
@@ -36,19 +37,30 @@ def compensated(pairs: Sequence[Pair]) -> set[int]:
     sums = {i: grown for i, pair in enumerate(pairs) if (grown := growth(pair))}
     for at, factor in sums.items():
         shape = pairs[at].old.results[0].shape
+        summed = {o.shape for o in pairs[at].old.operands}
+        ahead = [i for i in range(max(0, at - _NEAR), at) if _undoes(pairs[i], factor)]
+        if found_ahead := [i for i in ahead if any(o.shape in summed for o in pairs[i].old.results)]:
+            found |= {at, found_ahead[-1]}
+            continue
         for behind in range(at + 1, min(at + _NEAR, len(pairs))):
             pair = pairs[behind]
             shapes = [o.shape for o in pair.old.operands]
             if not shapes or len(shapes[0]) < len(shape):
                 continue
-            ratio = numbers(pair)
-            by = ratio[1] / ratio[0] if ratio is not None and ratio[0] else 0.0
-            divides = pair.name in _DIVIDES
-            if by and abs((by if divides else 1 / by) - factor) < _SAME * factor and (divides or pair.name == "mul"):
+            if _undoes(pair, factor):
                 found |= {at, behind}
                 break
             others = [i for i, grown in sums.items() if at < i < behind and abs(grown - factor) < _SAME * factor]
-            if divides and len(shapes) == 2 and others and all(o.image for o in pair.old.operands):
+            if pair.name in _DIVIDES and len(shapes) == 2 and others and all(o.image for o in pair.old.operands):
                 found |= {at, *others}
                 break
     return found
+
+
+def _undoes(pair: Pair, factor: float) -> bool:
+    """Whether a function divides by a number that grew by `factor`, or multiplies by one that shrank so."""
+    ratio, divides = numbers(pair), pair.name in _DIVIDES
+    if ratio is None or not all(ratio) or not (divides or pair.name == "mul"):
+        return False
+    by = ratio[1] / ratio[0]
+    return abs((by if divides else 1 / by) - factor) < _SAME * factor
