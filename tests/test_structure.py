@@ -23,7 +23,7 @@ FOREIGN = (
 
 # Lowest first. A package imports from strictly lower levels, so packages of one level do not know each other.
 LEVELS: list[set[str]] = [
-    {"errors", "escape", "text", "version"},
+    {"errors", "escape", "others_code", "text", "version"},
     {"checkpoint", "resampling", "patterns"},
     {"sources", "plan", "architectures"},
     {"planning"},
