@@ -121,8 +121,8 @@ def test_include_exclude_and_overrides_decide_together(planned):
     [
         ({"include": ["aa.weight"]}, "include: pattern aa.weight matches no tensor; near: .*a.weight"),
         ({"exclude": ["c.weight"]}, "exclude: pattern c.weight matches no tensor; near: "),
-        ({"overrides": {"z*": {"taps": 5}}}, "override: pattern"),
-        ({"overrides": {"a": {"size": 5}}}, "override a: size is not one of scale, method"),
+        ({"overrides": {"z*": {"taps": 5}}}, "overrides: pattern"),
+        ({"overrides": {"a": {"size": 5}}}, "overrides a: size is not a setting; they are scale, method"),
         ({"overrides": {"a": {"method": "magic"}}}, "magic"),
         ({"overrides": {"a": {"scale": 0}}}, "scale=0 must be"),
         ({"hints": Hints(stride={"c": 2})}, "stride: pattern c matches no tensor"),

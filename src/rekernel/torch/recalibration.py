@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import RekernelError
 from ..escape import cause, shown
-from ..patterns import matcher
+from ..patterns import listed, matcher
 from ..text import few
 from .surroundings import own_precision
 from .tracing.eval_mode import evaluating
@@ -171,7 +171,7 @@ def _norms(model: nn.Module, exclude: Sequence[str]) -> dict[str, _BatchNorm]:
     modules = dict(model.named_modules())
     known = [n for n, m in modules.items() if isinstance(m, _BatchNorm) or _keeps_statistics(m)]
     left_out: set[str] = set()
-    for pattern in exclude:
+    for pattern in listed(exclude, "exclude"):
         found = set(filter(matcher(pattern), known))
         if not found:
             near = f"; they are {_listed(known)}" if known else ""

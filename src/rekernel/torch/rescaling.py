@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import FORMS
+from ..planning.allowed_values import check_scale, layer_modes
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
@@ -138,13 +139,14 @@ def rescale(
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)
-    network, layers = (AUTO, {**mode, **(modes or {})}) if isinstance(mode, Mapping) else (mode, modes)
+    network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
 
     def attempt(in_front: str = "") -> nn.Module:
         with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
             baked = bake(edits)
             seen = trace(edits.model, args, kwargs)
             scales = _per_axis(scale, seen)
+            check_scale(scales, seen.size)
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
             inner = include is None and network == AUTO and not layers
             planned = plan_model(
