@@ -140,8 +140,8 @@ def print_plan(console: Console, plan: Plan, title: str) -> None:
         console.print()
         _show_table(console, _PLAN_COLUMNS, plan.changed, right=("DC dev.",), spare=("gain", "DC dev."))
     console.print()
-    changed, kept = plan.changed, [change for change in plan.changes if change.kept]
-    _line(console, f"Changed, {len(changed):,} of {counted(len(plan.changes), 'tensor')}.")
+    kept = [change for change in plan.changes if change.kept]
+    _line(console, f"{plan.counted()}.")
     print_geometry(console, plan)
     if kept:
         _line(console, f"Kept, {len(kept):,}:")

@@ -15,10 +15,13 @@ from ..errors import Option, RekernelError
 from ..escape import shown
 from ..patterns import by_pattern
 from ..resampling.methods import KEYS_A, TAPS_RULES
-from ..text import scale_text
+from ..text import dims, scale_text
 
 LARGEST_SCALE = 64
 """A larger scale, or one below 1/64, is a size or a slip: no use is known, and memory would not do."""
+
+LARGEST_IMAGE = 1 << 30
+"""Pixels of an image that a rescaled model is run on once: as floats, its first feature maps take 100 GB and more."""
 
 
 def check_scale(scale: Any, size: Sequence[int] = ()) -> None:
@@ -41,21 +44,32 @@ def check_scale(scale: Any, size: Sequence[int] = ()) -> None:
     whole = (isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and s > 0 for s in scales)
     if not scales or not all(whole):
         raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis")
-    most = max(max(scales), 1 / min(scales))
-    if most <= LARGEST_SCALE:
+    if max(max(scales), 1 / min(scales)) <= LARGEST_SCALE:
+        new_sizes = [round(n * s) for n, s in zip(size, scales * (len(size) // len(scales)), strict=False)]
+        if math.prod(new_sizes) > LARGEST_IMAGE:
+            raise RekernelError(
+                f"scale={_text(scales)} makes an image of {dims(new_sizes)} pixels from one of {dims(size)}, more "
+                f"than memory holds; it is new pixels per old pixel"
+            )
         return
-    told = f"scale={scale_text(scales if len(set(scales)) > 1 else scales[0])} is new pixels per old pixel, and "
+    told = f"scale={_text(scales)} is new pixels per old pixel, and "
     if max(scales) <= LARGEST_SCALE:
         raise RekernelError(f"{told}1/{LARGEST_SCALE} is the least")
     large = max(range(len(scales)), key=lambda i: scales[i])
     new, old = scales[large], size[large % len(size)] if size else 0
-    quotient = f"{new:g}/{old} = {new / old:g}" if old else f"{new:g}/32 = {new / 32:g}, if that is 32"
-    advice = "pass the new size divided by the trained one"
-    raise RekernelError(
-        f"{told}{LARGEST_SCALE} is the limit; for an image of {new:g} pixels ",
-        advice if old else Option(advice, f"{advice}, or both sizes with --from and --to"),
-        f": {quotient}",
+    advice = (
+        f"{told}{LARGEST_SCALE} is the limit; for an image of {new:g} pixels pass the new size divided by the trained "
+        f"one"
     )
+    if old:
+        raise RekernelError(f"{advice}: {new:g}/{old} = {new / old:g}")
+    both = Option("", f", or --from 32x32 --to {new:g}x{new:g}")
+    raise RekernelError(f"{advice} ({new:g}/32 = {new / 32:g}, where that is 32)", both)
+
+
+def _text(scales: tuple[float, ...]) -> str:
+    """The scales as they are typed, one number where they are equal."""
+    return scale_text(scales if len(set(scales)) > 1 else scales[0])
 
 
 def layer_modes(modes: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import FORMS
 from ..planning.allowed_values import check_scale, layer_modes
+from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
@@ -155,7 +156,8 @@ def rescale(
             )  # fmt: skip
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan
-            plan = replace(plan, warnings=(*plan.warnings, *baked, *other_images(inputs.values, seen.size)))
+            unused = without_effect(plan.changes, plan.modules, settings, methods)
+            plan = replace(plan, warnings=(*plan.warnings, *baked, *unused, *other_images(inputs.values, seen.size)))
             asked = ask_before(edits.model, seen, inputs, planned) if check else None
             carry_out(edits, plan, weights=True)
             announce(edits, plan, seen.size, scales)
