@@ -1,6 +1,6 @@
 """Run code that is not part of rekernel: an exception becomes one line, and a bug in rekernel keeps its traceback.
 
-Scope: exceptions. Not here: models, and whose code raised an exception (see `rekernel.others_code`).
+Scope: exceptions. Not here: models, and whose code raised an exception (see `rekernel.torch.others_code`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-from rekernel.others_code import place_of
+from rekernel.torch.others_code import place_of
 
 
 @contextmanager

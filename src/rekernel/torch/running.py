@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import Option, RekernelError
 from ..escape import cause, shown
-from ..others_code import place_of
+from .others_code import place_of
 
 Forward = Callable[[nn.Module, Any], Any]
 """How to run a model on a batch, for a model that takes something else than one image."""

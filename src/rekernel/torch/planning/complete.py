@@ -117,7 +117,9 @@ def _fitted(change: LayerChange, plan: Plan, model: nn.Module, files: Mapping[st
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, but the layer has stride {stride}, padding {own[axis]}, dilation {dilation}; "
-                f"convert again with {flags} (hints=Hints({hints})), or use rekernel.torch.rescale"
+                f"convert again with ",
+                Option(f"{flags} (hints=Hints({hints}))", flags),
+                ", or use rekernel.torch.rescale",
             )
         by_hand.append(hand)
     if not any(any(hand) for hand in (*by_hand, *by_class)):

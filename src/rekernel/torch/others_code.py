@@ -1,7 +1,7 @@
 """Find the line of other people's code that raised an error.
 
-Scope: tracebacks. Not here: messages (see `escape`). The innermost frame that belongs to a project decides who is
-responsible for an exception: rekernel, or other code, such as diffusers, transformers or the user's file.
+Scope: tracebacks. Not here: messages (see `torch.running`). The innermost frame that belongs to a project decides who
+is responsible for an exception: rekernel, or other code, such as diffusers, transformers or the user's file.
 """
 
 from __future__ import annotations
