@@ -18,6 +18,9 @@ from .operators import kernel_taps
 _CLOSE = 1e-9
 PHASE_TOLERANCE = 0.25
 """In new samples. A kernel whose phase is larger gets one tap more, which leaves a smaller phase."""
+_BEYOND = 0.125
+"""In new samples. `optimal` gets one tap more where the phase moves an outer tap further out of the kernel than this:
+of .25 samples beyond its end, 5 taps for 3 realise .04."""
 _WHOLE = 1e-6  # how far a size or a stride may be from a whole number
 
 Place = tuple[int, int, float]
@@ -344,11 +347,13 @@ def pool_geometry(
 
 
 def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_in: float, **layer: Any) -> Place:
-    """Taps, left padding and phase; one tap more than the rule says where the phase would exceed PHASE_TOLERANCE."""
+    """Taps, left padding and phase; one tap more than the rule says where the phase is too large for so many."""
     spread = dilation * (k - 1) + 1  # extent of the dilated kernel, zeros included: a dense kernel must cover it
     count = kernel_taps(spread, scale_in, method, taps)
     left, phase = conv_phase(count, k=k, dilation=dilation, scale_in=scale_in, **layer)
-    if isinstance(taps, int | np.integer) or method == "dilate" or abs(phase) <= PHASE_TOLERANCE:
+    beyond = scale_in * (spread - 1) / 2 + abs(phase) - (count - 1) / 2
+    cramped = method == "optimal" and taps is None and phase and beyond > _BEYOND
+    if isinstance(taps, int | np.integer) or method == "dilate" or (abs(phase) <= PHASE_TOLERANCE and not cramped):
         return count, left, phase
     left, phase = conv_phase(count + 1, k=k, dilation=dilation, scale_in=scale_in, **layer)
     return count + 1, left, phase

@@ -24,6 +24,7 @@ from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A
 from ..text import dims, scale_text
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
+from .checking.lost_layers import lost_layers
 from .checking.pictures import Inputs
 from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
@@ -32,6 +33,7 @@ from .editing.edits import Edits
 from .layers.dense import CroppedConvTranspose
 from .layers.module_names import changed_modules
 from .layers.pools import RescaledPool
+from .planning.image_axes import checked_axes
 from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers
@@ -145,9 +147,11 @@ def rescale(
     def attempt(in_front: str = "") -> nn.Module:
         with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
             baked = bake(edits)
-            seen = trace(edits.model, args, kwargs)
+            seen = _first_pass(edits.model, args, kwargs)
             scales = _per_axis(scale, seen)
             check_scale(scales, seen.size)
+            image = image_of([*args, *kwargs.values()])[0]
+            axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
             inner = include is None and network == AUTO and not layers
             planned = plan_model(
@@ -156,15 +160,16 @@ def rescale(
             )  # fmt: skip
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan
-            unused = without_effect(plan.changes, plan.modules, settings, methods)
-            plan = replace(plan, warnings=(*plan.warnings, *baked, *unused, *other_images(inputs.values, seen.size)))
+            noted = (*baked, *axes, *without_effect(plan.changes, plan.modules, settings, methods))
+            plan = replace(plan, warnings=(*plan.warnings, *noted, *other_images(inputs.values, seen.size)))
             asked = ask_before(edits.model, seen, inputs, planned) if check else None
             carry_out(edits, plan, weights=True)
             announce(edits, plan, seen.size, scales)
             try:
                 notes = _second_pass(edits.model, seen, planned, inputs)
                 verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
-                refuse_broken(verdict, type(edits.model).__name__, notes)
+                excuses = [] if planned.absorbs else notes  # what cannot absorb is resampled in front, which is exact
+                refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
                 raise _CannotAbsorb(*error.args) if planned.absorbs else error from None
             told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
@@ -213,6 +218,14 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
     return tuple(float(s) for s in scale)
 
 
+def _first_pass(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Trace:
+    try:
+        return trace(model, args, kwargs)
+    except RekernelError as error:
+        hint = "; the example has the *trained* size, and several arguments are a tuple or a dict"
+        raise RekernelError(*error.args, hint) from error.__cause__
+
+
 def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> list[str]:
     """Trace the rescaled model at the new size: notes about its code. Raises if a layer has another grid than planned.
 
@@ -248,7 +261,7 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
             )
     if not plan.resamples and (beside := _output_size(seen, again, inputs.scales)):
         notes.append(beside)
-    return [*notes, *_attention_notes(seen, again)]
+    return [*notes, *lost_layers(model, seen, again), *_attention_notes(seen, again)]
 
 
 def _output_size(seen: Trace, again: Trace, scales: tuple[float, ...]) -> str:

@@ -43,8 +43,13 @@ COUNTING = {
     "sum of tokens": (lambda x: x.flatten(2).sum(2), "sum over 1024 pixels", "divide it by 4"),
     "norm": (lambda x: x.flatten(2).norm(dim=-1), "norm over 1024", "divide it by 2"),
     "normalize": (lambda x: F.normalize(x.flatten(2), dim=-1), "normalize over 1024", "multiply it by 2"),
-    "logsumexp": (lambda x: x.logsumexp((2, 3)), "logsumexp over 1024", "mean"),
-    "cumsum": (lambda x: x.cumsum(-1), "cumsum over 32 pixels", "mean"),
+    "logsumexp": (lambda x: x.logsumexp((2, 3)), "logsumexp over 1024", "changes its meaning"),
+    "log_softmax": (lambda x: x.flatten(2).log_softmax(-1), "log_softmax over 1024", "changes its meaning"),
+    "cumsum": (lambda x: x.cumsum(-1), "cumsum over 32 pixels", "changes its meaning"),
+    "number of the size": (lambda x: x * (x.shape[-1] / 16), "mul by 2 instead of 1", "from the size of the grid"),
+    "softmax over channels": (lambda x: x.flatten(2).softmax(1) @ x.flatten(2).mT, "matmul sums over 1024", "by 4"),
+    "sum by half its pixels": (lambda x: x.sum((2, 3)) / x.shape[2], "sum over 1024 pixels", "divide it by 4"),
+    "places by a sum of ones": (lambda x: x + torch.ones(x.shape[-1]).cumsum(0), "up to 32 instead of 16", "divide"),
     "gram by bmm": (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT), "bmm sums over 1024", "divide it by 4"),
     "gram by einsum": (lambda x: torch.einsum("nchw,ndhw->ncd", x, x), "einsum sums over 1024", "by 4"),
     "gram by @": (lambda x: x.flatten(2) @ x.flatten(2).mT, "matmul sums over 1024", "by 4"),
@@ -91,6 +96,12 @@ HARMLESS = {
     "tokens": lambda x: x.flatten(2).transpose(1, 2).softmax(-1).transpose(1, 2).reshape(x.shape),
     "upsampling": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "repeated pixels": lambda x: x.repeat_interleave(2, -1),
+    "sum divided by its pixels": lambda x: x.sum((2, 3)) / (x.shape[2] * x.shape[3]),
+    "sum times a share": lambda x: x.sum((2, 3)) * (1 / x[0, 0].numel()),
+    "masked mean": lambda x: (x * (x > 0)).sum((2, 3)) / (x > 0).sum((2, 3)).clamp(min=1),
+    "attentive pooling": lambda x: (x.flatten(2) * x.flatten(2).softmax(-1)).sum(-1),
+    "non-local, by a dot product": lambda x: (x.flatten(2).mT @ x.flatten(2) / x[0, 0].numel()) @ x.flatten(2).mT,
+    "gram divided by its pixels": lambda x: x.flatten(2) @ x.flatten(2).mT / (x.shape[2] * x.shape[3]),
     "gate": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
 }
 
@@ -128,6 +139,62 @@ def test_a_recurrence_along_a_growing_axis_is_noted():
 
     large = rkt.rescale(Recurrent().eval(), 2, torch.zeros(1, 1, 16), mode="supersample", check=False)
     assert any("steps: gru takes one step for each position" in note for note in large.rekernel_plan.warnings)
+
+
+class Table(nn.Module):
+    """Adds as much of a table that it holds as the signal is long."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.read = nn.Conv1d(1, 4, 3, padding=1), read
+        self.register_buffer("table", torch.linspace(1, 2, 64))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x * self.read(self.table, x.shape[-1])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda table, n: table[:n],
+        lambda table, n: table.narrow(0, 0, n),
+        lambda table, n: table[None, 4 : n + 4],
+    ],
+)
+def test_a_table_that_goes_on_where_it_should_become_finer_is_noted(read):
+    larger = rkt.rescale(Table(read).eval(), 2, torch.zeros(1, 1, 16), mode="supersample", check=False)
+    assert any(
+        "reads 32 entries of a table that the model holds, instead of 16" in n for n in larger.rekernel_plan.warnings
+    )
+
+
+def test_functions_of_blocks_behind_a_table_of_positions_are_looked_at():
+    """The module that owns the table is changed, and the blocks in it are not."""
+
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions, self.block = nn.Parameter(torch.randn(1, 16, 8)), Model(lambda x: x)
+            self.block = nn.Sequential(Roll())
+
+        def forward(self, x):
+            return self.block(x + self.positions)
+
+    class Roll(nn.Module):
+        def forward(self, x):
+            return x.roll(1, 1)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.blocks = nn.Conv2d(3, 8, 4, 4), Blocks()
+
+        def forward(self, x):
+            return self.blocks(self.patch(x).flatten(2).transpose(1, 2)).mean(1)
+
+    larger = rkt.rescale(Tokens().eval(), 2, torch.zeros(1, 3, 16, 16), mode="supersample")
+    assert any(note.startswith("blocks.block.0: roll by 1 of 64") for note in larger.rekernel_plan.warnings)
 
 
 def test_class_tokens_may_be_cut_off_and_put_back():

@@ -1,6 +1,6 @@
 """Run a model on a probe and keep its answer and the outputs of its modules, as far as they are small.
 
-Scope: one pass. Not here: probes (see `checking.probes`), and what two passes say about each other (see
+Scope: one pass. Not here: probes (see `checking.pictures`), and what two passes say about each other (see
 `checking.deviations`).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.shape_only import unchanged
-from ..tracing.tensor_state import first_tensor
+from ..tracing.tensor_state import tensors_in
 
 _LARGEST = 1 << 25  # entries of all outputs that are kept: 128 MiB in float32
 
@@ -26,12 +26,12 @@ _LARGEST = 1 << 25  # entries of all outputs that are kept: 128 MiB in float32
 class Answers:
     """What a model gave.
 
-    output : its first tensor as floats, None if it gives none
-    dtype : the floating-point dtype of that tensor; float32 for whole numbers
+    outputs : its tensors as floats, in order
+    dtype : the floating-point dtype of the first; float32 for whole numbers
     modules : the outputs of its modules by path, in the order in which they were done; the last call of each counts
     """
 
-    output: Tensor | None = None
+    outputs: tuple[Tensor, ...] = ()
     dtype: torch.dtype = torch.float32
     modules: dict[str, Tensor] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ def answers(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     Examples
     --------
     >>> found = answers(nn.Sequential(nn.ReLU(), nn.Flatten()), [torch.ones(1, 2, 2)], {})
-    >>> found.output.shape, list(found.modules)
+    >>> found.outputs[0].shape, list(found.modules)
     (torch.Size([1, 4]), ['0', '1'])
     """
     found = Answers()
@@ -57,10 +57,9 @@ def answers(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
             stack.enter_context(around)
         stack.enter_context(torch.random.fork_rng(devices))
         torch.manual_seed(seed)
-        out = first_tensor(model(*args, **kwargs))
-    if out is not None:
-        found.output = out.detach().to(_floats(out))
-        found.dtype = out.dtype if out.is_floating_point() else torch.float32
+        outs = [out for out in tensors_in(model(*args, **kwargs)) if not out.is_complex()]
+    found.outputs = tuple(out.detach().to(_floats(out)) for out in outs)
+    found.dtype = outs[0].dtype if outs and outs[0].is_floating_point() else torch.float32
     return found
 
 

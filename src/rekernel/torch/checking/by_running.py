@@ -34,6 +34,7 @@ BESIDE = 0.2
 """Bound on how far the features lie beside their place, in new pixels."""
 FLAT = 0.3
 """Bound on the error of the answer to a picture of one value for each channel, far from the border."""
+_ZERO = 1e-6  # outputs below are rounding
 
 
 @dataclass
@@ -102,14 +103,14 @@ def ask_before(model: nn.Module, seen: Trace, inputs: Inputs, planned: Planned) 
             check.before[name], check.probes[name] = answers(model, args, kwargs), large
         first = next(iter(check.before))
         args, kwargs = pairs[first][0]
-        again = answers(model, args, kwargs, seed=1).output
+        again = answers(model, args, kwargs, seed=1).outputs
     except Exception as error:  # the model's code may not take these values
         check.failed = f"the model does not run on a probe: {cause(error)}"
         return check
-    one = check.before[first].output
-    if one is None or again is None or not bool(one.isfinite().all()):
-        check.failed = "the model gives no tensor" if one is None else "the model's answers to a probe are not finite"
-    elif not torch.equal(one, again):
+    once = check.before[first].outputs
+    if not once or not bool(once[0].isfinite().all()):
+        check.failed = "the model's answers to a probe are not finite" if once else "the model gives no tensor"
+    elif len(once) != len(again) or not all(map(torch.equal, once, again)):
         check.failed = "the model draws random numbers"
     elif promise != "exact":
         check.layers = layer_probes(model, seen, planned)
@@ -147,7 +148,7 @@ def _compare(check: Check, model: nn.Module) -> Verdict:
 def _exact(check: Check, after: Answers) -> Verdict:
     before = check.before["noise"]
     bound = exact_bound(before.dtype)
-    error = _answer_error(before.output, after.output, equal)
+    error = _answer_error(before, after, equal)
     if error <= bound:
         return Verdict(f"exact to {error:.0e}" if error else "exact")
     first = _first(check, before, after, lambda a, b: (equal(a, b) or 0.0) > bound)
@@ -174,11 +175,11 @@ def _phases(check: Check, after: Answers) -> Verdict | None:
 def _smooth(check: Check, after: Mapping[str, Answers], model: nn.Module) -> Verdict:
     scales, plan = check.inputs.scales, check.plan
     before, then = check.before["smooth"], after["smooth"]
-    error = _answer_error(before.output, then.output, lambda a, b: reduced(a, b, scales))
+    error = _answer_error(before, then, lambda a, b: reduced(a, b, scales))
     flat_before, flat_then = check.before["flat"], after["flat"]
-    flat = _answer_error(flat_before.output, flat_then.output, lambda a, b: inner(a, b, scales))
+    flat = _answer_error(flat_before, flat_then, lambda a, b: inner(a, b, scales))
     if error == float("inf"):
-        shapes = [tuple(found.output.shape) for found in (before, then) if found.output is not None]
+        shapes = [tuple(found.outputs[0].shape) for found in (before, then) if found.outputs]
         return Verdict("answers cannot be compared", f"the answers {' and '.join(map(str, shapes))} cannot be compared")
     text = f"smooth probe {percent(error)}"
     told = []
@@ -228,11 +229,24 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
-def _answer_error(old: Tensor | None, new: Tensor | None, measure: Callable[[Tensor, Tensor], float | None]) -> float:
-    if old is None or new is None:
-        return 0.0
-    error = measure(old, new)
-    return float("inf") if error is None or error != error else error
+def _answer_error(old: Answers, new: Answers, measure: Callable[[Tensor, Tensor], float | None]) -> float:
+    """The largest error of all outputs; infinite where the first cannot be compared.
+
+    Others that cannot be compared are left out, since code may give maps and lists for which no size is right.
+    """
+    errors = []
+    for number, (a, b) in enumerate(zip(old.outputs, new.outputs, strict=False)):
+        error = measure(a, b) if not _nothing(a, b) else 0.0
+        if error is not None and error == error:
+            errors.append(error)
+        elif number == 0:
+            errors.append(float("inf"))
+    return max(errors, default=0.0)
+
+
+def _nothing(old: Tensor, new: Tensor) -> bool:
+    """Whether an output has no values, or zeros alone but for rounding, of which no share can be taken."""
+    return not old.numel() or not new.numel() or max(float(old.abs().max()), float(new.abs().max())) < _ZERO
 
 
 def _common(before: Answers, after: Answers) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -270,7 +284,6 @@ def refuse_broken(verdict: Verdict, model: str, notes: Sequence[str]) -> None:
         )
     if verdict.broken and not notes:
         raise RekernelError(
-            f"{model}: the check by running failed. {verdict.warning}. The model's code does something that its layers "
-            f"do not show; exclude that layer, try mode='supersample' or mode='absorb', or pass check=False to look "
-            f"at the result"
+            f"{model}: {verdict.warning}, as the check by running shows. The model's code does something that its "
+            f"layers do not show; pass mode='absorb', exclude that layer, or pass check=False to look at the result"
         )

@@ -166,12 +166,19 @@ def inner(old: Tensor, new: Tensor, scales: Sequence[float], *, border: float = 
     return equal(*means)
 
 
-def displacement(old: Tensor, new: Tensor, scales: Sequence[float], *, border: float = 0.2) -> tuple[float, ...] | None:
+def displacement(
+    old: Tensor, new: Tensor, scales: Sequence[float], *, border: float = 0.2, besides: Sequence[Tensor] = ()
+) -> tuple[float, ...] | None:
     """How far the new pixels lie beside their place, in new pixels along each axis; None where this cannot be told.
 
     The least-squares step along the gradient of the old pixels, enlarged: a picture that lies `d` pixels to the right
     has the values that the picture has `d` pixels further left. What a network does to the values themselves has no
     preferred direction, so it adds little.
+
+    Parameters
+    ----------
+    besides : sequence of Tensor
+        What else may change, with the shape of `old`: the step along these is found too, and left out.
 
     Examples
     --------
@@ -190,7 +197,8 @@ def displacement(old: Tensor, new: Tensor, scales: Sequence[float], *, border: f
         return None
     inside: Any = (..., *(slice(m, n - m) for n, m in zip(sizes, margin, strict=True)))
     slopes = torch.stack([torch.gradient(same, dim=axis)[0][inside].reshape(-1) for axis in range(2, same.ndim)], 1)
-    values = torch.stack([same[inside].reshape(-1), torch.ones_like(slopes[:, 0])], 1)
+    others = [F.interpolate(each.double(), sizes, mode=_MODES[len(sizes)])[inside].reshape(-1) for each in besides]
+    values = torch.stack([same[inside].reshape(-1), torch.ones_like(slopes[:, 0]), *others], 1)
     columns = torch.cat([slopes, values], 1)
     products = columns.T @ columns
     if float(torch.linalg.cond(products)) > 1e8:

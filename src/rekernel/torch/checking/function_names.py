@@ -45,6 +45,11 @@ POINTWISE = _names("""
 """)
 """Each pixel by itself, or pixel by pixel of two tensors. (`glu` halves an axis: `grown_functions` looks at it.)"""
 
+ARITHMETIC = _names("""
+    add sub subtract rsub mul multiply div divide true_divide truediv floordiv pow
+""")
+"""Functions of a tensor and a number."""
+
 NORMS = _names("""
     batch_norm group_norm instance_norm layer_norm rms_norm local_response_norm
 """)
@@ -52,7 +57,7 @@ NORMS = _names("""
 
 MEANS = _names("""
     mean nanmean amax amin aminmax max min median nanmedian var std var_mean std_mean quantile nanquantile
-    softmax log_softmax softmin adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    softmax softmin adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d all any gumbel_softmax cosine_similarity dropout dropout1d dropout2d
     dropout3d alpha_dropout feature_dropout feature_alpha_dropout adaptive_max_pool2d_with_indices
     adaptive_max_pool1d_with_indices adaptive_max_pool3d_with_indices
@@ -62,7 +67,9 @@ MEANS = _names("""
 GROW_WITH_PIXELS = {
     **dict.fromkeys(("sum", "nansum", "count_nonzero"), 1.0),
     **dict.fromkeys(("norm", "vector_norm", "normalize", "frobenius_norm", "dist", "pdist", "cdist"), 0.5),
-    **dict.fromkeys(("prod", "logsumexp", "cumsum", "cumprod", "logcumsumexp", "trace", "dot", "vdot", "inner"), 0.0),
+    **dict.fromkeys(
+        ("prod", "logsumexp", "cumsum", "cumprod", "logcumsumexp", "log_softmax", "trace", "dot", "vdot", "inner"), 0.0
+    ),
 }
 """Functions whose result grows with the number of pixels: with its power given here; 0 where no factor tells."""
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..tracing.functions import argument, reduced_axes
-from ..tracing.steps import Operand, Step
-from .function_names import BENDS, GROW_WITH_PIXELS, KNOWN, PRODUCTS, STEPS, plain_name
+from ..tracing.steps import READS, Operand, Step
+from .function_names import ARITHMETIC, BENDS, GROW_WITH_PIXELS, KNOWN, PRODUCTS, STEPS, plain_name
 from .grown_shapes import Sizes, cut_evenly, even, group_of_pixels, parts_by_axis
 
 _ALIKE = 1.25  # coordinates that grow by less keep their scale: the last of them moves with the size of a pixel
@@ -72,8 +72,8 @@ def finding(pair: Pair) -> str:
     >>> finding(Pair(old, new))
     'sum over 256 pixels instead of 64, so the result is 4 times as large; divide it by 4, or take the mean'
     """
-    if counted := _coordinates(pair):
-        return counted
+    if told := _coordinates(pair) or _table(pair) or _numbers(pair):
+        return told
     if not pair.operands:
         return ""
     name = pair.name
@@ -112,40 +112,97 @@ def _coordinates(pair: Pair) -> str:
     return ""
 
 
+def _table(pair: Pair) -> str:
+    """A part of a table that the model holds, as long as the grid: positions, windows, fades."""
+    old, new = (step.operands[:1] for step in (pair.old, pair.new))
+    if pair.old.name not in READS or not old or not new or not (old[0].held and old[0].shape == new[0].shape):
+        return ""
+    before, after = (step.results[0].shape for step in (pair.old, pair.new))
+    longer = [(a, b) for a, b in zip(before, after, strict=False) if a != b]
+    if len(before) != len(after) or not longer:
+        return ""
+    return (
+        f"{pair.name} reads {longer[0][1]} entries of a table that the model holds, instead of {longer[0][0]}: the "
+        f"table goes on where it should become finer; interpolate it"
+    )
+
+
+def _numbers(pair: Pair) -> str:
+    """A number that the model's code takes from the size of the grid."""
+    found = numbers(pair)
+    if found is None:
+        return ""
+    return (
+        f"{pair.name} by {found[1]:g} instead of {found[0]:g}, a number that the code takes from the size of the grid"
+    )
+
+
+def numbers(pair: Pair) -> tuple[float, float] | None:
+    """The number by which a function adds, multiplies or divides, at both sizes; None where it is the same."""
+    if pair.name not in ARITHMETIC or not any(o.image for o in pair.old.operands):
+        return None
+    for a, b in zip(pair.old.args, pair.new.args, strict=False):
+        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
+        if plain and abs(a - b) > 1e-6 * max(abs(a), abs(b)):
+            return float(a), float(b)
+    return None
+
+
+def growth(pair: Pair) -> float:
+    """By how much the result of a sum over pixels grows with their number; 0 where it does not."""
+    if pair.name not in ("sum", "nansum") and pair.name not in PRODUCTS:
+        return 0.0
+    before, after = _pixels(pair) if pair.name not in PRODUCTS else _pixels_of_product(pair)
+    return after / before if before != after and before else 0.0
+
+
 def _total(pair: Pair) -> str:
     power, name = GROW_WITH_PIXELS[pair.name], pair.name
-    axes = reduced_axes(name, pair.old.args, pair.old.kwargs)
-    if name == "normalize":
-        axes = (pair.both(2, "dim", 1)[0],)
-    elif name in ("cumsum", "cumprod", "logcumsumexp"):
-        axes = (pair.both(1, "dim", 0)[0],)
-    elif name in ("dist", "pdist", "cdist", "inner"):
-        axes = (-1,)
-    every = axes if axes else range(len(pair.old.operands[0].shape))
-    sizes = [pair.sizes(axis) for axis in every if isinstance(axis, int)]
-    before, after = (math.prod(side) for side in zip(*sizes, strict=True)) if sizes else (1, 1)
-    if before == after or all(a == b for a, b in sizes):
+    before, after = _pixels(pair)
+    if before == after:
         return ""
     what = f"{name} over {after} pixels instead of {before}"
     if not power:
-        return f"{what}, which changes its meaning; take a mean instead"
+        return f"{what}, which changes its meaning"
     factor = (after / before) ** power
     if name == "normalize":
         return f"{what}, so the result is {1 / factor:g} times as large; multiply it by {factor:g}"
     return f"{what}, so the result is {factor:g} times as large; divide it by {factor:g}, or take the mean"
 
 
+def _pixels(pair: Pair) -> Sizes:
+    """Number of pixels that a reduction goes over at both sizes, (1, 1) where the weights of a mean are among them."""
+    name = pair.name
+    axes = reduced_axes(name, pair.old.args, pair.old.kwargs)
+    if name in ("normalize", "cumsum", "cumprod", "logcumsumexp", "log_softmax"):
+        axes = (pair.both(*((2, "dim", 1) if name == "normalize" else (1, "dim", 0)))[0],)
+    elif name in ("dist", "pdist", "cdist", "inner"):
+        axes = (-1,)
+    every = axes if axes else range(len(pair.old.operands[0].shape))
+    sizes = [pair.sizes(axis) for axis in every if isinstance(axis, int)]
+    before, after = (math.prod(side) for side in zip(*sizes, strict=True)) if sizes else (1, 1)
+    weighed = [o.weighs for o in pair.old.operands if o.weighs]
+    if all(a == b for a, b in sizes) or (name == "sum" and before in weighed):
+        return 1, 1
+    return before, after
+
+
 def _product(pair: Pair) -> str:
     """A product of matrices that sums over pixels, unless the weights of a mean are one of them."""
-    if pair.name in ("linear", "bilinear") or any(o.weighs for o in pair.old.operands):
-        return ""
-    before, after = _summed(pair.old, pair.name), _summed(pair.new, pair.name)
+    before, after = _pixels_of_product(pair)
     if before == after:
         return ""
     return (
         f"{pair.name} sums over {after} pixels instead of {before}, so the result is {after / before:g} times as "
         f"large; divide it by {after / before:g}"
     )
+
+
+def _pixels_of_product(pair: Pair) -> Sizes:
+    """Number of entries that a product sums over at both sizes, (1, 1) where it takes a mean with weights."""
+    before, after = _summed(pair.old, pair.name), _summed(pair.new, pair.name)
+    weighed = any(o.weighs == before for o in pair.old.operands)
+    return (1, 1) if weighed or pair.name in ("linear", "bilinear") else (before, after)
 
 
 def _summed(step: Step, name: str) -> int:

@@ -48,6 +48,7 @@ class LayerProbe:
     scales : new pixels per old pixel; empty where the output keeps its size
     axis : axis of a slow wave, counted among the spatial ones; -1 for a picture with repeated pixels
     moved : how far the layer moves a slow wave, in new pixels of its output
+    slope : what the odd part of the kernel gives of the wave, which a design may change a little; empty for no wave
     """
 
     module: str
@@ -56,6 +57,7 @@ class LayerProbe:
     scales: tuple[float, ...] = ()
     axis: int = -1
     moved: float = 0.0
+    slope: tuple[Tensor, ...] = ()
 
 
 def layer_probes(model: nn.Module, seen: Trace, planned: Planned) -> list[LayerProbe]:
@@ -94,7 +96,9 @@ def first_moved(probes: Sequence[LayerProbe], model: nn.Module) -> tuple[str, fl
     """The first layer that puts a slow wave beside its place, and by how many new pixels; None if none does."""
     for probe in (probe for probe in probes if probe.axis >= 0):
         new = _run(model.get_submodule(probe.module), probe.large)
-        found = displacement(probe.answer, _middle(new, probe.axis), probe.scales) if new is not None else None
+        if new is None:
+            continue
+        found = displacement(probe.answer, _middle(new, probe.axis), probe.scales, besides=probe.slope)
         off = abs(found[0] - probe.moved) if found else 0.0
         if off > MOVED:
             return probe.module, off
@@ -173,11 +177,25 @@ def _wave_probes(
         if entries * like.shape[0] > _MOST or (like.dtype is not torch.float32 and entries > _COLUMNS):
             continue
         small, large = (_strip(like, channels, n, axis) for n in (size, new_size))
-        answer = _run(module, small)
-        if answer is not None and answer.ndim == len(scales) + 2:
+        answer, mirrored = _run(module, small), _run_mirrored(module, small, axis)
+        if answer is not None and mirrored is not None and answer.ndim == len(scales) + 2:
             moved = (made_up[axis] if made_up else 0.0) / old.stride
-            found.append(LayerProbe(call.module, large, _middle(answer, axis), (scale,), axis, moved))
+            line, slope = _middle(answer, axis), _middle(answer - mirrored, axis)
+            found.append(LayerProbe(call.module, large, line, (scale,), axis, moved, (slope,)))
     return found
+
+
+def _run_mirrored(module: nn.Module, x: Tensor, axis: int) -> Tensor | None:
+    """What a layer gives with its kernel mirrored along an axis; None where its weight cannot be set."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return None
+    kept = weight.data
+    try:
+        weight.data = kept.flip(axis + 2)
+        return _run(module, x)
+    finally:
+        weight.data = kept
 
 
 def _extent(geometry: AxisGeometry) -> int:

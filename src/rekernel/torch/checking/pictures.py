@@ -103,7 +103,7 @@ class Inputs:
         for value in self.values:
             on_grid = self._on_grid(value)
             count += on_grid
-            pairs.append(pair(value, count) if on_grid else (value, value))
+            pairs.append(pair(value, count) if on_grid else (_beside(value),) * 2)
         small, large = ([pair[side] for pair in pairs] for side in (0, 1))
         return self._arguments(small), self._arguments(large)
 
@@ -176,6 +176,17 @@ def _like(example: Tensor, picture: Tensor) -> Tensor:
     mean, spread = _spread(example)
     made: Tensor = picture * spread + mean
     return made.to(example.device, example.dtype).contiguous()
+
+
+def _beside(value: Any) -> Any:
+    """An argument beside the image, with noise for an image of another size that has one value everywhere.
+
+    Zeros would hide what the model does to that image.
+    """
+    if not isinstance(value, Tensor) or value.device.type == "meta" or value.ndim < 4 or not value.is_floating_point():
+        return value
+    constant = value.numel() > 1 and bool((value == value.reshape(-1)[0]).all())
+    return _like(value, torch.randn(value.shape, generator=_generator(0))) if constant else value
 
 
 def _spread(like: Tensor) -> tuple[float, float]:

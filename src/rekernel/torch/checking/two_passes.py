@@ -10,9 +10,11 @@ from difflib import SequenceMatcher
 
 from ..tracing.run import Trace
 from ..tracing.steps import Step
+from .compensated import compensated
 from .grown_functions import Pair, finding
 
 _HERE = "the model itself"
+_MOST = 1 << 22  # comparisons of names in one module
 
 
 def changed_meanings(old: Trace, new: Trace, changed: Collection[str], scales: Sequence[float]) -> list[str]:
@@ -41,19 +43,28 @@ def changed_meanings(old: Trace, new: Trace, changed: Collection[str], scales: S
                 f"over the grid, or takes another branch"
             ] = None
         batch = next((step.operands[0].shape[0] for _, step in numbered if step.operands and step.operands[0].shape), 1)
-        for start, new_start, count in _matching(names, new_names):
-            for offset in range(count):
-                number, step = numbered[start + offset]
-                pair = Pair(step, others[new_start + offset][1], number in old.log.handled, tuple(scales), batch)
-                if text := finding(pair):
-                    notes[f"{where}: {text}"] = None
+        pairs = [
+            Pair(
+                numbered[start + i][1], others[new_start + i][1], numbered[start + i][0] in old.log.handled,
+                tuple(scales), batch,
+            )
+            for start, new_start, count in _matching(names, new_names) for i in range(count)
+        ]  # fmt: skip
+        right = compensated(pairs)
+        for at, pair in enumerate(pairs):
+            if at not in right and (text := finding(pair)):
+                notes[f"{where}: {text}"] = None
     return list(notes)
 
 
 def _matching(names: list[str], new_names: list[str]) -> Sequence[tuple[int, int, int]]:
     """Runs of functions that both passes call in the same order: where they start, and how long they are."""
-    if names == new_names:  # nearly always; the search takes quadratic time
+    if names == new_names:  # nearly always
         return [(0, 0, len(names))]
+    if len(names) * len(new_names) > _MOST:  # the search takes quadratic time: a loop with a step for each position
+        alike = next((i for i, (a, b) in enumerate(zip(names, new_names, strict=False)) if a != b), len(names))
+        alike = min(alike, len(new_names))
+        return [(0, 0, alike)]
     return SequenceMatcher(None, names, new_names, autojunk=False).get_matching_blocks()
 
 

@@ -22,7 +22,9 @@ def owner_of(name: str) -> str:
 
 
 def changed_modules(plan: Plan) -> set[str]:
-    """The paths of the modules that a plan changes: those of changed tensors, and those without tensors.
+    """The paths of the modules that a plan changes: those of changed weights, and those without tensors.
+
+    A module that adds a table of positions runs as before, and so does everything in it.
 
     Examples
     --------
@@ -30,7 +32,8 @@ def changed_modules(plan: Plan) -> set[str]:
     >>> changed_modules(Plan((), modules=(ModuleChange("pool", "max-pool", "", (), ()),)))
     {'pool'}
     """
-    return {*(owner_of(change.name) for change in plan.changed), *(module.name for module in plan.modules)}
+    layers = (owner_of(change.name) for change in plan.changed if change.kind != "values")
+    return {*layers, *(module.name for module in plan.modules)}
 
 
 def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:

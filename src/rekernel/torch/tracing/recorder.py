@@ -86,6 +86,8 @@ class Recorder(TorchFunctionMode):
         self._states: Any = WeakTensorKeyDictionary()  # an entry goes when its tensor does
         self._scores: Any = WeakTensorKeyDictionary()
         self._tables = Tables(self._name, self.state)
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.log.hold(tensor)
 
     def state(self, tensor: Tensor) -> State | None:
         """What is known about a tensor; None for a tensor that does not come from the image."""

@@ -6,6 +6,7 @@ becomes of a layer (see `torch.planning`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import cause
+from ...escape import cause, shown
 from ...planning.roles import gives_image
 from .eval_mode import evaluating
 from .layer_call import LayerCall
@@ -114,26 +115,32 @@ def trace(
     kwargs = dict(kwargs or {})
     spatial = image_of([*args, *kwargs.values()])[1]
     meta = on_meta(model) or any(t.device.type == "meta" for t in tensors_in([args, kwargs]))
+    failing: list[str] = []
     if meta or (worth_it(model, spatial) if shape_only is None else shape_only):
         try:
-            return _pass(model, args, kwargs, spatial, shape_only=True)
+            return _pass(model, args, kwargs, spatial, failing, shape_only=True)
         except Exception as error:  # the model's code reads values, or calls code outside torch
             if meta or shape_only:
-                raise _does_not_run(model, error) from error
+                raise _does_not_run(model, failing, error) from error
+    failing.clear()
     try:
-        return _pass(model, args, kwargs, spatial, shape_only=False)
+        return _pass(model, args, kwargs, spatial, failing, shape_only=False)
     except Exception as error:  # the model may raise anything on this input
-        raise _does_not_run(model, error) from error
+        raise _does_not_run(model, failing, error) from error
 
 
-def _does_not_run(model: nn.Module, error: Exception) -> RekernelError:
-    return RekernelError(f"{type(model).__name__}: does not run on the example input: {cause(error, 300)}")
+def _does_not_run(model: nn.Module, failing: Sequence[str], error: Exception) -> RekernelError:
+    where = ""
+    if failing and failing[0]:
+        where = f", in {shown(failing[0])} ({type(model.get_submodule(failing[0])).__name__})"
+    return RekernelError(f"{type(model).__name__}: does not run on the example input{where}: {cause(error, 300)}")
 
 
 def _pass(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spatial: tuple[int, ...], *, shape_only: bool
-) -> Trace:
-    """Run the model once and record it; raise what the model raises."""
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spatial: tuple[int, ...], failing: list[str],
+    *, shape_only: bool,
+) -> Trace:  # fmt: skip
+    """Run the model once and record it; raise what the model raises, with the innermost module first in `failing`."""
     modules: list[str] = []
     results: dict[str, tuple[int, ...]] = {}
     done: dict[str, int] = {}
@@ -144,7 +151,7 @@ def _pass(
         given = list(tensors_in([args, kwargs]))
         fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
         recorder = Recorder(model, modules)
-        stack.enter_context(_following(model, modules, results, done, recorder))
+        stack.enter_context(_following(model, modules, results, done, failing, recorder))
 
         def seen(value: Any) -> Any:
             """Mark a tensor on the grid of the image, and copy it, since the model may change its input."""
@@ -198,10 +205,11 @@ def _as_it_is(value: Any) -> Any:
 
 @contextmanager
 def _following(
-    model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]], done: dict[str, int], recorder: Recorder
-) -> Iterator[None]:
-    """Keep in `path` the chain of modules that are running, in `results` the grids of their outputs, and in `done` the
-    number of functions that were recorded when each was done.
+    model: nn.Module, path: list[str], results: dict[str, tuple[int, ...]], done: dict[str, int], failing: list[str],
+    recorder: Recorder,
+) -> Iterator[None]:  # fmt: skip
+    """Keep in `path` the chain of modules that are running, in `results` the grids of their outputs, in `done` the
+    number of functions that were recorded when each was done, and in `failing` the modules that an error leaves.
     """
     handles = []
     for name, module in model.named_modules():
@@ -211,6 +219,8 @@ def _following(
 
         def leave(_m: nn.Module, _args: Any, out: Any) -> None:
             name = path.pop()
+            if out is None and sys.exc_info()[0] is not None:
+                failing.append(name)
             done[name] = len(recorder.log.steps)
             if isinstance(out, Tensor):
                 results[name] = tuple(out.shape[2:])

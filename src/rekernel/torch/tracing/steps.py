@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .functions import KEEPS_SCORES, name_of
+from .functions import KEEPS_SCORES, argument, name_of
 from .shape_only import is_fake
 from .tensor_state import tensors_in
 
-_FROM_SIZES = frozenset({"arange", "linspace", "range"})  # their results may be coordinates that count pixels
+# Their results may be coordinates that count pixels.
+_FROM_SIZES = frozenset({"arange", "linspace", "range", "cumsum"})
+READS = frozenset({"__getitem__", "narrow", "select"})
+"""Functions that read a part of a table."""
 _WEIGHS = frozenset({"softmax", "sparsemax"})
 _KEEPS_WEIGHTS = KEEPS_SCORES | {"dropout", "__get__", "transpose", "permute", "swapaxes", "movedim", "expand"}
 _PLAIN = (int, float, bool, str, slice, type(None), type(Ellipsis), torch.dtype)
@@ -37,14 +40,16 @@ class Operand:
     shape : its shape
     image : whether it was computed from the image
     counts : whether it was computed from coordinates that count pixels, and not from the image
-    weighs : whether it holds the weights of a mean (a softmax)
+    held : whether it is a parameter or a buffer of the model
+    weighs : number of entries over which it holds the weights of a mean (a softmax); 0 if it does not
     largest : largest absolute value of a tensor that counts; NaN where the pass has no values
     """
 
     shape: tuple[int, ...]
     image: bool = False
     counts: bool = False
-    weighs: bool = False
+    held: bool = False
+    weighs: int = 0
     largest: float = float("nan")
 
 
@@ -94,6 +99,10 @@ class StepLog:
         """Note the image."""
         self._seen[image] = Operand(tuple(image.shape), image=True)
 
+    def hold(self, tensor: Tensor) -> None:
+        """Note a parameter or a buffer of the model."""
+        self._seen[tensor] = Operand(tuple(tensor.shape), held=True)
+
     def add(self, func: Any, module: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call, if one of its tensors is known or its result may count pixels."""
         outputs = list(tensors_in(result))
@@ -101,14 +110,18 @@ class StepLog:
             return
         name = name_of(func)
         known = [self._seen[t] for t in tensors_in([args, kwargs]) if t in self._seen]
-        if not known and name not in _FROM_SIZES:
+        tables = bool(known) and all(o.held for o in known)
+        if (not known and name not in _FROM_SIZES) or (tables and name not in READS):
             return
         image = any(o.image for o in known)
-        weighs = name in _WEIGHS or (name in _KEEPS_WEIGHTS and any(o.weighs for o in known))
+        weighs = max((o.weighs for o in known), default=0) if name in _KEEPS_WEIGHTS else 0
+        if name in _WEIGHS:
+            dim = argument(args, kwargs, 1, "dim", -1)
+            weighs = outputs[0].shape[dim] if isinstance(dim, int) and outputs[0].ndim else 0
+        counts = not image and not tables
         for out in outputs:
-            self._seen[out] = Operand(
-                tuple(out.shape), image, not image, weighs, _largest(out) if not image else float("nan")
-            )
+            largest = _largest(out) if counts else float("nan")
+            self._seen[out] = Operand(tuple(out.shape), image, counts, False, weighs, largest)
         self.steps.append(
             Step(
                 name,
