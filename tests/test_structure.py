@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
     {"conversion", "torch"},
     {"onnx", "diffusion"},
     {"formats"},
-    {"offline", "inspection", "hub"},
+    {"__main__", "offline", "inspection", "hub"},
 ]
 LEVEL = {name: number for number, level in enumerate(LEVELS) for name in level}
 MOST_MODULES = 8  # directly in rekernel

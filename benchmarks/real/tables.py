@@ -118,7 +118,7 @@ def fashion_worst(results: Row) -> str:
     for r in results["worst"]:
         drops = [f"{r[score]:+.2f} ({NETWORKS[r[f'{score}_of']]})" for score in ("accuracy", "f1")]
         rows.append([f"{r['old']} to {r['new']}", r["below"], *drops])
-    return markdown(["change of size", "the default falls below", "accuracy, points", "macro F1, points"], rows)
+    return markdown(["change of size", "rival", "rival minus default: accuracy, points", "macro F1, points"], rows)
 
 
 def efficientnet(results: Row) -> str:

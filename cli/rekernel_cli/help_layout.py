@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -124,6 +125,16 @@ class LazyGroup(click.Group):
         entry = self.entries[cmd_name]
         command: click.Command = getattr(import_module(_module(entry)), entry.target.partition(":")[2])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = str(args[0])
+        if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, self.entries, n=1)
+            known = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(self.entries)}."
+            ctx.fail(f"No such command {name!r}; {known}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.entries), default=0)

@@ -31,22 +31,24 @@ def how_to_load(report: Report, where: str) -> str:
         )
     if _loads_plainly(report, plan):
         return f"It loads as before, for images of the new size: from_pretrained({str(report.target)!r})"
+    ours = f"rekernel.torch.load(model, {str(report.target)!r}) loads it into the model as it was trained, whose layers"
     if any(change.new_geometry for change in plan.changed):
         return (
-            "It loads as before (safetensors.torch.load_file), into a model whose layers have\n"
-            f"the kernels, strides and padding that `rekernel inspect {where}` lists."
+            f"{ours}\nit changes. Another loader (safetensors.torch.load_file) needs a model whose layers have the "
+            f"kernels, strides and\npadding that `rekernel inspect {where}` lists."
         )
-    return "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+    return f"{ours}\nit changes. Another loader (safetensors.torch.load_file) needs a model with the new shapes."
 
 
-def how_to_check(source: str, report: Report, where: str) -> str:
+def how_to_check(source: str, report: Report, where: str, *, allow_pickle: bool = False) -> str:
     """The line about checking a conversion by names, which saw no model run; empty where there is nothing to check."""
     plan = report.plans.get("")
     if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
         return ""
+    pickle = " --allow-pickle" if allow_pickle else ""
     return (
         "Names alone cannot be checked: they do not show what the model's code does. With the model,\n"
-        f"rekernel verify {source} {where} --model MODULE:NAME --input CxHxW compares both."
+        f"rekernel verify {source} {where} --model MODULE:NAME --input CxHxW{pickle} compares both."
     )
 
 

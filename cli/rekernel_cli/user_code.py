@@ -1,25 +1,19 @@
 """Run code that is not part of rekernel: an exception becomes one line, and a bug in rekernel keeps its traceback.
 
-Scope: tracebacks. Not here: models. The innermost frame that belongs to a project decides who is responsible for an
-exception: rekernel, or other code, such as diffusers, transformers or the user's file.
+Scope: exceptions. Not here: models, and whose code raised an exception (see `rekernel.torch.others_code`).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
+from types import ModuleType
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
-
-_OURS = {"rekernel", "rekernel_cli"}
-_TOOLS = {"torch", "numpy", *sys.stdlib_module_names}  # these raise because of an error in the calling code
+from rekernel.torch.others_code import place_of
 
 
 @contextmanager
@@ -47,28 +41,12 @@ def running(what: str, hint: str = "") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and "allocate" in str(error):  # on a CPU, torch has no class for this error
             raise MemoryError(what) from None
-        place = _theirs(error)
+        place = place_of(error)
         if place is None:
             raise
         said = next(filter(None, map(str.strip, str(error).splitlines())), "")
         reason = f"{type(error).__name__}{': ' if said else ''}{shown(said, 300) if said else ''}"
         raise RekernelError(f"{what}: {reason} ({shown(place, 100)}){hint}") from None
-
-
-def _theirs(error: BaseException) -> str | None:
-    """Return file and line of the error, or None if rekernel raised the error."""
-    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
-        project = _module(frame).partition(".")[0]
-        if project in _OURS:
-            return None
-        if project not in _TOOLS:
-            return f"{frame.f_code.co_filename.replace(chr(92), '/').rpartition('/')[2]}, line {line}"
-    return None
-
-
-def _module(frame: FrameType) -> str:
-    name: Any = frame.f_globals.get("__name__", "")
-    return name if isinstance(name, str) else ""
 
 
 def import_file(path: Path) -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -249,6 +250,10 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
     for setting in settings.split(","):
         key, equals, value = setting.partition("=")
         key = key.strip()
+        if pattern and equals and key not in SETTINGS:
+            near = get_close_matches(key, SETTINGS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; it is one of {', '.join(SETTINGS)}"
+            raise click.BadParameter(f"{text!r}: {key!r} is not a setting{meant}")
         if not pattern or not equals or key not in SETTINGS or key in values:
             raise click.BadParameter(
                 f"{text!r} is not PATTERN:NAME=VALUE,...; for example, write 'layer1.*:method=cubic,taps=7' "

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from .errors import Option, RekernelError
 from .escape import shown
 
-_FLAGS = {"override": "--set"}
+_FLAGS = {"overrides": "--set", "methods": "--set", "modes": "--mode"}
 _SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # Flax and Keras write a slash
 
 
@@ -75,11 +76,56 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return matches
 
 
+def listed(patterns: Iterable[str], what: str) -> list[str]:
+    """The patterns as a list; a text is one pattern.
+
+    Examples
+    --------
+    >>> listed("conv*", "exclude"), listed(("a", "b"), "exclude")
+    (['conv*'], ['a', 'b'])
+    """
+    if isinstance(patterns, str):
+        return [patterns]
+    found: list[Any] = list(patterns) if isinstance(patterns, Iterable) else [patterns]
+    for pattern in found:
+        if not isinstance(pattern, str):
+            raise RekernelError(
+                f"{what}: {shown(repr(pattern))} is not a pattern; pass a list of layer names: {what}=['conv1*']"
+            )
+    return found
+
+
+def by_pattern(table: object, what: str, example: str) -> dict[str, Any]:
+    """A dict of patterns that a caller passed; raise where it is something else.
+
+    Parameters
+    ----------
+    what : str
+        Name of the argument.
+    example : str
+        A right value, for the message.
+
+    Examples
+    --------
+    >>> by_pattern(None, "modes", "{'conv1*': 'absorb'}"), by_pattern({"a": "absorb"}, "modes", "")
+    ({}, {'a': 'absorb'})
+    """
+    if table is None:
+        return {}
+    if not isinstance(table, Mapping) or not all(isinstance(pattern, str) for pattern in table):
+        raise RekernelError(
+            f"{what}={shown(repr(table), 80)} is not a dict with a pattern for each value; pass one: {what}={example}"
+        )
+    return dict(table)
+
+
 def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[str]:
     """Return the names that any of the patterns matches; raise, with similar names, if a pattern matches no name.
 
     Parameters
     ----------
+    patterns : iterable of str, or a str
+        A text is one pattern.
     what : str
         Origin of the patterns, for the message: the Python name of an option, 'include', or "preset 'inner'".
 
@@ -87,9 +133,11 @@ def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[st
     --------
     >>> sorted(select(["a.weight", "a.bias", "b.weight"], ["a"], "include"))
     ['a.bias', 'a.weight']
+    >>> sorted(select(["a.weight", "a.bias", "b.weight"], "b*", "include"))
+    ['b.weight']
     """
     chosen: set[str] = set()
-    for pattern in patterns:
+    for pattern in listed(patterns, what):
         matches = matcher(pattern)
         found = {name for name in names if matches(name)}
         if not found:

@@ -32,13 +32,18 @@ def test_components_of_a_pipeline_are_titled_by_their_path_however_the_folder_is
 
 def test_a_checkpoint_says_the_loader_and_the_layers(run, checkpoint, tmp_path):
     said = closing(ok(run("convert", checkpoint, tmp_path / "out.safetensors", "--scale", "2")))
-    assert said.startswith("It loads as before (safetensors.torch.load_file), into a model whose layers have")
+    ours = (
+        f"rekernel.torch.load(model, {str(tmp_path / 'out.safetensors')!r}) loads it into the model as it was trained"
+    )
+    assert said.startswith(ours) and "needs a model whose layers have the kernels, strides and padding that" in said
+    listed = ok(run("inspect", tmp_path / "out.safetensors")).split("Layers, before -> after:")[1]
+    assert "kernel 3, stride 1, padding 1 -> " in listed and listed.rstrip().endswith(": conv1")
     assert "conv1.weight" in load_file(tmp_path / "out.safetensors")
     grid = ("--linear-grid", "fc=16,4,4", "--include", "fc.weight")
     said = closing(ok(run("convert", checkpoint, tmp_path / "fc.safetensors", "--scale", "2", *grid)))
-    loads = "It loads as before (safetensors.torch.load_file), into a model with the new shapes."
+    loads = "Another loader (safetensors.torch.load_file) needs a model with the new shapes."
     check = f"rekernel verify {checkpoint} {tmp_path / 'fc.safetensors'} --model MODULE:NAME --input CxHxW"
-    assert said.startswith(f"{loads} Names alone cannot be checked: ") and check in said
+    assert f"{loads} Names alone cannot be checked: " in said and check in said
     said = closing(ok(run("convert", checkpoint, tmp_path / "half.safetensors", "--scale", "1", "--dtype", "F16")))
     assert said == ""
 

@@ -143,11 +143,11 @@ def test_identical_models_have_no_error(tmp_path):
         (("--model", "models"), "write package.module:Class"),
         (("--model", f"{GLYPHS / 'models.py'}:Missing"), "Missing"),
         (("--model", "collections:Counter"), "not a torch module"),
-        (("--model", f"{GLYPHS / 'models.py'}:GlyphMLP"), "does not fit the model"),
+        (("--model", f"{GLYPHS / 'models.py'}:GlyphMLP"), "does not fit this GlyphMLP"),
         (("--model", "torch.nn:Linear"), "needs arguments"),
         (("--model", "builtins:int"), "not a torch module"),
         (("--model", "math:pi"), "neither a class nor a function"),
-        (("--model", MODEL, "--input", "3x16x16"), "on an input of 3x16x16: RuntimeError"),
+        (("--model", MODEL, "--input", "3x16x16"), "does not run on inputs (4, 3, 16, 16)"),
     ],
 )
 def test_a_wrong_model_is_one_line(converted, arguments, words):

@@ -121,8 +121,8 @@ def test_include_exclude_and_overrides_decide_together(planned):
     [
         ({"include": ["aa.weight"]}, "include: pattern aa.weight matches no tensor; near: .*a.weight"),
         ({"exclude": ["c.weight"]}, "exclude: pattern c.weight matches no tensor; near: "),
-        ({"overrides": {"z*": {"taps": 5}}}, "override: pattern"),
-        ({"overrides": {"a": {"size": 5}}}, "override a: size is not one of scale, method"),
+        ({"overrides": {"z*": {"taps": 5}}}, "overrides: pattern"),
+        ({"overrides": {"a": {"size": 5}}}, "overrides a: size is not a setting; they are scale, method"),
         ({"overrides": {"a": {"method": "magic"}}}, "magic"),
         ({"overrides": {"a": {"scale": 0}}}, "scale=0 must be"),
         ({"hints": Hints(stride={"c": 2})}, "stride: pattern c matches no tensor"),
@@ -130,7 +130,7 @@ def test_include_exclude_and_overrides_decide_together(planned):
         ({"hints": Hints(layout={"x.*": "HWIO"})}, "layout: pattern"),
         ({"hints": Hints(mode={"a": "grow"})}, "mode grow is not one of supersample, absorb"),
         ({"hints": Hints(layout={"a.weight": "OIW"})}, "layout='OIW' does not fit"),
-        ({"preset": "inner"}, "preset inner is unknown for a checkpoint of no known family; choose from all"),
+        ({"preset": "inner"}, "preset inner is unknown for a checkpoint of no known family; only all is known"),
         ({"method": "magic"}, "magic"),
         ({"gain": "x"}, "gain='x'"),
         ({"scale": 0}, "scale=0"),
@@ -328,7 +328,7 @@ def test_dilation_spreads_the_taps_and_changes_none(planned):
 def test_where_a_family_is_known_its_preset_is_named_and_wrong_names_are_refused(planned):
     plan, _ = planned(VIT)
     assert plan.options["selection"] == "preset 'patch'" and plan.family == "vision transformer"
-    with pytest.raises(RekernelError, match=r"preset inner is unknown for a vision transformer.*choose from patch"):
+    with pytest.raises(RekernelError, match=r"preset inner is unknown for a vision transformer.*only patch is known"):
         planned(VIT, preset="inner")
 
 

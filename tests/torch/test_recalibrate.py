@@ -228,7 +228,7 @@ def test_a_norm_that_no_image_reaches_keeps_its_statistics_and_is_named():
     done = rkt.recalibrate(model, X)
     assert done.unused == ("auxiliary",) and "auxiliary" not in done.layers
     assert torch.equal(model.auxiliary.running_mean, torch.full((4,), 5.0))
-    assert repr(done).endswith("from 1 batches, 1 not reached>")
+    assert repr(done).endswith("from 1 batch, 1 not reached>")
 
 
 def test_excluded_norms_keep_their_statistics_but_normalise_with_them():

@@ -121,7 +121,7 @@ class Silent(nn.Module):
         (OnePixel(), pictures(2, 1, 8, 8), {"pixels": 1.5}, "pixels=1.5 is 1.5 pixels"),
         (OnePixel(), pictures(2, 1, 8, 8), {"pixels": (1, 1, 1)}, "3 entries for 2 spatial axes"),
         (OnePixel(), pictures(2, 1, 8, 8), {"size": (9, 8)}, r"size=\(9, 8\) is not a size to which x"),
-        (circular(), pictures(2, 1, 8, 8), {}, "Sequential does not run on inputs .*trained size, or size="),
+        (circular(), pictures(2, 1, 8, 8), {}, r"\(Sequential\) does not run on inputs .*trained size, or size="),
         (Silent(), pictures(2, 1, 8, 8), {}, "Silent returned no tensor"),
     ],
 )

@@ -40,5 +40,7 @@ def test_a_model_without_a_tensor_in_its_answer_is_named():
 def test_inputs_of_the_trained_size_are_refused_by_the_size_that_is_needed():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 3))
     rescaled = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
-    with pytest.raises(RekernelError, match=r"original does not run on inputs \(1, 1, 8, 8\).*inputs of the new size"):
+    with pytest.raises(
+        RekernelError, match=r"original \(Sequential\) does not run on inputs \(1, 1, 8, 8\).*inputs of the new size"
+    ):
         rkt.equivariance_error(model, rescaled, torch.rand(1, 1, 16, 16))

@@ -114,7 +114,7 @@ def convert(
 
         echo_json(_document(report))
     elif not quiet:
-        _conclude(source, report)
+        _conclude(source, report, allow_pickle=planning.reading["allow_pickle"])
 
 
 def _read_plan(file: BinaryIO) -> Plan:
@@ -205,7 +205,7 @@ def _perform(
         raise Stopped from None
 
 
-def _conclude(source: str, report: Report) -> None:
+def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     """Print what was written, how to load it and how to check it; notes go to stderr."""
     from rekernel.escape import shown, shown_path
     from rekernel.text import byte_size
@@ -230,7 +230,7 @@ def _conclude(source: str, report: Report) -> None:
     )
     if report.tensors_changed:
         click.echo(how_to_load(report, where))
-        if check := how_to_check(shown(source), report, where):
+        if check := how_to_check(shown(source), report, where, allow_pickle=allow_pickle):
             click.echo(check)
 
 

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import inert, shown
+from rekernel.patterns import layer_of
 from rekernel.plan.description import described, geometry_text
-from rekernel.text import byte_size, dims
+from rekernel.text import byte_size, dims, few
 
 from ..terminal import counted, show
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rekernel.onnx import Value
 
 _NAME = 200
+_LAYER = 60
 _REASONS = 12
 _ROUNDING = 1e-12
 _GAP = 2  # columns between columns
@@ -122,7 +124,7 @@ def _listed(console: Console, counts: Mapping[str, int], noun: str = "other reas
     table.add_column()
     ranked = sorted(counts.items(), key=lambda entry: -entry[1])
     for text, count in ranked[:_REASONS]:
-        table.add_row(Text(f"{count:,}"), Text(inert(text, 300)))
+        table.add_row(Text(f"{count:,}"), Text(inert(text, 400)))
     if ranked[_REASONS:]:
         table.add_row(Text(f"{sum(n for _, n in ranked[_REASONS:]):,}"), Text(noun))
     show(console, table)
@@ -138,8 +140,8 @@ def print_plan(console: Console, plan: Plan, title: str) -> None:
         console.print()
         _show_table(console, _PLAN_COLUMNS, plan.changed, right=("DC dev.",), spare=("gain", "DC dev."))
     console.print()
-    changed, kept = plan.changed, [change for change in plan.changes if change.kept]
-    _line(console, f"Changed, {len(changed):,} of {counted(len(plan.changes), 'tensor')}.")
+    kept = [change for change in plan.changes if change.kept]
+    _line(console, f"{plan.counted()}.")
     print_geometry(console, plan)
     if kept:
         _line(console, f"Kept, {len(kept):,}:")
@@ -166,14 +168,14 @@ def print_notes(console: Console, warnings: Sequence[str], limit: int | None = N
 
 def print_geometry(console: Console, plan: Plan) -> None:
     """Print the new geometry of the layers; the model that loads the weights needs this geometry."""
-    counts = Counter(
-        f"{geometry_text(change.geometry)} -> {geometry_text(change.new_geometry)}"
-        for change in plan.changed
-        if change.geometry and change.new_geometry
-    )
-    if counts:
+    layers: dict[str, list[str]] = {}
+    for change in plan.changed:
+        if change.geometry and change.new_geometry:
+            text = f"{geometry_text(change.geometry)} -> {geometry_text(change.new_geometry)}"
+            layers.setdefault(text, []).append(shown(layer_of(change.name), _LAYER))
+    if layers:
         _line(console, "Layers, before -> after:")
-        _listed(console, counts, "in other ways")
+        _listed(console, {f"{text}: {few(names, 3)}": len(names) for text, names in layers.items()}, "in other ways")
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:

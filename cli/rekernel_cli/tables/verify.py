@@ -46,6 +46,10 @@ def print_comparison(target: Console, result: dict[str, Any]) -> None:
         target.print("The untouched network does not run at the new size.")
     else:
         target.print(f"The untouched network at the new size: {untouched:.4f}")
+    if result["recalibrated"]:
+        pictures = "the pictures that it was recalibrated with" if result["pictures"] else "those pictures, not noise"
+        text = f"note: batch norm has other statistics than in the original; pass --data with {pictures}"
+        target.print(Text(text))
     _print_shifts(target, result)
     for name, score in result.get("scores", {}).items():
         place = size if name == "original" else new
@@ -61,7 +65,7 @@ def _print_shifts(target: Console, result: dict[str, Any]) -> None:
         return
     by = dims(f"{step:g}" for step in dict.fromkeys(phase["pixels"]))
     target.print(
-        f"Picture moved by {by} pixels, as supersampled strides see it: the original "
+        f"Picture moved by {by} pixel{'' if by == '1' else 's'}, as supersampled strides see it: the original "
         f"{_answers(phase, result['pictures'])}"
     )
     if result["pictures"] and phase["agreement"] is not None and phase["agreement"] < FORGIVING:

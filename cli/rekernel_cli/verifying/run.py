@@ -1,78 +1,84 @@
-"""The measurement of `rekernel verify`: build two models by the user's code, and compare errors and accuracy.
+"""The measurement of `rekernel verify`: run two models, and compare errors and accuracy.
 
-Scope: torch and `rekernel.torch`. Not here: printing (see `tables.verify`).
+Scope: torch and `rekernel.torch`. Not here: building the models (see `verifying.models`), and printing (see
+`tables.verify`).
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.resampling.geometry import is_whole, new_size
-from rekernel.sources.opening import local_path, open_source
 from rekernel.torch import (
     ShiftSensitivity,
     equivariance_error,
     layer_errors,
-    load,
     reduce_grid,
     shift_sensitivity,
     total_stride,
 )
 from rekernel.torch.editing.apply import PLAN
 from rekernel.torch.measure.verify import plan_scales
+from rekernel.torch.running import Forward, run
+from rekernel.torch.tracing.tensor_state import first_tensor
 
 from ..demonstration.scores import accuracy, macro_f1
-from ..user_code import import_file, running
+from ..user_code import running
+from .models import function, loaded
 
 _NOISE_BATCH, _NOISE_DETAIL = 4, 4  # random inputs, and trained pixels per random value
 _BATCH = 64
 
 
-def compare(source: str, converted: str, factory: str, shape: tuple[int, ...], data: Path | None) -> dict[str, Any]:
+def compare(
+    source: str,
+    converted: str,
+    factory: str,
+    shape: tuple[int, ...],
+    data: Path | None,
+    *,
+    runner: str | None = None,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
     """Return everything that `verify` reports, ready for JSON."""
-    original, rescaled = _build(factory), _build(factory)
-    _load_original(original, source)
-    load(rescaled, converted)
+    forward: Forward | None = function(runner, "--forward") if runner else None
+    original, rescaled = loaded(source, converted, factory, allow_pickle=allow_pickle)
     size = shape[1:]
     new = tuple(new_size(n, s) for n, s in zip(size, plan_scales(rescaled, len(size)), strict=True))
     images, labels = _data(data, shape, new) if data else (_noise(shape, new), None)
     x = images[: 2 * _BATCH]
     what = f"--model {shown(factory)} on an input of {'x'.join(map(str, shape))}"
     with running(what), torch.no_grad():
-        layers = layer_errors(original, rescaled, x, size)
-        untouched = _untouched(original, x, size)
-        shifts = _shifts(original, rescaled, x, size)
+        layers = layer_errors(original, rescaled, x, size, forward=forward)
+        error = equivariance_error(original, rescaled, x, size=size, forward=forward)
+        untouched = _untouched(original, x, size, forward)
+        shifts = _shifts(original, rescaled, x, size, forward)
     result: dict[str, Any] = {
         "source": source,
         "converted": converted,
         "size": list(size),
         "new_size": list(new),
-        "error": equivariance_error(original, rescaled, x, size=size),
+        "error": error,
         "untouched_error": untouched,
         "layers": [asdict(layer) for layer in layers],
         "pictures": data is not None,
+        "recalibrated": _recalibrated(original, rescaled),
         **shifts,
     }
     if labels is not None:
         result["scores"] = {
-            "original": _scores(original, reduce_grid(images, size), labels),
-            "converted": _scores(rescaled, images, labels),
+            "original": _scores(original, reduce_grid(images, size), labels, forward),
+            "converted": _scores(rescaled, images, labels, forward),
         }
     return result
 
@@ -97,72 +103,40 @@ def draw(result: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _load_original(model: nn.Module, source: str) -> None:
-    try:
-        with open_source(source):  # raises with the kind of the file if it is not safetensors
-            model.load_state_dict(load_file(local_path(source)))
-    except FileNotFoundError:
-        raise RekernelError(f"{shown(source, 400)}: no such file") from None
-    except (RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise RekernelError(f"{shown(source, 400)}: does not fit the model: {shown(reason, 300)}") from None
+def _recalibrated(original: nn.Module, rescaled: nn.Module) -> bool:
+    """Whether batch norm layers of the rescaled model have other statistics than those of the original."""
+    old = dict(original.named_buffers())
+    return any(
+        name.endswith("running_mean") and name in old and not torch.equal(old[name], value.to(old[name].dtype))
+        for name, value in rescaled.named_buffers()
+    )
 
 
-def _build(factory: str) -> nn.Module:
-    place, _, name = factory.rpartition(":")
-    if not place or not name:
-        raise RekernelError(f"--model {shown(factory)}: write package.module:Class or path/to/file.py:function")
-    try:
-        with running(f"--model {shown(factory)}"):
-            maker = getattr(_import(place), name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise RekernelError(f"--model {shown(factory)}: {error}") from None
-    if not callable(maker):
-        raise RekernelError(f"--model {shown(factory)}: is neither a class nor a function")
-    try:
-        with suppress(ValueError):  # a builtin without a signature; the call below shows whether it works
-            inspect.signature(maker).bind()
-    except TypeError as error:
-        raise RekernelError(
-            f"--model {shown(factory)}: needs arguments ({shown(str(error))}); name a function without arguments "
-            f"that builds the model at the trained size"
-        ) from None
-    with running(f"--model {shown(factory)}"):
-        made = maker()
-    if not isinstance(made, nn.Module):
-        raise RekernelError(f"--model {shown(factory)}: returned {type(made).__name__}, which is not a torch module")
-    return made.eval()
-
-
-def _import(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(place)
-    return import_file(Path(place))
-
-
-def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...]) -> float | None:
+def _untouched(model: nn.Module, x: Tensor, size: tuple[int, ...], forward: Forward | None) -> float | None:
     """Return the error of the original at the new size, or None if the original does not run at that size."""
     try:
-        return equivariance_error(model, model, x, size=size)
+        return equivariance_error(model, model, x, size=size, forward=forward)
     except (RuntimeError, ValueError):
         return None
 
 
-def _shifts(original: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...]) -> dict[str, Any]:
+def _shifts(
+    original: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...], forward: Forward | None
+) -> dict[str, Any]:
     """What the original does when the picture moves by a trained pixel, and as supersampled strided layers see it."""
     result: dict[str, Any] = {"shift": None, "strided": supersampled_strides(rescaled), "phase_shift": None}
     each = tuple(float(n > 1) for n in size)
     with suppress(RekernelError):  # an axis of the data may have no whole number of pixels for a trained one
-        result["shift"] = _as_json(shift_sensitivity(original, x, each, size=size), each)
+        result["shift"] = _as_json(shift_sensitivity(original, x, each, size=size, forward=forward), each)
     scales = plan_scales(rescaled, len(size))
     if not result["strided"] or not all(map(is_whole, scales)):
         return result
-    strides = total_stride(original, reduce_grid(x[:1], size))
+    strides = total_stride(original, reduce_grid(x[:1], size), forward=forward)
     # The phase q that is farthest from 0 is the picture moved by q T of its own pixels, here in trained ones.
     phase = tuple(t * (round(s) // 2) / s for t, s in zip(strides, scales, strict=True))
     if any(phase) and all(p < n for p, n in zip(phase, size, strict=True)):
-        result["phase_shift"] = _as_json(shift_sensitivity(original, x, phase, size=size), phase)
+        found = shift_sensitivity(original, x, phase, size=size, forward=forward)
+        result["phase_shift"] = _as_json(found, phase)
         result["phase_shift"]["stride"] = list(strides)
     return result
 
@@ -201,7 +175,7 @@ def _noise(shape: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
 
 
 def _data(path: Path, shape: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, NDArray[Any] | None]:
-    """Return images as (N, C, *new) floats, integers divided by 255, and the labels or None."""
+    """Return images as (N, C, *new) floats, integers divided by 255 and floats as they are, and the labels or None."""
     with np.load(path) as file:
         if "images" not in file:
             raise RekernelError(
@@ -225,7 +199,9 @@ def _data(path: Path, shape: tuple[int, ...], new: tuple[int, ...]) -> tuple[Ten
     return reduce_grid(torch.from_numpy(images.astype(np.float32) / scale), new), labels
 
 
-def _scores(model: nn.Module, images: Tensor, labels: NDArray[Any]) -> dict[str, float]:
+def _scores(model: nn.Module, images: Tensor, labels: NDArray[Any], forward: Forward | None) -> dict[str, float]:
+    parts = torch.split(images, _BATCH)
     with torch.no_grad():
-        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, _BATCH)]).numpy()
+        outputs = [first_tensor(run(model, part, forward, "the model")) for part in parts]
+    guesses = torch.cat([y.argmax(1) for y in outputs if y is not None]).numpy()
     return {"accuracy": 100 * accuracy(guesses, labels), "f1": 100 * macro_f1(guesses, labels)}

@@ -177,7 +177,8 @@ def header_length(prefix: bytes, size: int, where: str) -> int:
             raise CheckpointError(f"{where}: ", *foreign)
         if length > MAX_HEADER:
             raise CheckpointError(
-                f"{where}: header length {length} is over the limit of {MAX_HEADER}: not a safetensors file."
+                f"{where}: not a safetensors file: it begins with a header length of {length}, over the limit of "
+                f"{MAX_HEADER}."
             )
         raise CheckpointError(
             f"{where}: a header of {length} bytes in a file of {size} bytes, cut short: {DOWNLOAD_AGAIN}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -120,6 +121,11 @@ class PickleCheckpoint:
                 f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', "
                 "or convert the file on a machine that has torch."
             ) from None
+        if _is_torchscript(self.path):
+            raise CheckpointError(
+                f"{self._where}: a TorchScript archive, which is a program; save the state_dict of the model that it "
+                f"was made from, as safetensors."
+            )
         # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
         mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
         try:
@@ -174,6 +180,15 @@ def _split(loaded: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not tensors:
         raise CheckpointError(f"{where}: has no tensors at its top level or under state_dict (found: {_some(others)}).")
     return tensors, tuple(others)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive of torch with the code of a model."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return False
 
 
 def _some(names: list[str]) -> str:

@@ -22,6 +22,7 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
     """Return the weights to convert in `source`, by component name; the name is '' for a single checkpoint."""
     pipeline = find_pipeline(source)
     where = shown_path(source)
+    components = [components] if isinstance(components, str) else components
     if pipeline is None:
         if components:
             raise RekernelError(

@@ -26,6 +26,7 @@ from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.guards import nothing_changes
+from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, checked_mode
 from ..planning.settings import Hints, Request, Settings
 from ..sources.place import Origin, Place
@@ -226,7 +227,8 @@ def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
         base, request.each(shapes), left, mode, bool(per_layer), lambda name: layers.given("mode", name)
     )  # fmt: skip
     done = walk(model, asked)
-    changes, notes, modules = kept(model, done.changes), tuple(done.notes), tuple(done.modules)
+    changes, modules = kept(model, done.changes), tuple(done.modules)
+    notes = (*done.notes, *without_effect(changes, modules, base, request.overrides))
     return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 

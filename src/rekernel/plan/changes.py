@@ -213,7 +213,12 @@ class LayerChange:
         if self.kept:
             return "keep"
         form = "factored " if self.factors else ""
-        return form + " ".join(dict.fromkeys(f"{o.method} {o.old}->{o.new}" for o in self.resamplings))
+        texts = (
+            f"dilate, taps {o.scale * o.dilation:g} apart" if self.factors and o.method == "dilate"
+            else f"{form}{o.method} {o.old}->{o.new}"
+            for o in self.resamplings
+        )  # fmt: skip
+        return " ".join(dict.fromkeys(texts))
 
 
 @dataclass(frozen=True)

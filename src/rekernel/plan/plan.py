@@ -64,6 +64,19 @@ class Plan:
         """The changes of tensors that do not stay unchanged."""
         return tuple(change for change in self.changes if not change.kept)
 
+    def counted(self) -> str:
+        """How many tensors change, and how many keep their values in a layer that changes around them.
+
+        Examples
+        --------
+        >>> Plan((LayerChange.unchanged("a.bias", "F32", (4,), "bias or norm"),)).counted()
+        '0 of 1 tensor changes'
+        """
+        around = sum(bool(change.factors) for change in self.changed)
+        count, total = len(self.changed) - around, len(self.changes)
+        text = f"{count:,} of {total:,} tensor{' changes' if total == 1 else 's change'}"
+        return f"{text}, and the layers of {around:,} more, which keep their values" if around else text
+
     @property
     def empty(self) -> bool:
         """Whether the plan changes no tensor and no module."""
@@ -172,7 +185,7 @@ class Plan:
         if not self.changed:
             lines = ["nothing changes" if self.empty else "no tensor changes"]
         kept = Counter(c.reason for c in self.changes if c.kept)
-        lines += ["", f"{len(self.changed)} of {len(self.changes)} tensors change; kept:"] if kept else []
+        lines += ["", f"{self.counted()}; kept:"] if kept else []
         lines += [f"  {count:5d}  {inert(reason)}" for reason, count in kept.most_common(_FEW)]
         if len(kept) > _FEW:
             lines.append(f"  {sum(n for _, n in kept.most_common()[_FEW:]):5d}  other reasons")

@@ -7,9 +7,12 @@ what becomes of it (see `planning.rules`).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ..architectures.axis_order import Layout
 from ..architectures.base import Family
 from ..architectures.detect import architecture
 from ..checkpoint.dtypes import FLOATS, ROUNDED
@@ -23,8 +26,9 @@ from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
 from .guards import refuse_rescaled
 from .layers import Unclear
+from .no_effect import without_effect
 from .position_grid import CONFIG, assumed_square, trained_image
-from .reading_by_name import reading
+from .reading_by_name import Reading, reading
 from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
@@ -118,6 +122,26 @@ def plan_checkpoint(
     return _plan(source, asked)
 
 
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint and what is asked of it.
+
+    hints, each : the hints, and the settings of tensors with settings of their own, both checked
+    family, layout, shapes : what the names tell, and the shapes in PyTorch's order of axes
+    chosen, selection : names of the tensors to rescale, and what this choice is called
+    """
+
+    source: TensorSource
+    asked: Request
+    hints: Hints
+    each: Mapping[str, Settings]
+    family: Family | None
+    layout: Layout
+    shapes: Mapping[str, tuple[int, ...]]
+    chosen: set[str]
+    selection: str
+
+
 def _plan(source: TensorSource, asked: Request) -> Plan:
     refuse_rescaled(source)
     if not source.tensors:
@@ -127,19 +151,52 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     found = architecture(shapes, source.metadata, hints.layout_of_all())
     family, shapes = found.family, found.shapes
     chosen, selection = _chosen(shapes, family, asked.preset, asked.include, asked.exclude)
-    base, each = asked.settings, asked.each(shapes)
-    how = reading(shapes, family, base, hints, asked.mode, chosen)
+    given = _Checkpoint(
+        source, asked, hints, asked.each(shapes), family, found.layout, shapes, chosen, selection
+    )  # fmt: skip
+    if all(map(_is_one, (asked.settings, *given.each.values()))):
+        return _unscaled(given)
+    how = reading(shapes, family, asked.settings, hints, asked.mode, chosen)
+    try:
+        return _planned(given, how)
+    except RekernelError as error:
+        if not how.keeps_patch:
+            raise
+        # No number of tokens fits, so the network shall not see that its image was larger.
+        why = f"the patches cannot grow, and more of them do not fit ({re.split('[.;] ', str(error))[0]})"
+        return _planned(given, Reading(ABSORB, how.network, resample=why))
+
+
+def _is_one(settings: Settings) -> bool:
+    return all(s == 1 for s in (settings.scale if isinstance(settings.scale, tuple) else (settings.scale,)))
+
+
+def _unscaled(given: _Checkpoint) -> Plan:
+    """The plan for a scale of 1."""
+    tensors = given.source.tensors.values()
+    changes = (LayerChange.unchanged(t.name, t.dtype, t.shape, "the scale is 1") for t in tensors)
+    note = "the scale is 1, so nothing changes; pass the new pixels per old pixel, such as --scale 2"
+    options = {**given.asked.options(), "selection": given.selection}
+    family, scale = given.family.name if given.family else "", given.asked.settings.scale
+    return Plan(tuple(changes), family, options, (note,), scale=scale)
+
+
+def _planned(given: _Checkpoint, how: Reading) -> Plan:
+    """The plan for a way in which the network reads its image."""
+    source, asked, hints, shapes, family = given.source, given.asked, given.hints, given.shapes, given.family
+    base = asked.settings
     at_0 = aligned(base, how.network, reads_image=False)[0]
     supersamples = how.mode == SUPERSAMPLE
     image = trained_image(source.path.parent) if supersamples else None
     changes, warnings = [], list(family.notes(shapes)) if family and supersamples else []
     warnings += [how.note] if how.note else []
     for name, info in source.tensors.items():
+        settings = given.each.get(name, base)
         layer = Layer(
-            name, info.dtype, info.shape, shapes, each.get(name, base), hints, family, how, found.layout, at_0, image
-        )
+            name, info.dtype, info.shape, shapes, settings, hints, family, how, given.layout, at_0, image
+        )  # fmt: skip
         try:
-            change = layer.change() if name in chosen else layer.kept(f"not selected by {selection}")
+            change = layer.change() if name in given.chosen else layer.kept(f"not selected by {given.selection}")
         except Unclear as unclear:
             warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
             change = layer.kept("unclear, see the notes")
@@ -165,9 +222,9 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
             f"their size: each then covers a smaller part of the image; rekernel.torch.rescale makes both grow"
         )
     scales = base.scale if isinstance(base.scale, tuple) else (base.scale,)
-    if any(c.kind == "conv" and c.mode == SUPERSAMPLE for c in changes):
-        warnings += filter(None, [shrinking_note(scales)])
-    options = {**asked.options(), "selection": selection}
+    shrinking = (shrinking_note(scales, c.geometry) for c in changes if c.kind == "conv" and c.mode == SUPERSAMPLE)
+    warnings += dict.fromkeys(filter(None, shrinking))
+    options = {**asked.options(), "selection": given.selection}
     modules: tuple[ModuleChange, ...] = ()
     if how.resample:
         modules = (resampled_image(how.resample, base, ()),)
@@ -180,6 +237,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
             f"network. rekernel.torch.load does this; any other loader needs images of the trained size"
             f"{unsure if min(scales) < 1 else ''}"
         )
+    warnings += without_effect(changes, modules, base, asked.overrides, hints)
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
 
 
@@ -226,7 +284,8 @@ def _chosen(
         preset = preset or (family.default if family else "all")
         if preset not in presets:
             of = f"a {family.name} checkpoint" if family else "a checkpoint of no known family"
-            raise RekernelError(f"preset {shown(preset)} is unknown for {of}; choose from {', '.join(sorted(presets))}")
+            known = f"choose from {', '.join(sorted(presets))}" if len(presets) > 1 else f"only {min(presets)} is known"
+            raise RekernelError(f"preset {shown(preset)} is unknown for {of}; {known}")
         chosen, called = select(shapes, presets[preset], f"preset {preset!r}"), f"preset {preset!r}"
         if include is not None:
             chosen |= select(shapes, include, "include")

@@ -315,17 +315,29 @@ def resampled_image(reason: str, settings: Settings, sizes: Sequence[Cells]) -> 
     return ModuleChange("", "resample", reason, tuple(before), tuple(after), method)
 
 
-def shrinking_note(scales: Sequence[float]) -> str:
+def shrinking_note(scales: Sequence[float], geometry: Sequence[AxisGeometry] = ()) -> str:
     """The note about kernels that supersample at a scale below 1; empty at any other scale.
+
+    Parameters
+    ----------
+    geometry : sequence of AxisGeometry
+        The trained geometry of the layer, which tells patches from other kernels.
 
     Examples
     --------
     >>> shrinking_note((2.0, 2.0))
     ''
+    >>> shrinking_note((0.5,), [AxisGeometry(8, 8, (0, 0))])
+    'patches shrink by the scale 0.5, which loses what enlarging the image keeps (the default mode enlarges it)'
     """
     least = min(scales, default=1.0)
     if least >= 1:
         return ""
+    if geometry and all(g.kernel > 1 for g in geometry) and is_patch([ConvAxis(g, 1.0, 1.0) for g in geometry]):
+        return (
+            f"patches shrink by the scale {least:g}, which loses what enlarging the image keeps (the default mode "
+            f"enlarges it)"
+        )
     return (
         f"kernels shrink by the scale {least:g}, and one of 3 taps has no room for what it does on fewer pixels; to "
         f"keep what the network knows, enlarge the image to the trained size (mode absorb does this in front of it)"

@@ -5,14 +5,13 @@ Scope: options and patterns. Not here: tensors and plans (see `planning.by_name`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, TypedDict
 
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown
-from ..patterns import matcher, select
+from ..patterns import by_pattern, matcher, select
 from ..plan.changes import AxisOperator
 from ..resampling.geometry import is_whole
 from ..resampling.methods import (
@@ -26,6 +25,7 @@ from ..resampling.methods import (
     for_grid,
     for_values,
 )
+from .allowed_values import check_numbers, check_scale, sizes
 
 Scale = float | Sequence[float]
 Grid = Sequence[int]
@@ -72,18 +72,32 @@ class Hints:
         return self.layout.get("*")
 
     def check(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that matches nothing, a dilation below 1, and a grid that is not a list of sizes."""
+        """Refuse what is not a dict, a pattern that matches nothing, and a value that no layer can have."""
         for field_ in fields(self):
+            example = _EXAMPLES.get(field_.name, "2")
+            by_pattern(getattr(self, field_.name), field_.name, f"{{'conv1': {example}}}")
             select(names, getattr(self, field_.name), field_.name)
+        for what in ("linear_grid", "output_grid"):
+            for pattern, grid in getattr(self, what).items():
+                if not sizes(grid) or len(grid) < 2:
+                    raise RekernelError(
+                        f"{what} of {shown(pattern)}: {grid!r} is not channels and then the size along each axis, such "
+                        f"as (512, 7, 7)"
+                    )
         for pattern, dilation in self.dilation.items():
             if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
                 raise RekernelError(f"dilation of {shown(pattern)}: {dilation!r} is not a whole number of 1 or more")
         for pattern, grid in self.grid.items():
-            sizes = list(grid) if isinstance(grid, Sequence) and not isinstance(grid, str) else []
-            if not sizes or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+            if not sizes(grid):
                 raise RekernelError(
                     f"grid of {shown(pattern)}: {grid!r} is not a number of patches along each axis, such as (16, 8)"
                 )
+
+
+_EXAMPLES = {
+    "linear_grid": "(512, 7, 7)", "output_grid": "(3, 16, 16)", "grid": "(16, 8)", "order": "'channels-last'",
+    "layout": "'HWIO'", "mode": "'absorb'",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,14 +124,16 @@ class Settings:
     reading_filter: str | None = None
 
     def __post_init__(self) -> None:
+        for what, value in (("method", self.method), ("reading_filter", self.reading_filter or "")):
+            if not isinstance(value, str):
+                raise RekernelError(f"{what}={shown(repr(value), 80)} is not the name of a method, such as 'cubic'")
         object.__setattr__(self, "method", canonical_method(self.method, (AUTO_METHOD, *ALL_METHODS)))
         if self.reading_filter is not None:
             object.__setattr__(self, "reading_filter", canonical_method(self.reading_filter, READING_FILTERS))
         if self.gain not in GAINS:
             raise RekernelError(f"gain={self.gain!r} is not one of {', '.join(GAINS)}")
-        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
-        if not scales or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in scales):
-            raise RekernelError(f"scale={self.scale!r} must be a number above 0, or one per spatial axis")
+        check_numbers(taps=self.taps, a=self.a, smoothness=self.smoothness)
+        check_scale(self.scale)
 
     @property
     def whole(self) -> bool:
@@ -186,6 +202,7 @@ class Request:
     settings : of every tensor without an override
     mode : mode of the network: 'auto', 'absorb' or 'supersample'
     preset, include, exclude, overrides, hints, allow_cast : as for `plan_checkpoint`
+    called : the name under which the caller passed the overrides
     """
 
     settings: Settings
@@ -196,6 +213,7 @@ class Request:
     overrides: Mapping[str, Mapping[str, Any]] | None = None
     hints: Hints | None = None
     allow_cast: bool = False
+    called: str = "overrides"
 
     @classmethod
     def of(
@@ -217,14 +235,26 @@ class Request:
         """The settings of the tensors that have an override, by name; later patterns win."""
         base = self.settings
         each: dict[str, Settings] = {}
-        for pattern, values in (self.overrides or {}).items():
+        example = "{'conv1*': {'method': 'cubic'}}"
+        for pattern, values in by_pattern(self.overrides, self.called, example).items():
+            if not isinstance(values, Mapping):
+                raise RekernelError(
+                    f"{self.called}: {shown(repr(values), 80)} for {shown(pattern)} is not a dict of settings; pass "
+                    f"one: {self.called}={{{shown(repr(pattern))}: {{'method': 'cubic'}}}}"
+                )
             unknown = set(values) - set(asdict(base))
             if unknown:
+                named = shown(str(sorted(unknown, key=str)[0]))
                 allowed = ", ".join(asdict(base))
-                raise RekernelError(f"override {shown(pattern)}: {shown(sorted(unknown)[0])} is not one of {allowed}")
+                option = Option(self.called, "--set")
+                raise RekernelError(option, f" {shown(pattern)}: {named} is not a setting; they are {allowed}")
             values = {k: plain_scale(v) if k == "scale" else v for k, v in values.items()}
-            for name in select(names, [pattern], "override"):
-                each[name] = Settings(**{**asdict(each.get(name, base)), **values})
+            chosen = select(names, [pattern], self.called)
+            try:
+                for name in chosen:
+                    each[name] = Settings(**{**asdict(each.get(name, base)), **values})
+            except RekernelError as error:
+                raise RekernelError(Option(self.called, "--set"), f" {shown(pattern)}: ", *error.args) from None
         return each
 
     def checked_hints(self, names: Sequence[str]) -> Hints:

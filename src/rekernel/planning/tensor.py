@@ -23,6 +23,7 @@ from ..patterns import layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
 from ..resampling.geometry import new_size
+from ..text import scale_text
 from .layers import Cells, ConvAxis, Unclear, Weight, grid_cells
 from .position_grid import position_grid
 from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
@@ -67,10 +68,9 @@ class Layer:
 
     def change(self) -> LayerChange:
         """The change of this tensor, which was selected; raises `Unclear` where shape and name do not decide."""
-        if self.reading.resample:
-            return self.kept(RESAMPLED)
-        if self.reading.mode == ABSORB and self.name not in self.reading.readers:
-            return self.kept(NOT_NEEDED)
+        if self.reading.resample or (self.reading.mode == ABSORB and self.name not in self.reading.readers):
+            self._check_grids()
+            return self.kept(RESAMPLED if self.reading.resample else NOT_NEEDED)
         facts = self.family.facts(self.name, self.shapes) if self.family else None
         if facts and facts.refusal:
             raise RekernelError(
@@ -105,6 +105,12 @@ class Layer:
         positions = spatial_axes(view, layout)
         kernel = tuple(view[axis] for axis in positions)
         scales = self.settings.scales(len(kernel))
+        if scales is None and self.reading.mode == ABSORB:
+            raise RekernelError(
+                f"{shown(self.name)} {list(self.shape)}: reads the image along {len(kernel)} axes, but the scale "
+                f"{scale_text(self.settings.scale)} has {len(self.settings.scale)}; pass one number, or one for each "
+                f"axis"
+            )
         if scales is None:
             raise Unclear(
                 f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
@@ -221,19 +227,32 @@ class Layer:
                 for n, s in zip(grid[1:], scales, strict=True)
             ),
         )
-        axes = self._linear_axes()
-        axis = axes.index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
-        try:
-            cells = grid_cells(self.shape[axis], grid, new_grid, order)
-        except RekernelError as error:
-            raise RekernelError(
-                f"{shown(self.name)}: {error}. Pass another, or leave it out: ", without(layer_of(self.name))
-            ) from None
+        axis = self._flattened_axis(side)
+        cells = self._cells(axis, grid, new_grid, order)
         size = "x".join(map(str, grid))
         if side == "in":
             settings = settings_of(self.settings, None, ABSORB, self.reading.network)
             return reads_grid(self.weight, axis, cells, settings, f"fully connected: reads a {size} grid")
         return writes_grid(self.weight, axis, cells, self.settings, f"writes a {size} grid: values")
+
+    def _flattened_axis(self, side: str) -> int:
+        """The axis of a matrix or a bias that is a flattened grid."""
+        return self._linear_axes().index("I" if side == "in" else "O") if len(self.shape) == 2 else 0
+
+    def _cells(self, axis: int, grid: tuple[int, ...], new_grid: tuple[int, ...], order: str) -> tuple[Cells, ...]:
+        try:
+            return grid_cells(self.shape[axis], grid, new_grid, order)
+        except RekernelError as error:
+            raise RekernelError(
+                f"{shown(self.name)}: {error}. Pass another, or leave it out: ", without(layer_of(self.name))
+            ) from None
+
+    def _check_grids(self) -> None:
+        """Raise for a grid that the tensor cannot have, though it stays: the caller would not learn of the slip."""
+        for side, what in (("in", "linear_grid"), ("out", "output_grid")):
+            grid = self.hints.given(what, self.name)
+            if grid and len(self.shape) == 2:
+                self._cells(self._flattened_axis(side), tuple(grid), tuple(grid), "channels-first")
 
     def _asked_layout(self) -> str | None:
         """The layout that was given for the tensor; one given for all holds for its kin with other numbers of axes."""

@@ -60,8 +60,14 @@ def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
     return part
 
 
-def local_path(source: StrPath) -> Path:
+def local_path(source: StrPath, *, allow_pickle: bool = False) -> Path:
     """Return a path on the disk. For an address, its file or only checkpoint is downloaded first.
+
+    Parameters
+    ----------
+    source : path or address
+    allow_pickle : bool
+        As for `open_checkpoint`.
 
     Examples
     --------
@@ -75,7 +81,9 @@ def local_path(source: StrPath) -> Path:
         inside = place.path.relative_to(place.root)
         if inside.as_posix() in place.files and not inside.name.endswith(BY_HEADER):
             return place.fetch([inside.as_posix()]) / inside
-        with place.open(place.path) as opened:
+        with place.open(place.path, allow_pickle=allow_pickle) as opened:
+            if not opened.path.is_relative_to(place.root):  # a pickle, which was downloaded to be opened
+                return opened.path
             names = [path.relative_to(place.root).as_posix() for path in opened.files]
             chosen = opened.path.relative_to(place.root)
         return place.fetch(names) / chosen
@@ -96,4 +104,4 @@ def open_source(source: StrPath, *, allow_pickle: bool = False) -> TensorSource:
     Traceback (most recent call last):
     rekernel.errors.CheckpointError: weights.safetensors: no such file or folder.
     """
-    return open_checkpoint(local_path(source), allow_pickle=allow_pickle)
+    return open_checkpoint(local_path(source, allow_pickle=allow_pickle), allow_pickle=allow_pickle)

@@ -11,7 +11,7 @@ pooling over batches is that of "Rethinking Batch in BatchNorm", arXiv 2105.0757
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -21,16 +21,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ..errors import RekernelError
-from ..escape import cause, shown
-from ..patterns import matcher
-from ..text import few
+from ..escape import shown
+from ..patterns import listed, matcher
+from ..plan.plan import Plan
+from ..resampling.geometry import new_size
+from ..text import dims, few
+from .editing.apply import PLAN
+from .running import Forward, more_inputs, said_by
 from .surroundings import own_precision
 from .tracing.eval_mode import evaluating
 from .tracing.tensor_state import tensors_in
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
-Forward = Callable[[nn.Module, Any], Any]
 Saved = list[tuple[_BatchNorm, str, Tensor]]
 
 
@@ -58,7 +61,8 @@ class Recalibration:
 
     def __repr__(self) -> str:
         unused = f", {len(self.unused)} not reached" if self.unused else ""
-        return f"<Recalibration of {len(self.layers)} layers from {self.batches} batches{unused}>"
+        layers = f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
+        return f"<Recalibration of {layers} from {self.batches} batch{'' if self.batches == 1 else 'es'}{unused}>"
 
 
 class _Moments:
@@ -133,7 +137,7 @@ def recalibrate(
     >>> larger = rescale(model, 2, torch.zeros(1, 1, 8, 8))
     >>> done = recalibrate(larger, [torch.rand(16, 1, 16, 16), torch.rand(8, 1, 16, 16)])
     >>> done
-    <Recalibration of 1 layers from 2 batches>
+    <Recalibration of 1 layer from 2 batches>
     >>> done.restore()
     >>> torch.equal(larger[1].running_mean, model[1].running_mean)
     True
@@ -171,7 +175,7 @@ def _norms(model: nn.Module, exclude: Sequence[str]) -> dict[str, _BatchNorm]:
     modules = dict(model.named_modules())
     known = [n for n, m in modules.items() if isinstance(m, _BatchNorm) or _keeps_statistics(m)]
     left_out: set[str] = set()
-    for pattern in exclude:
+    for pattern in listed(exclude, "exclude"):
         found = set(filter(matcher(pattern), known))
         if not found:
             near = f"; they are {_listed(known)}" if known else ""
@@ -243,6 +247,8 @@ def _run(model: nn.Module, batch: Any, number: int, forward: Forward | None) -> 
             f"batch {number}: has no floating-point tensor to be the image, but {found}; scale images as in training, "
             f"or pass forward="
         )
+    if image is not None and forward is None:
+        _refuse_trained_size(model, image, number)
     try:
         if forward is not None:
             forward(model, batch)
@@ -254,8 +260,38 @@ def _run(model: nn.Module, batch: Any, number: int, forward: Forward | None) -> 
     except Exception as error:  # the model may raise anything on this input
         size = "" if image is None else f", image {tuple(image.shape)}"
         raise RekernelError(
-            f"batch {number}{size}: {type(model).__name__} does not run: {cause(error, 300)}"
+            f"batch {number}{size}: {type(model).__name__} does not run: {said_by(error)}{_hint(model, image, forward)}"
         ) from error
+
+
+def _hint(model: nn.Module, image: Tensor | None, forward: Forward | None) -> str:
+    """What to pass instead, to a model that did not run."""
+    if forward is None and (needs := more_inputs(model)):
+        call = f"model(batch, {', '.join(f'{shown(name)}=...' for name in needs)})"
+        return f"; it also needs {', '.join(map(shown, needs))}: pass forward=lambda model, batch: {call}"
+    wanted = _wanted(model, image)
+    return f"; it reads images of the new size, {dims(wanted)}" if wanted else ""
+
+
+def _wanted(model: nn.Module, image: Tensor | None) -> tuple[int, ...]:
+    """The new size of the images of a rescaled model, if this image has another; empty if that is not known."""
+    plan = getattr(model, PLAN, None)
+    if not isinstance(plan, Plan) or not plan.size or image is None or image.ndim != len(plan.size) + 2:
+        return ()
+    scales = plan.scale if isinstance(plan.scale, tuple) else (plan.scale,) * len(plan.size)
+    wanted = tuple(new_size(n, s) for n, s in zip(plan.size, scales, strict=True))
+    return () if tuple(image.shape[2:]) == wanted else wanted
+
+
+def _refuse_trained_size(model: nn.Module, image: Tensor, number: int) -> None:
+    """Raise for images of the trained size, on which many rescaled models run, but see other things than at the new."""
+    wanted, plan = _wanted(model, image), getattr(model, PLAN, None)
+    if wanted and plan is not None and tuple(image.shape[2:]) == tuple(plan.size):
+        raise RekernelError(
+            f"batch {number}, image {tuple(image.shape)}: has the trained size {dims(plan.size)}, and this "
+            f"{type(model).__name__} was rescaled for {dims(wanted)}; pass images of that size, or forward= to run "
+            f"these all the same"
+        )
 
 
 def _measured(norms: dict[str, _BatchNorm], moments: dict[str, _Moments]) -> Saved:

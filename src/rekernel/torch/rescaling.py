@@ -16,6 +16,8 @@ from torch import nn
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import FORMS
+from ..planning.allowed_values import check_scale, layer_modes
+from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
@@ -28,6 +30,7 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
+from .grouped_notes import grouped
 from .layers.dense import CroppedConvTranspose
 from .layers.module_names import changed_modules
 from .layers.pools import RescaledPool
@@ -140,13 +143,14 @@ def rescale(
             f"rescale the original by the product instead"
         )
     args, kwargs = _arguments(example_input)
-    network, layers = (AUTO, {**mode, **(modes or {})}) if isinstance(mode, Mapping) else (mode, modes)
+    network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
 
     def attempt(in_front: str = "") -> nn.Module:
         with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
             baked = bake(edits)
             seen = _first_pass(edits.model, args, kwargs)
             scales = _per_axis(scale, seen)
+            check_scale(scales, seen.size)
             image = image_of([*args, *kwargs.values()])[0]
             axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
@@ -157,7 +161,8 @@ def rescale(
             )  # fmt: skip
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan
-            plan = replace(plan, warnings=(*plan.warnings, *baked, *axes, *other_images(inputs.values, seen.size)))
+            noted = (*baked, *axes, *without_effect(plan.changes, plan.modules, settings, methods))
+            plan = replace(plan, warnings=(*plan.warnings, *noted, *other_images(inputs.values, seen.size)))
             asked = ask_before(edits.model, seen, inputs, planned) if check else None
             carry_out(edits, plan, weights=True)
             announce(edits, plan, seen.size, scales)
@@ -168,7 +173,7 @@ def rescale(
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
                 raise _CannotAbsorb(*error.args) if planned.absorbs else error from None
-            told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
+            told = (*grouped([*plan.warnings, *notes]), *([verdict.warning] if verdict.warning else []))
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
                 raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")

@@ -26,6 +26,7 @@ from ..layers.prefixes import prefix_between
 from ..layers.resample_image import resampler
 from ..layers.same_class import PadInput
 from ..planning.held_sizes import held_sizes
+from ..planning.memory import refuse_too_large
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
 from .held_sizes import set_position_ids, set_sizes
@@ -56,6 +57,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
 
 def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     """Do the same as `apply_plan`, as a part of `edits`, which may hold other changes."""
+    refuse_too_large(plan, {n: t for n, t in edits.model.state_dict().items() if isinstance(t, Tensor)})
     for m in plan.modules:
         if m.kind == "bake":
             bake_computed(edits, _module(edits.model, m.name, plan), m.name)

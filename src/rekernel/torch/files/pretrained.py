@@ -16,7 +16,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...sources.address import Address, address_of
 from ...sources.opening import local_path
-from .save_load import load
+from .save_load import load, without_pickles
 
 
 def load_pretrained(
@@ -78,4 +78,6 @@ def load_pretrained(
         raise RekernelError(f"{address}: has another revision than revision={shown(revision)}; give only one of them.")
     place = "/".join(part for part in (address.path, inside) if part)
     whole = address_of(str(Address(address.repo, revision or address.revision, place)))
-    return load(model, local_path(str(whole)), prefix=prefix)
+    with without_pickles(str(whole)):
+        path = local_path(str(whole))
+    return load(model, path, prefix=prefix)

@@ -6,12 +6,17 @@ Scope: tensors, files and their recipe. Not here: changing a layer (see `torch.e
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoint.file_kind import ALLOW_PICKLE
 from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
@@ -43,14 +48,14 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     model : nn.Module
         A module that `rescale` or `load` returned.
     path : path
-        A .safetensors file; it is written completely or not at all.
+        A file whose name ends in .safetensors; it is written completely or not at all.
     force : bool
         Replace an existing file.
 
     Raises
     ------
     RekernelError
-        If the module has no plan or no values, or if the file exists.
+        If the module has no plan or no values, if the file has another ending, or if it exists.
 
     Examples
     --------
@@ -62,6 +67,13 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     >>> load(small, path)[0]
     Conv2d(1, 2, kernel_size=(6, 6), stride=(4, 4), padding=(2, 2))
     """
+    if not isinstance(model, nn.Module) or not isinstance(path, str | os.PathLike):
+        kinds = f"{type(model).__name__}, {type(path).__name__}"
+        raise RekernelError(f"save({kinds}): pass the model and then the path of the file: save(model, path)")
+    if Path(path).suffix.lower() != ".safetensors":
+        raise RekernelError(
+            f"{shown_path(path)}: the file is a safetensors file, so its name ends in .safetensors; pass another name"
+        )
     plan = getattr(model, PLAN, None)
     if not isinstance(plan, Plan):
         raise RekernelError(
@@ -79,7 +91,9 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
             writer.write(name, data)
 
 
-def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: str = "") -> nn.Module:
+def load(
+    model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: str = "", allow_pickle: bool = False
+) -> nn.Module:
     """Load a rescaled checkpoint into a model of the trained size: change its layers, then load the weights.
 
     Tensors are loaded one by one, so no second copy of the model is in memory. The model may be on the meta device.
@@ -96,6 +110,8 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
         What was done to the weights, for a file of another program that has no recipe.
     prefix : str
         The beginning of the names in the file that the names of the model do not have, such as 'module.'.
+    allow_pickle : bool
+        With `plan`, also read .bin, .pt, .pth and .ckpt, by torch with `weights_only=True`. Rekernel writes none.
 
     Returns
     -------
@@ -120,8 +136,11 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
     >>> torch.allclose(larger(x), small(nn.functional.avg_pool2d(x, 2)), atol=1e-6)
     True
     """
+    if not isinstance(model, nn.Module) or not isinstance(path, str | os.PathLike):
+        kinds = f"{type(model).__name__}, {type(path).__name__}"
+        raise RekernelError(f"load({kinds}): pass the model and then the path of the file: load(model, path)")
     where = shown_path(path)
-    with own_tensors(), open_source(path) as source:
+    with own_tensors(), without_pickles(where, plan), open_source(path, allow_pickle=allow_pickle) as source:
         if plan is None:
             recipe = find_recipe(source.metadata)
             if recipe is None:
@@ -158,6 +177,20 @@ def load(model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: s
                 if name in given.shapes:  # the file may hold a tied tensor under another name
                     _assign(edits, name, given, filled, empty)
     return edits.model
+
+
+@contextmanager
+def without_pickles(where: str, plan: Plan | None = None) -> Iterator[None]:
+    """Say of a pickle that it was not rescaled, instead of which option reads it, unless a plan is at hand."""
+    try:
+        yield
+    except RekernelError as error:
+        if plan is not None or ALLOW_PICKLE not in error.args:
+            raise
+        raise RekernelError(
+            f"{where}: is a pickle, and rekernel writes safetensors, so it was not rescaled; convert it first "
+            f"(rekernel.convert with allow_pickle=True), or load it as any other file and use rekernel.torch.rescale"
+        ) from None
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:

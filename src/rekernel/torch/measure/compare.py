@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..running import Forward, run
 from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
-from .verify import reduce_grid
+from .verify import NEW_SIZE, reduce_grid
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class LayerError:
     error: float
 
 
-def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...]) -> list[LayerError]:
+def layer_errors(
+    model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[int, ...], *, forward: Forward | None = None
+) -> list[LayerError]:
     """Run the original on the reduced input and the rescaled model on `x`, and compare layer by layer.
 
     Parameters
@@ -45,11 +48,18 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
         Inputs at the new size.
     size : tuple of int
         The trained size.
+    forward : callable, optional
+        As for `equivariance_error`.
 
     Returns
     -------
     list of LayerError
         One for each layer that has parameters itself and whose outputs can be compared, in the order of the first call.
+
+    Raises
+    ------
+    RekernelError
+        If a network does not run at its size.
 
     Examples
     --------
@@ -57,8 +67,8 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
     >>> [(layer.name, layer.error) for layer in layer_errors(model, model, torch.ones(1, 1, 8, 8), (4, 4))]
     [('0', 0.0)]
     """
-    small = _outputs(model, reduce_grid(x, size))
-    large = _outputs(rescaled, x)
+    small = _outputs(model, reduce_grid(x, size), "the original", forward)
+    large = _outputs(rescaled, x, "the rescaled model", forward)
     modules = dict(model.named_modules())
     found = []
     for name, y in small.items():
@@ -71,7 +81,7 @@ def layer_errors(model: nn.Module, rescaled: nn.Module, x: Tensor, size: tuple[i
     return found
 
 
-def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def _outputs(model: nn.Module, x: Tensor, which: str, forward: Forward | None) -> dict[str, Tensor]:
     """The first output of every layer that has parameters itself."""
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
@@ -86,5 +96,5 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
                         outputs.setdefault(name, out.detach())
 
                 stack.callback(module.register_forward_hook(note).remove)
-        model(x)
+        run(model, x, forward, which, NEW_SIZE)
     return outputs

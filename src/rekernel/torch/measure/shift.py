@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import RekernelError
-from ...escape import cause
+from ...errors import Option, RekernelError
 from ...resampling.arrays import per_axis
+from ..running import Forward, arguments, run
 from ..surroundings import own_precision, own_tensors
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
@@ -27,6 +28,7 @@ from ..tracing.tensor_state import first_tensor
 from .verify import reduce_grid
 
 _CLOSE = 1e-6
+_TRAINED_SIZE = Option("pass pictures of the trained size, or size=", "check that --input is the trained size")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ class ShiftSensitivity:
 
 
 def shift_sensitivity(
-    model: nn.Module, x: Tensor, pixels: float | Sequence[float] = 1, *, size: tuple[int, ...] | None = None
+    model: nn.Module,
+    x: Tensor,
+    pixels: float | Sequence[float] = 1,
+    *,
+    size: tuple[int, ...] | None = None,
+    forward: Forward | None = None,
 ) -> ShiftSensitivity:
     """Measure how much `model` changes its answer when the picture moves by `pixels`. Needs no labels.
 
@@ -87,6 +94,8 @@ def shift_sensitivity(
         How far the picture moves, in pixels of the trained size. 0 leaves out an axis.
     size : tuple of int, optional
         The trained size. `x` is moved first and then reduced to it, so parts of a trained pixel are possible.
+    forward : callable, optional
+        As for `equivariance_error`.
 
     Returns
     -------
@@ -125,7 +134,7 @@ def shift_sensitivity(
         for sign in (1, -1)
     ]
     with own_precision(), evaluating(model), torch.no_grad():
-        y = _answer(model, reduce_grid(x, trained))
+        y = _answer(model, reduce_grid(x, trained), forward)
         invariant = y.ndim == 2 or (y.ndim == x.ndim and all(n == 1 for n in y.shape[2:]))
         grid = y.ndim == x.ndim and not invariant
         shifts, notes = [], []
@@ -137,7 +146,7 @@ def shift_sensitivity(
                 notes.append(f"a shift by {abs(step):g} of {n} pixels moves an output of {out} by {abs(along):.3g}")
                 continue
             moved = torch.roll(x, round(step * x.shape[2 + axis] / n), 2 + axis)
-            other = _answer(model, reduce_grid(moved, trained))
+            other = _answer(model, reduce_grid(moved, trained), forward)
             expected = torch.roll(y, round(along), 2 + axis) if grid and out > 1 else y
             change = float((other - expected).norm() / y.norm().clamp_min(1e-30))
             same = float((other.argmax(1) == y.argmax(1)).double().mean()) if invariant and y.shape[1] > 1 else None
@@ -145,15 +154,17 @@ def shift_sensitivity(
     return ShiftSensitivity(tuple(shifts), "; ".join(dict.fromkeys(notes)))
 
 
-def total_stride(model: nn.Module, x: Tensor) -> tuple[int, ...]:
+def total_stride(model: nn.Module, x: Any, *, forward: Forward | None = None) -> tuple[int, ...]:
     """The product of the strides in front of the coarsest grid of a network, along each spatial axis of the image.
 
     Parameters
     ----------
     model : nn.Module
         The original network.
-    x : (N, C, *spatial) Tensor
+    x : (N, C, *spatial) Tensor, tuple of arguments, or dict of keyword arguments
         An input of the trained size; its values do not matter.
+    forward : callable, optional
+        As for `equivariance_error`.
 
     Raises
     ------
@@ -166,8 +177,11 @@ def total_stride(model: nn.Module, x: Tensor) -> tuple[int, ...]:
     >>> total_stride(model, torch.zeros(1, 1, 14, 14))
     (4, 4)
     """
+    if forward is not None:
+        model, x = _Run(model, forward), (x,)
+    args, kwargs = arguments(x)
     with own_tensors():
-        seen = trace(model, [x])
+        seen = trace(model, args, kwargs)
     none = (1.0,) * len(seen.size)
     reached: dict[int, tuple[float, ...]] = {0: none}
     for call in seen.calls:
@@ -181,6 +195,17 @@ def total_stride(model: nn.Module, x: Tensor) -> tuple[int, ...]:
             steps = [max(1, round(m / n)) for n, m in zip(call.size, call.out_size, strict=True)]
             reached[call.index] = tuple(b / s for b, s in zip(before, steps, strict=True))
     return tuple(round(max(steps)) for steps in zip(*reached.values(), strict=True))
+
+
+class _Run(nn.Module):
+    """A model and the way in which its caller runs it."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model, self._run = model, forward
+
+    def forward(self, x: Any) -> Any:
+        return self._run(self.model, x)
 
 
 def _strides(model: nn.Module, call: LayerCall) -> tuple[float, ...]:
@@ -206,14 +231,8 @@ def _whole_pixels(step: float, old: int, new: int) -> bool:
     return True
 
 
-def _answer(model: nn.Module, x: Tensor) -> Tensor:
-    try:
-        found = first_tensor(model(x))
-    except RuntimeError as error:
-        raise RekernelError(
-            f"{type(model).__name__} does not run on inputs {tuple(x.shape)} "
-            f"({cause(error)}); pass pictures of the trained size, or size="
-        ) from error
+def _answer(model: nn.Module, x: Tensor, forward: Forward | None) -> Tensor:
+    found = first_tensor(run(model, x, forward, "the model", _TRAINED_SIZE))
     if found is None:
         raise RekernelError(f"{type(model).__name__} returned no tensor; nothing can be compared")
     return found.float() if not found.is_floating_point() else found

@@ -6,20 +6,24 @@ Scope: two modules, an input, and the scale in a plan. Not here: the error of si
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ...errors import RekernelError
-from ...escape import cause
+from ...errors import Option, RekernelError
 from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
 from ..editing.apply import PLAN
+from ..running import Forward, run
 from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
 from ..tracing.tensor_state import first_tensor
+
+NEW_SIZE = Option(
+    "pass inputs of the new size, which are reduced to the trained one for the original",
+    "check that --input is the trained size",
+)
+"""What to try where a model does not run."""
 
 
 def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -42,7 +46,12 @@ def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def equivariance_error(
-    model: nn.Module, rescaled: nn.Module, x: Tensor, *, size: tuple[int, ...] | None = None
+    model: nn.Module,
+    rescaled: nn.Module,
+    x: Tensor,
+    *,
+    size: tuple[int, ...] | None = None,
+    forward: Forward | None = None,
 ) -> float:
     """Relative error of D(rescaled(x)) against model(D x), D the area average to the trained size.
 
@@ -58,6 +67,9 @@ def equivariance_error(
         Inputs at the new size; for a generator, (N, Z) latent vectors, which have no size.
     size : tuple of int, optional
         The trained size; by default the size of `x` divided by the scale in the plan.
+    forward : callable, optional
+        How to run a model on a batch, `forward(model, x)`, for models that take more than one image; by default
+        `model(x)`. The first tensor of what it returns is compared.
 
     Returns
     -------
@@ -76,13 +88,17 @@ def equivariance_error(
     >>> x = torch.ones(1, 1, 16, 16)
     >>> equivariance_error(nn.Identity(), nn.Identity(), x, size=(8, 8))
     0.0
+    >>> model = nn.Bilinear(4, 4, 2)  # takes two inputs
+    >>> equivariance_error(model, model, torch.ones(1, 4), size=(), forward=lambda model, x: model(x, x))
+    0.0
     """
     if size is None and x.ndim == 2 and len(_traced_size(rescaled)) > 1:
         size = ()
     if size is None:
         size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
     with own_precision(), evaluating(model, rescaled), torch.no_grad():
-        small, large = _answer(model, reduce_grid(x, size), "the original"), _answer(rescaled, x, "the rescaled model")
+        small = _answer(model, reduce_grid(x, size), "the original", forward)
+        large = _answer(rescaled, x, "the rescaled model", forward)
     if large.shape != small.shape:
         if large.ndim < 3 or large.ndim != small.ndim:
             raise RekernelError(
@@ -113,17 +129,8 @@ def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     return plan.size if plan is not None else ()
 
 
-def _answer(model: nn.Module, x: Tensor, which: str) -> Tensor:
-    try:
-        return _tensor(model(x))
-    except RuntimeError as error:  # torch's, for shapes that do not go together
-        raise RekernelError(
-            f"{which} does not run on inputs {tuple(x.shape)} ({cause(error)}); pass inputs of the new size, which are "
-            f"reduced to the trained one for the original"
-        ) from error
-
-
-def _tensor(output: Any) -> Tensor:
+def _answer(model: nn.Module, x: Tensor, which: str, forward: Forward | None) -> Tensor:
+    output = run(model, x, forward, which, NEW_SIZE)
     found = first_tensor(output)
     if found is None:
         raise RekernelError(f"the model returned {type(output).__name__} without a tensor; nothing can be compared")

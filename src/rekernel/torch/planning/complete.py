@@ -166,7 +166,9 @@ def _fitted(
             raise RekernelError(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, but the layer has stride {stride}, padding {seen[axis]}, dilation {dilation}; "
-                f"convert again with {flags} (hints=Hints({hints})), or use rekernel.torch.rescale{less}"
+                f"convert again with ",
+                Option(f"{flags} (hints=Hints({hints}))", flags),
+                f", or use rekernel.torch.rescale{less}",
             )
         by_hand.append(hand)
     if not any(any(hand) for hand in (*by_hand, *by_class)):

@@ -214,7 +214,7 @@ class Follower:
             offset = self._offset(call) if alone and not self.aligned and call.kind == "conv" else ()
             self.made_up[call.index] = offset
             change = conv_change(call, m, tensor, arriving, leaving, mode, form, settings, at_0, offset)
-        for note in (*change_notes(call, arriving, form), shrinking_note(leaving)):
+        for note in (*change_notes(call, arriving, form), shrinking_note(leaving, change.geometry)):
             if note:
                 self._say(note)
         for name in self.others[call.weight]:

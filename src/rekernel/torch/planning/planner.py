@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...errors import Option
 from ...patterns import select
 from ...plan.plan import Plan
+from ...planning.allowed_values import layer_modes
 from ...planning.layers import NOT_RESCALED
 from ...planning.roles import ABSORB, AUTO, checked_mode
 from ...planning.settings import Request, Settings
@@ -99,9 +100,9 @@ def plan_model(
     names = list(model.state_dict())
     chosen = select(names, include, "include") if include is not None else set(names)
     excluded = set(names) - (chosen - select(names, exclude, "exclude"))
-    per_layer = {pattern: checked_mode(each) for pattern, each in (modes or {}).items()}
+    per_layer = {pattern: checked_mode(each) for pattern, each in layer_modes(modes).items()}
     select(names, per_layer, "modes")
-    each = Request(settings, overrides=methods).each(names)
+    each = Request(settings, overrides=methods, called="methods").each(names)
     by_path = dict(model.named_modules())
     trace, own = own_calls(trace, by_path)
     planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)

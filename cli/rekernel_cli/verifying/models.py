@@ -1,0 +1,94 @@
+"""Build the two models of `rekernel verify` by the user's code, and load the original and the converted weights.
+
+Scope: the user's code and files. Not here: running the models (see `verifying.run`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from rekernel.errors import RekernelError
+from rekernel.escape import shown
+from rekernel.plan.plan import Plan
+from rekernel.plan.recipe import find_recipe
+from rekernel.sources.opening import local_path, open_source
+from rekernel.torch import load
+
+from ..user_code import import_file, running
+
+
+def loaded(source: str, converted: str, factory: str, *, allow_pickle: bool) -> tuple[nn.Module, nn.Module]:
+    """The original and the rescaled model; a source or a converted checkpoint is a file, an index or a folder."""
+    files = [_downloaded(path, allow_pickle) for path in (source, converted)]
+    scaled = [_is_rescaled(path, allow_pickle) for path in files]
+    if scaled[0]:
+        raise RekernelError(
+            f"{shown(source, 400)}: was rescaled already; SOURCE is the original and CONVERTED its conversion: "
+            + ("are the two swapped?" if not scaled[1] else "pass the original first")
+        )
+    if not scaled[1]:
+        raise RekernelError(
+            f"{shown(converted, 400)}: has no recipe, so rekernel did not rescale it; pass SOURCE and then what "
+            f"`rekernel convert` wrote"
+        )
+    original = load(_build(factory), files[0], plan=Plan(()), allow_pickle=allow_pickle)
+    return original, load(_build(factory), files[1])
+
+
+def function(place: str, option: str) -> Callable[..., Any]:
+    """The class or function that MODULE:NAME or FILE.py:NAME names."""
+    module, _, name = place.rpartition(":")
+    if not module or not name:
+        kind = "Class" if option == "--model" else "function"
+        raise RekernelError(f"{option} {shown(place)}: write package.module:{kind} or path/to/file.py:function")
+    try:
+        with running(f"{option} {shown(place)}"):
+            found: Any = getattr(_import(module), name)
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        raise RekernelError(f"{option} {shown(place)}: {error}") from None
+    if not callable(found):
+        raise RekernelError(f"{option} {shown(place)}: is neither a class nor a function")
+    called: Callable[..., Any] = found
+    return called
+
+
+def _downloaded(path: str, allow_pickle: bool) -> Path:
+    return local_path(path, allow_pickle=allow_pickle)
+
+
+def _is_rescaled(path: Path, allow_pickle: bool) -> bool:
+    with open_source(path, allow_pickle=allow_pickle) as opened:
+        return find_recipe(opened.metadata) is not None
+
+
+def _build(factory: str) -> nn.Module:
+    maker = function(factory, "--model")
+    try:
+        with suppress(ValueError):  # a builtin without a signature; the call below shows whether it works
+            inspect.signature(maker).bind()
+    except TypeError as error:
+        raise RekernelError(
+            f"--model {shown(factory)}: needs arguments ({shown(str(error))}); name a function without arguments "
+            f"that builds the model at the trained size"
+        ) from None
+    with running(f"--model {shown(factory)}"):
+        made = maker()
+    if not isinstance(made, nn.Module):
+        raise RekernelError(f"--model {shown(factory)}: returned {type(made).__name__}, which is not a torch module")
+    return made.eval()
+
+
+def _import(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(place)
+    return import_file(Path(place))
