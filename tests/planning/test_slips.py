@@ -12,7 +12,7 @@ import rekernel as rk
 import rekernel.torch as rkt
 from rekernel import RekernelError
 from rekernel.planning.settings import Hints
-from rekernel.torch.planning.memory import refuse_too_large
+from rekernel.torch.editing.memory import refuse_too_large
 
 SHAPES = {
     "conv1.weight": (8, 3, 3, 3), "conv1.bias": (8,), "conv2.weight": (16, 8, 3, 3), "fc1.weight": (10, 256),
