@@ -110,7 +110,7 @@ def test_a_text_is_one_pattern(file):
         ({"a": float("nan")}, "a=nan is not a number"),
         ({"gain": "dcc"}, "gain='dcc' is not one of"),
         ({"method": "cubc"}, "method='cubc' is not one of"),
-        ({"method": 3}, "method=3 is not the name of a method"),
+        ({"method": 3}, "method='3' is not the name of a method"),
         ({"reading_filter": "aera"}, "'aera' is not one of"),
     ],
 )
