@@ -236,3 +236,21 @@ def test_a_vision_transformer_that_cannot_keep_them_gets_the_image_resampled(tmp
         assert any(word in note for note in plan.warnings), plan.warnings
         x = larger((1, 3, 24, 24), scale)
         assert np.abs(said(target, x) - said(source, resized(x, (24, 24), "cubic"))).max() < 1e-4
+
+
+@pytest.mark.parametrize(("opset", "shape"), [
+    (13, (2, 3, 30, 32)), (13, ("batch", 3, 30, 32)), (18, ("batch", 3, 30, 32)), (18, (2, 3, "height", 32)),
+    (18, (2, 3, 30, 11)),
+], ids=str)  # fmt: skip
+def test_an_image_of_the_new_size_becomes_one_of_the_trained_size(opset, shape, tmp_path):
+    """30 pixels at scale .35 are 11, and 11 / .35 would be 31; so would 32 and 11 go back to 31 and 9."""
+    nodes = [node("Relu", "x", "a"), node("Conv", "a w", "y", pads=[1] * 4)]
+    source = graph(tmp_path / "m.onnx", nodes, W, shape, opset=opset)
+    target, plan = converted(source, 0.35, mode="absorb")
+    open_side = shape[2] == "height"
+    old = (20 if open_side else 30, shape[3])
+    x = np.random.default_rng(0).normal(size=(2, 3, 7 if open_side else 11, {32: 11, 11: 4}[shape[3]]))
+    x = x.astype(np.float32)
+    expected = said(source, resized(x, old, plan.modules[0].method))
+    assert said(target, x).shape == expected.shape == (2, 4, *old)
+    assert np.abs(said(target, x) - expected).max() < 1e-5

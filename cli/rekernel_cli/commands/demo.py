@@ -27,8 +27,8 @@ def demo(out: Path, quiet: bool) -> None:
     """Convert two small classifiers and measure their accuracy.
 
     rekernel contains an MLP and a CNN, both trained on 16x16 images of digits. The demo converts both to 32x32 and
-    64x64 by each method, and tests the results on real images of these sizes. The demo takes two to
-    four minutes on two cores.
+    64x64 by each method, and tests the results on real images of these sizes. The demo takes two to four minutes on two
+    cores.
 
     \b
         rekernel demo --out /tmp/demo

@@ -143,9 +143,10 @@ def _limits(kind: int) -> tuple[int, int] | None:
 
 
 def _resize(done: GraphPass, proto: Any, image: str, given: str, out: str, method: str) -> Any:
-    """A Resize node to the trained size. Where the size is open, it resizes by the scale."""
+    """A Resize node to the trained size. Where a size is open, it resizes that axis by the scale."""
     axes = done.axes[image]
     scales = [scale_of(axis) for axis in axes]
+    before, after = old_shape(axes), new_shape(axes)
     dims = next(value for value in proto.graph.input if value.name == image).type.tensor_type.shape.dim
     more: dict[str, Any] = {}
     if done.opset() >= _ANTIALIAS:
@@ -154,10 +155,13 @@ def _resize(done: GraphPass, proto: Any, image: str, given: str, out: str, metho
             more |= {"antialias": 1, "exclude_outside": 1}
     first = 2 if more else 0
     if all(dim.HasField("dim_value") for dim in dims[first:]):
-        key, sizes = f"{out}_sizes", np.array(old_shape(axes)[first:], np.int64)
+        key, sizes = f"{out}_sizes", np.array(before[first:], np.int64)
         inputs = [given, "", "", key]
     else:  # a factor that is rounded down could cost a pixel
-        key, sizes = f"{out}_scales", np.array([_at_least(1 / scale) for scale in scales[first:]], np.float32)
+        known = (dim.HasField("dim_value") for dim in dims)
+        each = zip(before, after, scales, known, strict=True)
+        factors = [old / new if told else 1 / scale for old, new, scale, told in each]
+        key, sizes = f"{out}_scales", np.array([_at_least(factor) for factor in factors[first:]], np.float32)
         inputs = [given, "", key]
     proto.graph.initializer.append(numpy_helper.from_array(sizes, key))
     return helper.make_node(

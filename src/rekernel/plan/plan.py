@@ -35,7 +35,8 @@ class Plan:
     options : requested options (scale, method, ...), for people; no code depends on them
     warnings : notes, each naming an ambiguity and the option that resolves it
     modules : changes of layers without tensors; the names in a checkpoint do not show these layers
-    origin : source of the plan: the 'names' and shapes of a checkpoint, the 'trace' of a module, or an 'onnx' graph
+    origin : source of the plan: the 'names' and shapes of a checkpoint, the 'trace' of a module (or a module into which
+        a file was loaded), or an 'onnx' graph
     scale : requested number of new pixels per old pixel; a tuple has one number per spatial axis
     size : sizes of the spatial axes of the traced input, before rescaling; empty where nothing was traced
     form : requested form of the layers ('dense', 'factored', 'auto'); empty where nothing was traced

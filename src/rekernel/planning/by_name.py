@@ -224,9 +224,14 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
     modules: tuple[ModuleChange, ...] = ()
     if how.resample:
         modules = (resampled_image(how.resample, base, ()),)
+        unsure = (
+            f". No name tells that size: an image of n pixels goes back to n / {min(scales):g}, rounded, so 224 pixels "
+            f"may come back as 225; rekernel.torch.rescale keeps the size"
+        )
         warnings.append(
             f"{how.resample}; the weights stay, and the image is resampled to the trained size in front of the "
             f"network. rekernel.torch.load does this; any other loader needs images of the trained size"
+            f"{unsure if min(scales) < 1 else ''}"
         )
     warnings += without_effect(changes, modules, base, asked.overrides, hints)
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)

@@ -30,6 +30,7 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
+from .grouped_notes import grouped
 from .layers.dense import CroppedConvTranspose
 from .layers.module_names import changed_modules
 from .layers.pools import RescaledPool
@@ -172,7 +173,7 @@ def rescale(
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
                 raise _CannotAbsorb(*error.args) if planned.absorbs else error from None
-            told = (*plan.warnings, *notes, *([verdict.warning] if verdict.warning else []))
+            told = (*grouped([*plan.warnings, *notes]), *([verdict.warning] if verdict.warning else []))
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
                 raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")

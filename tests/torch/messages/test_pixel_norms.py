@@ -86,5 +86,69 @@ def test_a_norm_over_the_features_of_tokens_is_left() -> None:
 
 
 def test_a_weight_that_is_not_selected_is_refused_by_name() -> None:
-    with pytest.raises(rk.RekernelError, match=r"^1: a layer norm with a weight for every pixel \(4x8x8\), is not sel"):
+    with pytest.raises(
+        rk.RekernelError,
+        match=r"^1: a layer norm .*\(4x8x8\), whose grid grows, is not sel.* include=; mode='absorb' works",
+    ):
         rkt.rescale(network(nn.LayerNorm([4, 8, 8])), 2, torch.zeros(1, 3, 16, 16), exclude=["1.*"], **GROWS)
+
+
+class Joined(nn.Module):
+    """A network whose image and features have one size: the norm is told by its channels, or by the order of calls."""
+
+    def __init__(self, channels: int, on_image: bool) -> None:
+        super().__init__()
+        self.read, self.on_image = nn.Conv2d(3, channels, 3, padding=1), on_image
+        self.norm = nn.LayerNorm([3 if on_image else channels, 16, 16])
+        self.last = nn.Conv2d(channels + 3, 2, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        y, x = (self.read(x), self.norm(x)) if self.on_image else (self.norm(self.read(x)), x)
+        return self.last(torch.cat([y, x], 1)).mean((2, 3))
+
+
+def heads(norm: nn.Module) -> list[nn.Module]:
+    return [norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "absorb"])
+@pytest.mark.parametrize("scale", [2, (1, 3), 1.5])
+@pytest.mark.parametrize("readers", [
+    [nn.Conv2d(3, 4, 3, padding=1)],
+    [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 5, padding=2)],
+    [nn.Conv2d(3, 4, 3, padding=1), nn.LayerNorm([16, 16]), nn.MaxPool2d(3, 1, 1)],
+    [nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Upsample(scale_factor=2)],
+], ids=len)  # fmt: skip
+def test_behind_a_reader_that_absorbs_nothing_grows_though_the_image_has_the_size_of_the_norm(
+    readers: Any, scale: Any, mode: str
+) -> None:
+    model = nn.Sequential(*readers, *heads(nn.LayerNorm([4, 16, 16]))).eval()
+    larger = rkt.rescale(model, scale, torch.zeros(1, 3, 16, 16), mode=mode)
+    norms = [tuple(m.normalized_shape) for m in larger.modules() if isinstance(m, nn.LayerNorm)]
+    assert norms[-1] == (4, 16, 16)
+    assert larger.rekernel_plan.checked.startswith("exact")
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_in_front_of_the_reader_and_among_growing_layers_they_still_grow(dims: int) -> None:
+    conv: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    side = [8] * dims
+    model = nn.Sequential(nn.LayerNorm([3, *side]), conv(3, 4, 3, padding=1), nn.LayerNorm([4, *side])).eval()
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, *side), **GROWS)
+    assert [m.normalized_shape[-1] for m in (larger[0], larger[2])] == [16, 16]
+    absorbed = nn.Sequential(conv(3, 4, 3, padding=1), nn.LayerNorm([4, *side]), conv(4, 3, 3, padding=1)).eval()
+    modes = {"0": "absorb", "2": "supersample"}
+    assert rkt.rescale(absorbed, 2, torch.zeros(1, 3, *side), modes=modes)[1].normalized_shape[-1] == 8
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+@pytest.mark.parametrize("on_image", [False, True])
+def test_an_image_beside_its_features(channels: int, on_image: bool) -> None:
+    """With three channels everywhere the shapes are the same, and the order of the calls tells."""
+    model = Joined(channels, on_image).eval()
+    larger = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16), mode="supersample")
+    assert larger.norm.normalized_shape[1:] == (32, 32)
+    absorbed = rkt.rescale(model, 2, torch.zeros(1, 3, 16, 16))  # the image is read beside features
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(absorbed(x), model(nn.functional.avg_pool2d(x, 2)), atol=1e-5)

@@ -54,15 +54,19 @@ def cut_evenly(cuts: Sequence[Sizes], sizes: Sizes, scales: Sequence[float]) -> 
     return any(abs((sizes[0] - tokens[0]) * factor - (sizes[1] - tokens[1])) < 1e-6 for factor in factors)
 
 
-def group_of_pixels(inputs: Shapes, outputs: Shapes, batch: int = 1) -> int:
+def group_of_pixels(inputs: Shapes, outputs: Shapes, batch: int = 1, scales: Sequence[float] = ()) -> int:
     """Number of pixels that a reshape puts into axes that do not grow; 1 where it puts none.
 
-    The pictures of a batch, which lie beside each other where windows were folded into the batch, are not counted.
+    A fixed axis in front of the growing one holds parts of the grid, which grow with it; only one behind holds pixels.
+    The pictures of a batch, which lie beside each other where windows were folded into the batch, are not counted, and
+    neither is an axis of the image that keeps its size.
 
     Parameters
     ----------
     inputs, outputs : (before, after)
         Shapes of the argument and of the result at both sizes.
+    scales : sequence of float, optional
+        New pixels per old pixel, one per axis of the image.
 
     Examples
     --------
@@ -70,22 +74,38 @@ def group_of_pixels(inputs: Shapes, outputs: Shapes, batch: int = 1) -> int:
     4
     >>> group_of_pixels(((1, 4, 8, 8), (1, 4, 16, 16)), ((1, 2, 2, 64), (1, 2, 2, 256)))
     1
+    >>> tokens, rows = ((1, 64, 5), (1, 128, 5)), ((1, 8, 8, 5), (1, 8, 16, 5))
+    >>> group_of_pixels(tokens, rows), group_of_pixels(tokens, ((1, 8, 8, 5), (1, 16, 8, 5)), scales=(2.0, 1.0))
+    (1, 1)
     """
     if len(inputs[0]) != len(inputs[1]) or len(outputs[0]) != len(outputs[1]):
         return 1
     total = 1
     for ins, outs in _groups(inputs[0], outputs[0]):
-        if all(inputs[0][i] == inputs[1][i] for i in ins):
+        if all(inputs[0][i] == inputs[1][i] for i in ins) or _is_grid(outputs, outs, scales):
             continue
         fixed_in, fixed_out = (
-            math.prod(shapes[0][i] for i in axes if shapes[0][i] == shapes[1][i])
-            for shapes, axes in ((inputs, ins), (outputs, outs))
+            math.prod(_behind_growing(shapes, axes)) for shapes, axes in ((inputs, ins), (outputs, outs))
         )
-        if outs[0] == 0 and outputs[0][0] == batch != inputs[0][0]:
+        if ins[0] == 0 and outputs[0][0] != batch and batch in _behind_growing(outputs, outs):
             fixed_out //= batch
         if fixed_out > fixed_in and fixed_out % fixed_in == 0:
             total *= fixed_out // fixed_in
     return total
+
+
+def _behind_growing(shapes: Shapes, axes: Sequence[int]) -> list[int]:
+    """The sizes of those axes that stay and lie behind one that grows."""
+    grows = [shapes[0][axis] != shapes[1][axis] for axis in axes]
+    return [shapes[0][axis] for number, axis in enumerate(axes) if not grows[number] and any(grows[:number])]
+
+
+def _is_grid(shapes: Shapes, axes: Sequence[int], scales: Sequence[float]) -> bool:
+    """Whether axes grow as those of the image do, of which some keep their size."""
+    ratios = [shapes[1][axis] / shapes[0][axis] for axis in axes]
+    return len(ratios) == len(scales) and all(
+        math.isclose(r, s, rel_tol=1e-9) for r, s in zip(ratios, scales, strict=True)
+    )
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -98,7 +98,10 @@ def first_moved(probes: Sequence[LayerProbe], model: nn.Module) -> tuple[str, fl
         new = _run(model.get_submodule(probe.module), probe.large)
         if new is None:
             continue
-        found = displacement(probe.answer, _middle(new, probe.axis), probe.scales, besides=probe.slope)
+        line, (scale,) = _middle(new, probe.axis), probe.scales
+        most = min(probe.answer.shape[-1], int(line.shape[-1] / scale))  # a padding of more may leave one more pixel
+        old, *slope = (x[..., :most] for x in (probe.answer, *probe.slope))
+        found = displacement(old, line[..., : round(most * scale)], probe.scales, besides=slope)
         off = abs(found[0] - probe.moved) if found else 0.0
         if off > MOVED:
             return probe.module, off

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import RekernelError
 from ...resampling.geometry import new_size
+from ...text import dims
 from ..measure.verify import reduce_grid
 
 CYCLES = 2.0
@@ -30,12 +32,24 @@ class Inputs:
     args, kwargs : the arguments at the trained size
     size : pixels of the trained image, one number per axis
     scales : new pixels per old pixel
+
+    Raises
+    ------
+    RekernelError
+        If a tensor on the grid holds no picture: nothing can be measured on it.
     """
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        empty = next((v for v in self.values if self._on_grid(v) and v.numel() == 0), None)
+        if empty is not None:
+            raise RekernelError(
+                f"example_input: a tensor of shape {dims(empty.shape)} holds no picture; pass a batch of one or more"
+            )
 
     @property
     def new(self) -> tuple[int, ...]:

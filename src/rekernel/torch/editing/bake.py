@@ -19,6 +19,7 @@ from ..layers.dense import plain_layer
 from ..layers.own_forward import has_own_forward
 from ..layers.same_class import same_class
 from ..surroundings import own_precision, own_tensors
+from ..tracing.eval_mode import evaluating
 from .edits import Edits
 
 _PARTS = ("_g", "_v", "_orig", "_u")
@@ -70,7 +71,9 @@ def _bake(edits: Edits, only: Collection[str] | None) -> list[str]:
             continue
         kinds = _computed(module)
         if kinds:
-            edits.replace(module, _baked(module))
+            with evaluating(module):  # in train mode, spectral norm goes a step further each time it is asked
+                plain = _baked(module)
+            edits.replace(module, plain)
             notes.append(f"{name}: its parametrisation ({kinds}) was baked into the weight")
     return notes
 

@@ -18,6 +18,7 @@ from ..layers.dense import plain_layer
 from ..layers.module_names import owner_of
 from ..layers.own_forward import OWN, cannot_keep, computed_weight, examined, has_own_forward, multiplies_alone
 from ..layers.same_class import PadInput, kept_conv, kept_linear
+from ..surroundings import in_format_of
 from .edits import Edits
 
 
@@ -52,7 +53,7 @@ def bake_computed(edits: Edits, old: Any, name: str) -> None:
             f"another model"
         )
     weight, bias = computed_weight(old)
-    new = plain_layer(old, weight, bias, padding_mode=found.mode)
+    new = plain_layer(old, in_format_of(old.weight, weight), bias, padding_mode=found.mode)
     edits.replace(old, new.requires_grad_(old.weight.requires_grad))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from ...plan.changes import AxisGeometry
+from ..surroundings import in_format_of
 from .padding import OwnPadding, Sides, pad_sides
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
@@ -163,9 +164,12 @@ def plain_layer(
     """
     if weight is None:
         names = ("weight", "parametrizations.weight")
-        made_of = (parameter for name, parameter in old.named_parameters() if name.startswith(names))
+        made_of = [parameter for name, parameter in old.named_parameters() if name.startswith(names)]
+        computed = old.weight.detach().clone()
+        for parameter in made_of:
+            computed = in_format_of(parameter, computed)
         trained = any(p.requires_grad for p in made_of)
-        weight, bias = nn.Parameter(old.weight.detach().clone(), requires_grad=trained), old.bias
+        weight, bias = nn.Parameter(computed, requires_grad=trained), old.bias
     kernel, bias = _parameter(weight), None if bias is None else _parameter(bias)
     if isinstance(old, nn.Linear):
         new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")

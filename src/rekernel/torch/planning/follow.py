@@ -17,16 +17,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...patterns import matcher
 from ...plan.changes import LayerChange, Mode, ModuleChange
-from ...planning.roles import (
-    ABSORB,
-    AUTO,
-    SUPERSAMPLE,
-    Network,
-    Role,
-    aligned,
-    role_of,
-    settings_of,
-)
+from ...planning.roles import ABSORB, AUTO, SUPERSAMPLE, Network, Role, aligned, role_of, settings_of
 from ...planning.rules import offset_note, resampled_image, resized, shrinking_note
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
@@ -36,10 +27,11 @@ from ..tracing.layer_call import LayerCall
 from ..tracing.run import Trace
 from .convolutions import change_notes, conv_change, is_pruned
 from .grids import (
+    arriving_scales,
+    grid_given,
     grown,
     linear_change,
     positions_change,
-    scales_on_axes,
     size_taken_over,
     sizes,
     unflatten_fits,
@@ -47,7 +39,7 @@ from .grids import (
     written_change,
 )
 from .own_calls import form_of
-from .pools import POOLS, ends_grid, functional_note, joined, pool_change, whole_grid_doubt
+from .pools import POOLS, adaptive_scales, ends_grid, functional_note, joined, pool_change, whole_grid_doubt
 from .reading import Reading, inner_layers, reading
 from .windows import window_changes, window_of
 
@@ -132,7 +124,7 @@ class Follower:
             elif call.kind in _POOLS:
                 leaving = self._pool(call, arriving)
             elif call.kind == "adaptive-pool":
-                leaving = (1.0,) * len(arriving)
+                leaving = adaptive_scales(call, self.by_path.get(call.module), arriving)
             elif call.kind == "upsample":
                 leaving = self._upsample(call, arriving)
             elif call.kind == "linear":
@@ -148,7 +140,8 @@ class Follower:
                     f"{call.module or 'the model itself'}: {call.what} has a fixed size in pixels and cannot be "
                     f"rescaled; at the new resolution it covers a smaller part of the image"
                 )
-            self.scales[call.index], self.sizes[call.index] = leaving, call.out_size
+            given = grid_given(call, leaving, self.scales, self.sizes)
+            self.scales[call.index], self.sizes[call.index] = given
             if len(leaving) == len(call.out_size):
                 self.expected[call.module] = tuple(new_size(n, s) for n, s in zip(call.out_size, leaving, strict=True))
 
@@ -168,10 +161,7 @@ class Follower:
 
     def _arriving(self, call: LayerCall) -> tuple[float, ...]:
         """The scale of the grid that a call reads, for the spatial axes of the call."""
-        found = {
-            scales_on_axes(call, self.scales.get(source, ()), self.sizes.get(source, ()))
-            for source in sorted(call.sources)
-        }
+        found = arriving_scales(call, self.scales, self.sizes)
         if len(found) > 1:
             self._say(f"{call.module}: reads grids at different scales {sorted(found)}; planned for the largest")
         return max(found, default=())

@@ -6,6 +6,7 @@ becomes of them (see `planning.rules`), nor which calls are of this kind (see `t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,10 +89,34 @@ def size_taken_over(
     known, scales : {index: size}, {index: scales}
         Size and scale of what each call before this one gives.
     """
-    if not call.fixed or any(s != 1 for s in arriving):
+    if not call.fixed or all(s != 1 for s in arriving):
         return arriving
     same = [i for i, size in known.items() if i and size == call.out_size and any(s != 1 for s in scales.get(i, ()))]
-    return scales[max(same)] if same else arriving
+    if not same or len(scales[max(same)]) != len(arriving):
+        return arriving
+    return tuple(s if s != 1 else taken for s, taken in zip(arriving, scales[max(same)], strict=True))
+
+
+def arriving_scales(call: LayerCall, scales: Mapping[int, Scales], known: Mapping[int, tuple[int, ...]]) -> set[Scales]:
+    """The scales of the grids that a call reads, for its spatial axes; one if they agree.
+
+    A strip of pixels that was broadcast (the mean of each row, say) has the scales of the others across the strip.
+
+    Parameters
+    ----------
+    scales, known : {index: scales}, {index: size}
+        Scale and size of what each call before this one gives.
+    """
+    found = []
+    for source in sorted(call.sources):
+        size = known.get(source, ())
+        each: list[float | None] = list(scales_on_axes(call, scales.get(source, ()), size))
+        if len(each) == len(size) == len(call.size) and not _is_turned(size, call.size):
+            each = [None if n == 1 < m else s for s, n, m in zip(each, size, call.size, strict=True)]
+        found.append(each)
+    longest = max(map(len, found), default=0)
+    across = [next((e[i] for e in found if i < len(e) and e[i] is not None), 1.0) for i in range(longest)]
+    return {tuple(across[i] or 1.0 if s is None else s for i, s in enumerate(each)) for each in found}
 
 
 def scales_on_axes(call: LayerCall, scales: Scales, size: tuple[int, ...]) -> Scales:
@@ -105,16 +130,61 @@ def scales_on_axes(call: LayerCall, scales: Scales, size: tuple[int, ...]) -> Sc
     """
     count = len(call.size) or len(scales)
     if count == len(scales):
-        return scales
+        return _across(scales, size, call.size) if len(size) == len(call.size) else scales
     # A video model folds time (or space) into the batch: the sizes tell which axes remain.
     for start in range(len(size) - count, -1, -1):
         if size[start : start + count] == call.size:
             return scales[start : start + count]
+    if is_flattened(call, size):
+        return (math.prod(new_size(n, s) for n, s in zip(size, scales, strict=True)) / math.prod(size),)
     if 0 < len(scales) < count:  # images stacked to a video: the new axis keeps its size
         starts = range(count - len(size), -1, -1)
         start = next((i for i in starts if call.size[i : i + len(size)] == size), starts[0])
         return (1.0,) * start + scales + (1.0,) * (count - start - len(scales))
     return scales[len(scales) - count :] if scales else ()
+
+
+def is_flattened(call: LayerCall, size: tuple[int, ...]) -> bool:
+    """Whether a pointwise convolution reads the pixels of a grid of this size one behind the other, as a signal.
+
+    A longer kernel would mix the end of a row with the start of the next, which a larger grid has at another place.
+
+    Examples
+    --------
+    >>> read = LayerCall(2, "conv", "mix", frozenset({1}), size=(64,), kernel=(1,))
+    >>> is_flattened(read, (8, 8)), is_flattened(read, (64,))
+    (True, False)
+    """
+    pointwise = call.kind == "conv" and max(call.kernel, default=0) == 1
+    return pointwise and len(call.size) == 1 < len(size) and call.size[0] == math.prod(size)
+
+
+def grid_given(
+    call: LayerCall, leaving: Scales, scales: Mapping[int, Scales], known: Mapping[int, tuple[int, ...]]
+) -> tuple[Scales, tuple[int, ...]]:
+    """Scales and size of the grid on which the result of a call lies.
+
+    A pointwise convolution of flattened pixels leaves each on its place, and code may make them the grid again.
+    """
+    source = next((i for i in sorted(call.sources) if is_flattened(call, known.get(i, ()))), None)
+    return (leaving, call.out_size) if source is None else (scales[source], known[source])
+
+
+def _across(scales: Scales, before: tuple[int, ...], now: tuple[int, ...]) -> Scales:
+    """The scales of a grid of which a strip of pixels was made, or of a strip that was turned."""
+    if _is_turned(before, now):
+        scale = scales[_long(before)[0]]
+        return tuple(scale if i == _long(now)[0] else 1.0 for i in range(len(scales)))
+    return tuple(1.0 if m == 1 < n else s for s, n, m in zip(scales, before, now, strict=True))
+
+
+def _is_turned(before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    """Whether a column of pixels was turned into a row, or a row into a column."""
+    return len(_long(before)) == len(_long(now)) == 1 and _long(before) != _long(now)
+
+
+def _long(size: tuple[int, ...]) -> list[int]:
+    return [axis for axis, n in enumerate(size) if n > 1]
 
 
 def _cells(call: LayerCall, entries: int, scales: Scales) -> tuple[Cells, ...]:

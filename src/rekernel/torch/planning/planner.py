@@ -110,7 +110,7 @@ def plan_model(
         planner.reading = Reading(ABSORB, resample=in_front)
     with with_way_out(way_out(planner.reading, planner.network, latent=trace.latent)):
         planner.run()
-        grids = [(size, planner.scales[index]) for index, size in planner.sizes.items()]
+        grids = {index: (size, planner.scales[index]) for index, size in planner.sizes.items()}
         norms, shapes = pixel_norms(model, trace, grids, settings, aligned=planner.aligned, excluded=excluded)
     for path in [path for path in own if _stays(planner, f"{path}.weight".removeprefix("."))]:
         if any(own.pop(path).crops):

@@ -139,6 +139,24 @@ def ends_grid(call: LayerCall, trace: Trace) -> tuple[bool, ...]:
     return one
 
 
+def adaptive_scales(call: LayerCall, module: Any, arriving: Scales) -> Scales:
+    """The scales that an adaptive pooling leaves: it gives as many pixels as before, or on some axes all that arrive.
+
+    Examples
+    --------
+    >>> column = LayerCall(2, "adaptive-pool", "pool", frozenset({1}), size=(8, 8), out_size=(8, 1))
+    >>> adaptive_scales(column, nn.AdaptiveAvgPool2d((None, 1)), (2.0, 2.0))
+    (2.0, 1.0)
+    """
+    asked = getattr(module, "output_size", ())
+    asked = asked if isinstance(asked, tuple) else (asked,) * len(arriving)
+    if len(asked) != len(arriving):  # a function in code, which may be given the size of the image along one axis
+        strip = len(call.size) == len(arriving) and call.out_size != call.size
+        same = [strip and n == m > 1 for n, m in zip(call.size, call.out_size, strict=False)]
+        return tuple(s if i < len(same) and same[i] else 1.0 for i, s in enumerate(arriving))
+    return tuple(s if n is None else 1.0 for s, n in zip(arriving, asked, strict=True))
+
+
 def functional_note(call: LayerCall) -> str:
     """The note about a pooling that is a function in a model's code, which has no module to replace."""
     name = call.kind.split("-")[0].capitalize()
