@@ -74,3 +74,9 @@ def test_settings_need_no_torch():
         "assert not {'torch', 'diffusers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("options", [{"until": "0.7"}, {"until": {"mid*": "half"}}, {"method": ["cubic"]}])
+def test_settings_of_another_kind_are_refused(options):
+    with pytest.raises(RekernelError, match=r"until=|method="):
+        KernelSettings(2, **options)

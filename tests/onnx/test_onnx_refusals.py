@@ -231,3 +231,10 @@ def test_sizes_that_a_resize_has_fixed_become_the_new_ones(tmp_path):
     assert result.exit_code == 0, result.stderr
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": np.zeros((1, 3, 16, 16), np.float32)})[0].shape == (1, 4, 32, 24)
+
+
+def test_a_scale_of_1_says_so(tmp_path):
+    saved(tmp_path, [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)], {"w": normal(4, 3, 3, 3)})
+    arguments = ["convert", str(tmp_path / "m.onnx"), str(tmp_path / "out.onnx"), "--scale", "1"]
+    said = CliRunner().invoke(main, arguments)
+    assert said.exit_code == 1 and "the plan changes nothing. Note: the scale is 1, so nothing changes" in said.stderr

@@ -12,7 +12,7 @@ import rekernel as rk
 import rekernel.torch as rkt
 from rekernel import RekernelError
 from rekernel.planning.settings import Hints
-from rekernel.torch.planning.memory import refuse_too_large
+from rekernel.torch.editing.memory import refuse_too_large
 
 SHAPES = {
     "conv1.weight": (8, 3, 3, 3), "conv1.bias": (8,), "conv2.weight": (16, 8, 3, 3), "fc1.weight": (10, 256),
@@ -110,7 +110,7 @@ def test_a_text_is_one_pattern(file):
         ({"a": float("nan")}, "a=nan is not a number"),
         ({"gain": "dcc"}, "gain='dcc' is not one of"),
         ({"method": "cubc"}, "method='cubc' is not one of"),
-        ({"method": 3}, "method=3 is not the name of a method"),
+        ({"method": 3}, "method='3' is not the name of a method"),
         ({"reading_filter": "aera"}, "'aera' is not one of"),
     ],
 )

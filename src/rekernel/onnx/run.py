@@ -25,6 +25,7 @@ from ..escape import shown, shown_path
 from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
+from ..planning.allowed_values import SCALE_1, is_one
 from ..planning.guards import nothing_changes
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, checked_mode
@@ -228,7 +229,8 @@ def _planned(model: Model, request: Request) -> tuple[Plan, GraphPass]:
     )  # fmt: skip
     done = walk(model, asked)
     changes, modules = kept(model, done.changes), tuple(done.modules)
-    notes = (*done.notes, *without_effect(changes, modules, base, request.overrides))
+    unscaled = [SCALE_1] if is_one(base.scale) and all(change.kept for change in changes) else []
+    notes = (*done.notes, *unscaled, *without_effect(changes, modules, base, request.overrides))
     return Plan(changes, FAMILY, request.options(), notes, modules, "onnx", base.scale), done
 
 

@@ -23,6 +23,20 @@ LARGEST_SCALE = 64
 LARGEST_IMAGE = 1 << 30
 """Pixels of an image that a rescaled model is run on once: as floats, its first feature maps take 100 GB and more."""
 
+SCALE_1 = "the scale is 1, so nothing changes; pass the new pixels per old pixel, such as --scale 2"
+"""The note of a plan for a scale of 1."""
+
+
+def is_one(scale: Any) -> bool:
+    """Whether a scale is 1 along every axis.
+
+    Examples
+    --------
+    >>> is_one(1), is_one((1.0, 1.0)), is_one((1, 2))
+    (True, True, False)
+    """
+    return all(s == 1 for s in (scale if isinstance(scale, tuple) else (scale,)))
+
 
 def check_scale(scale: Any, size: Sequence[int] = ()) -> None:
     """Raise if a scale is not one, or so large that it must be a size.

@@ -24,6 +24,7 @@ from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A
 from ..sources.opening import open_location
+from .allowed_values import SCALE_1, is_one
 from .guards import refuse_rescaled
 from .layers import Unclear
 from .no_effect import without_effect
@@ -154,7 +155,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
     given = _Checkpoint(
         source, asked, hints, asked.each(shapes), family, found.layout, shapes, chosen, selection
     )  # fmt: skip
-    if all(map(_is_one, (asked.settings, *given.each.values()))):
+    if all(is_one(settings.scale) for settings in (asked.settings, *given.each.values())):
         return _unscaled(given)
     how = reading(shapes, family, asked.settings, hints, asked.mode, chosen)
     try:
@@ -167,18 +168,13 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         return _planned(given, Reading(ABSORB, how.network, resample=why))
 
 
-def _is_one(settings: Settings) -> bool:
-    return all(s == 1 for s in (settings.scale if isinstance(settings.scale, tuple) else (settings.scale,)))
-
-
 def _unscaled(given: _Checkpoint) -> Plan:
     """The plan for a scale of 1."""
     tensors = given.source.tensors.values()
     changes = (LayerChange.unchanged(t.name, t.dtype, t.shape, "the scale is 1") for t in tensors)
-    note = "the scale is 1, so nothing changes; pass the new pixels per old pixel, such as --scale 2"
     options = {**given.asked.options(), "selection": given.selection}
     family, scale = given.family.name if given.family else "", given.asked.settings.scale
-    return Plan(tuple(changes), family, options, (note,), scale=scale)
+    return Plan(tuple(changes), family, options, (SCALE_1,), scale=scale)
 
 
 def _planned(given: _Checkpoint, how: Reading) -> Plan:

@@ -124,9 +124,6 @@ class Settings:
     reading_filter: str | None = None
 
     def __post_init__(self) -> None:
-        for what, value in (("method", self.method), ("reading_filter", self.reading_filter or "")):
-            if not isinstance(value, str):
-                raise RekernelError(f"{what}={shown(repr(value), 80)} is not the name of a method, such as 'cubic'")
         object.__setattr__(self, "method", canonical_method(self.method, (AUTO_METHOD, *ALL_METHODS)))
         if self.reading_filter is not None:
             object.__setattr__(self, "reading_filter", canonical_method(self.reading_filter, READING_FILTERS))

@@ -41,6 +41,8 @@ def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> 
     >>> canonical_method("bicubic")
     'cubic'
     """
+    if not isinstance(method, str):
+        raise RekernelError(f"method={str(method)[:80]!r} is not the name of a method, such as 'cubic'")
     name = ALIASES.get(method, method)
     if name not in choices:
         raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}")

@@ -55,7 +55,7 @@ class KernelSettings(SamplerSettings):
             if name is not None:
                 canonical_method(name)
         for share in self.until.values() if isinstance(self.until, Mapping) else (self.until,):
-            if not 0 <= share <= 1:
+            if not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise RekernelError(f"until={self.until}: a share must be between 0 (never) and 1 (in every step)")
 
     @classmethod

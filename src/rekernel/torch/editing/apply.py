@@ -26,10 +26,10 @@ from ..layers.prefixes import prefix_between
 from ..layers.resample_image import resampler
 from ..layers.same_class import PadInput
 from ..planning.held_sizes import held_sizes
-from ..planning.memory import refuse_too_large
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
 from .held_sizes import set_position_ids, set_sizes
+from .memory import refuse_too_large
 from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
 
