@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -77,6 +78,12 @@ def graph(source: Path = SOURCE) -> dict[str, set[str]]:
     return edges
 
 
+@functools.cache
+def own_graph() -> dict[str, set[str]]:
+    """The graph of rekernel, made once for all tests."""
+    return graph()
+
+
 def _is_function(module: str, source: Path) -> bool:
     """Whether a package's `__init__` gives this name to something else than the module of that name."""
     package, _, name = module.rpartition(".")
@@ -138,7 +145,7 @@ def test_imports_point_to_lower_levels(path):
     module = module_name(path)
     assert top(module) in LEVEL, f"{top(module)} has no place in LEVELS (tests/test_structure.py): add it"
     own = LEVEL[top(module)]
-    others = {name for name in graph()[module] if top(f"{name}.") != top(module)}
+    others = {name for name in own_graph()[module] if top(f"{name}.") != top(module)}
     assert "rekernel" not in others, f"{module} imports the face of the library, which imports everything"
     wrong = sorted(name for name in others if LEVEL[top(name)] >= own)
     assert not wrong, f"{module} imports from its own level or above: {wrong}"
