@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ...escape import cause, shown
+from ...escape import shown
 from ...planning.roles import gives_image
+from ..running import said_by
 from .eval_mode import evaluating
 from .layer_call import LayerCall
 from .recorder import Recorder
@@ -133,7 +134,7 @@ def _does_not_run(model: nn.Module, failing: Sequence[str], error: Exception) ->
     where = ""
     if failing and failing[0]:
         where = f", in {shown(failing[0])} ({type(model.get_submodule(failing[0])).__name__})"
-    return RekernelError(f"{type(model).__name__}: does not run on the example input{where}: {cause(error, 300)}")
+    return RekernelError(f"{type(model).__name__}: does not run on the example input{where}: {said_by(error)}")
 
 
 def _pass(
