@@ -319,7 +319,7 @@ def _regroup(pair: Pair) -> str:
     """A reshape that puts a fixed number of pixels into an axis of their own."""
     (old, new) = (step.results[0].shape for step in (pair.old, pair.new))
     a, b = pair.old.operands[0].shape, pair.new.operands[0].shape
-    group = group_of_pixels((a, b), (old, new), pair.batch)
+    group = group_of_pixels((a, b), (old, new), pair.batch, pair.scales)
     if group == 1:
         return ""
     return f"{pair.name} splits the grid into groups of {group} pixels; each covers a smaller part of the image"
