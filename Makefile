@@ -12,7 +12,8 @@ LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.p
   tests/torch/test_engines.py
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-zoo docs site upgrade
+.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
+  docs site upgrade
 
 setup: $(READY)
 
@@ -87,10 +88,15 @@ $(PACKAGES)/.ready: | $(READY)
 
 bench-real: $(READY) $(PACKAGES)/.ready  ## the tables on real data; needs Debian's dataset-fashion-mnist, or DATA=DIR
 	$(BIN)/python benchmarks/real/fashion.py --data $(DATA)
-	$(BIN)/python benchmarks/real/segmentation.py --data $(DATA)
-	$(BIN)/python benchmarks/real/efficientnet.py --packages $(PACKAGES)
+	$(MAKE) -j2 bench-segmentation bench-efficientnet
 	$(BIN)/python benchmarks/real/training.py --data $(DATA)
 	$(BIN)/python benchmarks/real/tables.py
+
+bench-segmentation: $(READY)
+	$(BIN)/python benchmarks/real/segmentation.py --data $(DATA)
+
+bench-efficientnet: $(READY) $(PACKAGES)/.ready
+	$(BIN)/python benchmarks/real/efficientnet.py --packages $(PACKAGES)
 
 # Model zoos that ask for another torch. torchvision must be the version of ours.
 ZOO_PACKAGES ?= out/zoo-packages
