@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +84,22 @@ Logits = Callable[[Tensor], Tensor]
 def main() -> None:
     """Train where asked, measure, print, write."""
     options = _options()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     if options.train:
         train_all(options)
-    pieces = fashion_data.load("test", folder=options.data)
-    x, y = pieces.x[:, 0].numpy(), pieces.y.numpy()
-    rows: list[Row] = []
-    for number in range(options.sets):
-        drawn = scenes(x, y, options.scenes if number == 0 else options.scenes // 2, (TEST, number))
-        rows += [{"set": number, **row} for row in measured(drawn, options.seeds, every=number == 0)]
-    drawn = scenes(x, y, options.scenes // 2, (TEST, options.sets), ground="gratings")
-    gratings = measured(drawn, options.seeds, every=False)
+    jobs = [(number, seed) for number in range(options.sets + 1) for seed in options.seeds]
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        done = list(pool.map(partial(_of_set, options), *zip(*jobs, strict=True)))
+    found = {number: [row for (n, _), (part, _) in zip(jobs, done, strict=True) if n == number for row in part]
+             for number in range(options.sets + 1)}  # fmt: skip
+    rows: list[Row] = [{"set": number, **row} for number in range(options.sets) for row in found[number]]
+    gratings = found[options.sets]
     setting = {
         "trained": SIDE // SCALE, "tested": SIDE, "scenes": options.scenes, "sets": options.sets,
-        "seeds": options.seeds, "steps": STEPS, "batch": BATCH, "threads": options.threads,
+        "seeds": options.seeds, "steps": STEPS, "batch": BATCH, "threads": 1, "workers": workers,
         "weights": sum(p.numel() for p in UNet(CLASSES).parameters()),
-        "cpu_minutes": round(time.process_time() / 60, 1),
+        "cpu_minutes": round(sum(spent for _, spent in done) / 60, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "rekernel": rk.__version__},
     }  # fmt: skip
     console = Console(width=120)
@@ -104,6 +108,23 @@ def main() -> None:
     if options.out is not None:
         options.out.parent.mkdir(exist_ok=True)
         options.out.write_text(json.dumps({"setting": setting, "rows": rows, "gratings": gratings}, indent=1) + "\n")
+
+
+def _of_set(options: argparse.Namespace, number: int, seed: int) -> tuple[list[Row], float]:
+    """The rows of one network on one set of scenes, and the seconds of CPU time that they took.
+
+    The last set has another ground: gratings.
+    """
+    torch.set_num_threads(1)
+    start = time.process_time()
+    pieces = fashion_data.load("test", folder=options.data)
+    x, y = pieces.x[:, 0].numpy(), pieces.y.numpy()
+    count, ground = options.scenes if number == 0 else options.scenes // 2, {}
+    if number == options.sets:
+        ground = {"ground": "gratings"}
+    drawn = scenes(x, y, count, (TEST, number), **ground)
+    rows = measured(drawn, [seed], every=number == 0 and seed == options.seeds[0])
+    return rows, time.process_time() - start
 
 
 def measured(drawn: tuple[Tensor, Tensor], seeds: list[int], *, every: bool) -> list[Row]:
@@ -229,7 +250,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scenes", type=int, default=200, help="scenes in the first set; the others have half of that")
     parser.add_argument("--sets", type=int, default=1 + FURTHER_SETS)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="20 scenes, one set, one seed, and no result file")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
