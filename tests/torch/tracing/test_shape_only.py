@@ -64,7 +64,7 @@ def test_values_are_computed_where_the_code_asks_for_them() -> None:
 
 def test_large_models_are_traced_with_shapes_only_by_default() -> None:
     wide = nn.Sequential(nn.Conv2d(3, 256, 3, padding=1), nn.Conv2d(256, 256, 3, padding=1))
-    assert trace(wide, [torch.zeros(1, 3, 48, 48)]).shape_only
+    assert trace(wide, [torch.zeros(1, 3, 64, 64)]).shape_only
     assert not trace(wide, [torch.zeros(1, 3, 8, 8)]).shape_only
 
 
