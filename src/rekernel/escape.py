@@ -62,6 +62,17 @@ def cause(error: BaseException, limit: int = 200) -> str:
     return shown(text, limit) if text else f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind} without a message"
 
 
+def finding(error: BaseException, limit: int = 200) -> str:
+    """Return what one of our own errors says first, as part of a note: the advice behind it is not for its reader.
+
+    Examples
+    --------
+    >>> finding(ValueError("conv: gives a grid of (8, 8). Choose another size")), finding(ValueError("a; b"))
+    ('conv: gives a grid of (8, 8)', 'a')
+    """
+    return shown(re.split(r"[.;] ", str(error), maxsplit=1)[0], limit)
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """Return a path for a message: like `shown`, with a larger limit.
 

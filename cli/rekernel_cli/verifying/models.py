@@ -28,7 +28,7 @@ from ..user_code import import_file, running
 
 def loaded(source: str, converted: str, factory: str, *, allow_pickle: bool) -> tuple[nn.Module, nn.Module]:
     """The original and the rescaled model; a source or a converted checkpoint is a file, an index or a folder."""
-    files = [_downloaded(path, allow_pickle) for path in (source, converted)]
+    files = [local_path(path, allow_pickle=allow_pickle) for path in (source, converted)]
     scaled = [_is_rescaled(path, allow_pickle) for path in files]
     if scaled[0]:
         raise RekernelError(
@@ -59,10 +59,6 @@ def function(place: str, option: str) -> Callable[..., Any]:
         raise RekernelError(f"{option} {shown(place)}: is neither a class nor a function")
     called: Callable[..., Any] = found
     return called
-
-
-def _downloaded(path: str, allow_pickle: bool) -> Path:
-    return local_path(path, allow_pickle=allow_pickle)
 
 
 def _is_rescaled(path: Path, allow_pickle: bool) -> bool:

@@ -7,7 +7,6 @@ what becomes of it (see `planning.rules`).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from ..architectures.detect import architecture
 from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
-from ..escape import shown, shown_path
+from ..escape import finding, shown, shown_path
 from ..patterns import select, without
 from ..plan.changes import LayerChange, ModuleChange
 from ..plan.plan import Plan
@@ -164,7 +163,7 @@ def _plan(source: TensorSource, asked: Request) -> Plan:
         if not how.keeps_patch:
             raise
         # No number of tokens fits, so the network shall not see that its image was larger.
-        why = f"the patches cannot grow, and more of them do not fit ({re.split('[.;] ', str(error))[0]})"
+        why = f"the patches cannot grow, and more of them do not fit ({finding(error)})"
         return _planned(given, Reading(ABSORB, how.network, resample=why))
 
 

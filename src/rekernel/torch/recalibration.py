@@ -27,7 +27,7 @@ from ..plan.plan import Plan
 from ..resampling.geometry import new_size
 from ..text import dims, few
 from .editing.apply import PLAN
-from .running import Forward, more_inputs, said_by
+from .running import Forward, call_with, more_inputs, said_by
 from .surroundings import own_precision
 from .tracing.eval_mode import evaluating
 from .tracing.tensor_state import tensors_in
@@ -267,7 +267,7 @@ def _run(model: nn.Module, batch: Any, number: int, forward: Forward | None) -> 
 def _hint(model: nn.Module, image: Tensor | None, forward: Forward | None) -> str:
     """What to pass instead, to a model that did not run."""
     if forward is None and (needs := more_inputs(model)):
-        call = f"model(batch, {', '.join(f'{shown(name)}=...' for name in needs)})"
+        call = call_with(needs, "batch")
         return f"; it also needs {', '.join(map(shown, needs))}: pass forward=lambda model, batch: {call}"
     wanted = _wanted(model, image)
     return f"; it reads images of the new size, {dims(wanted)}" if wanted else ""

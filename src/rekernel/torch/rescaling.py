@@ -6,7 +6,6 @@ Scope: the order of these steps. Not here: what to change (see `torch.planning.p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import finding, shown
 from ..plan.changes import FORMS
 from ..planning.allowed_values import check_scale, layer_modes
 from ..planning.no_effect import without_effect
@@ -184,18 +183,13 @@ def rescale(
     except _CannotAbsorb as error:
         failed = error
     try:  # the model never sees that its image was larger
-        return attempt(f"the layers that read the image cannot absorb the scale ({_finding(failed)})")
+        return attempt(f"the layers that read the image cannot absorb the scale ({finding(failed)})")
     except RekernelError:
         raise RekernelError(*failed.args) from None
 
 
 class _CannotAbsorb(RekernelError):  # noqa: N818 - says what is wrong, as RekernelError does
     """The layers that read the image were to absorb the scale, and the model does not work so."""
-
-
-def _finding(error: RekernelError) -> str:
-    """What an error says first: the advice behind it is not for a reader of the plan."""
-    return shown(re.split(r"[.;] ", str(error), maxsplit=1)[0], 200)
 
 
 def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:

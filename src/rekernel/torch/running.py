@@ -90,6 +90,17 @@ def more_inputs(model: nn.Module) -> tuple[str, ...]:
     return tuple(p.name for p in parameters[1:] if p.default is p.empty and p.kind not in fixed)
 
 
+def call_with(needs: tuple[str, ...], image: str) -> str:
+    """A call of a model with the inputs that it needs besides its image, as code to fill in.
+
+    Examples
+    --------
+    >>> call_with(("timestep",), "x")
+    'model(x, timestep=...)'
+    """
+    return f"model({image}, {', '.join(f'{shown(name)}=...' for name in needs)})"
+
+
 def arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a model: a tensor, a tuple of arguments, or a dict of keyword arguments.
 
@@ -105,7 +116,7 @@ def arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
 
 def _with_forward(needs: tuple[str, ...]) -> tuple[str | Option, ...]:
     """How to pass more inputs, for users of Python and of the command."""
-    call = f"model(x, {', '.join(f'{shown(name)}=...' for name in needs)})"
+    call = call_with(needs, "x")
     return (
         f"it also needs {', '.join(map(shown, needs))}; ",
         Option(
