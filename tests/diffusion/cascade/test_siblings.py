@@ -10,6 +10,8 @@ np = pytest.importorskip("numpy")
 
 from rekernel.diffusion import GuidedCascade  # noqa: E402
 
+from .families import FAMILIES  # noqa: E402
+
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 SCHEDULERS = {
     "DDIM": ("DDIMScheduler", {"clip_sample": False}),
@@ -64,3 +66,29 @@ def test_stable_diffusion_xl(sdxl):
     cascade = GuidedCascade(sdxl, sizes=[16, 32], strength=0.67, guidance=False, enlarge="latent")
     found = cascade(generator=seeded(), output_type="np", **options).images
     assert np.abs(found - wanted).max() < 1e-4
+
+
+SIBLINGS = {
+    "sd3": "StableDiffusion3Img2ImgPipeline",
+    "flux": "FluxImg2ImgPipeline",
+    "qwen": "QwenImageImg2ImgPipeline",
+}
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_rectified_flow(name):
+    """Flux and Qwen-Image sample packed tokens, and shift their times by the size of the picture."""
+    family = FAMILIES[name]
+    pipe, options = family.pipe(), family.call(num_inference_steps=6)
+    generator = seeded()
+    small = pipe(**{**options, "height": 16, "width": 16, "generator": generator, "output_type": "latent"})[0]
+    if small.ndim == 3:
+        small = diffusers.FluxPipeline._unpack_latents(small, 8, 8, 1)
+    again = getattr(diffusers, SIBLINGS[name])(**pipe.components)
+    again.set_progress_bar_config(disable=True)
+    image = enlarged(small, (16, 16))
+    sized = {"height": 32, "width": 32, "image": image, "strength": 0.5, "generator": generator}
+    wanted = again(**{**options, **sized, "output_type": "pt"})[0]
+    cascade = GuidedCascade(pipe, sizes=[16, 32], strength=0.5, guidance=False, enlarge="latent")
+    found = cascade(**{**options, "generator": seeded(), "output_type": "pt"})[0]
+    assert (found - wanted).abs().max() < 1e-4

@@ -19,6 +19,16 @@ _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
 
 
+def check_starts_from_noise(pipe: Any) -> None:
+    """Raise for an img2img pipeline: it would start each stage from the same picture."""
+    takes = inspect.signature(pipe.__call__).parameters
+    if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
+        raise RekernelError(
+            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from noise "
+            f"(diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture to the cascade as image="
+        )
+
+
 class Arguments:
     """The arguments of a pipeline by name, and the names that it takes.
 
@@ -32,6 +42,9 @@ class Arguments:
         signature = inspect.signature(pipe.__call__)
         self.takes = signature.parameters
         rest = dict(kwargs)
+        for name in _OURS:
+            if rest.pop(name, None) is not None:
+                raise RekernelError(f"{name}=: the sizes are those of the cascade; make one with other sizes=")
         self.start = rest.pop("start", None)
         if "image" not in self.takes:
             image = rest.pop("image", None)
@@ -46,9 +59,8 @@ class Arguments:
         for name, value in bound.items():
             spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
             self.given |= value if spread else {name: value}
-        for name in _OURS:
-            if self.given.get(name) is not None:
-                raise RekernelError(f"{name}=: the sizes are those of the cascade; make one with other sizes=")
+        if any(self.given.get(name) is not None for name in _OURS):
+            raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
 
     @property
     def generator(self) -> Any:

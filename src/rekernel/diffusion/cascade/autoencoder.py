@@ -31,22 +31,30 @@ class Autoencoder:
     def pixels(self, latents: Tensor) -> Tensor:
         """Decode (B, C, [frames,] h, w) latents to (B, 3, [frames,] H, W)."""
         scale, shift = self._affine(latents.ndim)
+        raw = latents.float() / scale.to(latents.device) + shift.to(latents.device)
         with self._ready() as dtype:
-            raw = latents.float() / scale.to(latents.device) + shift.to(latents.device)
-            flat = self._video and raw.ndim == 4
-            decoded = self.vae.decode((raw[:, :, None] if flat else raw).to(dtype), return_dict=False)[0]
-            pixels: Tensor = decoded[:, :, 0] if flat else decoded
-            return pixels.float()
+            decoded = self.vae.decode(self._fitting(raw).to(dtype), return_dict=False)[0]
+        return self._as_before(decoded.float(), raw)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, [frames,] H, W) pixels to (B, C, [frames,] h, w); the mean, not a draw, of a distribution."""
         with self._ready() as dtype:
-            flat = self._video and pixels.ndim == 4
-            encoded = self.vae.encode((pixels[:, :, None] if flat else pixels).to(dtype))
-            raw = _values(encoded, type(self.vae).__name__).float()
-            raw = raw[:, :, 0] if flat else raw
+            encoded = self.vae.encode(self._fitting(pixels).to(dtype))
+            raw = self._as_before(_values(encoded, type(self.vae).__name__).float(), pixels)
         scale, shift = self._affine(raw.ndim)
         return (raw - shift.to(raw.device)) * scale.to(raw.device)
+
+    def _fitting(self, images: Tensor) -> Tensor:
+        """A picture as a video of one frame for a VAE of videos, a video as pictures for a VAE of pictures."""
+        if self._video and images.ndim == 4:
+            return images[:, :, None]
+        return images.movedim(2, 1).flatten(0, 1) if not self._video and images.ndim == 5 else images
+
+    def _as_before(self, images: Tensor, given: Tensor) -> Tensor:
+        """The pictures or videos in the form in which `given` came."""
+        if images.ndim == given.ndim:
+            return images
+        return images[:, :, 0] if self._video else images.reshape(len(given), -1, *images.shape[1:]).movedim(1, 2)
 
     def _affine(self, axes: int) -> tuple[Tensor, Tensor]:
         """(scale, shift) with latents = (raw - shift) * scale, per channel where the VAE has them per channel."""

@@ -28,11 +28,12 @@ class Enlarger:
     how : 'latent', 'pixels', a callable, or None
     vae : an autoencoder, or None for a pipeline of pixels
     cell : pixels of the picture for one pixel of the latents
+    frames_first : whether a video's axes are (B, frames, C, h, w)
     """
 
-    def __init__(self, how: Enlarge, vae: Any, cell: int) -> None:
+    def __init__(self, how: Enlarge, vae: Any, cell: int, *, frames_first: bool = False) -> None:
         self.vae = None if vae is None else Autoencoder(vae)
-        self.how, self.cell = how, cell
+        self.how, self.cell, self.frames_first = how, cell, frames_first
 
     def enlarged(self, grid: Tensor, size: Size) -> Tensor:
         """(B, C, ..., h, w) latents, or pixels from -1 to 1, of the next size."""
@@ -42,8 +43,10 @@ class Enlarger:
             return (pixels if self.how in (None, LATENT) else pixels * 2 - 1).to(grid.dtype)
         if self.how == LATENT:
             return resized(grid, (size[0] // self.cell, size[1] // self.cell))
-        pixels = self._pixels((self.vae.pixels(grid) / 2 + 0.5).clamp(0, 1), size)
-        return self.vae.latents(pixels * 2 - 1).to(grid.dtype)
+        latents = grid.movedim(2, 1) if self.frames_first else grid
+        pixels = self._pixels((self.vae.pixels(latents) / 2 + 0.5).clamp(0, 1), size)
+        made = self.vae.latents(pixels * 2 - 1).to(grid.dtype)
+        return made.movedim(1, 2) if self.frames_first else made
 
     def of_picture(self, picture: Tensor, size: Size, dtype: torch.dtype) -> Tensor:
         """Latents, or pixels from -1 to 1, of a (B, C, H, W) picture in [0, 1], enlarged to `size`."""

@@ -82,9 +82,11 @@ class GuidedCascade:
         scheduler: Any = None,
     ) -> None:
         from ..denoiser.target import Target
+        from .arguments import check_starts_from_noise
         from .loop import as_pipeline
 
         self.pipe = as_pipeline(pipe, scheduler)
+        check_starts_from_noise(self.pipe)
         target = Target(self.pipe)
         self._geometry = geometry_of(self.pipe, target.network, target.trained)
         name = type(self.pipe).__name__

@@ -37,7 +37,7 @@ class LateScheduler:
     Parameters
     ----------
     scheduler : a diffusers scheduler; it does not change
-    strength : share of the steps that are run, or None for all of them, from noise
+    strength : share of the steps that are run; None for all of them, from noise; 0 for no step
     name : what the steps belong to, for messages
 
     Attributes
@@ -132,6 +132,9 @@ class LateScheduler:
         said = getattr(self.inner, "num_inference_steps", None)
         steps = said if isinstance(said, int) else -(-len(self.timesteps) // order)
         kept = min(int(steps * strength), steps)
+        if strength == 0:
+            self.timesteps = self.timesteps[:0]
+            return
         if kept < 1:
             raise RekernelError(
                 f"{self.name}: strength={strength:g} of {steps} steps leaves no step; raise the strength or "

@@ -5,11 +5,9 @@ Scope: shapes. Not here: arguments of a network (see `denoiser/image_layout`).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...errors import RekernelError
-from ..denoiser.image_layout import PackedTokens
 from .sizes import Size, text_of
 
 
@@ -29,7 +27,9 @@ def unpacked(sample: Tensor, size: Size, cell: int) -> Tensor:
     """
     height, width = size[0] // cell, size[1] // cell
     if sample.ndim == 3 and sample.shape[1] * 4 == height * width:
-        return _tokens(height, width).grid(sample)
+        batch, _, channels = sample.shape
+        blocks = sample.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
+        return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
     if sample.ndim < 4 or tuple(sample.shape[-2:]) != (height, width):
         raise RekernelError(
             f"at {text_of(size)} pixels the image has the shape {tuple(sample.shape)}, not {height} rows and {width} "
@@ -39,9 +39,9 @@ def unpacked(sample: Tensor, size: Size, cell: int) -> Tensor:
 
 
 def packed(grid: Tensor, *, tokens: bool) -> Tensor:
-    """The grid in the form that the pipeline samples in."""
-    return _tokens(*grid.shape[-2:]).tensor(grid) if tokens else grid
-
-
-def _tokens(height: int, width: int) -> PackedTokens:
-    return PackedTokens(height // 2, width // 2, torch.empty(0))
+    """The grid in the form that the pipeline samples in: itself, or tokens of 2 x 2 pixels, row by row."""
+    if not tokens:
+        return grid
+    batch, channels, height, width = grid.shape
+    blocks = grid.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, 4 * channels)

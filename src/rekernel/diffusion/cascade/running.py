@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ..denoiser.call import read_call
+from ..denoiser.call import FRAMES_FIRST, read_call
 from ..denoiser.target import Target
 from ..formulas.schedules import FlowSchedule
 from ..guidance.settings import GuidanceSettings
@@ -49,7 +49,8 @@ class Run:
     def __init__(self, pipe: Any, target: Target, sizes: Sequence[Size], cell: int, settings: CascadeSettings) -> None:
         self.pipe, self.target, self.sizes, self.cell, self.settings = pipe, target, sizes, cell, settings
         self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-        self.enlarger = Enlarger(settings.enlarge, self.vae, cell)
+        first = type(target.network).__name__ in FRAMES_FIRST
+        self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
         self.passes = Passes()
         self._name = type(pipe).__name__
 
@@ -66,6 +67,8 @@ class Run:
             else:
                 done, tokens, grid = 0, hasattr(self.pipe, "_pack_latents"), self._given(arguments)
             for index in range(1, len(self.sizes)):
+                if arguments.latents and getattr(self.pipe, "interrupt", False):  # by a callback of the user's
+                    return self._as_it_is(arguments, index - 1, packed(grid, tokens=tokens))
                 scheduler, output = self._again(arguments, index, grid, done, tokens=tokens)
                 if index < len(self.sizes) - 1:
                     grid = unpacked(self._finished(output, scheduler), self.sizes[index], self.cell)
@@ -138,6 +141,13 @@ class Run:
                 stack.enter_context(self._substituted(scheduler))
             return scheduler, self.pipe(**made | self._handed(arguments, scheduler.started))
 
+    def _as_it_is(self, arguments: Arguments, index: int, image: Tensor) -> Any:
+        """What the pipeline returns for the image of an interrupted stage, at the size of that stage."""
+        made = arguments.at(self.sizes[index], 0, last=True, first=False, latent=True)
+        scheduler = LateScheduler(self.pipe.scheduler, 0.0, self._name)
+        with self._stage(scheduler, index, arguments):
+            return self.pipe(**made | {"latents": image})
+
     def _handed(self, arguments: Arguments, image: Tensor) -> dict[str, Tensor]:
         return {"latents": image} if arguments.latents else {}
 
@@ -186,7 +196,6 @@ class Run:
             if hasattr(scheduler.inner, "scale_model_input"):
                 image = scheduler.inner.scale_model_input(image, scheduler.timesteps[0])
             changed = call.at(image, call.t).arguments
-            changed = {**changed, "timestep": call.arguments["timestep"]}
             values = list(changed.values())
             return tuple(values[: call.positional]), dict(list(changed.items())[call.positional :])
 

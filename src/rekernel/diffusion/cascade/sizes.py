@@ -29,14 +29,16 @@ _SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_sc
 class Geometry:
     """What a pipeline says about its sizes.
 
-    trained : trained size, or None where neither the network's config nor the pipeline has one
+    trained : trained size, or None where the network's config has none
     cell : pixels of the picture for one pixel of the latents, along an axis; 1 without a VAE
     multiple : divisor of height and width that the pipeline requires
+    usual : the size that the pipeline makes by default; `scale` starts there where the trained size is not known
     """
 
     trained: Size | None
     cell: int
     multiple: int
+    usual: Size | None = None
 
 
 def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geometry:
@@ -45,7 +47,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
     Examples
     --------
     >>> geometry_of(object(), object(), (16, 16))
-    Geometry(trained=(16, 16), cell=1, multiple=1)
+    Geometry(trained=(16, 16), cell=1, multiple=1, usual=None)
     """
     vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
     cell = 1
@@ -53,10 +55,10 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
         said = [n for name in _SPATIAL if isinstance(n := getattr(pipe, name, None), int)]
         widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
         cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
-    if trained is None and isinstance(own := getattr(pipe, "default_sample_size", None), int):
-        trained = (own, own)  # Flux and Qwen-Image: the configs of their networks have no sample_size
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
-    return Geometry(grid, cell, cell * _unit(pipe, network))
+    own = getattr(pipe, "default_sample_size", None)  # of Flux and Qwen-Image, whose networks have no sample_size
+    usual = (own * cell, own * cell) if isinstance(own, int) else None
+    return Geometry(grid, cell, cell * _unit(pipe, network), usual)
 
 
 def _unit(pipe: Any, network: Any) -> int:
@@ -136,14 +138,15 @@ def _given(sizes: Any) -> tuple[Size, ...]:
 
 def _scaled(scale: Any, geometry: Geometry, name: str) -> tuple[Size, ...]:
     checked = checked_scale(scale)
-    if geometry.trained is None:
+    start = geometry.trained or geometry.usual
+    if start is None:
         raise RekernelError(
             f"{name}: its config has no sample_size, so scale={scale!r} has no size to start from; pass sizes=[...]"
         )
     factors = checked if isinstance(checked, tuple) else (checked, checked)
     if isinstance(checked, str) or len(factors) != 2 or max(factors) == 1:
         raise RekernelError(f"scale={scale!r} must be a number above 1, or (height, width)")
-    found, size = [geometry.trained], tuple(map(float, geometry.trained))
+    found, size = [start], tuple(map(float, start))
     for step in octaves([float(f) for f in factors]):
         size = tuple(n * f for n, f in zip(size, step, strict=True))
         fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in size]
