@@ -13,7 +13,7 @@ from ..conftest import LATENTS, SD, VAE, quiet, text_model  # noqa: E402
 
 
 def state(pipe: Any) -> dict[str, Any]:
-    """The identity of every attribute of a pipeline, its network, its VAE and its scheduler, and the scheduler's values."""
+    """The identity of each attribute of a pipeline and of its parts, and the values in its scheduler and config."""
     found: dict[str, Any] = {}
     for name in ("unet", "transformer", "vae", "scheduler"):
         part = getattr(pipe, name, None)
@@ -30,8 +30,9 @@ def state(pipe: Any) -> dict[str, Any]:
 
 # What a call of a pipeline leaves on it by itself.
 CALLED = {
-    "_guidance_scale", "_guidance_scale_2", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs", "_interrupt", "_num_timesteps",
-    "_denoising_end", "_joint_attention_kwargs", "_skip_layer_guidance_scale", "_current_timestep", "_attention_kwargs",
+    "_guidance_scale", "_guidance_scale_2", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs", "_interrupt",
+    "_num_timesteps", "_denoising_end", "_joint_attention_kwargs", "_skip_layer_guidance_scale", "_current_timestep",
+    "_attention_kwargs",
 }  # fmt: skip
 CACHED = ("_conv_", "_enc_", "_feat_map")  # of a VAE of videos
 

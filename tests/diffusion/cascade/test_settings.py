@@ -46,8 +46,11 @@ def pipe(nets):
         ({"scale": 2, "strength": 0}, "strength=0 must be above 0 and at most 1"),
         ({"scale": 2, "strength": 1.5}, "strength=1.5 must be above 0 and at most 1"),
         ({"scale": 2, "strength": "0.5"}, "strength='0.5' must be above 0"),
-        ({"scale": 2, "strength": [0.5, 0.4]}, "has 2 numbers, and there are 1 stages after the first"),
-        ({"scale": 4, "strength": [0.5]}, "has 1 numbers, and there are 2 stages after the first"),
+        (
+            {"scale": 2, "strength": [0.5, 0.4]},
+            r"strength=\[0.5, 0.4\]: 2 given, but the cascade has 1 after its first stage",
+        ),
+        ({"scale": 4, "strength": [0.5]}, r"strength=\[0.5\]: 1 given, but the cascade has 2 after"),
         ({"scale": 2, "guidance": {"thete": 1}}, "guidance: no option thete; there are theta"),
         ({"scale": 2, "guidance": 1.5}, "guidance=1.5 must be a mapping of options"),
         ({"scale": 2, "kernels": "optimal"}, "kernels='optimal' must be a mapping of options"),
@@ -109,7 +112,7 @@ def test_sizes_by_scale():
     assert stage_sizes([(768, 1344), (1536, 2688)], None, Geometry((1024, 1024), 8, 8), "SDXL")  # of the trained area
     flux = FAMILIES["flux"].pipe()
     assert GuidedCascade(flux, scale=2).sizes == ((256, 256), (512, 512))  # its default size, in cells of 2 here
-    with pytest.raises(rk.RekernelError, match="WanPipeline: its config has no sample_size.*pass sizes="):
+    with pytest.raises(rk.RekernelError, match=r"WanPipeline: its config has no sample_size.*pass sizes="):
         GuidedCascade(FAMILIES["wan"].pipe(), scale=2)
     with pytest.raises(rk.RekernelError, match="takes multiples of 16; 112x112 or 128x128 do"):
         GuidedCascade(FAMILIES["wan"].pipe(), [64, 120])

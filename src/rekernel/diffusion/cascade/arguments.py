@@ -24,8 +24,8 @@ def check_starts_from_noise(pipe: Any) -> None:
     takes = inspect.signature(pipe.__call__).parameters
     if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
         raise RekernelError(
-            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from noise "
-            f"(diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture to the cascade as image="
+            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
+            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as image="
         )
 
 

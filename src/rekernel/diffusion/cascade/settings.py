@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import RekernelError
 from ...escape import shown
+from ..formulas.guided import octaves
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
 from ..sampler_settings import SamplerSettings
@@ -72,17 +73,36 @@ def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
             )
     if len(given) != stages:
         raise RekernelError(
-            f"strength={list(strength)!r} has {len(given)} numbers, and there are {stages} stages after the first; "
-            f"give one number, or one for each of these stages"
+            f"strength={list(strength)!r}: {len(given)} given, but the cascade has {stages} after its first stage; "
+            f"give one number, or one for each of these"
         )
     return tuple(map(float, given))
+
+
+def recorded_strengths(given: Any, scale: Any) -> tuple[float, ...]:
+    """The strengths of a record, one per stage of a cascade that doubles the size up to `scale`.
+
+    Examples
+    --------
+    >>> recorded_strengths([0.5], 4.0), recorded_strengths([0.5, 0.4], (1.0, 4.0, 4.0))
+    ((0.5, 0.5), (0.5, 0.4))
+    """
+    factors = tuple(scale) if isinstance(scale, Sequence) else (scale, scale)
+    if any(f != 1 for f in factors[:-2]):
+        raise RekernelError(
+            f"scale={scale} changes the number of frames, and a cascade keeps it; write 1 for the frames"
+        )
+    stages = len(octaves(factors[-2:]))
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise RekernelError(f"cascade={shown(repr(given), 80)} must be a list of strengths, such as [0.5]")
+    return strengths_of(list(given) * stages if len(given) == 1 else list(given), stages)
 
 
 def _settings(kind: type[Any], name: str, given: Any, *, default: bool) -> Any:
     if given is None or given is True:
         return kind() if default or given is True else None
     if isinstance(given, kind):
-        if getattr(given, "_hook", None) is not None:
+        if getattr(given, "attached", False):
             raise RekernelError(f"{name}={given!r} is attached already; remove() it first: a cascade attaches its own")
         return at_scale(kind, given, given.scale)
     if isinstance(given, Mapping):
@@ -117,4 +137,14 @@ def guidance_at(
     return at_scale(kind, settings, tuple(scale), eta=(1 - (1 - share) * fraction) if share else 0.0)
 
 
-__all__ = ["LATENT", "PIXELS", "STRENGTH", "CascadeSettings", "at_scale", "guidance_at", "settings_of", "strengths_of"]
+__all__ = [
+    "LATENT",
+    "PIXELS",
+    "STRENGTH",
+    "CascadeSettings",
+    "at_scale",
+    "guidance_at",
+    "recorded_strengths",
+    "settings_of",
+    "strengths_of",
+]
