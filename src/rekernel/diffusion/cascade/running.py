@@ -178,10 +178,11 @@ class Run:
     def _position(self, scheduler: LateScheduler, guidance: GuidanceSettings) -> float:
         """Where in the schedule the stage starts: 1 is pure noise."""
         schedule, _ = self.target.schedule(guidance.schedule, guidance.prediction)
-        time = scheduler.first_time
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
-            time *= schedule.times / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
-        return min(1.0, max(0.0, float(schedule.fraction(time))))
+            found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
+        else:
+            found = float(schedule.fraction(scheduler.first_time))
+        return min(1.0, max(0.0, found))
 
     @contextmanager
     def _substituted(self, scheduler: LateScheduler) -> Iterator[None]:
