@@ -11,32 +11,24 @@ Five numbers, each with a 95 % interval over the generated set: Wilson's for sha
 Compare rows of equal N only, and put `floor` beside them: true glyphs get no Frechet distance of 0 either.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "diffusion"))
 
 import numpy as np
 from frechet import frechet_interval
-from glyph_features import Judge, judge_for, look, true_glyphs
+from glyph_features import judge_for, true_glyphs
 from glyph_objects import count_objects
+from high_band import high_band_power
+from intervals import Measured, mean_ratio, share
+from judge_network import Judge, look
 from numpy.typing import NDArray
-from scipy.fft import dctn
 
 SURE = 0.9  # probability of the asked digit that counts as certain
-TRAINED_SIZE = 16
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 Images = NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A number and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 @dataclass(frozen=True)
@@ -87,44 +79,3 @@ class Reference:
         if self.high_band > 0:
             row["sharpness"] = mean_ratio(high_band_power(images), self.high_band)
         return row
-
-
-def share(hits: NDArray[np.bool_]) -> Measured:
-    """The share of True, with Wilson's interval, which is neither empty at 0 or 1 nor leaves [0, 1].
-
-    Examples
-    --------
-    >>> print(share(np.array([True] * 9 + [False])))
-    0.9 (0.596 to 0.982)
-    """
-    n, p = len(hits), float(np.mean(hits))
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return Measured(p, max(float(centre - half), 0.0), min(float(centre + half), 1.0))
-
-
-def high_band_power(images: Images) -> NDArray[np.float64]:
-    """Power of each (S, S) picture that a 16x16 one cannot hold, per pixel: (N, S, S) to (N,).
-
-    Of the cosine transform, since a Fourier transform would count the step from one border to the opposite one:
-    coefficient k has k/2 periods in the picture, so those with k >= 16 along either axis are above the Nyquist
-    frequency of 16 pixels.
-
-    Examples
-    --------
-    >>> columns = np.arange(32) + 0.5
-    >>> waves = [np.tile(np.cos(np.pi * k * columns / 32), (32, 1)) for k in (15, 16)]
-    >>> high_band_power(np.array(waves)).round(6).tolist()
-    [0.0, 0.5]
-    """
-    power = dctn(np.asarray(images, np.float64), axes=(1, 2), norm="ortho") ** 2
-    power[:, :TRAINED_SIZE, :TRAINED_SIZE] = 0
-    return power.mean(axis=(1, 2))
-
-
-def mean_ratio(values: NDArray[np.float64], over: float, *, resamples: int = 1000, seed: int = 0) -> Measured:
-    """mean(`values`) / `over`, with the bootstrap percentile interval of the mean."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975]) / over
-    return Measured(float(values.mean() / over), float(low), float(high))

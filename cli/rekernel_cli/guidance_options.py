@@ -21,12 +21,14 @@ _ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
 
 
 def options(text: str) -> dict[str, Any]:
-    """Parse 'theta=1,eta=0.6' into arguments of `UpsampleGuidance`; `until` and `kernels` are settings of the kernels.
+    """Parse 'theta=1,eta=0.6' into arguments of `UpsampleGuidance`.
+
+    `until` and `kernels` are settings of the kernels, `cascade` has the strengths of a cascade.
 
     Examples
     --------
-    >>> options("theta=1.3,levels=2")
-    {'theta': 1.3, 'levels': 2}
+    >>> options("theta=1.3,levels=2,cascade=0.5/0.4")
+    {'theta': 1.3, 'levels': 2, 'cascade': (0.5, 0.4)}
     """
     types, found = _types(), dict[str, Any]()
     for part in filter(None, text.split(",")):
@@ -39,19 +41,23 @@ def options(text: str) -> dict[str, Any]:
         try:
             found[name] = types[name](value)
         except ValueError:
-            raise click.BadParameter(
-                f"{part!r}: {value!r} is not a {'whole ' if types[name] is int else ''}number"
-            ) from None
+            kind = {int: "a whole number", float: "a number"}.get(types[name], "a number, or several as in 0.5/0.4")
+            raise click.BadParameter(f"{part!r}: {value!r} is not {kind}") from None
     return found
 
 
-def _types() -> dict[str, type]:
-    """Return the type of each setting: numbers first, then whole numbers, then words."""
+def _strengths(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split("/")))
+
+
+def _types() -> dict[str, Any]:
+    """Return the type of each setting: numbers first, then whole numbers, then words, then the strengths."""
     from rekernel.diffusion.guidance.settings import GuidanceSettings
     from rekernel.diffusion.kernels.settings import KernelSettings
 
     types = {**GuidanceSettings.option_types(), "until": KernelSettings.option_types()["until"], "kernels": str}
-    return dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
+    ordered = dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
+    return {**ordered, "cascade": _strengths}
 
 
 def parsed(value: Any) -> dict[str, Any]:
@@ -92,17 +98,22 @@ def record(
     from rekernel.escape import shown_path
 
     guidance = dict(given)
+    cascade = guidance.pop("cascade", None)
     kernels, scale = kernels_of(planning, guidance), planning.scale
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")
-    made = record(source, target, scale, guidance=guidance, kernels=kernels, force=force, dry_run=dry_run)
-    parts = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
+    made = record(
+        source, target, scale, guidance=guidance, kernels=kernels, cascade=cascade, force=force, dry_run=dry_run
+    )
+    parts: list[Any] = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
+    if made.cascade is not None:
+        parts.append(f"cascade at {', '.join(f'{strength:g}' for strength in made.cascade)}")
     if as_json:
         echo_json({"dry_run": dry_run, "target": target, "recorded": made.to_entry()})
     elif not quiet:
         verb = "Would record" if dry_run else "Recorded"
         click.echo(f"{verb} in {shown_path(target)}, with unchanged weights ({counted(len(parts), 'part')}):")
         for part in parts:
-            click.echo(f"  {part!r}")
+            click.echo(f"  {part}")
         if not dry_run:
             click.echo(f"Load it: {pipeline_loader(Path(target))}")

@@ -5,6 +5,9 @@ import glyph_features
 import numpy as np
 import pytest
 import torch
+from high_band import high_band_power
+from intervals import share
+from judge_network import look
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest
 
@@ -15,8 +18,8 @@ BRIEF = {**glyph_features.SETTINGS, "images": 800, "batch": 40, "epochs": 8}
 def reference(tmp_path_factory):
     judge = glyph_features.judge_for(32, BRIEF, tmp_path_factory.mktemp("judges"))
     images, _ = glyph_features.true_glyphs(300, 61, 32)
-    features = glyph_features.look(judge, images)[0]
-    return metrics.Reference(32, judge, features, float(metrics.high_band_power(images).mean()))
+    features = look(judge, images)[0]
+    return metrics.Reference(32, judge, features, float(high_band_power(images).mean()))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_blurred_glyphs_are_farther_and_less_sharp(reference, batch):
 def test_one_digit_again_and_again_is_far_though_every_picture_is_right(reference, batch):
     images, labels = batch
     # Which threes the judge knows depends on its training, and that on the processor: of these 12 some 10 or 11.
-    known = glyph_features.look(reference.judge, images)[1][:, 3] > 0.5
+    known = look(reference.judge, images)[1][:, 3] > 0.5
     threes = np.resize(images[known & (labels == 3)], images.shape)
     row = reference.measure(threes, np.full(len(labels), 3))
     assert row["top1"].value == 1
@@ -60,7 +63,7 @@ def test_one_digit_again_and_again_is_far_though_every_picture_is_right(referenc
 
 def test_no_sharpness_is_claimed_at_the_trained_size(reference):
     images = np.zeros((3, 16, 16))
-    assert metrics.high_band_power(images).tolist() == [0, 0, 0]
+    assert high_band_power(images).tolist() == [0, 0, 0]
     small = metrics.Reference(16, reference.judge, reference.features, 0.0)
     assert "sharpness" not in small.measure(*glyph_features.true_glyphs(3, 63, 16))
 
@@ -70,12 +73,12 @@ def test_a_sloping_background_has_next_to_no_high_band():
     rows, columns = np.indices((64, 64)) / 64
     slope = 0.2 + 0.16 * rows + 0.16 * columns
     glyph = glyph_features.true_glyphs(1, 64, 64)[0]
-    assert metrics.high_band_power(slope[None])[0] < 1e-3 * metrics.high_band_power(glyph)[0]
+    assert high_band_power(slope[None])[0] < 1e-3 * high_band_power(glyph)[0]
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (20, 20), (13, 20), (960, 1000)])
 def test_shares_have_wilsons_interval(hits, n):
-    measured = metrics.share(np.arange(n) < hits)
+    measured = share(np.arange(n) < hits)
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert (measured.low, measured.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 

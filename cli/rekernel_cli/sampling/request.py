@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance
+from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, octaves
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
@@ -25,8 +25,10 @@ class Request:
     classes : ranges of class numbers; None for the classes of the model
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
-    guidance, kernels : arguments of `UpsampleGuidance` and `SupersampledKernels`; None to attach none
-    recorded : whether to attach the recorded guidance and kernels of the folder
+    guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
+    kernels : arguments of `SupersampledKernels`; None to attach none
+    cascade : strengths of a `GuidedCascade`; None for no cascade
+    recorded : whether to sample with the guidance, kernels and cascade that the folder records
     """
 
     folder: Path
@@ -37,8 +39,9 @@ class Request:
     classes: tuple[range, ...] | None
     cfg: float | None
     prompt: str | None
-    guidance: dict[str, Any] | None
+    guidance: dict[str, Any] | Literal[False] | None
     kernels: dict[str, Any] | None
+    cascade: tuple[float, ...] | None
     recorded: bool
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
@@ -72,20 +75,32 @@ def size_of(request: Request, sizes: Sizes) -> Size:
     return size
 
 
-def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list[Any]:
-    """Return kernels, then guidance, as typed or else as recorded; they are not attached yet.
+@dataclass(frozen=True)
+class Above:
+    """How to sample above the trained size.
+
+    parts : kernels, then guidance, not attached yet
+    cascade : arguments of `GuidedCascade`, with these kernels and this guidance, or None
+    """
+
+    parts: list[Any]
+    cascade: dict[str, Any] | None = None
+
+
+def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
+    """Return how to sample above the trained size, as typed or else as recorded.
 
     Raises
     ------
     RekernelError
-        If typed guidance or kernels cannot act: at or below the trained size, or on rescaled weights.
+        If what was typed cannot act: at or below the trained size, or on rescaled weights.
     """
-    typed = request.guidance is not None or request.kernels is not None
+    typed = isinstance(request.guidance, dict) or request.kernels is not None or request.cascade is not None
     if not typed and (record is None or not request.recorded):
-        return []
+        return Above([])
     if typed and sizes.rescaled:
         raise RekernelError(
-            "the folder's weights are rescaled already; --guidance and --kernels need the original folder"
+            "the folder's weights are rescaled already; --guidance, --kernels and --cascade need the original folder"
         )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
@@ -93,15 +108,32 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
             raise RekernelError(
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
-        return []
+        return Above([])
+    strengths = request.cascade
     if typed:
         kernels = None if request.kernels is None else SupersampledKernels.from_options(scale, request.kernels)
-        guidance = None if request.guidance is None else UpsampleGuidance.from_options(scale, request.guidance)
+        guided = request.guidance if isinstance(request.guidance, dict) else None
+        guidance = None if guided is None else UpsampleGuidance.from_options(scale, guided)
     else:
         assert record is not None
-        made = record if request.size is None else replace(record, scale=scale)
+        made = record if request.size is None else replace(record, scale=scale, cascade=None)
         kernels, guidance = made.make_kernels(), made.make_guidance()
-    return [part for part in (kernels, guidance) if part is not None]
+        if record.cascade is not None:
+            stages = len(octaves(scale))
+            strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
+    parts = [part for part in (kernels, guidance) if part is not None]
+    if strengths is None:
+        return Above(parts)
+    recommended = typed and request.guidance is None
+    return Above(
+        parts,
+        {
+            "scale": scale,
+            "strength": strengths[0] if len(strengths) == 1 else strengths,
+            "guidance": None if recommended else guidance or False,
+            "kernels": kernels,
+        },
+    )
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

@@ -24,7 +24,8 @@ from .conditions import reduced_conditions
 from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, packed_tokens
 
 _IMAGES = ("sample", "hidden_states")
-_FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
+FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
+"""Networks whose image is (B, frames, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _layout(module: Any, arguments: Mapping[str, Any], image: str | None) -> Ima
         return packed_tokens(tensor, arguments["img_ids"])
     if tensor.ndim not in (4, 5):
         return None
-    return FramesFirst() if type(module).__name__ in _FRAMES_FIRST else ChannelsFirst()
+    return FramesFirst() if type(module).__name__ in FRAMES_FIRST else ChannelsFirst()
 
 
 def _multiple(module: Any, layout: ImageLayout) -> int:

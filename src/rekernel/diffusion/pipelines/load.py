@@ -29,6 +29,7 @@ from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from .record import Recorded, listed, read_records
+from .recorded_cascade import RecordedCascade
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,10 +48,12 @@ class Attached:
     """The guidance and the kernels that `load_pipeline` attached; each can be removed separately.
 
     guidance, kernels : None where the folder does not record them
+    cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
+    cascade: RecordedCascade | None = None
 
     def remove(self) -> None:
         """Remove guidance and kernels."""
@@ -76,7 +79,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     -------
     a diffusers pipeline
         Its attribute `rekernel` holds the attached guidance and kernels, and its repr shows them. Its default size is
-        the new size.
+        the new size. Where the folder records a cascade, `pipe.rekernel.cascade(prompt)` samples in its stages, and
+        `pipe(prompt)` from noise at the new size.
 
     Raises
     ------
@@ -310,7 +314,10 @@ def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     for part in (made.kernels, made.guidance):
         if part is not None:
             part.attach(pipe)
-    said = [repr(part) for part in (made.kernels, made.guidance) if part is not None]
+    for found in records.values():
+        if found.cascade is not None:
+            made.cascade = RecordedCascade(pipe, found, [p for p in (made.kernels, made.guidance) if p is not None])
+    said = [repr(part) for part in (made.kernels, made.guidance, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

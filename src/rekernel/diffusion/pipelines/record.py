@@ -1,4 +1,4 @@
-"""Read and check the record in a pipeline folder: scale, kernels and guidance, in the config of its denoiser.
+"""Read and check the record in a pipeline folder: scale, kernels, guidance and cascade, in its denoiser's config.
 
 Scope: one entry of a `config.json`. Not here: writing the entry into a folder (see `write_record`), loading the
 pipeline (see `load`). Format: docs/recipe.md, "Guidance".
@@ -20,6 +20,7 @@ from ...escape import shown, shown_path
 from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...version import __version__
+from ..cascade.settings import recorded_strengths
 from ..denoiser.names import DENOISERS
 from ..formulas.sizes import checked_scale
 from ..guidance.settings import GuidanceSettings
@@ -38,6 +39,7 @@ class Recorded:
     sample_size : the trained size, from the original config
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
+    cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
     plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then guidance
         and kernels are None
     """
@@ -47,6 +49,7 @@ class Recorded:
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
+    cascade: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sample_size, list):  # from a config
@@ -58,7 +61,7 @@ class Recorded:
                     "scale='auto' cannot be recorded, since the new default size follows from the scale; give a number"
                 )
             object.__setattr__(self, "scale", scale)
-        elif self.guidance is not None or self.kernels is not None:
+        elif self.guidance is not None or self.kernels is not None or self.cascade is not None:
             raise RekernelError(
                 "guidance and kernels need the original weights, and these weights are rescaled themselves; give "
                 "either plan=, or guidance= and kernels="
@@ -67,6 +70,8 @@ class Recorded:
             GuidanceSettings.from_options(self.scale, self.guidance)
         if self.kernels is not None:
             KernelSettings.from_options(self.scale, self.kernels)
+        if self.cascade is not None:
+            object.__setattr__(self, "cascade", recorded_strengths(self.cascade, self.scale))
 
     def make_guidance(self) -> UpsampleGuidance | None:
         """The guidance, not attached."""
@@ -102,6 +107,8 @@ class Recorded:
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
         entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
         entry |= {n: dict(v) for n, v in (("guidance", self.guidance), ("kernels", self.kernels)) if v is not None}
+        if self.cascade is not None:
+            entry["cascade"] = list(self.cascade)
         if self.plan is not None:
             entry["plan"] = json.loads(self.plan.to_json(kept=False, indent=None))
         return entry
@@ -125,7 +132,7 @@ class Recorded:
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
-            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan)
+            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, entry.get("cascade"))
         except (KeyError, TypeError, ValueError) as error:
             raise RekernelError(f"{where}: its entry {KEY!r} cannot be read ({shown(str(error), 200)})") from None
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def record(
     *,
     guidance: Mapping[str, Any] | None = None,
     kernels: Mapping[str, Any] | None = None,
+    cascade: Sequence[float] | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> Recorded:
@@ -44,6 +45,8 @@ def record(
     scale : number, or one per grid axis
     guidance, kernels : mapping, optional
         Options of `UpsampleGuidance` and of `SupersampledKernels`; at least one of the two is needed.
+    cascade : sequence of float, optional
+        Strengths of a `GuidedCascade` with this guidance and these kernels, for `pipe.rekernel.cascade(...)`.
     force : bool
         Replace files that exist.
     dry_run : bool
@@ -71,7 +74,9 @@ def record(
     root, aim = Path(source), Path(target)
     component, config = _denoiser(pipeline, root)
     path, size = component.folder / "config.json", config["sample_size"]
-    made = Recorded(scale, tuple(size) if isinstance(size, list) else int(size), guidance, kernels)
+    strengths = None if cascade is None else tuple(cascade)
+    trained = tuple(size) if isinstance(size, list) else int(size)
+    made = Recorded(scale, trained, guidance, kernels, cascade=strengths)
     _check_original(component, config)
     _check_scale(made, pipeline, component)
     _try(made, pipeline, component, config)
