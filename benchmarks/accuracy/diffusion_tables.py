@@ -6,12 +6,16 @@ Rewrites what stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->` in
 """
 
 import json
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from marked_tables import rewrite  # noqa: E402 - beside this folder
+
 README_ROWS = {
     2: (
         "true glyphs", "trained size, enlarged bicubically", "untouched", "dilated inner", "optimal inner",
@@ -58,12 +62,7 @@ def main() -> None:
     texts = {f"readme-{s}x": table(s, results[str(s)]["rows"], names) for s, names in README_ROWS.items()}
     texts |= {f"diffusion-{s}x": table(s, results[str(s)]["rows"]) for s in README_ROWS}
     texts["decisive-2x"] = table(2, results["2 decisive"]["rows"])
-    for page in (ROOT / "README.md", ROOT / "docs" / "guidance.md"):
-        text = page.read_text()
-        for name, made in texts.items():
-            pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
-            text = re.sub(pattern, lambda m, made=made: f"{m[1]}\n{made}\n\n{m[2]}", text, flags=re.DOTALL)
-        page.write_text(text)
+    rewrite((ROOT / "README.md", ROOT / "docs" / "guidance.md"), texts)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ compares the pages with the result files.
 from __future__ import annotations
 
 import json
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from marked_tables import markdown, rewrite  # noqa: E402 - beside this folder
+
 PAGES = (ROOT / "README.md", ROOT / "docs" / "training-small.md")
 NETWORKS = {"MLP": "MLP", "CNN": "strided CNN", "VGG": "VGG-like", "ResNet": "ResNet", "ViT": "ViT"}
 CLASSIFIED = {  # rows of the README's first table: the row in results/fashion.json, and its name on the page
@@ -49,13 +53,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Rewrite the tables of every page."""
-    made = tables()
-    for page in PAGES:
-        text = page.read_text()
-        for name, table in made.items():
-            pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
-            text = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", text, flags=re.DOTALL)
-        page.write_text(text)
+    rewrite(PAGES, tables())
 
 
 def tables() -> dict[str, str]:
@@ -151,20 +149,6 @@ def training(results: Row) -> str:
     """Accuracy against steps, time and memory."""
     columns = results["columns"]
     return markdown(columns, [[str(row[c]) for c in columns] for row in results["table"]])
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose first column is text.
-
-    Examples
-    --------
-    >>> print(markdown(["row", "score"], [["default", "1.0"]]))
-    | row | score |
-    |---|---:|
-    | default | 1.0 |
-    """
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("|" + "|".join(line) + "|" if line is lines[1] else f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

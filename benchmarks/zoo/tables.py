@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from marked_tables import markdown, rewrite  # noqa: E402 - beside this folder
+
 RESULTS = HERE / "results" / "zoo.json"
 PAGE = HERE.parents[1] / "docs" / "architectures.md"
 MODES = ("default", "supersample")
@@ -26,11 +31,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Rewrite the tables of the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in tables(json.loads(RESULTS.read_text())).items():
-        pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
-        text = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", text, flags=re.DOTALL)
-    PAGE.write_text(text, encoding="utf-8")
+    rewrite([PAGE], tables(json.loads(RESULTS.read_text())))
 
 
 def tables(results: Row) -> dict[str, str]:
@@ -102,12 +103,6 @@ def percent(number: float) -> str:
     if number < 0.001:
         return "below 0.1 %"
     return f"{100 * number:.2g} %" if number < 0.995 else f"{100 * number:.0f} %"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose first column is text."""
-    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
-    return "\n".join([lines[0], "|" + "|".join(["---", *["---:"] * (len(head) - 1)]) + "|", *lines[1:]])
 
 
 if __name__ == "__main__":
