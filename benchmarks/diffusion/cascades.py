@@ -92,8 +92,8 @@ def _call(pipe: Any, row: Row, size: int, stack: ExitStack) -> Callable[..., tup
 
 def _at_all_phases(pipe: Any, row: Row, size: int, stack: ExitStack) -> Callable[..., tuple[Tensor, float]]:
     guided = AllPhases(pipe, TRAINED, **(row.guidance or {}))
+    stack.enter_context(guided.attached())  # below the count of passes, which must not count these twice
     plain = _call(pipe, replace(row, guidance=None, all_phases=False), size, stack)
-    stack.enter_context(guided.attached())
 
     def call(labels: Tensor, **options: Any) -> tuple[Tensor, float]:
         guided.low_passes = 0
