@@ -1,4 +1,4 @@
-"""Upsample guidance and rescaled kernels for diffusion samplers."""
+"""Upsample guidance, rescaled kernels and rescaled positions for diffusion samplers."""
 
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
 from .formulas.low_band import Split, block_split
@@ -11,6 +11,7 @@ from .kernels.supersampled import SupersampledKernels
 from .pipelines.load import load_pipeline
 from .pipelines.record import Recorded
 from .pipelines.write_record import record
+from .positions.rescaled import RescaledPositions
 
 __all__ = [
     "DiscreteSchedule",
@@ -18,6 +19,7 @@ __all__ = [
     "FlowSchedule",
     "NoiseSchedule",
     "Recorded",
+    "RescaledPositions",
     "SigmaSchedule",
     "Split",
     "SupersampledKernels",

@@ -1,7 +1,7 @@
 """Put a hook on a diffusers network and take it off without a trace.
 
 Scope: diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`. Not here: the work of a hook (see
-`guidance/hook` and `kernels/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
+`guidance/hook`, `kernels/hook`, `positions/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
 
 A hook runs outside the compiled code, since it calls the network at several sizes. It runs inside accelerate's
 offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
@@ -22,7 +22,8 @@ from torch import nn
 
 from ...errors import RekernelError
 
-GUIDANCE, KERNELS = "rekernel.guidance", "rekernel.kernels"
+GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"
+_ORDER = KERNELS, POSITIONS, GUIDANCE  # from the network outwards
 _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
@@ -78,13 +79,13 @@ def compiled_later(module: Any) -> RekernelError:
     """The error for a network compiled with a hook on it: it would compile the hook, or run the network uncompiled."""
     network = getattr(module, "_orig_mod", module)
     return RekernelError(
-        f"{type(network).__name__} was compiled after guidance or kernels were attached to it; remove() them and "
+        f"{type(network).__name__} was compiled after something was attached to it; remove() them and "
         f"attach them to the compiled network"
     )
 
 
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
-    """Register a hook; the hook of guidance stays outermost, since kernels are switched inside each of its passes.
+    """Register a hook; the hook of guidance stays outermost, since the others act inside each of its passes.
 
     Raises
     ------
@@ -97,11 +98,11 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     if attached is not None:
         raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
     inside = getattr(module, "_orig_mod", None)
-    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in (GUIDANCE, KERNELS)]
+    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _ORDER]
     place = module if getattr(module, "_compiled_call_impl", None) is None else None
     if any(h is not None and (h.place is inside or (h.place is module) != (place is module)) for h in earlier):
         raise compiled_later(inside or module)
-    above = hook_on(module, GUIDANCE) if name == KERNELS else None
+    above = hook_on(module, GUIDANCE) if name != GUIDANCE else None
     if above is not None:
         _unlink(module, GUIDANCE)
     _register(module, name, hook)
@@ -154,7 +155,7 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
     registry._fn_refs.pop(index)
     if not registry.hooks and isinstance(registry, _OwnRegistry):
         del vars(module)[key]
-    if hook_on(module, GUIDANCE) is None and hook_on(module, KERNELS) is None and _is_ours(vars(module).get("compile")):
+    if all(hook_on(module, n) is None for n in _ORDER) and _is_ours(vars(module).get("compile")):
         del vars(module)["compile"]
     return hook
 
@@ -172,7 +173,7 @@ def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
 
 def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Replace `module.compile` while hooks are on the module: compile the network without its hooks."""
-    hooks = [(name, hook) for name in (KERNELS, GUIDANCE) if (hook := _unlink(module, name)) is not None]
+    hooks = [(name, hook) for name in _ORDER if (hook := _unlink(module, name)) is not None]
     try:
         type(module).compile(module, *args, **kwargs)
     finally:
@@ -212,4 +213,7 @@ def refuse_caches(module: nn.Module) -> None:
                 )
 
 
-__all__ = ["GUIDANCE", "KERNELS", "ForwardHook", "compiled_later", "hook_on", "put_on", "refuse_caches", "take_off"]
+__all__ = [
+    "GUIDANCE", "KERNELS", "POSITIONS",
+    "ForwardHook", "compiled_later", "hook_on", "put_on", "refuse_caches", "take_off",
+]  # fmt: skip
