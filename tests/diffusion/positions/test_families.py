@@ -47,7 +47,8 @@ def test_above_the_trained_size_at_it_and_after_removal(made, name):
         with attached(family, net, method=method, temperature=False) as positions:
             assert f"on {type(net).__name__} (experimental)" in repr(positions)
             changed.append(family.run(net, 2))
-            assert changed[-1].shape == large.shape and (changed[-1] - large).abs().max() > 1e-5
+            same = family.spread and method == "interpolate"
+            assert changed[-1].shape == large.shape and ((changed[-1] - large).abs().max() < 1e-5) == same
             positions.disable()
             assert torch.equal(family.run(net, 2), large)
             positions.enable()
@@ -69,7 +70,7 @@ def test_interpolated_tables_hold_the_trained_ones(made, name):
     rows, columns = family.tokens[-2:]
     frames = len(trained) // (rows * columns)
     trained, found = trained.reshape(frames, rows, columns, -1), found.reshape(frames, 2 * rows, 2 * columns, -1)
-    assert (found[:, ::2, ::2] - trained).abs().max() < 2e-6
+    assert (found[:, ::2, ::2] - trained).abs().max() < family.exact
     assert (found[:, 1::2, ::2] - trained).abs().max() > 0.1
 
 
@@ -84,7 +85,7 @@ def test_each_axis_by_its_own_scale(made, name):
     [trained] = family.tables(net)
     assert len(tall) == 2 * len(trained) == len(both) // 2
     columns = family.tokens[-1]
-    assert (tall.unflatten(0, (-1, columns))[::2].flatten(0, 1) - trained).abs().max() < 2e-6
+    assert (tall.unflatten(0, (-1, columns))[::2].flatten(0, 1) - trained).abs().max() < family.exact
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -121,7 +122,7 @@ def test_each_level_of_guidance_gets_its_own_scale(made, name):
     if family.block:
         [trained] = family.tables(net)
         assert [len(table) for table in tables] == [16 * len(trained), 4 * len(trained), len(trained)]
-        assert torch.equal(tables[2], trained)
+        assert (tables[2] - trained).abs().max() <= (family.exact if family.spread else 0)
         with attached(family, net, 2, method="yarn"):
             [middle] = family.tables(net, 2)
         assert torch.equal(tables[1], middle)

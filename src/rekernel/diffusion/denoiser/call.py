@@ -74,8 +74,11 @@ class Call:
     @property
     def tokens(self) -> tuple[int, ...]:
         """Tokens of a transformer per grid axis; an incomplete token is none."""
-        pixels = (self.frames, self.multiple, self.multiple)[-len(self.size) :]
-        return tuple(n // p for n, p in zip(self.size, pixels, strict=True))
+        return self._tokens(self.size)
+
+    def _tokens(self, size: Sequence[int]) -> tuple[int, ...]:
+        pixels = (self.frames, self.multiple, self.multiple)[-len(size) :]
+        return tuple(n // p for n, p in zip(size, pixels, strict=True))
 
     @property
     def t(self) -> Any:
@@ -85,8 +88,8 @@ class Call:
         if values.ndim > 1:  # one per token: Wan 2.2
             if np.any(values != values[:, :1]):
                 raise RekernelError(
-                    f"{self.time}: of shape {values.shape} with different times within one picture, as for a given first "
-                    f"frame; upsample guidance cannot match several times at once, so sample without guidance"
+                    f"{self.time}: of shape {values.shape} with different times within one picture, as for a given "
+                    f"first frame; upsample guidance cannot match several times at once, so sample without guidance"
                 )
             values = values[:, 0]
         if values.ndim and len(values) in (1, len(self.grid)) and np.all(values == values[0]):
@@ -120,7 +123,7 @@ class Call:
         given = self.grid
         grid = torch.cat([x.to(given.dtype), given[:, self.noisy :]], dim=1)
         time = _time_like(self.arguments[self.time], t, grid)
-        return self._with({self.image: self.layout.tensor(grid), self.time: time})
+        return self.with_arguments({self.image: self.layout.tensor(grid), self.time: time})
 
     def low(self, factors: Sequence[float], multiple: int = 1) -> Split:
         """The reduction by `factors`, to a size that the network accepts and that `multiple` divides."""
@@ -135,9 +138,11 @@ class Call:
             return self  # the other low band, FilterSplit, has the full grid
         layout = self.layout.reduced(split.low)
         changed = {self.image: layout.tensor(split.low_input(self.grid)), **layout.arguments()}
-        return self._with(changed | reduced_conditions(self.arguments, split), layout)
+        conditions = reduced_conditions(self.arguments, split, self.tokens, self._tokens(split.low))
+        return self.with_arguments(changed | conditions, layout)
 
-    def _with(self, changed: dict[str, Any], layout: ImageLayout | None = None) -> Call:
+    def with_arguments(self, changed: dict[str, Any], layout: ImageLayout | None = None) -> Call:
+        """The same call with other arguments, of those that were passed."""
         arguments = {**self.arguments, **{k: v for k, v in changed.items() if k in self.arguments}}
         return replace(self, arguments=arguments, layout=layout or self.layout)
 

@@ -18,11 +18,12 @@ from ..denoiser.hooks import POSITIONS, ForwardHook, put_on, take_off
 from ..denoiser.pass_context import current_pass
 from ..denoiser.pass_scale import scale_of_pass
 from ..denoiser.target import Target
+from .cropped_table import cropped_table, enlarged_crop
 from .frequencies import attention_temperature
-from .lending import Loan, lent
+from .lending import lent
 from .queries import scaled_queries
 from .settings import PositionSettings
-from .tables import Rescaling, position_module, rescaled_tables
+from .tables import TABLE, Rescaling, position_module, rescaled_tables, table_argument, takes_table
 
 
 class PositionedDenoiser:
@@ -40,11 +41,7 @@ class PositionedDenoiser:
     def __init__(self, settings: PositionSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
         self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
         self.target.check_scale(settings.scale)
-        if position_module(self.target.network) is None:
-            raise RekernelError(
-                f"{self.target}: has no positions that rekernel knows how to rescale; for the kernels of a UNet, use "
-                f"SupersampledKernels"
-            )
+        self._check_method()
         if settings.method == "dype" and settings.schedule is None:
             self.target.schedule(None, None)  # validate eagerly
         put_on(self.target.denoiser, POSITIONS, ForwardHook(self._forward, lambda: repr(settings)))
@@ -56,24 +53,47 @@ class PositionedDenoiser:
         """Describe the target."""
         return f"on {self.target} (experimental)"
 
+    def _check_method(self) -> None:
+        """Raise for a network without known positions, and for a method that they do not allow."""
+        network = self.target.network
+        if cropped_table(network) is not None:
+            if self.settings.method != "interpolate":
+                raise RekernelError(
+                    f"{self.target}: method={self.settings.method!r} needs rotary positions, and this network has a "
+                    f"table; pass method='interpolate'"
+                )
+        elif position_module(network) is None and not takes_table(network):
+            raise RekernelError(
+                f"{self.target}: has no positions that rekernel knows how to rescale; for the kernels of a UNet, use "
+                f"SupersampledKernels"
+            )
+
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._enabled() or current_pass().bypass:
             return forward(*args, **kwargs)
         self.target.check()
+        self._check_method()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         scales = scale_of_pass(self.settings.scale, call.size, self.target.trained)
         if all(s == 1 for s in scales):
             return forward(*args, **kwargs)
-        with lent(self._loans(call, scales)):
+        network, rescaling = self.target.network, self._rescaling(call, scales)
+        factor = attention_temperature(math.prod(call.tokens), math.prod(scales), self.settings.temperature)
+        loans = scaled_queries(network, factor)
+        if takes_table(network):
+            given = call.arguments.get(TABLE)
+            call = call if given is None else call.with_arguments(table_argument(rescaling, given))
+            with lent(loans):
+                return call.run(forward)
+        part = cropped_table(network)
+        loans.append(rescaled_tables(network, rescaling) if part is None else enlarged_crop(part, scales))
+        with lent(loans):
             return forward(*args, **kwargs)
 
-    def _loans(self, call: Call, scales: tuple[float, ...]) -> list[Loan]:
-        settings, network = self.settings, self.target.network
-        tokens = call.tokens
-        missing = 3 - len(tokens)
-        rescaling = Rescaling((1.0,) * missing + scales, (1,) * missing + tokens, settings.method, self._noise(call))
-        factor = attention_temperature(math.prod(tokens), math.prod(scales), settings.temperature)
-        return [rescaled_tables(position_module(network), rescaling), *scaled_queries(network, factor)]
+    def _rescaling(self, call: Call, scales: tuple[float, ...]) -> Rescaling:
+        missing = 3 - len(scales)
+        tokens = (1,) * missing + call.tokens
+        return Rescaling((1.0,) * missing + scales, tokens, self.settings.method, self._noise(call))
 
     def _noise(self, call: Call) -> float:
         """The noise level sigma / (alpha + sigma) of the call; for 'dype'."""
