@@ -90,6 +90,13 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     help="Fraction of the schedule with rescaled kernels, from the noisy end.",
 )
 @option(
+    "--positions",
+    group=_ABOVE,
+    metavar="METHOD|none",
+    help="Rescale a transformer's positions: interpolate, ntk, yarn, dype; or METHOD,temperature=0.5. Default: as\n"
+    "recorded, else none.",
+)
+@option(
     "--out",
     "-o",
     group=OUTPUT,
@@ -106,13 +113,13 @@ def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float,
-    out: Path, force: bool, quiet: bool,
+    positions: str | None, out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
     SOURCE is a folder, or on the Hub: hf://org/name[@revision]. At the trained size, the model runs unchanged. Above
-    the trained size, rekernel can add upsample guidance and rescaled kernels. The same seed gives the same initial
-    noise with and without them.
+    the trained size, rekernel can add upsample guidance, and rescaled kernels or positions. The same seed gives the
+    same initial noise with and without them.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
@@ -136,8 +143,9 @@ def sample(
         if name != "upsample":
             raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.5 or none")
         wanted = guiding.options(settings)
-        if wanted.keys() & {"until", "kernels"}:
-            raise click.UsageError("--guidance: use the options --until and --kernels instead of until= and kernels=")
+        if named := sorted(wanted.keys() & {"until", "kernels", "positions", "temperature"}):
+            flag = "--positions METHOD,temperature=X" if named[0] == "temperature" else f"--{named[0]}"
+            raise click.UsageError(f"--guidance {named[0]}=: use {flag} instead")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
@@ -147,7 +155,8 @@ def sample(
         folder = pipeline_folder(source, {})
     request = Request(
         folder, size, count, steps, seed, classes, cfg, prompt,
-        guidance=wanted, kernels=switched, recorded=guidance is None and kernels is None,
+        guidance=wanted, kernels=switched, positions=guiding.positions(positions),
+        recorded=guidance is None and kernels is None and positions is None,
     )  # fmt: skip
     said = make_grid(request, out, quiet=quiet)
     if not quiet:

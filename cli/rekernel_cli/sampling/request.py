@@ -1,4 +1,4 @@
-"""The request of `rekernel sample`, and the guidance and kernels to attach for a trained and a requested size.
+"""The request of `rekernel sample`, and what to attach for a trained and a requested size.
 
 Scope: `rekernel.diffusion` and numbers. Not here: loading a pipeline (see `sampling.pipeline`, `sampling.pixels`).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance
+from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels, UpsampleGuidance
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
@@ -25,8 +25,9 @@ class Request:
     classes : ranges of class numbers; None for the classes of the model
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
-    guidance, kernels : arguments of `UpsampleGuidance` and `SupersampledKernels`; None to attach none
-    recorded : whether to attach the recorded guidance and kernels of the folder
+    guidance, kernels, positions : arguments of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; None
+        to attach none
+    recorded : whether to attach what the folder records
     """
 
     folder: Path
@@ -39,7 +40,13 @@ class Request:
     prompt: str | None
     guidance: dict[str, Any] | None
     kernels: dict[str, Any] | None
+    positions: dict[str, Any] | None
     recorded: bool
+
+    @property
+    def typed(self) -> bool:
+        """Whether guidance, kernels or positions were typed."""
+        return any(part is not None for part in (self.guidance, self.kernels, self.positions))
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -73,19 +80,19 @@ def size_of(request: Request, sizes: Sizes) -> Size:
 
 
 def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list[Any]:
-    """Return kernels, then guidance, as typed or else as recorded; they are not attached yet.
+    """Return kernels, positions, then guidance, as typed or else as recorded; they are not attached yet.
 
     Raises
     ------
     RekernelError
-        If typed guidance or kernels cannot act: at or below the trained size, or on rescaled weights.
+        If something typed cannot act: at or below the trained size, or on rescaled weights.
     """
-    typed = request.guidance is not None or request.kernels is not None
+    typed = request.typed
     if not typed and (record is None or not request.recorded):
         return []
     if typed and sizes.rescaled:
         raise RekernelError(
-            "the folder's weights are rescaled already; --guidance and --kernels need the original folder"
+            "the folder's weights are rescaled already; --guidance, --kernels and --positions need the original folder"
         )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
@@ -94,14 +101,15 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
         return []
-    if typed:
-        kernels = None if request.kernels is None else SupersampledKernels.from_options(scale, request.kernels)
-        guidance = None if request.guidance is None else UpsampleGuidance.from_options(scale, request.guidance)
-    else:
+    if not typed:
         assert record is not None
-        made = record if request.size is None else replace(record, scale=scale)
-        kernels, guidance = made.make_kernels(), made.make_guidance()
-    return [part for part in (kernels, guidance) if part is not None]
+        return list((record if request.size is None else replace(record, scale=scale)).parts())
+    kinds: dict[Any, dict[str, Any] | None] = {
+        SupersampledKernels: request.kernels,
+        RescaledPositions: request.positions,
+        UpsampleGuidance: request.guidance,
+    }
+    return [kind.from_options(scale, options) for kind, options in kinds.items() if options is not None]
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

@@ -182,7 +182,7 @@ class KernelBank:
         if all(module.stride == module.kernel_size for _, module in found):
             raise RekernelError(
                 f"layers={layers!r}: none of these layers of this {type(self.denoiser).__name__} slides a kernel over "
-                f"its input, so there is nothing to rescale; record guidance without kernels"
+                f"its input, so there is nothing to rescale; record guidance without kernels, or positions instead"
             )
 
     def _convolutions(self, patterns: Sequence[str] | None) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:

@@ -93,14 +93,22 @@ class Target:
 
     @property
     def trained(self) -> tuple[int, ...] | None:
-        """Pixels of the trained grid: (height, width)."""
+        """Pixels of the trained grid: (height, width); for networks on tokens, of the grid before it is packed."""
         config = getattr(self.denoiser, "config", {})
         # The config of a pipeline loaded at a new size has that size; the trained size is in rekernel's entry.
         recorded = config.get(KEY, {}) if isinstance(config, Mapping) else {}
-        size = recorded.get("sample_size", getattr(config, "sample_size", None))
+        size = recorded.get("sample_size", getattr(config, "sample_size", None)) or self._said_elsewhere(config)
         if isinstance(size, int):
             return (size, size)
         return tuple(size) if isinstance(size, list | tuple) and size else None
+
+    def _said_elsewhere(self, config: Any) -> Any:
+        """The trained size where the denoiser's config has none by that name: CogVideoX' sides, or a pipeline's own."""
+        sides = (getattr(config, "sample_height", None), getattr(config, "sample_width", None))
+        if all(isinstance(n, int) for n in sides):
+            return sides
+        said = getattr(getattr(self.pipe, "config", None), "sample_size", None)
+        return getattr(self.pipe, "default_sample_size", None) or said  # Flux, Flux 2 and Qwen-Image have the first
 
     def check_scale(self, scale: Scale) -> None:
         """Raise for 'auto' where the trained size is not known."""

@@ -28,6 +28,7 @@ from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
+from ..positions.rescaled import RescaledPositions
 from .record import Recorded, listed, read_records
 
 if TYPE_CHECKING:
@@ -44,17 +45,18 @@ _OF_HUB = (
 
 @dataclass
 class Attached:
-    """The guidance and the kernels that `load_pipeline` attached; each can be removed separately.
+    """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
 
-    guidance, kernels : None where the folder does not record them
+    guidance, kernels, positions : None where the folder does not record them
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
+    positions: RescaledPositions | None = None
 
     def remove(self) -> None:
-        """Remove guidance and kernels."""
-        for part in (self.guidance, self.kernels):
+        """Remove guidance, kernels and positions."""
+        for part in (self.guidance, self.positions, self.kernels):
             if part is not None:
                 part.remove()
 
@@ -75,8 +77,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Returns
     -------
     a diffusers pipeline
-        Its attribute `rekernel` holds the attached guidance and kernels, and its repr shows them. Its default size is
-        the new size.
+        Its attribute `rekernel` holds the attached guidance, kernels and positions, and its repr shows them. Its
+        default size is the new size.
 
     Raises
     ------
@@ -306,11 +308,13 @@ def _sides(size: Any) -> int | tuple[int, ...]:
 def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     made = Attached()
     for found in records.values():
-        made.kernels, made.guidance = found.make_kernels(), found.make_guidance()
-    for part in (made.kernels, made.guidance):
-        if part is not None:
-            part.attach(pipe)
-    said = [repr(part) for part in (made.kernels, made.guidance) if part is not None]
+        made.kernels, made.positions, made.guidance = (
+            found.make_kernels(), found.make_positions(), found.make_guidance()
+        )  # fmt: skip
+    attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
+    for part in attached:
+        part.attach(pipe)
+    said = [repr(part) for part in attached]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made
