@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from ...errors import RekernelError
+from ...torch.surroundings import own_tensors
 from ..denoiser.call import Call, read_call
 from ..denoiser.hooks import POSITIONS, ForwardHook, put_on, take_off
 from ..denoiser.pass_context import current_pass
 from ..denoiser.pass_scale import scale_of_pass
 from ..denoiser.target import Target
-from .cropped_table import cropped_table, enlarged_crop
+from .cropped_table import EnlargedCrop, cropping_part
 from .frequencies import attention_temperature
-from .lending import lent
-from .queries import scaled_queries
+from .lending import Loan, lent
+from .queries import ScaledQueries
 from .settings import PositionSettings
-from .tables import TABLE, Rescaling, position_module, rescaled_tables, table_argument, takes_table
+from .tables import Rescaling, Table, make_table, position_module
 
 
 class PositionedDenoiser:
@@ -44,6 +45,8 @@ class PositionedDenoiser:
         self._check_method()
         if settings.method == "dype" and settings.schedule is None:
             self.target.schedule(None, None)  # validate eagerly
+        self._queries = ScaledQueries(self.target.network)
+        self._tables: dict[Any, Any] = {}
         put_on(self.target.denoiser, POSITIONS, ForwardHook(self._forward, lambda: repr(settings)))
 
     def take_off(self) -> None:
@@ -56,13 +59,13 @@ class PositionedDenoiser:
     def _check_method(self) -> None:
         """Raise for a network without known positions, and for a method that they do not allow."""
         network = self.target.network
-        if cropped_table(network) is not None:
+        if cropping_part(network) is not None:
             if self.settings.method != "interpolate":
                 raise RekernelError(
                     f"{self.target}: method={self.settings.method!r} needs rotary positions, and this network has a "
                     f"table; pass method='interpolate'"
                 )
-        elif position_module(network) is None and not takes_table(network):
+        elif position_module(network) is None:
             raise RekernelError(
                 f"{self.target}: has no positions that rekernel knows how to rescale; for the kernels of a UNet, use "
                 f"SupersampledKernels"
@@ -77,26 +80,52 @@ class PositionedDenoiser:
         scales = scale_of_pass(self.settings.scale, call.size, self.target.trained)
         if all(s == 1 for s in scales):
             return forward(*args, **kwargs)
-        network, rescaling = self.target.network, self._rescaling(call, scales)
         factor = attention_temperature(math.prod(call.tokens), math.prod(scales), self.settings.temperature)
-        loans = scaled_queries(network, factor)
-        if takes_table(network):
-            given = call.arguments.get(TABLE)
-            call = call if given is None else call.with_arguments(table_argument(rescaling, given))
-            with lent(loans):
-                return call.run(forward)
-        part = cropped_table(network)
-        loans.append(rescaled_tables(network, rescaling) if part is None else enlarged_crop(part, scales))
-        with lent(loans):
-            return forward(*args, **kwargs)
+        with lent([*self._positions(call, scales), *self._queries.times(factor)]):
+            return self._with_argument(call, scales).run(forward)
 
-    def _rescaling(self, call: Call, scales: tuple[float, ...]) -> Rescaling:
+    def _positions(self, call: Call, scales: tuple[float, ...]) -> list[Loan]:
+        network = self.target.network
+        part = cropping_part(network)
+        if part is not None:
+            crop = self._kept((call.tokens, scales), lambda: EnlargedCrop(part, call.tokens, scales))
+            crop.update()
+            return [Loan(part, "cropped_pos_embed", crop)]
+        module = position_module(network)
+        if module is network:
+            return []
+        table = self._table(call, scales)
+        # A callable that is no module is an attribute of the network.
+        owner = network if getattr(network, table.attribute, None) is module else module
+        return [Loan(owner, table.attribute, table)]
+
+    def _with_argument(self, call: Call, scales: tuple[float, ...]) -> Call:
+        """The call with another table, where the pipeline passes one."""
+        network = self.target.network
+        if position_module(network) is not network:
+            return call
+        table: Any = self._table(call, scales)
+        given = call.arguments.get(table.attribute)
+        return call if given is None else call.with_arguments({table.attribute: table.argument(given)})
+
+    def _table(self, call: Call, scales: tuple[float, ...]) -> Table:
         missing = 3 - len(scales)
         tokens = (1,) * missing + call.tokens
-        return Rescaling((1.0,) * missing + scales, tokens, self.settings.method, self._noise(call))
+        rescaling = Rescaling((1.0,) * missing + scales, tokens, self.settings.method, self._noise(call))
+        key = (tokens, rescaling.scales)
+        table: Table = self._kept(key, lambda: make_table(self.target.network, rescaling, call))
+        table.update(rescaling, call)
+        return table
+
+    def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this key in an earlier call, or what `make` makes."""
+        if key not in self._tables:
+            with own_tensors():  # not those of inference mode, which could not be overwritten later
+                self._tables[key] = make()
+        return self._tables[key]
 
     def _noise(self, call: Call) -> float:
-        """The noise level sigma / (alpha + sigma) of the call; for 'dype'."""
+        """The noise level sigma / (alpha + sigma) of the call, the highest one of a batch; for 'dype'."""
         if self.settings.method != "dype":
             return 1.0
         schedule = self.settings.schedule or self.target.schedule(None, None)[0]

@@ -29,17 +29,34 @@ _STREAMS = (
 )  # image or all tokens, text: the norm, else the projection
 
 
-def scaled_queries(network: nn.Module, factor: float) -> list[Loan]:
-    """What to lend to the network so that its attention over image tokens has logits multiplied by `factor`.
+class ScaledQueries:
+    """The queries of attention over image tokens of one network, multiplied.
 
-    Raises
-    ------
-    RekernelError
-        Where an attention has neither a norm nor a projection of its own for its queries.
+    What is lent is kept from call to call, so that compiled code stays valid.
     """
-    if factor == 1:
-        return []
-    return [Loan(part, "forward", _Scaled(part.forward, factor)) for part in _queries(network)]
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._made: dict[float, list[Loan]] = {}
+
+    def times(self, factor: float) -> list[Loan]:
+        """What to lend to the network so that its attention over image tokens has logits multiplied by `factor`.
+
+        Raises
+        ------
+        RekernelError
+            Where an attention has neither a norm nor a projection of its own for its queries.
+        """
+        if factor == 1:
+            return []
+        parts = list(_queries(self.network))
+        made = self._made.get(factor, [])
+        same = len(made) == len(parts) and all(
+            loan.owner is part and loan.value.forward == part.forward for loan, part in zip(made, parts, strict=True)
+        )
+        if not same:
+            self._made[factor] = [Loan(part, "forward", _Scaled(part.forward, factor)) for part in parts]
+        return self._made[factor]
 
 
 def _queries(network: nn.Module) -> Iterator[Any]:
