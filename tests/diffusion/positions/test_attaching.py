@@ -160,6 +160,7 @@ def test_calls_in_inference_mode_and_outside(made):
         assert torch.equal(family.run(net, 2), first)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_compiled_once_for_each_size(made):
     """The hook lies outside the compiled code, and what it lends is kept, though the frequencies of 'dype' move."""
     family, net = FAMILIES["flux"], FAMILIES["flux"].made()
