@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -72,6 +73,29 @@ def test_interpolated_tables_hold_the_trained_ones(made, name):
     trained, found = trained.reshape(frames, rows, columns, -1), found.reshape(frames, 2 * rows, 2 * columns, -1)
     assert (found[:, ::2, ::2] - trained).abs().max() < family.exact
     assert (found[:, 1::2, ::2] - trained).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "text"),
+    [
+        ("flux", "transformer_blocks.0", lambda *_a, image_rotary_emb, **_k: torch.stack(image_rotary_emb)[:, :3]),
+        ("flux 2", "transformer_blocks.0", lambda *_a, image_rotary_emb, **_k: torch.stack(image_rotary_emb)[:, :3]),
+        ("qwen", "transformer_blocks.0", lambda *_a, image_rotary_emb, **_k: image_rotary_emb[1]),
+        ("lumina 2", "context_refiner.0", lambda *a, **_k: a[2]),
+        ("z-image", "context_refiner.0", lambda *a, **_k: a[2]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_text_keeps_its_trained_positions(made, name, block, text):
+    """Those of Qwen-Image begin behind the image, so they would move with its size."""
+    family, net = dataclasses.replace(FAMILIES[name], block=block, table=text), made(name)
+    [trained] = family.tables(net)
+    with attached(family, net, method="yarn"):
+        [found] = family.tables(net, 2)
+    assert (found - trained).abs().max() < 1e-5
+    if name == "qwen":
+        [moved] = family.tables(net, 2)
+        assert (moved - trained).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ROTARY)

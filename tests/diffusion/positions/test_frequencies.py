@@ -42,11 +42,18 @@ def test_ntk_is_a_change_of_base():
 
 
 @pytest.mark.parametrize("method", ["ntk", "yarn"])
-@pytest.mark.parametrize("length", [8, 64, 4096])
+@pytest.mark.parametrize("length", [26, 64, 4096])
 def test_the_fastest_frequency_is_untouched_and_the_slowest_interpolated(method, length):
     found = rescaled_frequencies(TRAINED, 4, method, length=length)
     assert found[0] == pytest.approx(TRAINED[0], rel=1e-12) and found[-1] == pytest.approx(TRAINED[-1] / 4, rel=1e-12)
     assert np.all(np.diff(found / TRAINED) <= 1e-12)  # the slower, the nearer to interpolation
+
+
+def test_yarn_interpolates_a_fast_frequency_that_turns_about_once_over_the_trained_axis():
+    """The picture would repeat itself at its period, which is nearly the trained size."""
+    for method in ("yarn", "dype"):
+        found = rescaled_frequencies(TRAINED, 2, method, length=8)  # 8 / 2 pi = 1.3 turns
+        assert 0.5 < found[0] / TRAINED[0] < 0.6 and np.allclose(found[1:], TRAINED[1:] / 2)
 
 
 def test_yarn_by_its_definition_on_a_long_axis():

@@ -21,6 +21,7 @@ METHODS = ("interpolate", "ntk", "yarn", "dype")
 """Names of the ways to place the tokens of an axis that is longer than in training."""
 
 _FEW, _MANY = 1.0, 32.0  # turns over the trained axis: interpolated up to the first, untouched from the second (YaRN)
+_LEAST = 4.0  # turns from which a frequency may be untouched; ours
 
 Floats = NDArray[np.float64]
 
@@ -95,12 +96,13 @@ def check_method(method: Any) -> None:
 def _kept_share(turns: Floats, moved: float) -> Floats:
     """How much of each trained frequency YaRN keeps, by its turns over the trained axis: 1 is untouched.
 
-    The upper boundary is at most the turns of the fastest frequency: an axis of an image has few tokens, and without
-    this bound no frequency would be untouched. `moved` multiplies both boundaries.
+    The upper boundary is the turns of the fastest frequency where these are fewer than 32: an axis of an image has few
+    tokens, and without this bound no frequency would be untouched. It is at least 4: a frequency that turns only once
+    or twice tells where on the axis a token lies, and a picture repeats itself at its period. `moved` multiplies both
+    boundaries.
     """
-    high = min(_MANY, float(turns.max()))
-    low = min(_FEW, high)
-    low, high = low * moved, high * moved
+    high = max(_LEAST, min(_MANY, float(turns.max()))) * moved
+    low = _FEW * moved
     ramp = (turns - low) / (high - low) if high > low else np.zeros_like(turns)
     return np.where(turns >= high, 1.0, np.clip(ramp, 0.0, 1.0))
 

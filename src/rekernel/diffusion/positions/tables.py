@@ -218,15 +218,23 @@ _BY_CLASS: dict[str, type[Table]] = {
     "CogVideoXTransformer3DModel": _CogVideoX,
 }
 _PLACES = ("pos_embed", "rope", "rope_embedder")
+_NETWORKS = (
+    "FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel", "Lumina2Transformer2DModel",
+    "ZImageTransformer2DModel", "WanTransformer3DModel", "HunyuanVideoTransformer3DModel", "LTXVideoTransformer3DModel",
+    "CogVideoXTransformer3DModel",
+)  # fmt: skip
+"""Other networks have some of these parts too, but are not tested; their attention may lie elsewhere."""
 
 
 def position_module(network: nn.Module) -> Any:
     """The part of a network that makes its rotary tables, the network itself where a pipeline makes them, or None."""
+    if type(network).__name__ not in _NETWORKS:
+        return None
     parts = (getattr(network, name, None) for name in _PLACES)
     found = next((part for part in parts if type(part).__name__ in _BY_CLASS), None)
-    config: Any = getattr(network, "config", {})
-    if found is None and type(network).__name__ in _BY_CLASS and config["use_rotary_positional_embeddings"]:
-        return network
+    if found is None and type(network).__name__ in _BY_CLASS:
+        config: Any = network.config
+        return network if config["use_rotary_positional_embeddings"] else None
     return found
 
 
