@@ -16,8 +16,8 @@ from ...resampling.operators import grid_operator
 
 def cropping_part(network: nn.Module) -> Any:
     """The part of a network that crops a table of positions, or None for a network without one."""
-    part = getattr(network, "pos_embed", None)
-    return part if type(part).__name__ == "PatchEmbed" and getattr(part, "pos_embed_max_size", None) else None
+    part = getattr(network, "pos_embed", None) if type(network).__name__ == "SD3Transformer2DModel" else None
+    return part if getattr(part, "pos_embed_max_size", None) else None
 
 
 class EnlargedCrop:
