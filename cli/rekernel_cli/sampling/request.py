@@ -1,4 +1,4 @@
-"""The request of `rekernel sample`, and the guidance and kernels to attach for a trained and a requested size.
+"""The request of `rekernel sample`, and what to attach for a trained and a requested size.
 
 Scope: `rekernel.diffusion` and numbers. Not here: loading a pipeline (see `sampling.pipeline`, `sampling.pixels`).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, octaves
+from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels, UpsampleGuidance, octaves
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
@@ -26,9 +26,9 @@ class Request:
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
     guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
-    kernels : arguments of `SupersampledKernels`; None to attach none
+    kernels, positions : arguments of `SupersampledKernels` and `RescaledPositions`; None to attach none
     cascade : strengths of a `GuidedCascade`; None for no cascade
-    recorded : whether to sample with the guidance, kernels and cascade that the folder records
+    recorded : whether to sample with the guidance, kernels, positions and cascade that the folder records
     """
 
     folder: Path
@@ -41,8 +41,15 @@ class Request:
     prompt: str | None
     guidance: dict[str, Any] | Literal[False] | None
     kernels: dict[str, Any] | None
+    positions: dict[str, Any] | None
     cascade: tuple[float, ...] | None
     recorded: bool
+
+    @property
+    def typed(self) -> bool:
+        """Whether guidance, kernels, positions or a cascade were typed."""
+        given = isinstance(self.guidance, dict)
+        return given or any(part is not None for part in (self.kernels, self.positions, self.cascade))
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -79,7 +86,7 @@ def size_of(request: Request, sizes: Sizes) -> Size:
 class Above:
     """How to sample above the trained size.
 
-    parts : kernels, then guidance, not attached yet
+    parts : kernels, positions, then guidance, not attached yet
     cascade : arguments of `GuidedCascade`, with these kernels and this guidance, or None
     """
 
@@ -95,12 +102,13 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
     RekernelError
         If what was typed cannot act: at or below the trained size, or on rescaled weights.
     """
-    typed = isinstance(request.guidance, dict) or request.kernels is not None or request.cascade is not None
+    typed = request.typed
     if not typed and (record is None or not request.recorded):
         return Above([])
     if typed and sizes.rescaled:
         raise RekernelError(
-            "the folder's weights are rescaled already; --guidance, --kernels and --cascade need the original folder"
+            "the folder's weights are rescaled already; --guidance, --kernels, --positions and --cascade need the "
+            "original folder"
         )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
@@ -109,31 +117,34 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
         return Above([])
-    strengths = request.cascade
-    if typed:
-        kernels = None if request.kernels is None else SupersampledKernels.from_options(scale, request.kernels)
-        guided = request.guidance if isinstance(request.guidance, dict) else None
-        guidance = None if guided is None else UpsampleGuidance.from_options(scale, guided)
-    else:
+    strengths, parts = request.cascade, _parts(request, record, scale)
+    if not typed and record is not None and record.cascade is not None:
+        stages = len(octaves(scale))
+        strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
+    if strengths is None:
+        return Above(list(parts.values()))
+    recommended = typed and request.guidance is None
+    guided: Any = None if recommended else parts.get("guidance", False)
+    strength = strengths[0] if len(strengths) == 1 else strengths
+    positions = [parts["positions"]] if "positions" in parts else []
+    return Above(positions, {"scale": scale, "strength": strength, "guidance": guided, "kernels": parts.get("kernels")})
+
+
+def _parts(request: Request, record: Recorded | None, scale: tuple[float, float]) -> dict[str, Any]:
+    """The kernels, positions and guidance that were typed, or else those of the record, not attached."""
+    if not request.typed:
         assert record is not None
         made = record if request.size is None else replace(record, scale=scale, cascade=None)
-        kernels, guidance = made.make_kernels(), made.make_guidance()
-        if record.cascade is not None:
-            stages = len(octaves(scale))
-            strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
-    parts = [part for part in (kernels, guidance) if part is not None]
-    if strengths is None:
-        return Above(parts)
-    recommended = typed and request.guidance is None
-    return Above(
-        parts,
-        {
-            "scale": scale,
-            "strength": strengths[0] if len(strengths) == 1 else strengths,
-            "guidance": None if recommended else guidance or False,
-            "kernels": kernels,
-        },
-    )
+        parts = {"kernels": made.make_kernels(), "positions": made.make_positions(), "guidance": made.make_guidance()}
+        return {name: part for name, part in parts.items() if part is not None}
+    kinds: dict[str, tuple[Any, Any]] = {
+        "kernels": (SupersampledKernels, request.kernels),
+        "positions": (RescaledPositions, request.positions),
+        "guidance": (UpsampleGuidance, request.guidance),
+    }
+    return {
+        name: kind.from_options(scale, options) for name, (kind, options) in kinds.items() if isinstance(options, dict)
+    }
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Put a hook on a diffusers network and take it off without a trace.
 
 Scope: diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`. Not here: the work of a hook (see
-`guidance/hook` and `kernels/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
+`guidance/hook`, `kernels/hook`, `positions/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
 
 A hook runs outside the compiled code, since it calls the network at several sizes. It runs inside accelerate's
 offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
@@ -22,8 +22,8 @@ from torch import nn
 
 from ...errors import RekernelError
 
-GUIDANCE, KERNELS, PASSES = "rekernel.guidance", "rekernel.kernels", "rekernel.passes"
-_INNERMOST_FIRST = (PASSES, KERNELS, GUIDANCE)
+GUIDANCE, KERNELS, POSITIONS, PASSES = "rekernel.guidance", "rekernel.kernels", "rekernel.positions", "rekernel.passes"
+_INNERMOST_FIRST = (PASSES, KERNELS, POSITIONS, GUIDANCE)
 _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
@@ -79,7 +79,7 @@ def compiled_later(module: Any) -> RekernelError:
     """The error for a network compiled with a hook on it: it would compile the hook, or run the network uncompiled."""
     network = getattr(module, "_orig_mod", module)
     return RekernelError(
-        f"{type(network).__name__} was compiled after guidance or kernels were attached to it; remove() them and "
+        f"{type(network).__name__} was compiled after something was attached to it; remove() them and "
         f"attach them to the compiled network"
     )
 
@@ -87,7 +87,7 @@ def compiled_later(module: Any) -> RekernelError:
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     """Register a hook inside those that come later in `_INNERMOST_FIRST`.
 
-    Kernels are switched inside each pass of guidance, and every pass is counted inside both.
+    Kernels and positions are switched inside each pass of guidance, and every pass is counted inside all of them.
 
     Raises
     ------
@@ -221,6 +221,7 @@ __all__ = [
     "GUIDANCE",
     "KERNELS",
     "PASSES",
+    "POSITIONS",
     "ForwardHook",
     "compiled_later",
     "hook_on",

@@ -184,7 +184,7 @@ class KernelBank:
         if all(module.stride == module.kernel_size for _, module in found):
             raise RekernelError(
                 f"layers={layers!r}: none of these layers of this {type(self.denoiser).__name__} slides a kernel over "
-                f"its input, so there is nothing to rescale; record guidance without kernels"
+                f"its input, so there is nothing to rescale; record guidance without kernels, or positions instead"
             )
 
     def _convolutions(self, patterns: Sequence[str] | None) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:
@@ -201,10 +201,14 @@ class KernelBank:
         presets = family.presets(shapes) if family is not None else {}
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
-            raise RekernelError(
-                f"layers={layers!r} is not a preset of this {type(self.denoiser).__name__} (it has: {known}); "
-                f"pass one of these, or patterns on the names of its parameters"
+            kind = type(self.denoiser).__name__
+            instead = (
+                "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
+                "positions and its attention"
+                if "Transformer" in kind
+                else "pass one of these, or patterns on the names of its parameters"
             )
+            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}); {instead}")
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
         if not getattr(self.denoiser, "peft_config", ()):
