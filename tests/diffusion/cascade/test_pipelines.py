@@ -278,6 +278,27 @@ def test_an_enlarger_of_the_user_s(sd):
         GuidedCascade(sd, [16, 32], enlarge=lambda _: "large")("a cat", num_inference_steps=4)
 
 
+def test_both_networks_of_wan_2_2_are_guided_and_counted():
+    wan = FAMILIES["wan"]
+    first, second = wan.pipe(), wan.pipe()
+    pipe = quiet(
+        diffusers.WanPipeline(
+            tokenizer=None, text_encoder=None, vae=first.vae, scheduler=first.scheduler, transformer=first.transformer,
+            transformer_2=second.transformer, boundary_ratio=0.8,
+        )
+    )  # fmt: skip
+    before = [{name: id(value) for name, value in vars(net).items()} for net in (pipe.transformer, pipe.transformer_2)]
+    calls = {"first": [], "second": []}
+    for name, net in (("first", pipe.transformer), ("second", pipe.transformer_2)):
+        net.patch_embedding.register_forward_hook(lambda _m, args, _o, name=name: calls[name].append(args[0].shape[-1]))
+    cascade = GuidedCascade(pipe, list(wan.sizes), strength=0.75, guidance={"eta": 1.0})
+    assert cascade(**wan.call(guidance_scale=1.0, num_inference_steps=4))[0].shape == (1, *wan.shape)
+    assert calls["first"][:2] == [8, 8] and calls["second"][-2:] == [16, 8] and 16 in calls["first"]
+    assert cascade.passes == pytest.approx(sum((n / 16) ** 2 for n in calls["first"] + calls["second"]))
+    after = [{name: id(value) for name, value in vars(net).items()} for net in (pipe.transformer, pipe.transformer_2)]
+    assert after == before
+
+
 def test_a_function_with_a_scheduler(nets):
     def denoise(x, t, strength=1.0):
         return strength * x * (t / 1000)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ..denoiser.call import FRAMES_FIRST, read_call
-from ..denoiser.target import Target
 from ..formulas.schedules import FlowSchedule
 from ..guidance.settings import GuidanceSettings
 from ..guidance.upsample import UpsampleGuidance
@@ -28,6 +27,7 @@ from .arguments import Arguments
 from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
 from .late_scheduler import LateScheduler, Prepared, repeated
+from .networks import Networks
 from .packing import packed, unpacked
 from .passes import Passes
 from .settings import CascadeSettings, at_scale, guidance_at
@@ -40,16 +40,19 @@ class Run:
     Parameters
     ----------
     pipe : the pipeline
-    target : Target of the pipeline
+    networks : Networks of the pipeline
     sizes : pixels of each stage
     cell : pixels of the picture for one pixel of the latents
     settings : CascadeSettings
     """
 
-    def __init__(self, pipe: Any, target: Target, sizes: Sequence[Size], cell: int, settings: CascadeSettings) -> None:
-        self.pipe, self.target, self.sizes, self.cell, self.settings = pipe, target, sizes, cell, settings
+    def __init__(
+        self, pipe: Any, networks: Networks, sizes: Sequence[Size], cell: int, settings: CascadeSettings
+    ) -> None:
+        self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
+        self.target = networks.main
         self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-        first = type(target.network).__name__ in FRAMES_FIRST
+        first = type(self.target.network).__name__ in FRAMES_FIRST
         self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
         self.passes = Passes()
         self._name = type(pipe).__name__
@@ -58,7 +61,8 @@ class Run:
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
-        with exchanged(self.pipe, whole), self.passes.counted(self.target.denoiser):
+        with exchanged(self.pipe, whole), ExitStack() as stack:
+            self.networks.count(stack, self.passes)
             if arguments.start is None:
                 scheduler, output = self._first(arguments)
                 sample, done = self._finished(output, scheduler), scheduler.steps
@@ -135,8 +139,7 @@ class Run:
             self._rehearse(scheduler, made | self._handed(arguments, packed(grid, tokens=tokens)), arguments)
             scheduler.started = packed(scheduler.noised(grid, noise), tokens=tokens)
             scheduler.noise, scheduler.substitutes = packed(noise, tokens=tokens), not arguments.latents
-            for part in self._attachments(index, scheduler):
-                stack.enter_context(part.attach(self.pipe))
+            self.networks.attach(stack, lambda: self._attachments(index, scheduler))
             if scheduler.substitutes:
                 stack.enter_context(self._substituted(scheduler))
             return scheduler, self.pipe(**made | self._handed(arguments, scheduler.started))
@@ -172,7 +175,7 @@ class Run:
             found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
         if (guidance := self.settings.guidance) is not None:
             share = self._position(scheduler, guidance)
-            found.append(guidance_at(UpsampleGuidance, guidance, scale, share, self.target.defaults[1]))
+            found.append(guidance_at(UpsampleGuidance, guidance, scale, share, self.networks.eta))
         return found
 
     def _position(self, scheduler: LateScheduler, guidance: GuidanceSettings) -> float:
