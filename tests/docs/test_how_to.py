@@ -79,6 +79,7 @@ def checked_lora(names):
 
 
 def checked_video(names):
+    assert [frame.size for frame in names["sharper"]] == [(32, 32)] * 8
     assert names["wider"].shape == (8, 4, 3, 5, 5)
     assert names["larger"][2].kernel_size == (3, 6, 6)
     for clip in (names["frames"], names["longer"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -276,6 +278,30 @@ def test_an_enlarger_of_the_user_s(sd):
     assert given[0][0] == (9, 3, 64, 64)  # each frame
     with pytest.raises(rk.RekernelError, match=r"the callable got pixels of shape \(1, 3, 16, 16\).*returned str"):
         GuidedCascade(sd, [16, 32], enlarge=lambda _: "large")("a cat", num_inference_steps=4)
+
+
+def test_a_pipeline_of_one_s_own_is_the_loop_written_by_hand():
+    """The glyph model: class labels, no prompt, no output in latent space."""
+    folder = Path(__file__).parents[3] / "examples" / "glyph_diffusion"
+    pipe = quiet(
+        diffusers.DiffusionPipeline.from_pretrained(
+            folder, custom_pipeline=str(folder / "pipeline.py"), trust_remote_code=True
+        )
+    )
+    before, labels = state(pipe), [3, 7]
+    cascade = GuidedCascade(pipe, scale=2, strength=0.4)
+    found = cascade(labels, num_inference_steps=10, guidance_scale=1.0, generator=seeded(), output_type="pt").images
+    assert state(pipe) == before and cascade.passes == pytest.approx(10 / 4 + 4 * 5 / 4)
+    generator, scheduler = seeded(), pipe.scheduler
+    x = pipe(labels, None, None, 10, 1.0, generator, "pt").images * 2 - 1
+    x = torch.nn.functional.interpolate(x, size=(32, 32), mode="bicubic", antialias=True)
+    scheduler.set_timesteps(10)
+    x = scheduler.add_noise(x, torch.randn(x.shape, generator=generator), scheduler.timesteps[6:7])
+    with UpsampleGuidance(2, theta=1.5, eta=1.0, enlarge="cubic").attach(pipe), torch.no_grad():
+        for t in scheduler.timesteps[6:]:
+            predicted = pipe.unet(x, t, class_labels=torch.tensor(labels)).sample
+            x = scheduler.step(predicted, t, x, use_clipped_model_output=True).prev_sample
+    assert (found - (x / 2 + 0.5).clamp(0, 1)).abs().max() < 1e-4
 
 
 def test_both_networks_of_wan_2_2_are_guided_and_counted():

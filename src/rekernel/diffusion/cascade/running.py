@@ -71,7 +71,7 @@ class Run:
             else:
                 done, tokens, grid = 0, hasattr(self.pipe, "_pack_latents"), self._given(arguments)
             for index in range(1, len(self.sizes)):
-                if arguments.latents and getattr(self.pipe, "interrupt", False):  # by a callback of the user's
+                if arguments.latents and getattr(self.pipe, "_interrupt", False):  # by a callback of the user's
                     return self._as_it_is(arguments, index - 1, packed(grid, tokens=tokens))
                 scheduler, output = self._again(arguments, index, grid, done, tokens=tokens)
                 if index < len(self.sizes) - 1:

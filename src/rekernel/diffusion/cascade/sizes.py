@@ -56,7 +56,8 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
         widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
         cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
-    own = getattr(pipe, "default_sample_size", None)  # of Flux and Qwen-Image, whose networks have no sample_size
+    config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
+    own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
     usual = (own * cell, own * cell) if isinstance(own, int) else None
     return Geometry(grid, cell, cell * _unit(pipe, network), usual)
 
