@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..denoiser.hooks import PASSES, ForwardHook, put_on, take_off
 
-_IMAGES = ("sample", "hidden_states")
+_IMAGES = ("sample", "hidden_states", "x")
 
 
 class Passes:
@@ -40,6 +40,8 @@ class Passes:
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         image = next((kwargs[name] for name in _IMAGES if name in kwargs), args[0] if args else None)
+        if isinstance(image, list | tuple) and image:  # Z-Image: a list of images
+            image = image[0][None]
         if isinstance(image, Tensor):
             self.sizes.append(math.prod(image.shape[1:]))
         return forward(*args, **kwargs)

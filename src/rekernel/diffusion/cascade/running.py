@@ -28,8 +28,8 @@ from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
 from .late_scheduler import LateScheduler, Prepared, repeated
 from .networks import Networks
-from .packing import packed, unpacked
 from .passes import Passes
+from .sample_form import SampleForm
 from .settings import CascadeSettings, at_scale, guidance_at
 from .sizes import Size, text_of
 
@@ -66,16 +66,17 @@ class Run:
             if arguments.start is None:
                 scheduler, output = self._first(arguments)
                 sample, done = self._finished(output, scheduler), scheduler.steps
-                tokens = sample.ndim == 3
-                grid = unpacked(sample, self.sizes[0], self.cell)
+                form = SampleForm.of(self.pipe, self.cell, sample, self.sizes[0])
+                grid = form.grid(sample, self.sizes[0])
             else:
-                done, tokens, grid = 0, hasattr(self.pipe, "_pack_latents"), self._given(arguments)
+                done, form, grid = 0, SampleForm.of(self.pipe, self.cell), self._given(arguments)
             for index in range(1, len(self.sizes)):
-                if arguments.latents and getattr(self.pipe, "_interrupt", False):  # by a callback of the user's
-                    return self._as_it_is(arguments, index - 1, packed(grid, tokens=tokens))
-                scheduler, output = self._again(arguments, index, grid, done, tokens=tokens)
+                sampled = index > 1 or arguments.start is None
+                if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    return self._as_it_is(arguments, index - 1, form.latents(grid))
+                scheduler, output = self._again(arguments, index, grid, done, form)
                 if index < len(self.sizes) - 1:
-                    grid = unpacked(self._finished(output, scheduler), self.sizes[index], self.cell)
+                    grid = form.grid(self._finished(output, scheduler), self.sizes[index])
                     done += scheduler.steps
         return output
 
@@ -91,6 +92,10 @@ class Run:
 
     def _given(self, arguments: Arguments) -> Tensor:
         """The given picture at the size of the first stage that runs, once for each picture that the call makes."""
+        if "num_frames" in arguments.takes:
+            raise RekernelError(
+                f"{self._name} makes videos, which a cascade does not start from a picture; omit image="
+            )
         picture, count = as_picture(arguments.start), arguments.count()
         if count % len(picture):
             raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
@@ -126,7 +131,7 @@ class Run:
         return progress_bar
 
     def _again(
-        self, arguments: Arguments, index: int, grid: Tensor, done: int, *, tokens: bool
+        self, arguments: Arguments, index: int, grid: Tensor, done: int, form: SampleForm
     ) -> tuple[LateScheduler, Any]:
         """Enlarge an image to the size of a stage, add noise and denoise it there."""
         size, last = self.sizes[index], index == len(self.sizes) - 1
@@ -136,13 +141,14 @@ class Run:
         noise = randn_tensor(grid.shape, generator=arguments.generator, device=grid.device, dtype=grid.dtype)
         scheduler = LateScheduler(self.pipe.scheduler, self.settings.strengths[index - 1], self._name)
         with self._stage(scheduler, index, arguments), ExitStack() as stack:
-            self._rehearse(scheduler, made | self._handed(arguments, packed(grid, tokens=tokens)), arguments)
-            scheduler.started = packed(scheduler.noised(grid, noise), tokens=tokens)
-            scheduler.noise, scheduler.substitutes = packed(noise, tokens=tokens), not arguments.latents
+            self._rehearse(scheduler, made | self._handed(arguments, form.latents(grid)), arguments)
+            started = scheduler.noised(grid, noise)
+            scheduler.started, scheduler.noise = form.sample(started), form.sample(noise)
+            scheduler.substitutes = not arguments.latents
             self.networks.attach(stack, lambda: self._attachments(index, scheduler))
             if scheduler.substitutes:
                 stack.enter_context(self._substituted(scheduler))
-            return scheduler, self.pipe(**made | self._handed(arguments, scheduler.started))
+            return scheduler, self.pipe(**made | self._handed(arguments, form.latents(started)))
 
     def _as_it_is(self, arguments: Arguments, index: int, image: Tensor) -> Any:
         """What the pipeline returns for the image of an interrupted stage, at the size of that stage."""

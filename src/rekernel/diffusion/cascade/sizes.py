@@ -65,7 +65,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
 def _unit(pipe: Any, network: Any) -> int:
     """The divisor of the latents' height and width: a packed block, a patch, or the halvings of a UNet of pixels."""
     if hasattr(pipe, "_pack_latents"):
-        return 2
+        return int(getattr(pipe, "transformer_spatial_patch_size", 2))
     config = getattr(network, "config", None)
     if type(network).__name__ == "UNet2DModel":
         return int(2 ** (len(getattr(config, "block_out_channels", ())) - 1))
