@@ -32,7 +32,7 @@ def state(pipe: Any) -> dict[str, Any]:
 CALLED = {
     "_guidance_scale", "_guidance_scale_2", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs", "_interrupt",
     "_num_timesteps", "_denoising_end", "_joint_attention_kwargs", "_skip_layer_guidance_scale", "_current_timestep",
-    "_attention_kwargs",
+    "_attention_kwargs", "_cfg_normalization", "_cfg_truncation",
 }  # fmt: skip
 CACHED = ("_conv_", "_enc_", "_feat_map")  # of a VAE of videos
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -57,7 +59,9 @@ def test_an_error_and_an_interrupt_in_any_stage_leave_nothing(name):
             if calls[0] == stop_at:
                 raise error("in the middle")
 
-        handle = next(network(pipe).children()).register_forward_pre_hook(stop)
+        layers = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+        first = next(module for module in network(pipe).modules() if isinstance(module, layers))
+        handle = first.register_forward_pre_hook(stop)
         with pytest.raises(error, match="in the middle"):
             cascade(**family.call(generator=seeded()))
         handle.remove()
@@ -241,6 +245,37 @@ def test_inpainting_keeps_what_is_known_at_the_full_size(inpainting, channels):
         assert torch.allclose(noises[0], noises[2], atol=1e-3) and noises[0].std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("flux", "FluxInpaintPipeline"), ("qwen", "QwenImageInpaintPipeline")])
+def test_inpainting_by_a_transformer(name, kind):
+    """Its pipelines mix given latents with the picture, so the network's first call and step get the start instead."""
+    family = FAMILIES[name]
+    pipe = quiet(getattr(diffusers, kind)(**family.pipe().components))
+    picture, mask = torch.rand(1, 3, 32, 32, generator=seeded(4)), torch.zeros(1, 1, 32, 32)
+    mask[..., 16:] = 1
+    seen, latents, before = [], [], state(pipe)
+    handle = pipe.transformer.register_forward_hook(
+        lambda _m, _a, kwargs, _o: seen.append((kwargs["hidden_states"], float(kwargs["timestep"][0]))),
+        with_kwargs=True,
+    )
+
+    def look(_pipe, _step, _time, tensors):
+        latents.append(tensors["latents"])
+        return {}
+
+    found = GuidedCascade(pipe, list(family.sizes), guidance=False, enlarge="latent")(
+        **family.call(image=picture, mask_image=mask, strength=1.0, num_inference_steps=6, generator=seeded()),
+        callback_on_step_end=look,
+    )[0]
+    handle.remove()
+    assert found.shape == (1, 3, 32, 32) and state(pipe) == before
+    assert [tokens.shape[1] for tokens, _ in seen] == [16] * 6 + [64] * 3
+    first, sigma = seen[6]
+    small = diffusers.FluxPipeline._unpack_latents(latents[5], 8, 8, 1)
+    large = torch.nn.functional.interpolate(small, size=(16, 16), mode="bicubic", antialias=True)
+    noise = (first - (1 - sigma) * diffusers.FluxPipeline._pack_latents(large, *large.shape)) / sigma
+    assert noise.mean().abs() < 0.1 and noise.std() == pytest.approx(1, abs=0.08)
+
+
 def test_a_given_picture_takes_the_place_of_the_first_stage(nets, sd):
     picture = pil.fromarray(np.full((16, 16, 3), (200, 30, 90), np.uint8))
     cascade = GuidedCascade(sd, [16, 32], strength=0.25)
@@ -278,6 +313,51 @@ def test_an_enlarger_of_the_user_s(sd):
         GuidedCascade(sd, [16, 32], enlarge=lambda _: "large")("a cat", num_inference_steps=4)
 
 
+def test_a_pipeline_of_one_s_own_is_the_loop_written_by_hand():
+    """The glyph model: class labels, no prompt, no output in latent space."""
+    folder = Path(__file__).parents[3] / "examples" / "glyph_diffusion"
+    pipe = quiet(
+        diffusers.DiffusionPipeline.from_pretrained(
+            folder, custom_pipeline=str(folder / "pipeline.py"), trust_remote_code=True
+        )
+    )
+    before, labels = state(pipe), [3, 7]
+    cascade = GuidedCascade(pipe, scale=2, strength=0.4)
+    found = cascade(labels, num_inference_steps=10, guidance_scale=1.0, generator=seeded(), output_type="pt").images
+    assert state(pipe) == before and cascade.passes == pytest.approx(10 / 4 + 4 * 5 / 4)
+    generator, scheduler = seeded(), pipe.scheduler
+    x = pipe(labels, None, None, 10, 1.0, generator, "pt").images * 2 - 1
+    x = torch.nn.functional.interpolate(x, size=(32, 32), mode="bicubic", antialias=True)
+    scheduler.set_timesteps(10)
+    x = scheduler.add_noise(x, torch.randn(x.shape, generator=generator), scheduler.timesteps[6:7])
+    with UpsampleGuidance(2, theta=1.5, eta=1.0, enlarge="cubic").attach(pipe), torch.no_grad():
+        for t in scheduler.timesteps[6:]:
+            predicted = pipe.unet(x, t, class_labels=torch.tensor(labels)).sample
+            x = scheduler.step(predicted, t, x, use_clipped_model_output=True).prev_sample
+    assert (found - (x / 2 + 0.5).clamp(0, 1)).abs().max() < 1e-4
+
+
+def test_both_networks_of_wan_2_2_are_guided_and_counted():
+    wan = FAMILIES["wan"]
+    first, second = wan.pipe(), wan.pipe()
+    pipe = quiet(
+        diffusers.WanPipeline(
+            tokenizer=None, text_encoder=None, vae=first.vae, scheduler=first.scheduler, transformer=first.transformer,
+            transformer_2=second.transformer, boundary_ratio=0.8,
+        )
+    )  # fmt: skip
+    before = [{name: id(value) for name, value in vars(net).items()} for net in (pipe.transformer, pipe.transformer_2)]
+    calls = {"first": [], "second": []}
+    for name, net in (("first", pipe.transformer), ("second", pipe.transformer_2)):
+        net.patch_embedding.register_forward_hook(lambda _m, args, _o, name=name: calls[name].append(args[0].shape[-1]))
+    cascade = GuidedCascade(pipe, list(wan.sizes), strength=0.75, guidance={"eta": 1.0})
+    assert cascade(**wan.call(guidance_scale=1.0, num_inference_steps=4))[0].shape == (1, *wan.shape)
+    assert calls["first"][:2] == [8, 8] and calls["second"][-2:] == [16, 8] and 16 in calls["first"]
+    assert cascade.passes == pytest.approx(sum((n / 16) ** 2 for n in calls["first"] + calls["second"]))
+    after = [{name: id(value) for name, value in vars(net).items()} for net in (pipe.transformer, pipe.transformer_2)]
+    assert after == before
+
+
 def test_a_function_with_a_scheduler(nets):
     def denoise(x, t, strength=1.0):
         return strength * x * (t / 1000)
@@ -293,8 +373,10 @@ def test_guidance_of_the_user_s_stays_attached(nets, sd):
     with UpsampleGuidance(eta=1.0).attach(sd) as guidance:
         with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) it first"):
             GuidedCascade(sd, [16, 32], guidance=guidance)
-        with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) that one first"):
+        said = r"attached already; remove\(\) that one first"
+        with nets.passes(sd.unet) as sizes, pytest.raises(rk.RekernelError, match=said):
             GuidedCascade(sd, [16, 32])("a cat", num_inference_steps=4)
+        assert not sizes  # said before the first stage
         with nets.passes(sd.unet) as sizes:
             GuidedCascade(sd, [16, 32], guidance=False)("a cat", num_inference_steps=4)
         assert sizes.count((16, 16)) == 2 and sizes.count((8, 8)) == 4 + 2

@@ -11,9 +11,9 @@ import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, SupersampledKernels, UpsampleGuidance  # noqa: E402
 from rekernel.diffusion.cascade.autoencoder import Autoencoder  # noqa: E402
 from rekernel.diffusion.cascade.enlarging import as_picture, resized  # noqa: E402
-from rekernel.diffusion.cascade.packing import packed, unpacked  # noqa: E402
+from rekernel.diffusion.cascade.sample_form import SampleForm, stacked_blocks, unstacked_blocks  # noqa: E402
 from rekernel.diffusion.cascade.settings import guidance_at, settings_of  # noqa: E402
-from rekernel.diffusion.cascade.sizes import Geometry, stage_sizes  # noqa: E402
+from rekernel.diffusion.cascade.sizes import Geometry, geometry_of, stage_sizes  # noqa: E402
 
 from ..conftest import quiet  # noqa: E402
 from .families import FAMILIES, noise  # noqa: E402
@@ -83,6 +83,12 @@ def test_refused_in_a_call(nets, pipe, options, said):
         cascade(num_inference_steps=4, **options)
 
 
+def test_a_video_does_not_start_from_a_picture():
+    wan = FAMILIES["wan"]
+    with pytest.raises(rk.RekernelError, match="WanPipeline makes videos"):
+        GuidedCascade(wan.pipe(), list(wan.sizes))(**wan.call(image=torch.zeros(1, 3, 64, 64)))
+
+
 def test_what_is_no_pipeline(nets):
     with pytest.raises(rk.RekernelError, match=r"neither a pipeline, nor a network, nor a function denoise\(x, t\)"):
         GuidedCascade(3, scale=2)
@@ -147,9 +153,10 @@ def test_latents_are_decoded_as_the_pipeline_decodes_them(name):
         pipe(**{**options, "output_type": kind, "generator": torch.Generator().manual_seed(0)})[0]
         for kind in ("latent", "pt")
     )
-    cell = 8 if name == "wan" else 2
-    pixels = Autoencoder(pipe.vae).pixels(unpacked(latents, (size, size), cell))
-    pixels = pixels.movedim(2, 1) if name == "wan" else pixels
+    cell = geometry_of(pipe, pipe.transformer, None).cell
+    grid = SampleForm.of(pipe, cell, latents, (size, size)).grid(latents, (size, size))
+    pixels = Autoencoder(pipe.vae).pixels(grid.movedim(2, 1) if name == "cogvideox" else grid)
+    pixels = pixels.movedim(2, 1) if pixels.ndim == 5 else pixels
     assert torch.allclose((pixels / 2 + 0.5).clamp(0, 1), pictures, atol=1e-5)
 
 
@@ -175,13 +182,24 @@ def test_half_precision_vae_that_overflows_runs_in_float32_and_is_put_back():
     assert vae.dtype == torch.float16 and all(torch.equal(before[n], v) for n, v in vae.state_dict().items())
 
 
-def test_packing():
-    grid = noise(2, 4, 6, 8)
-    tokens = packed(grid, tokens=True)
-    assert torch.equal(tokens, diffusers.FluxPipeline._pack_latents(grid, 2, 4, 6, 8))
-    assert torch.equal(unpacked(tokens, (12, 16), 2), grid) and unpacked(grid, (12, 16), 2) is grid
+def test_forms_of_samples():
+    flux, grid, size = FAMILIES["flux"].pipe(), noise(2, 4, 6, 8), (12, 16)
+    form = SampleForm.of(flux, 2)
+    tokens = form.sample(grid)
+    assert (
+        torch.equal(tokens, diffusers.FluxPipeline._pack_latents(grid, 2, 4, 6, 8)) and form.latents(grid) is not grid
+    )
+    assert torch.equal(form.grid(tokens, size), grid) and SampleForm.of(flux, 2, tokens, size) == form
+    stacked = stacked_blocks(grid)
+    assert torch.equal(stacked, diffusers.Flux2Pipeline._patchify_latents(grid))
+    assert torch.equal(unstacked_blocks(stacked), grid)
+    plain = SampleForm.of(FAMILIES["sd3"].pipe(), 2)
+    assert plain.sample(grid) is plain.latents(grid) is plain.grid(grid, size) is grid
+    video, ltx = noise(2, 4, 3, 6, 8), SampleForm.of(FAMILIES["ltx"].pipe(), 32)
+    assert torch.equal(ltx.sample(video), diffusers.LTXPipeline._pack_latents(video))
+    assert torch.equal(ltx.grid(ltx.sample(video), (192, 256)), video)
     with pytest.raises(rk.RekernelError, match=r"at 16x16 pixels the image has the shape \(2, 12, 16\)"):
-        unpacked(tokens, (16, 16), 2)
+        form.grid(tokens, (16, 16))
 
 
 def test_pictures(nets):

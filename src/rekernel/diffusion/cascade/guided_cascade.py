@@ -81,13 +81,13 @@ class GuidedCascade:
         enlarge: Enlarge = None,
         scheduler: Any = None,
     ) -> None:
-        from ..denoiser.target import Target
         from .arguments import check_starts_from_noise
         from .loop import as_pipeline
+        from .networks import Networks
 
         self.pipe = as_pipeline(pipe, scheduler)
         check_starts_from_noise(self.pipe)
-        target = Target(self.pipe)
+        target = Networks(self.pipe).main
         self._geometry = geometry_of(self.pipe, target.network, target.trained)
         name = type(self.pipe).__name__
         self.sizes = stage_sizes(sizes, scale, self._geometry, name)
@@ -118,12 +118,12 @@ class GuidedCascade:
         RekernelError
             For a size as argument, and where the pipeline cannot start from a picture.
         """
-        from ..denoiser.target import Target
         from .arguments import Arguments
+        from .networks import Networks
         from .running import Run
 
         arguments = Arguments(self.pipe, args, kwargs)
-        run = Run(self.pipe, Target(self.pipe), self.sizes, self._geometry.cell, self.settings)
+        run = Run(self.pipe, Networks(self.pipe), self.sizes, self._geometry.cell, self.settings)
         output = run.result(arguments)
         self.passes = run.passes.full
         return output

@@ -18,18 +18,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ..denoiser.call import FRAMES_FIRST, read_call
-from ..denoiser.target import Target
+from ..denoiser.call import FRAMES_FIRST
 from ..formulas.schedules import FlowSchedule
-from ..guidance.settings import GuidanceSettings
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from .arguments import Arguments
 from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
 from .late_scheduler import LateScheduler, Prepared, repeated
-from .packing import packed, unpacked
-from .passes import Passes
+from .networks import Networks
+from .passes import IMAGES, Passes
+from .sample_form import SampleForm
 from .settings import CascadeSettings, at_scale, guidance_at
 from .sizes import Size, text_of
 
@@ -40,16 +39,19 @@ class Run:
     Parameters
     ----------
     pipe : the pipeline
-    target : Target of the pipeline
+    networks : Networks of the pipeline
     sizes : pixels of each stage
     cell : pixels of the picture for one pixel of the latents
     settings : CascadeSettings
     """
 
-    def __init__(self, pipe: Any, target: Target, sizes: Sequence[Size], cell: int, settings: CascadeSettings) -> None:
-        self.pipe, self.target, self.sizes, self.cell, self.settings = pipe, target, sizes, cell, settings
+    def __init__(
+        self, pipe: Any, networks: Networks, sizes: Sequence[Size], cell: int, settings: CascadeSettings
+    ) -> None:
+        self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
+        self.target = networks.main
         self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-        first = type(target.network).__name__ in FRAMES_FIRST
+        first = type(self.target.network).__name__ in FRAMES_FIRST
         self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
         self.passes = Passes()
         self._name = type(pipe).__name__
@@ -57,21 +59,25 @@ class Run:
     @torch.no_grad()
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
+        with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
+            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
-        with exchanged(self.pipe, whole), self.passes.counted(self.target.denoiser):
+        with exchanged(self.pipe, whole), ExitStack() as stack:
+            self.networks.count(stack, self.passes)
             if arguments.start is None:
                 scheduler, output = self._first(arguments)
                 sample, done = self._finished(output, scheduler), scheduler.steps
-                tokens = sample.ndim == 3
-                grid = unpacked(sample, self.sizes[0], self.cell)
+                form = SampleForm.of(self.pipe, self.cell, sample, self.sizes[0])
+                grid = form.grid(sample, self.sizes[0])
             else:
-                done, tokens, grid = 0, hasattr(self.pipe, "_pack_latents"), self._given(arguments)
+                done, form, grid = 0, SampleForm.of(self.pipe, self.cell), self._given(arguments)
             for index in range(1, len(self.sizes)):
-                if arguments.latents and getattr(self.pipe, "interrupt", False):  # by a callback of the user's
-                    return self._as_it_is(arguments, index - 1, packed(grid, tokens=tokens))
-                scheduler, output = self._again(arguments, index, grid, done, tokens=tokens)
+                sampled = index > 1 or arguments.start is None
+                if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    return self._as_it_is(arguments, index - 1, form.latents(grid))
+                scheduler, output = self._again(arguments, index, grid, done, form)
                 if index < len(self.sizes) - 1:
-                    grid = unpacked(self._finished(output, scheduler), self.sizes[index], self.cell)
+                    grid = form.grid(self._finished(output, scheduler), self.sizes[index])
                     done += scheduler.steps
         return output
 
@@ -87,10 +93,14 @@ class Run:
 
     def _given(self, arguments: Arguments) -> Tensor:
         """The given picture at the size of the first stage that runs, once for each picture that the call makes."""
+        if "num_frames" in arguments.takes:
+            raise RekernelError(
+                f"{self._name} makes videos, which a cascade does not start from a picture; omit image="
+            )
         picture, count = as_picture(arguments.start), arguments.count()
         if count % len(picture):
             raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
-        weight = next(self.target.denoiser.parameters(), torch.empty(0))
+        weight = next((w for w in self.target.denoiser.parameters() if w.is_floating_point()), torch.empty(0))
         device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
         made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
         return repeated(made, count)
@@ -122,7 +132,7 @@ class Run:
         return progress_bar
 
     def _again(
-        self, arguments: Arguments, index: int, grid: Tensor, done: int, *, tokens: bool
+        self, arguments: Arguments, index: int, grid: Tensor, done: int, form: SampleForm
     ) -> tuple[LateScheduler, Any]:
         """Enlarge an image to the size of a stage, add noise and denoise it there."""
         size, last = self.sizes[index], index == len(self.sizes) - 1
@@ -132,14 +142,15 @@ class Run:
         noise = randn_tensor(grid.shape, generator=arguments.generator, device=grid.device, dtype=grid.dtype)
         scheduler = LateScheduler(self.pipe.scheduler, self.settings.strengths[index - 1], self._name)
         with self._stage(scheduler, index, arguments), ExitStack() as stack:
-            self._rehearse(scheduler, made | self._handed(arguments, packed(grid, tokens=tokens)), arguments)
-            scheduler.started = packed(scheduler.noised(grid, noise), tokens=tokens)
-            scheduler.noise, scheduler.substitutes = packed(noise, tokens=tokens), not arguments.latents
-            for part in self._attachments(index, scheduler):
-                stack.enter_context(part.attach(self.pipe))
+            self._rehearse(scheduler, made | self._handed(arguments, form.latents(grid)), arguments)
+            started = scheduler.noised(grid, noise)
+            scheduler.started, scheduler.noise = form.sample(started), form.sample(noise)
+            scheduler.substitutes = not arguments.latents
+            position = self._position(scheduler)
+            self.networks.attach(stack, lambda: self._attachments(index, position))
             if scheduler.substitutes:
                 stack.enter_context(self._substituted(scheduler))
-            return scheduler, self.pipe(**made | self._handed(arguments, scheduler.started))
+            return scheduler, self.pipe(**made | self._handed(arguments, form.latents(started)))
 
     def _as_it_is(self, arguments: Arguments, index: int, image: Tensor) -> Any:
         """What the pipeline returns for the image of an interrupted stage, at the size of that stage."""
@@ -164,19 +175,21 @@ class Run:
                 f"{self._name}: it never calls set_timesteps() of its scheduler, so it cannot start late"
             )
 
-    def _attachments(self, index: int, scheduler: LateScheduler) -> list[Any]:
-        """Kernels and guidance of a stage, not attached."""
+    def _attachments(self, index: int, position: float) -> list[Any]:
+        """Kernels and guidance of a stage that starts at `position` in the schedule, not attached."""
         scale = tuple(n / m for n, m in zip(self.sizes[index], self.sizes[0], strict=True))
         found: list[Any] = []
         if self.settings.kernels is not None:
             found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
-        if (guidance := self.settings.guidance) is not None:
-            share = self._position(scheduler, guidance)
-            found.append(guidance_at(UpsampleGuidance, guidance, scale, share, self.target.defaults[1]))
+        if self.settings.guidance is not None:
+            found.append(guidance_at(UpsampleGuidance, self.settings.guidance, scale, position, self.networks.eta))
         return found
 
-    def _position(self, scheduler: LateScheduler, guidance: GuidanceSettings) -> float:
+    def _position(self, scheduler: LateScheduler) -> float:
         """Where in the schedule the stage starts: 1 is pure noise."""
+        guidance = self.settings.guidance
+        if guidance is None:
+            return 1.0
         schedule, _ = self.target.schedule(guidance.schedule, guidance.prediction)
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
             found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
@@ -188,17 +201,24 @@ class Run:
     def _substituted(self, scheduler: LateScheduler) -> Iterator[None]:
         """Show the network the start instead of the noise that the pipeline drew, until the first step is made."""
         network: nn.Module = self.target.denoiser
+        if getattr(self.pipe, "controlnet", None) is not None:
+            raise RekernelError(
+                f"{self._name}: its ControlNet cannot be shown the noisy image that a stage starts from"
+            )
 
         def shown(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if scheduler.steps or scheduler.started is None:
+            start = scheduler.started
+            if scheduler.steps or start is None:
                 return None
-            call = read_call(module, args, kwargs, self.target.noisy)
-            image = repeated(scheduler.started, len(call.x))
+            name = next((name for name in IMAGES if name in kwargs), None)
+            image = args[0] if name is None else kwargs[name]
+            start = repeated(start, len(image))
             if hasattr(scheduler.inner, "scale_model_input"):
-                image = scheduler.inner.scale_model_input(image, scheduler.timesteps[0])
-            changed = call.at(image, call.t).arguments
-            values = list(changed.values())
-            return tuple(values[: call.positional]), dict(list(changed.items())[call.positional :])
+                start = scheduler.inner.scale_model_input(start, scheduler.timesteps[0])
+            axis = -1 if start.ndim == 3 else 1
+            known = image.narrow(axis, start.shape[axis], image.shape[axis] - start.shape[axis])  # a mask, for example
+            made = torch.cat([start.to(image), known], dim=axis)
+            return ((made, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: made})
 
         handle = network.register_forward_pre_hook(shown, with_kwargs=True)
         try:

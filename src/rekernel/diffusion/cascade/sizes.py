@@ -56,7 +56,8 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
         widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
         cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
-    own = getattr(pipe, "default_sample_size", None)  # of Flux and Qwen-Image, whose networks have no sample_size
+    config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
+    own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
     usual = (own * cell, own * cell) if isinstance(own, int) else None
     return Geometry(grid, cell, cell * _unit(pipe, network), usual)
 
@@ -64,7 +65,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
 def _unit(pipe: Any, network: Any) -> int:
     """The divisor of the latents' height and width: a packed block, a patch, or the halvings of a UNet of pixels."""
     if hasattr(pipe, "_pack_latents"):
-        return 2
+        return int(getattr(pipe, "transformer_spatial_patch_size", 2))
     config = getattr(network, "config", None)
     if type(network).__name__ == "UNet2DModel":
         return int(2 ** (len(getattr(config, "block_out_channels", ())) - 1))
