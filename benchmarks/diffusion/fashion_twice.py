@@ -11,6 +11,7 @@ kept, denoised from there.
 import argparse
 import functools
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,9 @@ ROWS: list[Row] = [
     Row(Sampled("guidance (1.5, 1) + dilated inner, until 0.5", {"method": "dilate", "until": 0.5}, GUIDED)),
     _cascade("cascade 0.6 without guidance", 0.6),
     *(_cascade(f"cascade {s:g}, guidance (1.5, 1)", s, guidance=GUIDED) for s in (0.4, 0.6, 0.8)),
+    _cascade("cascade 0.6, guidance (1.9, 1)", 0.6, guidance={**GUIDED, "theta": 1.9}),
+    _cascade("cascade 0.6, guidance (1.5, 0.7)", 0.6, guidance={**GUIDED, "eta": 0.7}),
+    _cascade("cascade 0.6 in 40 steps, guidance (1.5, 1)", 0.6, steps=40, guidance=GUIDED),
     Row(Sampled("cfg 2: small samples, enlarged bicubically", enlarged=True, cfg=2.0)),
     Row(Sampled("cfg 2: guidance (1.5, 1)", None, GUIDED, cfg=2.0)),
     _cascade("cfg 2: cascade 0.6, guidance (1.5, 1)", 0.6, cfg=2.0, guidance=GUIDED),
@@ -74,23 +78,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=FOLDER, metavar="DIR", help="folder with the four IDX files")
     parser.add_argument("--samples", type=int, default=300, help="pictures a row")
-    parser.add_argument("--only", default="", help="rows whose name contains this; the others keep their results")
+    parser.add_argument("--only", default="", help="only rows in whose name this pattern is found")
     options = parser.parse_args()
     torch.set_num_threads(1)
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = held.get("rows", {})
     pipe = load(MODEL)
     for row in ROWS:
-        if options.only not in row.name:
+        if not re.search(options.only, row.name):
             continue
         images, labels = pictures(pipe, row, options.samples, options.data)
         figures = {key: [m.value, m.low, m.high] for key, m in judge(images, labels, options.data).items()}
-        rows[row.name] = {"passes": passes(row), **figures}
+        rows[row.name] = {"samples": options.samples, "passes": passes(row), **figures}
         print(row.name, {k: round(v[0], 3) for k, v in figures.items()}, file=sys.stderr, flush=True)
         order = {row.name: place for place, row in enumerate(ROWS)}
-        rows = dict(sorted(rows.items(), key=lambda item: order[item[0]]))
+        rows = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-        setting = {"samples": options.samples, "seed": SEED, "autocast": "bfloat16", **versions}
+        setting = {"seed": SEED, "autocast": "bfloat16", **versions}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
     Console(width=160).print(table(rows))
