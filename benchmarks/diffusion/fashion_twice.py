@@ -11,7 +11,10 @@ kept, denoised from there.
 import argparse
 import functools
 import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,9 @@ ROWS: list[Row] = [
     Row(Sampled("guidance (1.5, 1) + dilated inner, until 0.5", {"method": "dilate", "until": 0.5}, GUIDED)),
     _cascade("cascade 0.6 without guidance", 0.6),
     *(_cascade(f"cascade {s:g}, guidance (1.5, 1)", s, guidance=GUIDED) for s in (0.4, 0.6, 0.8)),
+    _cascade("cascade 0.6, guidance (1.9, 1)", 0.6, guidance={**GUIDED, "theta": 1.9}),
+    _cascade("cascade 0.6, guidance (1.5, 0.7)", 0.6, guidance={**GUIDED, "eta": 0.7}),
+    _cascade("cascade 0.6 in 40 steps, guidance (1.5, 1)", 0.6, steps=40, guidance=GUIDED),
     Row(Sampled("cfg 2: small samples, enlarged bicubically", enlarged=True, cfg=2.0)),
     Row(Sampled("cfg 2: guidance (1.5, 1)", None, GUIDED, cfg=2.0)),
     _cascade("cfg 2: cascade 0.6, guidance (1.5, 1)", 0.6, cfg=2.0, guidance=GUIDED),
@@ -74,53 +80,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=FOLDER, metavar="DIR", help="folder with the four IDX files")
     parser.add_argument("--samples", type=int, default=300, help="pictures a row")
-    parser.add_argument("--only", default="", help="rows whose name contains this; the others keep their results")
+    parser.add_argument("--only", default="", help="only rows in whose name this pattern is found")
     options = parser.parse_args()
     torch.set_num_threads(1)
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = held.get("rows", {})
     pipe = load(MODEL)
     for row in ROWS:
-        if options.only not in row.name:
+        if not re.search(options.only, row.name):
             continue
-        images, labels = pictures(pipe, row, options.samples, options.data)
+        images, labels, passes = pictures(pipe, row, options.samples, options.data)
         figures = {key: [m.value, m.low, m.high] for key, m in judge(images, labels, options.data).items()}
-        rows[row.name] = {"passes": passes(row), **figures}
+        rows[row.name] = {"samples": options.samples, "passes": round(passes, 2), **figures}
         print(row.name, {k: round(v[0], 3) for k, v in figures.items()}, file=sys.stderr, flush=True)
         order = {row.name: place for place, row in enumerate(ROWS)}
-        rows = dict(sorted(rows.items(), key=lambda item: order[item[0]]))
+        rows = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-        setting = {"samples": options.samples, "seed": SEED, "autocast": "bfloat16", **versions}
+        setting = {"seed": SEED, "autocast": "bfloat16", **versions}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
     Console(width=160).print(table(rows))
 
 
-def pictures(pipe: Any, row: Row, count: int, data: Path) -> tuple[Tensor, Tensor]:
-    """(count, 1, 32, 32) in [0, 1], and the classes asked for, in turn."""
+def pictures(pipe: Any, row: Row, count: int, data: Path) -> tuple[Tensor, Tensor, float]:
+    """(count, 1, 32, 32) in [0, 1], the classes asked for, in turn, and the passes for each picture."""
     if row.sampled.true:
-        return held_back(count, data)
+        return *held_back(count, data), 0.0
     labels, steps, cfg = torch.arange(count) % 10, row.steps, row.sampled.cfg
-    first = enlarged_samples(pipe, count, steps, cfg) if row.sampled.enlarged or row.strength else None
+    first, before = None, 0.0
+    if row.sampled.enlarged or row.strength:
+        first, before = enlarged_samples(pipe, count, steps, cfg)
     if row.sampled.enlarged:
-        return first.clamp(0, 1), labels
+        return first.clamp(0, 1), labels, before
     noise, made = _noise(count, TRAINED * SCALE), []
-    with row.sampled.attached(pipe, SCALE):
+    with row.sampled.attached(pipe, SCALE), counted(pipe, count) as passes:
         for part in torch.arange(count).split(BATCH):
             if first is None:
                 made.append(_from_noise(pipe, labels[part], noise[part], steps, cfg))
             else:
                 made.append(_from_picture(pipe, labels[part], noise[part], first[part], row))
-    return torch.cat(made), labels
+    return torch.cat(made), labels, before + passes[0]
 
 
 @functools.cache
-def enlarged_samples(pipe: Any, count: int, steps: int, cfg: float) -> Tensor:
-    """Samples of the trained size, twice as large by bicubic interpolation, which leaves [0, 1] a little."""
+def enlarged_samples(pipe: Any, count: int, steps: int, cfg: float) -> tuple[Tensor, float]:
+    """Samples of the trained size, enlarged bicubically, which leaves [0, 1] a little; and the passes for each."""
     labels, noise = torch.arange(count) % 10, _noise(count, TRAINED)
     parts = torch.arange(count).split(BATCH)
-    small = torch.cat([_from_noise(pipe, labels[part], noise[part], steps, cfg) for part in parts])
-    return interpolate(small, scale_factor=SCALE, mode="bicubic")
+    with counted(pipe, count) as passes:
+        small = torch.cat([_from_noise(pipe, labels[part], noise[part], steps, cfg) for part in parts])
+    return interpolate(small, scale_factor=SCALE, mode="bicubic"), passes[0]
 
 
 def _noise(count: int, size: int) -> Tensor:
@@ -154,13 +163,20 @@ def kept_steps(row: Row) -> int:
     return round(row.steps * (row.strength or 0))
 
 
-def passes(row: Row) -> float:
-    """Passes of the network at 32x32; one at 16x16 counts as a quarter, and classifier-free guidance doubles all."""
-    if row.sampled.true:
-        return 0
-    small = row.steps / SCALE**2 if row.sampled.enlarged or row.strength else 0
-    large = 0 if row.sampled.enlarged else kept_steps(row) or row.steps
-    return (small + large * (1 + bool(row.sampled.guidance) / SCALE**2)) * (1 if row.sampled.cfg == 1 else 2)
+@contextmanager
+def counted(pipe: Any, count: int) -> Iterator[list[float]]:
+    """One number: passes for each of `count` pictures, in units of one at 32x32, counted where the network reads x."""
+    total = [0.0]
+
+    def add(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        batch, _, height, width = inputs[0].shape
+        total[0] += batch * height * width / (count * (TRAINED * SCALE) ** 2)
+
+    handle = pipe.unet.conv_in.register_forward_pre_hook(add)
+    try:
+        yield total
+    finally:
+        handle.remove()
 
 
 def table(rows: dict[str, Any]) -> Table:
