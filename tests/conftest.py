@@ -6,8 +6,8 @@ import pytest
 
 HERE = Path(__file__).parent
 NUMERIC = (
-    "benchmarks/test_diffusion_metrics.py",
-    "benchmarks/test_frechet.py",
+    "benchmarks/diffusion/test_diffusion_metrics.py",
+    "benchmarks/diffusion/test_frechet.py",
     "conversion/test_convert.py",
     "conversion/test_convert_files.py",
     "diffusion/positions",

@@ -117,17 +117,20 @@ def _nested() -> list[Row]:
 
 
 def _positions(r: float) -> list[Row]:
-    """Positions of a transformer, alone and with guidance and a cascade, with temperature and without."""
+    """Positions of a transformer, with temperature and without: alone, with guidance, and in a guided cascade."""
     rows = []
     for method in POSITIONS:
         for temperature in (True, False):
             said = f"{method}{'' if temperature else ', no temperature'}"
             options = {"method": method, "temperature": temperature}
-            rows += [
-                Row(f"positions: {said}", "positions", positions=options),
-                Row(f"positions: {said}; guidance 1.5", "positions", guidance=SMOOTH, positions=options),
-                Row(f"positions: {said}; cascade {r:g}, guidance 1.5", "positions", (r,), SMOOTH, positions=options),
-            ]
+            rows.append(Row(f"positions: {said}", "positions", positions=options))
+            if temperature or method == "interpolate":
+                rows += [
+                    Row(f"guidance 1.5 + positions: {said}", "positions", guidance=SMOOTH, positions=options),
+                    Row(
+                        f"cascade {r:g}, guidance 1.5 + positions: {said}", "positions", (r,), SMOOTH, positions=options
+                    ),
+                ]
     return rows
 
 
@@ -135,6 +138,12 @@ ROWS: dict[tuple[str, int], list[Row]] = {
     ("glyphs", 32): [*PLAIN, *KERNELS, *GUIDANCE, *_cascades(STRENGTHS, 0.4), *_variants(0.4), *_other_cfg(2.0, 0.4)],
     ("glyphs", 64): [*PLAIN, *_nested()],
     ("fashion", 32): [*PLAIN, *KERNELS, *GUIDANCE, *_cascades(STRENGTHS, 0.6), *_variants(0.6), *_other_cfg(2.0, 0.6)],
-    ("transformer", 32): [*PLAIN, *GUIDANCE[:-1], *_cascades(STRENGTHS, 0.5), *_positions(0.5)],
+    ("transformer", 32): [
+        *PLAIN,
+        *GUIDANCE[:-1],
+        *_cascades((0.2, 0.4, 0.5, 0.6, 0.8), 0.5),
+        *_positions(0.5),
+        *_other_cfg(1.0, 0.5),
+    ],
 }
 """The rows of each model at each size."""

@@ -2,7 +2,7 @@
 
     python benchmarks/diffusion/cascade_tables.py
 
-tests/benchmarks/test_cascade_tables.py compares the pages with the result file.
+tests/benchmarks/diffusion/test_cascade_tables.py compares the pages with the result file.
 """
 
 from __future__ import annotations
