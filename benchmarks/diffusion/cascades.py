@@ -9,13 +9,14 @@ results/cascades.json after every row, and the first pictures of each row to res
 """
 
 import argparse
+import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the headline rows alone")
     parser.add_argument("--decisive", action="store_true", help="the headline rows, kept apart from the others")
     given = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for key, rows in ROWS.items():
         if (given.model and key[0] not in given.model) or (given.size and key[1] not in given.size):
             continue
@@ -140,32 +141,43 @@ def main() -> None:
             for row in rows
             if given.only in row.name
             and (row.headline or not (given.quick or given.decisive))
-            and not (given.missing and row.name in results.get(label, {}).get("rows", {}))
+            and not (given.missing and row.name in held.get(label, {}).get("rows", {}))
         ]
-        sweep(key, label, wanted, given.samples, given.jobs, results)
+        sweep(key, label, wanted, given.samples, given.jobs)
 
 
-def sweep(key: tuple[str, int], label: str, rows: list[Row], count: int, jobs: int, results: dict[str, Any]) -> None:
+def sweep(key: tuple[str, int], label: str, rows: list[Row], count: int, jobs: int) -> None:
     """Run rows of one model and size, several at a time; write each as it comes."""
     MODELS[key[0]].judge(*MODELS[key[0]].true(10, key[1]))  # judges are trained once, here, and not in every process
-    here = results.setdefault(label, {"rows": {}})
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    model = MODELS[key[0]]
+    model, order = MODELS[key[0]], {row.name: place for place, row in enumerate(ROWS[key])}
     setting = {"samples": count, "steps": model.steps, "cfg": model.cfg, "seed": SEED, "autocast": "bfloat16"}
-    here["setting"] = {**setting, **versions}
-    pictures = HERE / "results" / f"cascades-{key[0]}-{key[1]}.npz"
-    shown = dict(np.load(pictures)) if pictures.exists() else {}
-    order = {row.name: place for place, row in enumerate(ROWS[key])}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, key, row, count) for row in rows]):
             name, figures, images = done.result()
-            here["rows"][name], shown[name] = figures, images
-            here["rows"] = dict(sorted(here["rows"].items(), key=lambda item: order.get(item[0], len(order))))
             text = {k: round(v[0], 3) for k, v in figures.items() if isinstance(v, list)}
             print(f"{label}  {name}: {figures['passes']:g} passes, {text}, {figures['seconds']:g} s", file=sys.stderr)
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            np.savez_compressed(pictures, **shown)
+            with results() as held:
+                here = held.setdefault(label, {"rows": {}})
+                here["setting"] = {**setting, **versions}
+                here["rows"][name] = figures
+                here["rows"] = dict(sorted(here["rows"].items(), key=lambda item: order.get(item[0], len(order))))
+                pictures = RESULTS.with_name(f"cascades-{key[0]}-{key[1]}.npz")
+                shown = dict(np.load(pictures)) if pictures.exists() else {}
+                np.savez_compressed(pictures, **{**shown, name: images})
+
+
+@contextmanager
+def results() -> Iterator[dict[str, Any]]:
+    """The result file, read and then written; two runs of this script take turns."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with (RESULTS.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        yield held
+        order = [f"{name} {size}{more}" for name, size in ROWS for more in ("", " decisive")]
+        held = dict(sorted(held.items(), key=lambda item: order.index(item[0])))
+        RESULTS.write_text(json.dumps(held, indent=1) + "\n")
 
 
 if __name__ == "__main__":
