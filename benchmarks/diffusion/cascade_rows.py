@@ -143,7 +143,7 @@ ROWS: dict[tuple[str, int], list[Row]] = {
         *GUIDANCE[:-1],
         *_cascades((0.2, 0.4, 0.5, 0.6, 0.8), 0.5),
         *_positions(0.5),
-        *_other_cfg(1.0, 0.5),
+        *_other_cfg(2.0, 0.5),
     ],
 }
 """The rows of each model at each size."""

@@ -94,6 +94,6 @@ MODELS = {
         "fashion_diffusion", "clothes, UNet (DDPM)", (32,), 1.0, 20, "recognised", _fashion_figures, _true_clothes
     ),
     "transformer": TrainedModel(
-        "glyph_transformer", "glyphs, transformer (flow matching)", (32,), 2.0, 20, "sure", _glyph_figures, _true_glyphs
+        "glyph_transformer", "glyphs, transformer (flow matching)", (32,), 1.0, 20, "sure", _glyph_figures, _true_glyphs
     ),
 }

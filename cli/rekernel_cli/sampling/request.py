@@ -126,8 +126,8 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
     recommended = typed and request.guidance is None
     guided: Any = None if recommended else parts.get("guidance", False)
     strength = strengths[0] if len(strengths) == 1 else strengths
-    positions = [parts["positions"]] if "positions" in parts else []
-    return Above(positions, {"scale": scale, "strength": strength, "guidance": guided, "kernels": parts.get("kernels")})
+    changed = {name: parts.get(name) for name in ("kernels", "positions")}
+    return Above([], {"scale": scale, "strength": strength, "guidance": guided, **changed})
 
 
 def _parts(request: Request, record: Recorded | None, scale: tuple[float, float]) -> dict[str, Any]:

@@ -320,7 +320,7 @@ def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
         part.attach(pipe)
     for found in records.values():
         if found.cascade is not None:
-            made.cascade = RecordedCascade(pipe, found, [p for p in (made.kernels, made.guidance) if p is not None])
+            made.cascade = RecordedCascade(pipe, found, attached)
     said = [repr(part) for part in (*attached, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
