@@ -1,7 +1,7 @@
 """Call the cascade that a pipeline folder records.
 
-Scope: guidance, kernels and positions that are attached already give way while the cascade runs, since it attaches its own at each
-stage. Not here: the cascade (see `cascade/guided_cascade`), the record (see `record`).
+Scope: guidance, kernels and positions that are attached already give way while the cascade runs, since it attaches its
+own at each stage. Not here: the cascade (see `cascade/guided_cascade`), the record (see `record`).
 """
 
 from __future__ import annotations
