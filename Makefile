@@ -13,7 +13,7 @@ LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.p
 TORCH = $$(grep '^torch==' constraints.txt)
 
 .PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
-  docs site upgrade
+  bench-diffusion bench-diffusion-quick docs site upgrade
 
 setup: $(READY)
 
@@ -65,6 +65,15 @@ upgrade:  ## renew constraints.txt and constraints-lowest.txt; torch's pin is ch
 	$(PYTHON) -m venv out/pins
 	out/pins/bin/pip install -q uv
 	out/pins/bin/python tools/upgrade_pins.py
+
+bench-diffusion: $(READY)  ## guidance, kernels, positions and cascades on three trained models; hours
+	$(BIN)/python benchmarks/diffusion/cascades.py
+	$(BIN)/python benchmarks/diffusion/cascades.py --model glyphs --size 32 --decisive --samples 1000
+	$(BIN)/python benchmarks/diffusion/cascade_tables.py
+	$(BIN)/python docs/figures/cascades.py
+
+bench-diffusion-quick: $(READY)  ## their headline rows with fewer samples; needs Debian's dataset-fashion-mnist
+	$(BIN)/python benchmarks/diffusion/cascades.py --quick
 
 bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from all_phases import AllPhases
 from cascade_rows import ROWS, Row
+from cascade_tables import table
 from numpy.typing import NDArray
 from torch import Tensor
 from trained_models import MODELS, TRAINED, TrainedModel
@@ -36,7 +37,7 @@ import rekernel.diffusion as rkd
 from rekernel.diffusion.cascade.passes import Passes
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "cascades.json"
+RESULTS, QUICK = HERE / "results" / "cascades.json", HERE.parents[1] / "out" / "cascades.json"
 BATCH, SEED, SHOWN = 50, 0, 10
 
 
@@ -125,14 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, action="append", help="all by default")
     parser.add_argument("--size", type=int, choices=(32, 64), action="append", help="all by default")
-    parser.add_argument("--samples", type=int, default=200, help="pictures a row")
+    parser.add_argument("--samples", type=int, help="pictures a row: 200, and 80 with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="rows whose name contains this; the others keep their results")
     parser.add_argument("--missing", action="store_true", help="rows that have no result yet")
-    parser.add_argument("--quick", action="store_true", help="the headline rows alone")
+    parser.add_argument("--quick", action="store_true", help="the headline rows alone, into out/cascades.json")
     parser.add_argument("--decisive", action="store_true", help="the headline rows, kept apart from the others")
     given = parser.parse_args()
-    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    path = QUICK if given.quick else RESULTS
+    held = json.loads(path.read_text()) if path.exists() else {}
     for key, rows in ROWS.items():
         if (given.model and key[0] not in given.model) or (given.size and key[1] not in given.size):
             continue
@@ -144,10 +146,13 @@ def main() -> None:
             and (row.headline or not (given.quick or given.decisive))
             and not (given.missing and row.name in held.get(label, {}).get("rows", {}))
         ]
-        sweep(key, label, wanted, given.samples, given.jobs)
+        sweep(key, label, wanted, given.samples or (80 if given.quick else 200), given.jobs, path)
+    made = json.loads(path.read_text())
+    for label, found in made.items():
+        print(f"\n{label}, {found['setting']['samples']} samples a row\n\n{table(found['rows'])}")
 
 
-def sweep(key: tuple[str, int], label: str, rows: list[Row], count: int, jobs: int) -> None:
+def sweep(key: tuple[str, int], label: str, rows: list[Row], count: int, jobs: int, path: Path) -> None:
     """Run rows of one model and size, several at a time; write each as it comes."""
     MODELS[key[0]].judge(*MODELS[key[0]].true(10, key[1]))  # judges are trained once, here, and not in every process
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
@@ -158,27 +163,27 @@ def sweep(key: tuple[str, int], label: str, rows: list[Row], count: int, jobs: i
             name, figures, images = done.result()
             text = {k: round(v[0], 3) for k, v in figures.items() if isinstance(v, list)}
             print(f"{label}  {name}: {figures['passes']:g} passes, {text}, {figures['seconds']:g} s", file=sys.stderr)
-            with results() as held:
+            with results(path) as held:
                 here = held.setdefault(label, {"rows": {}})
                 here["setting"] = {**setting, **versions}
                 here["rows"][name] = figures
                 here["rows"] = dict(sorted(here["rows"].items(), key=lambda item: order.get(item[0], len(order))))
-                pictures = RESULTS.with_name(f"cascades-{key[0]}-{key[1]}.npz")
+                pictures = path.with_name(f"cascades-{key[0]}-{key[1]}.npz")
                 shown = dict(np.load(pictures)) if pictures.exists() else {}
                 np.savez_compressed(pictures, **{**shown, name: images})
 
 
 @contextmanager
-def results() -> Iterator[dict[str, Any]]:
-    """The result file, read and then written; two runs of this script take turns."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    with (RESULTS.parent / ".lock").open("w") as lock:
+def results(path: Path) -> Iterator[dict[str, Any]]:
+    """A result file, read and then written; two runs of this script take turns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        held = json.loads(path.read_text()) if path.exists() else {}
         yield held
         order = [f"{name} {size}{more}" for name, size in ROWS for more in ("", " decisive")]
         held = dict(sorted(held.items(), key=lambda item: order.index(item[0])))
-        RESULTS.write_text(json.dumps(held, indent=1) + "\n")
+        path.write_text(json.dumps(held, indent=1) + "\n")
 
 
 if __name__ == "__main__":
