@@ -10,6 +10,7 @@ NUMERIC = (
     "benchmarks/test_frechet.py",
     "conversion/test_convert.py",
     "conversion/test_convert_files.py",
+    "diffusion/positions",
     "diffusion/test_guided.py",
     "diffusion/test_matching.py",
     "diffusion/test_schedulers.py",

@@ -17,13 +17,15 @@ from .terminal import counted, echo_json
 if TYPE_CHECKING:
     from .options import Planning
 
-_ALLOWED = ("--scale", "--from", "--to", "--method", "--preset", "--include")
+_OF_KERNELS = ("--method", "--preset", "--include")
+_ALLOWED = ("--scale", "--from", "--to", *_OF_KERNELS)
 
 
 def options(text: str) -> dict[str, Any]:
     """Parse 'theta=1,eta=0.6' into arguments of `UpsampleGuidance`.
 
-    `until` and `kernels` are settings of the kernels, `cascade` has the strengths of a cascade.
+    `until` and `kernels` are settings of the kernels, `positions` (a method) and `temperature` those of the positions,
+    and `cascade` has the strengths of a cascade.
 
     Examples
     --------
@@ -54,8 +56,10 @@ def _types() -> dict[str, Any]:
     """Return the type of each setting: numbers first, then whole numbers, then words, then the strengths."""
     from rekernel.diffusion.guidance.settings import GuidanceSettings
     from rekernel.diffusion.kernels.settings import KernelSettings
+    from rekernel.diffusion.positions.settings import PositionSettings
 
     types = {**GuidanceSettings.option_types(), "until": KernelSettings.option_types()["until"], "kernels": str}
+    types |= {"temperature": PositionSettings.option_types()["temperature"], "positions": str}
     ordered = dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
     return {**ordered, "cascade": _strengths}
 
@@ -85,6 +89,33 @@ def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | No
     return {**found, "until": until} if until != 1 else found
 
 
+def positions_of(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the settings of the positions out of those of `--guidance`, or return None for trained positions."""
+    method, temperature = given.pop("positions", None), given.pop("temperature", None)
+    if method is None:
+        if temperature is not None:
+            raise click.UsageError("--guidance temperature=: applies to rescaled positions; also give positions=METHOD")
+        return None
+    return {"method": method} if temperature is None else {"method": method, "temperature": temperature}
+
+
+def positions(text: str | None) -> dict[str, Any] | None:
+    """Parse 'yarn,temperature=0.5' into arguments of `RescaledPositions`; None for none.
+
+    Examples
+    --------
+    >>> positions("yarn,temperature=0.5"), positions("none")
+    ({'method': 'yarn', 'temperature': 0.5}, None)
+    """
+    if text is None or text == "none":
+        return None
+    method, _, settings = text.partition(",")
+    found = options(f"positions={method}" + (f",{settings}" if settings else ""))
+    if other := sorted(found.keys() - {"positions", "temperature"}):
+        raise click.UsageError(f"--positions {other[0]}=: write --positions METHOD or METHOD,temperature=0.5")
+    return positions_of(found)
+
+
 def record(
     source: str, target: str, planning: Planning, given: dict[str, Any],
     *, force: bool, dry_run: bool, quiet: bool, as_json: bool,
@@ -99,13 +130,15 @@ def record(
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)
-    kernels, scale = kernels_of(planning, guidance), planning.scale
+    positions, scale = positions_of(guidance), planning.scale
+    if positions is not None and "until" not in guidance and not set(planning.typed) & set(_OF_KERNELS):
+        guidance.setdefault("kernels", "none")  # a transformer has none
+    kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")
-    made = record(
-        source, target, scale, guidance=guidance, kernels=kernels, cascade=cascade, force=force, dry_run=dry_run
-    )
-    parts: list[Any] = [part for part in (made.make_kernels(), made.make_guidance()) if part is not None]
+    recorded = {"guidance": guidance, "kernels": kernels, "positions": positions, "cascade": cascade}
+    made = record(source, target, scale, **recorded, force=force, dry_run=dry_run)
+    parts: list[Any] = list(made.parts())
     if made.cascade is not None:
         parts.append(f"cascade at {', '.join(f'{strength:g}' for strength in made.cascade)}")
     if as_json:

@@ -352,4 +352,4 @@ def test_octaves_multiply_to_the_scale_and_have_no_large_step(scale, levels):
 @pytest.mark.parametrize("bad", [{"theta": float("nan")}, {"eta": 1.2}, {"start": 1, "stop": 2}, {"log_snr": (1, 0)}])
 def test_windows_that_cannot_be_are_refused(bad):
     with pytest.raises(RekernelError, match=next(iter(bad))):
-        Window(**bad)
+        Window(**bad).weight(SD15, 500)

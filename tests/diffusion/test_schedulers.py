@@ -322,6 +322,6 @@ def test_flow_of_a_network_whose_times_are_not_known_is_refused(nets):
         rk.RekernelError, match=r"Transformer: rekernel does not know whether its times go up to 1 or to 1000"
     ):
         UpsampleGuidance(2).attach(Transformer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
-    backwards = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)  # Mochi: time 0 is noise
-    with pytest.raises(rk.RekernelError, match=r"nor which end is noise; pass schedule="):
+    backwards = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)  # as Mochi has it: time 0 is noise
+    with pytest.raises(rk.RekernelError, match=r"which end is noise; pass schedule=FlowSchedule\(times=1000\), pred"):
         UpsampleGuidance(2).attach(nets.unet, scheduler=backwards)

@@ -73,7 +73,7 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
 
 
 def _loaded(request: Request, variant: str | None, *, any_rescaled: bool) -> Any:
-    """Return the pipeline without guidance and kernels, in float32, which every layer supports on a CPU."""
+    """Return the pipeline with nothing attached, in float32, which every layer supports on a CPU."""
     diffusers: Any = import_module("diffusers")
     with suppress(ImportError):
         logs: Any = import_module("transformers.utils.logging")

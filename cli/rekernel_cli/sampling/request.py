@@ -1,18 +1,20 @@
-"""The request of `rekernel sample`, and the guidance and kernels to attach for a trained and a requested size.
+"""The request of `rekernel sample`, and what to attach for a trained and a requested size.
 
 Scope: `rekernel.diffusion` and numbers. Not here: loading a pipeline (see `sampling.pipeline`, `sampling.pixels`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, octaves
+from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels, UpsampleGuidance, octaves
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
+_KINDS: dict[str, Any] = {"kernels": SupersampledKernels, "positions": RescaledPositions, "guidance": UpsampleGuidance}
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Request:
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
     guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
-    kernels : arguments of `SupersampledKernels`; None to attach none
+    kernels, positions : arguments of `SupersampledKernels` and `RescaledPositions`; None to attach none
     cascade : strengths of a `GuidedCascade`; None for no cascade
-    recorded : whether to sample with the guidance, kernels and cascade that the folder records
+    recorded : whether to sample with what the folder records
     """
 
     folder: Path
@@ -41,8 +43,21 @@ class Request:
     prompt: str | None
     guidance: dict[str, Any] | Literal[False] | None
     kernels: dict[str, Any] | None
+    positions: dict[str, Any] | None
     cascade: tuple[float, ...] | None
     recorded: bool
+
+    @property
+    def options(self) -> dict[Any, Mapping[str, Any]]:
+        """The options that were typed, by class, in the order in which the objects are attached."""
+        guidance = None if self.guidance is False else self.guidance
+        given = {"kernels": self.kernels, "positions": self.positions, "guidance": guidance}
+        return {_KINDS[name]: options for name, options in given.items() if options is not None}
+
+    @property
+    def typed(self) -> bool:
+        """Whether guidance, kernels, positions or a cascade were typed."""
+        return bool(self.options) or self.cascade is not None
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -79,8 +94,8 @@ def size_of(request: Request, sizes: Sizes) -> Size:
 class Above:
     """How to sample above the trained size.
 
-    parts : kernels, then guidance, not attached yet
-    cascade : arguments of `GuidedCascade`, with these kernels and this guidance, or None
+    parts : kernels, positions, then guidance, not attached yet
+    cascade : arguments of `GuidedCascade`, with these parts, or None
     """
 
     parts: list[Any]
@@ -95,12 +110,13 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
     RekernelError
         If what was typed cannot act: at or below the trained size, or on rescaled weights.
     """
-    typed = isinstance(request.guidance, dict) or request.kernels is not None or request.cascade is not None
+    typed = request.typed
     if not typed and (record is None or not request.recorded):
         return Above([])
     if typed and sizes.rescaled:
         raise RekernelError(
-            "the folder's weights are rescaled already; --guidance, --kernels and --cascade need the original folder"
+            "the folder's weights are rescaled already; --guidance, --kernels, --positions and --cascade need the "
+            "original folder"
         )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
@@ -109,31 +125,23 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
         return Above([])
-    strengths = request.cascade
-    if typed:
-        kernels = None if request.kernels is None else SupersampledKernels.from_options(scale, request.kernels)
-        guided = request.guidance if isinstance(request.guidance, dict) else None
-        guidance = None if guided is None else UpsampleGuidance.from_options(scale, guided)
-    else:
+    strengths, options = request.cascade, request.options
+    if not typed:
         assert record is not None
-        made = record if request.size is None else replace(record, scale=scale, cascade=None)
-        kernels, guidance = made.make_kernels(), made.make_guidance()
+        recorded = {"kernels": record.kernels, "positions": record.positions, "guidance": record.guidance}
+        options = {_KINDS[name]: given for name, given in recorded.items() if given is not None}
         if record.cascade is not None:
             stages = len(octaves(scale))
             strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
-    parts = [part for part in (kernels, guidance) if part is not None]
+    parts = [kind.from_options(scale, given) for kind, given in options.items()]
     if strengths is None:
         return Above(parts)
-    recommended = typed and request.guidance is None
-    return Above(
-        parts,
-        {
-            "scale": scale,
-            "strength": strengths[0] if len(strengths) == 1 else strengths,
-            "guidance": None if recommended else guidance or False,
-            "kernels": kernels,
-        },
-    )
+    made: dict[str, Any] = {
+        name: next((p for p in parts if isinstance(p, kind)), None) for name, kind in _KINDS.items()
+    }
+    if made["guidance"] is None and (request.guidance is False or not typed):
+        made["guidance"] = False
+    return Above(parts, {"scale": scale, "strength": strengths[0] if len(strengths) == 1 else strengths, **made})
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

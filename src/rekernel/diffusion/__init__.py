@@ -1,4 +1,4 @@
-"""Upsample guidance, cascades and rescaled kernels for diffusion samplers."""
+"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers."""
 
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
@@ -12,6 +12,7 @@ from .kernels.supersampled import SupersampledKernels
 from .pipelines.load import load_pipeline
 from .pipelines.record import Recorded
 from .pipelines.write_record import record
+from .positions.rescaled import RescaledPositions
 
 __all__ = [
     "DiscreteSchedule",
@@ -20,6 +21,7 @@ __all__ = [
     "GuidedCascade",
     "NoiseSchedule",
     "Recorded",
+    "RescaledPositions",
     "SigmaSchedule",
     "Split",
     "SupersampledKernels",

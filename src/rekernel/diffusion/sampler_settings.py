@@ -1,7 +1,7 @@
-"""Hold what the settings of guidance and of kernels share: the scale, and access to options by name.
+"""Hold what the settings of guidance, kernels and positions share: the scale, and access to options by name.
 
 Scope: names, types and checks of options, for records, model cards and the command line. Not here: the meaning of an
-option (see `guidance/settings` and `kernels/settings`). Imports neither torch nor diffusers.
+option (see `settings` in `guidance`, `kernels` and `positions`). Imports neither torch nor diffusers.
 """
 
 from __future__ import annotations

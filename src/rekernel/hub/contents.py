@@ -38,7 +38,7 @@ class Payload:
     left : reason why a file stays, by name
     configs : content of config.json for each entry of `recipes`; empty if there is none
     pipeline : whether the folder is a diffusers pipeline
-    recorded : recorded guidance and kernels of each denoiser, by folder name
+    recorded : recorded guidance, kernels and positions of each denoiser, by folder name
     brings_code : whether loading the model runs Python code from the repository
     """
 

@@ -1,7 +1,7 @@
 """Describe for a card how a pipeline is sampled above its trained size.
 
-Scope: recorded guidance and kernels; their options come from a file, so each one is escaped. Not here: the rest of the
-card (see `hub.card`).
+Scope: recorded guidance, kernels and positions; their options come from a file, so each one is escaped. Not here: the
+rest of the card (see `hub.card`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from ..diffusion.guidance.settings import GuidanceSettings
 from ..diffusion.kernels.settings import KernelSettings
 from ..diffusion.pipelines.record import Recorded
+from ..diffusion.positions.settings import PositionSettings
 from ..escape import shown, shown_markdown
 from ..text import dims, scale_text
 
@@ -26,6 +27,7 @@ def what_is_recorded(found: Recorded) -> str:
     """
     parts = ["upsample guidance"] if found.guidance is not None else []
     parts += ["rescaled kernels, lent to the network while it samples"] if found.kernels is not None else []
+    parts += ["rescaled positions"] if found.positions is not None else []
     parts += ["a cascade"] if found.cascade is not None else []
     return " and ".join(parts) or "the size"
 
@@ -46,6 +48,8 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
         facts.append(("upsample guidance", _options(found.guidance, GuidanceSettings.option_names())))
     if found.kernels is not None:
         facts.append(("lent kernels", _options(found.kernels, KernelSettings.option_names())))
+    if found.positions is not None:
+        facts.append(("rescaled positions", _options(found.positions, PositionSettings.option_names())))
     if found.cascade is not None:
         said = ", then ".join(f"{strength:g}" for strength in found.cascade)
         how = "called by `pipe.rekernel.cascade(...)`"

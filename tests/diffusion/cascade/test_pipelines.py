@@ -33,8 +33,7 @@ def test_every_family_from_noise_to_the_last_size(name, enlarge):
     family = FAMILIES[name]
     pipe = family.pipe()
     before = state(pipe)
-    guidance = None if family.guided else False
-    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, guidance=guidance, enlarge=enlarge)
+    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, enlarge=enlarge)
     found = cascade(**family.call(generator=seeded()))[0]
     assert tuple(found.shape) == (1, *family.shape) and torch.isfinite(found).all()
     again = cascade(**family.call(generator=seeded()))[0]
@@ -48,8 +47,7 @@ def test_an_error_and_an_interrupt_in_any_stage_leave_nothing(name):
     family = FAMILIES[name]
     pipe = family.pipe()
     before = state(pipe)
-    guidance = None if family.guided else False
-    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, guidance=guidance)
+    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5)
     calls = [0]
     for stop_at, error in ((2, KeyError), (5, KeyboardInterrupt), (6, KeyError)):
         calls[0] = 0

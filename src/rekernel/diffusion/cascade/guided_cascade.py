@@ -12,6 +12,7 @@ from typing import Any
 
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
+from ..positions.settings import PositionSettings
 from .settings import STRENGTH, Enlarge, settings_of
 from .sizes import geometry_of, stage_sizes, text_of
 
@@ -39,6 +40,8 @@ class GuidedCascade:
         and `eta` counts in the part of the schedule that a stage runs.
     kernels : SupersampledKernels, or a mapping of its options, optional
         Kernels rescaled in each stage after the first.
+    positions : RescaledPositions, or a mapping of its options, optional
+        Positions of a transformer rescaled in each stage after the first.
     enlarge : {'pixels', 'latent'} or callable, optional
         How a sample is enlarged: bicubically in pixels, through the VAE (the default), or in latent space. A callable
         gets pixels in [0, 1], (B, 3, H, W), and returns larger ones, which are brought to the size of the stage. A
@@ -78,6 +81,7 @@ class GuidedCascade:
         strength: float | Sequence[float] = STRENGTH,
         guidance: GuidanceSettings | Mapping[str, Any] | bool | None = None,
         kernels: KernelSettings | Mapping[str, Any] | None = None,
+        positions: PositionSettings | Mapping[str, Any] | None = None,
         enlarge: Enlarge = None,
         scheduler: Any = None,
     ) -> None:
@@ -91,7 +95,7 @@ class GuidedCascade:
         self._geometry = geometry_of(self.pipe, target.network, target.trained)
         name = type(self.pipe).__name__
         self.sizes = stage_sizes(sizes, scale, self._geometry, name)
-        self.settings = settings_of(strength, len(self.sizes) - 1, guidance, kernels, enlarge)
+        self.settings = settings_of(strength, len(self.sizes) - 1, guidance, kernels, positions, enlarge)
         self.passes = 0.0
         if self.settings.guidance is not None:
             target.schedule(self.settings.guidance.schedule, self.settings.guidance.prediction)  # validate eagerly
@@ -133,7 +137,8 @@ class GuidedCascade:
         said = " -> ".join([text_of(self.sizes[0]), *(f"{text_of(size)} at {s:g}" for size, s in stages)])
         guided = "not guided" if self.settings.guidance is None else "guided"
         kernels = "" if self.settings.kernels is None else ", kernels rescaled"
-        return f"GuidedCascade({type(self.pipe).__name__}, {said}, {guided}{kernels})"
+        positions = "" if self.settings.positions is None else ", positions rescaled"
+        return f"GuidedCascade({type(self.pipe).__name__}, {said}, {guided}{kernels}{positions})"
 
 
 __all__ = ["GuidedCascade"]

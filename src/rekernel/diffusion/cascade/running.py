@@ -22,6 +22,7 @@ from ..denoiser.call import FRAMES_FIRST
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
+from ..positions.rescaled import RescaledPositions
 from .arguments import Arguments
 from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
@@ -176,11 +177,13 @@ class Run:
             )
 
     def _attachments(self, index: int, position: float) -> list[Any]:
-        """Kernels and guidance of a stage that starts at `position` in the schedule, not attached."""
+        """Kernels, positions and guidance of a stage that starts at `position` in the schedule, not attached."""
         scale = tuple(n / m for n, m in zip(self.sizes[index], self.sizes[0], strict=True))
         found: list[Any] = []
         if self.settings.kernels is not None:
             found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
+        if self.settings.positions is not None:
+            found.append(at_scale(RescaledPositions, self.settings.positions, scale))
         if self.settings.guidance is not None:
             found.append(guidance_at(UpsampleGuidance, self.settings.guidance, scale, position, self.networks.eta))
         return found

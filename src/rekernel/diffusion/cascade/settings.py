@@ -15,6 +15,7 @@ from ...escape import shown
 from ..formulas.guided import octaves
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
+from ..positions.settings import PositionSettings
 from ..sampler_settings import SamplerSettings
 
 LATENT, PIXELS = "latent", "pixels"
@@ -30,16 +31,20 @@ class CascadeSettings:
     strengths : one per stage after the first
     guidance : the settings of guidance; None for no guidance
     kernels : the settings of rescaled kernels; None for original kernels
+    positions : the settings of rescaled positions; None for trained positions
     enlarge : 'latent', 'pixels', a callable, or None for the default
     """
 
     strengths: tuple[float, ...]
     guidance: GuidanceSettings | None
     kernels: KernelSettings | None
+    positions: PositionSettings | None
     enlarge: Enlarge
 
 
-def settings_of(strength: Any, stages: int, guidance: Any, kernels: Any, enlarge: Any) -> CascadeSettings:
+def settings_of(
+    strength: Any, stages: int, guidance: Any = None, kernels: Any = None, positions: Any = None, enlarge: Any = None
+) -> CascadeSettings:
     """Check the arguments of `GuidedCascade`.
 
     Parameters
@@ -48,17 +53,18 @@ def settings_of(strength: Any, stages: int, guidance: Any, kernels: Any, enlarge
 
     Examples
     --------
-    >>> settings_of(0.5, 2, {"theta": 1.3}, None, None).strengths
+    >>> settings_of(0.5, 2, {"theta": 1.3}).strengths
     (0.5, 0.5)
     """
     guided = None if guidance is False else _settings(GuidanceSettings, "guidance", guidance, default=True)
     switched = None if kernels is False else _settings(KernelSettings, "kernels", kernels, default=False)
+    placed = None if positions is False else _settings(PositionSettings, "positions", positions, default=False)
     if enlarge is not None and enlarge not in (LATENT, PIXELS) and not callable(enlarge):
         raise RekernelError(
             f"enlarge={shown(repr(enlarge), 80)} must be 'latent', 'pixels', or a callable that enlarges (B, 3, H, W) "
             f"pixels"
         )
-    return CascadeSettings(strengths_of(strength, stages), guided, switched, enlarge)
+    return CascadeSettings(strengths_of(strength, stages), guided, switched, placed, enlarge)
 
 
 def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:

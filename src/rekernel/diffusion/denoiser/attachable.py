@@ -1,7 +1,7 @@
-"""Attach something to a denoiser and remove it again; guidance and rescaled kernels share this base class.
+"""Attach something to a denoiser and remove it again: the base class of guidance, rescaled kernels and positions.
 
-Scope: making the hook, taking it off, enabling and disabling. Not here: the work of the hook (see `guidance/hook` and
-`kernels/hook`).
+Scope: making the hook, taking it off, enabling and disabling. Not here: the work of the hook (see `guidance/hook`,
+`kernels/hook` and `positions/hook`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...errors import RekernelError
 
 
 class Attachable(ABC):
-    """Base class of guidance and rescaled kernels: attached to one denoiser at a time; a `with` block removes it."""
+    """Base class of what is attached to one denoiser at a time; a `with` block removes it."""
 
     def __init__(self) -> None:
         self.enabled = True

@@ -21,9 +21,10 @@ from ..formulas.guided import LowBand
 from ..formulas.low_band import Split
 from ..formulas.sizes import low_size
 from .conditions import reduced_conditions
-from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, packed_tokens
+from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, ListOfImages
+from .token_layout import ShapedTokens, token_layout
 
-_IMAGES = ("sample", "hidden_states")
+_NAMES = ("sample", "timestep"), ("hidden_states", "timestep"), ("x", "t")  # of the image and of its time
 FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
 """Networks whose image is (B, frames, C, H, W)."""
 
@@ -34,18 +35,21 @@ class Call:
 
     arguments : the arguments, bound to the signature of `forward`; lists are copies, since networks pop their entries
     positional : number of arguments that were passed by position
-    image : name of the argument that holds the noisy image
+    image, time : names of the arguments that hold the noisy image and its time
     noisy : number of noisy channels of that image; the others are conditioning (a mask, a masked image, a first frame)
     layout : how the argument holds the image
-    multiple : divisor of the image's height and width that the network requires
+    multiple : divisor of the image's height and width that the network requires; the pixels of a token of a transformer
+    frames : frames of a token
     """
 
     arguments: Mapping[str, Any]
     positional: int
     image: str
+    time: str
     noisy: int
     layout: ImageLayout
     multiple: int = 1
+    frames: int = 1
 
     @property
     def grid(self) -> Tensor:
@@ -60,7 +64,7 @@ class Call:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of `x` and of everything computed from it."""
-        own: torch.dtype = self.arguments[self.image].dtype
+        own = self.grid.dtype
         return torch.float32 if own in (torch.float16, torch.bfloat16) else own
 
     @property
@@ -69,18 +73,27 @@ class Call:
         return tuple(self.grid.shape[2:])
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of a transformer per grid axis; an incomplete token is none."""
+        return self._tokens(self.size)
+
+    def _tokens(self, size: Sequence[int]) -> tuple[int, ...]:
+        pixels = (self.frames, self.multiple, self.multiple)[-len(size) :]
+        return tuple(n // p for n, p in zip(size, pixels, strict=True))
+
+    @property
     def t(self) -> Any:
         """The time: one float64 number, or an array with one per sample."""
-        t = self.arguments["timestep"]
+        t = self.arguments[self.time]
         values = t.detach().double().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t, np.float64)
         if values.ndim > 1:  # one per token: Wan 2.2
             if np.any(values != values[:, :1]):
                 raise RekernelError(
-                    f"timestep: of shape {values.shape} with different times within one picture, as for a given first "
-                    f"frame; upsample guidance cannot match several times at once, so sample without guidance"
+                    f"{self.time}: of shape {values.shape} with different times within one picture, as for a given "
+                    f"first frame; upsample guidance cannot match several times at once, so sample without guidance"
                 )
             values = values[:, 0]
-        if values.ndim and len(values) in (1, self.arguments[self.image].shape[0]) and np.all(values == values[0]):
+        if values.ndim and len(values) in (1, len(self.grid)) and np.all(values == values[0]):
             return values[0]
         return values
 
@@ -91,14 +104,14 @@ class Call:
 
     def prediction(self, output: Any) -> Tensor:
         """The predicted channels of the network's output, (B, C, *grid), of dtype `dtype`."""
-        tensor: Tensor = output if isinstance(output, Tensor) else output[0]
+        tensor: Any = output if isinstance(output, Tensor) else output[0]
         return self.layout.grid(tensor)[:, : self.noisy].to(self.dtype)
 
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
         """The network's output with other predicted channels, of the same type; learned variances stay."""
-        before: Tensor = output if isinstance(output, Tensor) else output[0]
+        before: Any = output if isinstance(output, Tensor) else output[0]
         grid = self.layout.grid(before)
-        new = self.layout.tensor(torch.cat([prediction.to(before.dtype), grid[:, self.noisy :]], dim=1))
+        new = self.layout.tensor(torch.cat([prediction.to(grid.dtype), grid[:, self.noisy :]], dim=1))
         if isinstance(output, Tensor):
             return new
         if isinstance(output, Mapping):  # diffusers' outputs are ordered dictionaries with attributes
@@ -109,8 +122,9 @@ class Call:
     def at(self, x: Tensor, t: Any) -> Call:
         """The same call with another noisy image on the same grid and another time."""
         given = self.grid
-        image = self.layout.tensor(torch.cat([x.to(given.dtype), given[:, self.noisy :]], dim=1))
-        return self._with({self.image: image, "timestep": _time_like(self.arguments["timestep"], t, image)})
+        grid = torch.cat([x.to(given.dtype), given[:, self.noisy :]], dim=1)
+        time = _time_like(self.arguments[self.time], t, grid)
+        return self.with_arguments({self.image: self.layout.tensor(grid), self.time: time})
 
     def low(self, factors: Sequence[float], multiple: int = 1) -> Split:
         """The reduction by `factors`, to a size that the network accepts and that `multiple` divides."""
@@ -125,9 +139,11 @@ class Call:
             return self  # the other low band, FilterSplit, has the full grid
         layout = self.layout.reduced(split.low)
         changed = {self.image: layout.tensor(split.low_input(self.grid)), **layout.arguments()}
-        return self._with(changed | reduced_conditions(self.arguments, split), layout)
+        conditions = reduced_conditions(self.arguments, split, self.tokens, self._tokens(split.low))
+        return self.with_arguments(changed | conditions, layout)
 
-    def _with(self, changed: dict[str, Any], layout: ImageLayout | None = None) -> Call:
+    def with_arguments(self, changed: dict[str, Any], layout: ImageLayout | None = None) -> Call:
+        """The same call with other arguments, of those that were passed."""
         arguments = {**self.arguments, **{k: v for k, v in changed.items() if k in self.arguments}}
         return replace(self, arguments=arguments, layout=layout or self.layout)
 
@@ -152,31 +168,42 @@ def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noi
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name, {})
     arguments = {n: list(v) if isinstance(v, list) else v for n, v in arguments.items()}
-    image = next((n for n in _IMAGES if isinstance(arguments.get(n), Tensor)), None)
-    layout = _layout(module, arguments, image)
-    if image is None or layout is None or "timestep" not in arguments:
+    image, time = next((n for n in _NAMES if _holds_image(arguments.get(n[0])) and n[1] in arguments), ("", ""))
+    layout = _layout(module, arguments, arguments.get(image))
+    if layout is None:
         raise RekernelError(
-            f"{type(module).__name__}: takes no (B, C, *grid) image as {' or '.join(_IMAGES)} with a timestep; "
-            f"wrap it as denoise(x, sigma) and use guide_denoiser"
+            f"{type(module).__name__}: takes no (B, C, *grid) image as {' or '.join(n for n, _ in _NAMES)} with a "
+            f"timestep; wrap it as denoise(x, sigma) and use guide_denoiser"
         )
-    channels = layout.grid(arguments[image]).shape[1]
+    grid = layout.grid(arguments[image])
+    channels = grid.shape[1]
     known = _config(module, "in_channels")
-    if arguments[image].ndim == 5 and known not in (None, channels):
+    if grid.ndim == 5 and known not in (None, channels):
         raise RekernelError(
             f"{type(module).__name__}: {image} of shape {tuple(arguments[image].shape)} does not have the {known} "
             f"channels of the config on the expected axis; wrap it as denoise(x, sigma) and use guide_denoiser"
         )
     out = _config(module, "out_channels")
-    given = noisy or min(channels, out // layout.packed if out else channels)
-    return Call(arguments, len(args), image, given, layout, _multiple(module, layout))
+    # Qwen-Image counts the channels of the grid, other networks on tokens those of a token.
+    out = out // layout.packed if out and not isinstance(layout, ShapedTokens) else out
+    noisy = noisy or min(channels, out or channels)
+    return Call(arguments, len(args), image, time, noisy, layout, _multiple(module, layout), _frames(module))
 
 
-def _layout(module: Any, arguments: Mapping[str, Any], image: str | None) -> ImageLayout | None:
-    tensor = arguments[image] if image is not None else torch.empty(0)
-    if tensor.ndim == 3 and "img_ids" in arguments:
-        return packed_tokens(tensor, arguments["img_ids"])
-    if tensor.ndim not in (4, 5):
+def _holds_image(value: Any) -> bool:
+    listed = isinstance(value, list | tuple) and len(value) > 0
+    return isinstance(value, Tensor) or (
+        listed and all(isinstance(v, Tensor) and v.shape == value[0].shape for v in value)
+    )
+
+
+def _layout(module: Any, arguments: Mapping[str, Any], image: Any) -> ImageLayout | None:
+    if isinstance(image, list | tuple):
+        return ListOfImages() if image[0].ndim == 4 else None
+    if image is None or image.ndim not in (3, 4, 5):
         return None
+    if image.ndim == 3:
+        return token_layout(image, arguments)
     return FramesFirst() if type(module).__name__ in FRAMES_FIRST else ChannelsFirst()
 
 
@@ -184,9 +211,18 @@ def _multiple(module: Any, layout: ImageLayout) -> int:
     """The required divisor of height and width: 2 per halving of a UNet that fails on odd sizes, or a patch size."""
     if type(module).__name__ == "UNet2DModel":
         return int(2 ** (len(module.config["block_out_channels"]) - 1))
-    patch = getattr(getattr(module, "config", None), "patch_size", None)
+    config = getattr(module, "config", None)
+    patch = getattr(config, "patch_size", None) or getattr(config, "all_patch_size", None)  # Z-Image has a list of them
     patch = patch[-1] if isinstance(patch, list | tuple) else patch
     return 2 if layout.packed == 4 else patch if isinstance(patch, int) else 1
+
+
+def _frames(module: Any) -> int:
+    """Frames of a token of a transformer."""
+    patch = getattr(getattr(module, "config", None), "patch_size", None)
+    return (
+        int(patch[0]) if isinstance(patch, list | tuple) and len(patch) == 3 else _config(module, "patch_size_t") or 1
+    )
 
 
 def _config(module: Any, name: str) -> int | None:

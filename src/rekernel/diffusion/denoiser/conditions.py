@@ -7,7 +7,7 @@ rescaled. Not here: the image and its time (see `call`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import RekernelError
 from ..formulas.low_band import Split
+from .rotary_argument import is_rotary_table, reduced_table
 
 _MAPS = (
     "down_block_additional_residuals",
@@ -27,11 +28,14 @@ _REFUSED = {
     "controlnet_block_samples": "a ControlNet's residuals on tokens",
     "controlnet_single_block_samples": "a ControlNet's residuals on tokens",
     "image_rotary_emb": "position tables made for the full size",
+    "video_coords": "coordinates made for the full size",
 }
 _HEIGHT_AND_WIDTH = ("time_ids", "resolution")
 
 
-def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, Any]:
+def reduced_conditions(
+    arguments: Mapping[str, Any], split: Split, tokens: Sequence[int] = (), low_tokens: Sequence[int] = ()
+) -> dict[str, Any]:
     """The arguments that change when the grid is reduced, at its low size.
 
     Feature maps of a ControlNet or T2I-Adapter are reduced, each from its own size. SDXL's original size, crop and
@@ -43,10 +47,14 @@ def reduced_conditions(arguments: Mapping[str, Any], split: Split) -> dict[str, 
     RekernelError
         For an argument that cannot be reduced; the message names the argument.
     """
+    table = arguments.get("image_rotary_emb")
+    reducible = is_rotary_table(table, tokens)
     for name, what in _REFUSED.items():
-        if arguments.get(name) is not None:
+        if arguments.get(name) is not None and not (reducible and arguments[name] is table):
             raise RekernelError(f"{name}: {what} cannot be reduced for the low-resolution pass; sample without it")
     changed = {name: _reduced(arguments[name], split) for name in _MAPS if arguments.get(name) is not None}
+    if reducible:
+        changed["image_rotary_emb"] = reduced_table(arguments["image_rotary_emb"], tokens, low_tokens)
     if isinstance(arguments.get("added_cond_kwargs"), Mapping):
         changed["added_cond_kwargs"] = _sizes(arguments["added_cond_kwargs"], split)
     times = arguments.get("timestep")

@@ -1,7 +1,7 @@
-"""Keep track of which pass of a guided step is running, so that rescaled kernels know the size of the call.
+"""Keep track of which pass of a guided step is running, so that kernels and positions know the size of the call.
 
-Scope: one context variable. Guidance and planning set it, the hooks read it. Not here: the hooks (see `guidance/hook`
-and `kernels/hook`).
+Scope: one context variable. Guidance and planning set it, the hooks read it. Not here: the hooks (see `guidance/hook`,
+`kernels/hook` and `positions/hook`).
 """
 
 from __future__ import annotations

@@ -13,11 +13,15 @@ import numpy as np
 from ...errors import RekernelError
 from ..formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule, SigmaSchedule
 
-# Networks of rectified flow by the unit of their time: from 0 to 1, or the timesteps of the scheduler.
-_TIME_IN_UNIT_INTERVAL = ("FluxTransformer2DModel",)
+# Networks of rectified flow by what their pipelines in diffusers give them as time and do with their prediction: times
+# from 0 to 1; the timesteps of the scheduler; 1 minus times from 0 to 1, and a prediction of the opposite sign.
+_TIME_IN_UNIT_INTERVAL = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
 _TIME_IN_TIMESTEPS = (
     "SD3Transformer2DModel", "SanaTransformer2DModel", "WanTransformer3DModel", "HunyuanVideoTransformer3DModel",
+    "LTXVideoTransformer3DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel",
 )  # fmt: skip
+_NOISE_AT_TIME_0 = ("Lumina2Transformer2DModel", "ZImageTransformer2DModel")
+_INVERTED = ("MochiTransformer3DModel",)  # its scheduler turns time and sign round, in timesteps
 _EDM_KINDS = {"epsilon": "edm", "v_prediction": "edm_v"}
 
 
@@ -45,14 +49,9 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     kind = config.get("prediction_type", "epsilon")
     if name.startswith("FlowMatch") or kind == "flow_prediction" or config.get("use_flow_sigmas"):
-        times = _flow_times(denoiser, float(config.get("num_train_timesteps", 1000)))
-        if times is None or config.get("invert_sigmas"):
-            raise RekernelError(
-                f"{type(denoiser).__name__}: rekernel does not know whether its times go up to 1 or to 1000, nor which "
-                f"end is noise; pass schedule=FlowSchedule(times=...) and prediction='flow'"
-            )
-        as_said = config.get("use_flow_sigmas") and kind in ("epsilon", "sample")
-        return FlowSchedule(times=times), kind if as_said else "flow"
+        as_said = kind if config.get("use_flow_sigmas") and kind in ("epsilon", "sample") else None
+        schedule = _flow_schedule(denoiser, float(config.get("num_train_timesteps", 1000)), config.get("invert_sigmas"))
+        return schedule, as_said or ("negated_flow" if schedule.reverse else "flow")
     if name.startswith("EDM"):
         if kind not in _EDM_KINDS:
             raise RekernelError(f"{name} with prediction_type={kind!r}: pass schedule= and prediction= yourself")
@@ -74,11 +73,20 @@ def schedule_of(scheduler: Any, denoiser: Any = None) -> tuple[NoiseSchedule, st
     return DiscreteSchedule(alpha_bar, snap=looked_up), kind
 
 
-def _flow_times(denoiser: Any, scheduled: float) -> float | None:
-    """The noisiest time of a network of rectified flow; None for a network that is not listed above."""
+def _flow_schedule(denoiser: Any, scheduled: float, inverted: Any) -> FlowSchedule:
+    """The schedule of a network of rectified flow, of one that is listed above or of a UNet."""
     network = type(denoiser).__name__
-    if network in _TIME_IN_UNIT_INTERVAL:
-        return 1.0
-    if network in _TIME_IN_TIMESTEPS or network.startswith("UNet"):
-        return scheduled * float(getattr(getattr(denoiser, "config", None), "timestep_scale", 1.0))  # Sana has one
-    return None
+    if inverted and network in _INVERTED:
+        return FlowSchedule(times=scheduled, reverse=True)
+    if not inverted and network in _NOISE_AT_TIME_0:
+        return FlowSchedule(reverse=True)
+    if not inverted and network in _TIME_IN_UNIT_INTERVAL:
+        return FlowSchedule()
+    if not inverted and (network in _TIME_IN_TIMESTEPS or network.startswith("UNet")):
+        scale = float(getattr(getattr(denoiser, "config", None), "timestep_scale", 1.0))  # Sana has one
+        return FlowSchedule(times=scheduled * scale)
+    raise RekernelError(
+        f"{network}: rekernel does not know whether its times go up to 1 or to 1000, nor which end is noise; pass "
+        f"schedule=FlowSchedule(times=1000), prediction='flow' (of noise - image, as most networks predict), or "
+        f"schedule=FlowSchedule(times=1, reverse=True), prediction='negated_flow' (time 0 is noise)"
+    )

@@ -28,6 +28,7 @@ from ...torch.editing.edits import Edits
 from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
 from ...torch.layers.module_names import owner_of
 from ...torch.planning.planner import plan_model
+from ...torch.planning.reading import inner_layers
 from ...torch.surroundings import own_tensors
 from ...torch.tracing.run import trace
 from .call import Call
@@ -149,8 +150,9 @@ class KernelBank:
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
         planned = plan_model(
-            model, seen, Settings(scales, method), scales, form=form, mode=SUPERSAMPLE, include=patterns
-        )
+            model, seen, Settings(scales, method), scales, form=form, mode=SUPERSAMPLE, include=patterns,
+            predicts_noise=inner_layers(model) is not None,
+        )  # fmt: skip
         before = dict(model.named_modules())
         for change in planned.plan.changed:
             _check_free(owner_of(change.name), before[owner_of(change.name)])
@@ -182,7 +184,7 @@ class KernelBank:
         if all(module.stride == module.kernel_size for _, module in found):
             raise RekernelError(
                 f"layers={layers!r}: none of these layers of this {type(self.denoiser).__name__} slides a kernel over "
-                f"its input, so there is nothing to rescale; record guidance without kernels"
+                f"its input, so there is nothing to rescale; record guidance without kernels, or positions instead"
             )
 
     def _convolutions(self, patterns: Sequence[str] | None) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:
@@ -199,10 +201,14 @@ class KernelBank:
         presets = family.presets(shapes) if family is not None else {}
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
-            raise RekernelError(
-                f"layers={layers!r} is not a preset of this {type(self.denoiser).__name__} (it has: {known}); "
-                f"pass one of these, or patterns on the names of its parameters"
+            kind = type(self.denoiser).__name__
+            instead = (
+                "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
+                "positions and its attention"
+                if "Transformer" in kind
+                else "pass one of these, or patterns on the names of its parameters"
             )
+            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}); {instead}")
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
         if not getattr(self.denoiser, "peft_config", ()):

@@ -22,6 +22,7 @@ from .scheduler_config import schedule_of
 
 LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
+_SIZE_OF_PIPELINE = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
 _LEARNED = ("learned", "learned_range")
 
 
@@ -93,14 +94,24 @@ class Target:
 
     @property
     def trained(self) -> tuple[int, ...] | None:
-        """Pixels of the trained grid: (height, width)."""
+        """Pixels of the trained grid: (height, width); for networks on tokens, of the grid before it is packed."""
         config = getattr(self.denoiser, "config", {})
         # The config of a pipeline loaded at a new size has that size; the trained size is in rekernel's entry.
         recorded = config.get(KEY, {}) if isinstance(config, Mapping) else {}
-        size = recorded.get("sample_size", getattr(config, "sample_size", None))
+        size = recorded.get("sample_size", getattr(config, "sample_size", None)) or self._said_elsewhere(config)
         if isinstance(size, int):
             return (size, size)
         return tuple(size) if isinstance(size, list | tuple) and size else None
+
+    def _said_elsewhere(self, config: Any) -> Any:
+        """The trained size where the config has none by that name: the sides of CogVideoX, or the pipeline's size."""
+        sides = (getattr(config, "sample_height", None), getattr(config, "sample_width", None))
+        if all(isinstance(n, int) for n in sides):
+            return sides
+        default = getattr(self.pipe, "default_sample_size", None)
+        if default is not None and type(self.network).__name__ in _SIZE_OF_PIPELINE:
+            return default  # of other pipelines, in other units
+        return None if self.latent else getattr(getattr(self.pipe, "config", None), "sample_size", None)
 
     def check_scale(self, scale: Scale) -> None:
         """Raise for 'auto' where the trained size is not known."""

@@ -116,17 +116,25 @@ class Window:
             raise RekernelError(f"theta={self.theta} must be a finite number; 1 replaces the low band")
         if not 0 <= self.eta <= 1:
             raise RekernelError(f"eta={self.eta} must be between 0 (never) and 1 (in every step)")
-        if self.stop > self.start:
-            raise RekernelError(f"start={self.start} is cleaner than stop={self.stop}; give start= the noisier time")
         if len(self.log_snr) != 2 or self.log_snr[0] > self.log_snr[1]:
             raise RekernelError(f"log_snr={self.log_snr} must be (lowest, highest)")
 
     def weight(self, schedule: NoiseSchedule, t: Any) -> Any:
-        """The weight at each time in `t`, float64."""
+        """The weight at each time in `t`, float64.
+
+        Raises
+        ------
+        RekernelError
+            Where `start` is cleaner than `stop` in this schedule; in some, time 0 is noise.
+        """
         t = np.asarray(t, np.float64)
         snr = schedule.log_snr(t)
         acts = (schedule.fraction(t) >= 1 - self.eta - 1e-9) & (self.eta > 0)
-        acts &= (self.stop <= t) & (t <= self.start) & (self.log_snr[0] <= snr) & (snr <= self.log_snr[1])
+        later = 1.0 if schedule.end >= schedule.start else -1.0  # the direction in which noise grows
+        start, stop = (later * n if math.isfinite(n) else n for n in (self.start, self.stop))
+        if stop > start:
+            raise RekernelError(f"start={self.start} is cleaner than stop={self.stop}; give start= the noisier time")
+        acts &= (stop <= later * t) & (later * t <= start) & (self.log_snr[0] <= snr) & (snr <= self.log_snr[1])
         return np.where(acts, self.theta, 0.0)
 
 

@@ -35,6 +35,11 @@ def _flow(alpha: Any, sigma: Any) -> tuple[Any, Any]:
     return 1 / sigma, -(alpha + sigma) / sigma
 
 
+def _negated_flow(alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """v = x0 - n, of networks whose time runs from noise to image: Lumina 2, Z-Image, Mochi."""
+    return -1 / sigma, (alpha + sigma) / sigma
+
+
 def _score(alpha: Any, sigma: Any) -> tuple[Any, Any]:
     return -1 / (sigma * sigma), alpha / (sigma * sigma)
 
@@ -58,6 +63,7 @@ KINDS: dict[str, Slope] = {
     "sample": _sample,
     "v_prediction": _velocity,
     "flow": _flow,
+    "negated_flow": _negated_flow,
     "score": _score,
     "edm": _edm,
     "edm_v": _edm_velocity,

@@ -156,13 +156,17 @@ class EDMSchedule(NoiseSchedule):
 class FlowSchedule(NoiseSchedule):
     """Rectified flow: `(1 - s) x0 + s noise`, with `s = shift u / (1 + (shift - 1) u)` at time `t = times u`.
 
+    Where time runs the other way, `t = times (1 - u)`.
+
     Parameters
     ----------
     shift : float
         Shift between s and the network's time input. It is 1 for Stable Diffusion 3 and Flux, whose time input is s
         itself. A scheduler's shift chooses which s are visited and is not this parameter.
     times : float
-        The noisiest time: 1 or 1000.
+        The largest time: 1 or 1000.
+    reverse : bool
+        Whether time 0 is pure noise and the largest time the image, as for Lumina 2, Z-Image and Mochi.
 
     Examples
     --------
@@ -171,17 +175,20 @@ class FlowSchedule(NoiseSchedule):
     0.333333333333
     """
 
-    def __init__(self, shift: float = 1.0, times: float = 1.0) -> None:
+    def __init__(self, shift: float = 1.0, times: float = 1.0, *, reverse: bool = False) -> None:
         if not shift > 0 or not times > 0:
             raise RekernelError(f"shift={shift}, times={times}; both must be above 0")
-        self.shift, self.times, self.end = shift, times, times
+        self.shift, self.times, self.reverse = shift, times, reverse
+        self.start, self.end = (times, 0.0) if reverse else (0.0, times)
 
     def log_snr(self, t: ArrayLike) -> Floats:
-        u = np.clip(np.asarray(t, np.float64) / self.times, _LEAST, _MOST)
+        u = np.asarray(t, np.float64) / self.times
+        u = np.clip(1 - u if self.reverse else u, _LEAST, _MOST)
         return 2 * (np.log1p(-u) - np.log(u) - math.log(self.shift))
 
     def time(self, log_snr: ArrayLike) -> Floats:
-        return self.times * _sigmoid(-np.asarray(log_snr, np.float64) / 2 - math.log(self.shift))
+        noisy = -np.asarray(log_snr, np.float64) / 2 - math.log(self.shift)
+        return self.times * _sigmoid(-noisy if self.reverse else noisy)
 
     def alpha(self, log_snr: ArrayLike) -> Floats:
         return _sigmoid(np.asarray(log_snr, np.float64) / 2)
@@ -190,7 +197,8 @@ class FlowSchedule(NoiseSchedule):
         return _sigmoid(-np.asarray(log_snr, np.float64) / 2)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(shift={self.shift:g}, times={self.times:g})"
+        backwards = ", reverse=True" if self.reverse else ""
+        return f"{type(self).__name__}(shift={self.shift:g}, times={self.times:g}{backwards})"
 
 
 def _sigmoid(x: Any) -> Floats:

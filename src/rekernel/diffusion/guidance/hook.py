@@ -37,10 +37,15 @@ class GuidedDenoiser:
     def __init__(self, settings: GuidanceSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
         self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
         self.target.check_scale(settings.scale)
-        if settings.theta != 0 and (settings.schedule is None or settings.prediction is None):
-            self.target.schedule(settings.schedule, settings.prediction)  # validate eagerly
+        if settings.theta != 0:
+            self._validate()
         self.bank = KernelBank(self.target.denoiser)
         put_on(self.target.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(settings)))
+
+    def _validate(self) -> None:
+        """Raise for a schedule that is not known, and for a window whose ends are swapped in this schedule."""
+        schedule, _ = self.target.schedule(self.settings.schedule, self.settings.prediction)
+        self.settings.window().weight(schedule, schedule.end)
 
     def take_off(self) -> None:
         take_off(self.target.denoiser, GUIDANCE)

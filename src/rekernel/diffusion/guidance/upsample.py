@@ -54,8 +54,9 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
 
     Notes
     -----
-    Transformers (Stable Diffusion 3, Flux, PixArt, Sana, Wan, HunyuanVideo, CogVideoX without rotary positions) are
-    experimental: they have only been tested with random weights. The repr of attached guidance says so.
+    Transformers (Stable Diffusion 3, Flux, Flux 2, Qwen-Image, Z-Image, Lumina 2, PixArt, DiT, Sana, Wan, HunyuanVideo,
+    CogVideoX, LTX-Video, Mochi) are experimental: they have only been tested with random weights. The repr of attached
+    guidance says so.
 
     Examples
     --------

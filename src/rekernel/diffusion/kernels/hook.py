@@ -15,12 +15,10 @@ from ...errors import RekernelError
 from ..denoiser.call import Call, read_call
 from ..denoiser.hooks import KERNELS, ForwardHook, put_on, take_off
 from ..denoiser.pass_context import current_pass
+from ..denoiser.pass_scale import scale_of_pass
 from ..denoiser.substitutes import KernelBank, Substitute, lent, plain_name
 from ..denoiser.target import Target
-from ..formulas.sizes import factors_for
 from .settings import KernelSettings
-
-_WHOLE = 0.05  # a reduced size is rounded to pixels, so 2.02 times the trained size means twice the trained size
 
 
 class SwitchedDenoiser:
@@ -69,7 +67,7 @@ class SwitchedDenoiser:
 
     def _substitutes(self, call: Call) -> tuple[Substitute, ...]:
         settings = self.settings
-        factors = self._factors(call)
+        factors = scale_of_pass(settings.scale, call.size, self.target.trained)
         fraction = 1.0
         if settings.timed:
             schedule = settings.schedule or self.target.schedule(None, None)[0]
@@ -82,14 +80,6 @@ class SwitchedDenoiser:
             return ()
         made = self.bank.substitutes(call, factors, settings.layers, method, settings.form)
         return tuple(s for s in made if _acts(fraction, settings.share(plain_name(f"{s.path}.weight"))))
-
-    def _factors(self, call: Call) -> tuple[float, ...]:
-        """Size of this call over the trained size, per axis; rounded where it is close to a whole number."""
-        found = factors_for(self.settings.scale, call.size, self.target.trained)
-        reduced = current_pass().reduced
-        if reduced and self.settings.scale != "auto":
-            found = tuple(f / r for f, r in zip(found, reduced, strict=True))
-        return tuple(float(round(f)) if abs(f - round(f)) < _WHOLE else max(1.0, f) for f in found)
 
     def _damped(self, forward: Callable[..., Any], call: Call, output: Any) -> Any:
         """The negative half from the original kernels, plus the difference of the halves from the rescaled kernels."""

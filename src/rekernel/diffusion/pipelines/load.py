@@ -28,6 +28,7 @@ from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
+from ..positions.rescaled import RescaledPositions
 from .record import Recorded, listed, read_records
 from .recorded_cascade import RecordedCascade
 
@@ -45,19 +46,20 @@ _OF_HUB = (
 
 @dataclass
 class Attached:
-    """The guidance and the kernels that `load_pipeline` attached; each can be removed separately.
+    """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
 
-    guidance, kernels : None where the folder does not record them
+    guidance, kernels, positions : None where the folder does not record them
     cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
+    positions: RescaledPositions | None = None
     cascade: RecordedCascade | None = None
 
     def remove(self) -> None:
-        """Remove guidance and kernels."""
-        for part in (self.guidance, self.kernels):
+        """Remove guidance, kernels and positions."""
+        for part in (self.guidance, self.positions, self.kernels):
             if part is not None:
                 part.remove()
 
@@ -78,9 +80,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Returns
     -------
     a diffusers pipeline
-        Its attribute `rekernel` holds the attached guidance and kernels, and its repr shows them. Its default size is
-        the new size. Where the folder records a cascade, `pipe.rekernel.cascade(prompt)` samples in its stages, and
-        `pipe(prompt)` from noise at the new size.
+        Its attribute `rekernel` holds the attached guidance, kernels and positions, and its repr shows them. Its
+        default size is the new size. Where the folder records a cascade, `pipe.rekernel.cascade(prompt)` samples in its
+        stages, and `pipe(prompt)` from noise at the new size.
 
     Raises
     ------
@@ -310,14 +312,16 @@ def _sides(size: Any) -> int | tuple[int, ...]:
 def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     made = Attached()
     for found in records.values():
-        made.kernels, made.guidance = found.make_kernels(), found.make_guidance()
-    for part in (made.kernels, made.guidance):
-        if part is not None:
-            part.attach(pipe)
+        made.kernels, made.positions, made.guidance = (
+            found.make_kernels(), found.make_positions(), found.make_guidance()
+        )  # fmt: skip
+    attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
+    for part in attached:
+        part.attach(pipe)
     for found in records.values():
         if found.cascade is not None:
-            made.cascade = RecordedCascade(pipe, found, [p for p in (made.kernels, made.guidance) if p is not None])
-    said = [repr(part) for part in (made.kernels, made.guidance, made.cascade) if part is not None]
+            made.cascade = RecordedCascade(pipe, found, attached)
+    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

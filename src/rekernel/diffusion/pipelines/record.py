@@ -1,4 +1,4 @@
-"""Read and check the record in a pipeline folder: scale, kernels, guidance and cascade, in its denoiser's config.
+"""Read and check the record in a pipeline folder: scale, kernels, positions, guidance and cascade.
 
 Scope: one entry of a `config.json`. Not here: writing the entry into a folder (see `write_record`), loading the
 pipeline (see `load`). Format: docs/recipe.md, "Guidance".
@@ -21,12 +21,15 @@ from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...version import __version__
 from ..cascade.settings import recorded_strengths
+from ..denoiser.attachable import Attachable
 from ..denoiser.names import DENOISERS
 from ..formulas.sizes import checked_scale
 from ..guidance.settings import GuidanceSettings
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.settings import KernelSettings
 from ..kernels.supersampled import SupersampledKernels
+from ..positions.rescaled import RescaledPositions
+from ..positions.settings import PositionSettings
 
 VERSION = 1
 
@@ -39,9 +42,10 @@ class Recorded:
     sample_size : the trained size, from the original config
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
+    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then all
+        others are None
+    positions : options of `RescaledPositions`, or None for trained positions
     cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
-    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then guidance
-        and kernels are None
     """
 
     scale: float | tuple[float, ...]
@@ -49,6 +53,7 @@ class Recorded:
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
+    positions: Mapping[str, Any] | None = None
     cascade: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -61,15 +66,17 @@ class Recorded:
                     "scale='auto' cannot be recorded, since the new default size follows from the scale; give a number"
                 )
             object.__setattr__(self, "scale", scale)
-        elif self.guidance is not None or self.kernels is not None or self.cascade is not None:
+        elif any(part is not None for part in (self.guidance, self.kernels, self.positions, self.cascade)):
             raise RekernelError(
-                "guidance and kernels need the original weights, and these weights are rescaled themselves; give "
-                "either plan=, or guidance= and kernels="
+                "guidance, kernels and positions need the original weights, and these weights are rescaled themselves; "
+                "give either plan=, or guidance=, kernels= and positions="
             )
         if self.guidance is not None:  # validate eagerly
             GuidanceSettings.from_options(self.scale, self.guidance)
         if self.kernels is not None:
             KernelSettings.from_options(self.scale, self.kernels)
+        if self.positions is not None:
+            PositionSettings.from_options(self.scale, self.positions)
         if self.cascade is not None:
             object.__setattr__(self, "cascade", recorded_strengths(self.cascade, self.scale))
 
@@ -80,6 +87,15 @@ class Recorded:
     def make_kernels(self) -> SupersampledKernels | None:
         """The kernels, not attached."""
         return None if self.kernels is None else SupersampledKernels.from_options(self.scale, self.kernels)
+
+    def make_positions(self) -> RescaledPositions | None:
+        """The positions, not attached."""
+        return None if self.positions is None else RescaledPositions.from_options(self.scale, self.positions)
+
+    def parts(self) -> tuple[Attachable, ...]:
+        """Everything that is recorded, not attached, in the order of attaching."""
+        made = (self.make_kernels(), self.make_positions(), self.make_guidance())
+        return tuple(part for part in made if part is not None)
 
     @property
     def new_size(self) -> int | tuple[int, ...]:
@@ -106,7 +122,8 @@ class Recorded:
         """
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
         entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
-        entry |= {n: dict(v) for n, v in (("guidance", self.guidance), ("kernels", self.kernels)) if v is not None}
+        options = {"guidance": self.guidance, "kernels": self.kernels, "positions": self.positions}
+        entry |= {name: dict(given) for name, given in options.items() if given is not None}
         if self.cascade is not None:
             entry["cascade"] = list(self.cascade)
         if self.plan is not None:
@@ -132,7 +149,8 @@ class Recorded:
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
-            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, entry.get("cascade"))
+            parts = (entry.get(name) for name in ("positions", "cascade"))
+            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
         except (KeyError, TypeError, ValueError) as error:
             raise RekernelError(f"{where}: its entry {KEY!r} cannot be read ({shown(str(error), 200)})") from None
 

@@ -1,7 +1,7 @@
 """Call the cascade that a pipeline folder records.
 
-Scope: guidance and kernels that are attached already give way while the cascade runs, since it attaches its own at each
-stage. Not here: the cascade (see `cascade/guided_cascade`), the record (see `record`).
+Scope: guidance, kernels and positions that are attached already give way while the cascade runs, since it attaches its
+own at each stage. Not here: the cascade (see `cascade/guided_cascade`), the record (see `record`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class RecordedCascade:
     ----------
     pipe : the loaded pipeline
     found : Recorded
-    attached : its guidance and kernels
+    attached : its guidance, kernels and positions
 
     Attributes
     ----------
@@ -37,6 +37,7 @@ class RecordedCascade:
             strength=found.cascade or (),
             guidance=False if found.guidance is None else dict(found.guidance),
             kernels=None if found.kernels is None else dict(found.kernels),
+            positions=None if found.positions is None else dict(found.positions),
         )
         self._attached = attached
 

@@ -1,4 +1,4 @@
-"""Record guidance and kernels in a copy of a pipeline's folder, after a test that its denoiser accepts them.
+"""Record guidance, kernels and positions in a copy of a pipeline's folder, after a test that its denoiser accepts them.
 
 Scope: folders and diffusers' configs. Not here: the recorded entry (see `record`). No weights are read: the denoiser is
 built on the meta device, so that every error of attaching is raised before a file is written.
@@ -33,6 +33,7 @@ def record(
     *,
     guidance: Mapping[str, Any] | None = None,
     kernels: Mapping[str, Any] | None = None,
+    positions: Mapping[str, Any] | None = None,
     cascade: Sequence[float] | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -43,10 +44,10 @@ def record(
     ----------
     source, target : folders
     scale : number, or one per grid axis
-    guidance, kernels : mapping, optional
-        Options of `UpsampleGuidance` and of `SupersampledKernels`; at least one of the two is needed.
+    guidance, kernels, positions : mapping, optional
+        Options of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; at least one of them is needed.
     cascade : sequence of float, optional
-        Strengths of a `GuidedCascade` with this guidance and these kernels, for `pipe.rekernel.cascade(...)`.
+        Strengths of a `GuidedCascade` with these parts, for `pipe.rekernel.cascade(...)`.
     force : bool
         Replace files that exist.
     dry_run : bool
@@ -69,14 +70,16 @@ def record(
             f"{shown_path(source)}: is not a diffusers pipeline folder, so there is no sampler to guide; "
             f"pass the folder with model_index.json"
         )
-    if guidance is None and kernels is None:
-        raise RekernelError("there is nothing to record; pass guidance=, kernels= or both ({} for their defaults)")
+    if guidance is None and kernels is None and positions is None:
+        raise RekernelError(
+            "there is nothing to record; pass guidance=, kernels= or positions= ({} for their defaults)"
+        )
     root, aim = Path(source), Path(target)
     component, config = _denoiser(pipeline, root)
     path, size = component.folder / "config.json", config["sample_size"]
     strengths = None if cascade is None else tuple(cascade)
     trained = tuple(size) if isinstance(size, list) else int(size)
-    made = Recorded(scale, trained, guidance, kernels, cascade=strengths)
+    made = Recorded(scale, trained, guidance, kernels, positions=positions, cascade=strengths)
     _check_original(component, config)
     _check_scale(made, pipeline, component)
     _try(made, pipeline, component, config)
@@ -150,10 +153,9 @@ def _try(made: Recorded, pipeline: Pipeline, component: Component, config: Mappi
         from ..denoiser.substitutes import KernelBank
 
         KernelBank(denoiser).check_any(kernels.layers)
-    for part in (kernels, made.make_guidance()):
-        if part is not None:
-            with part.attach(denoiser, scheduler=_scheduler(pipeline)):
-                pass
+    for part in made.parts():
+        with part.attach(denoiser, scheduler=_scheduler(pipeline)):
+            pass
 
 
 def _on_meta(component: Component, config: Mapping[str, Any]) -> Any:
