@@ -128,12 +128,14 @@ def _average(at: GraphPass, read: Sequence[PoolAxis], size: Sequence[int], sides
         for (left, right), pad in zip(sides, (a.old_padding if counts else (0, 0) for a in read), strict=True)
     ]  # fmt: skip
     beyond = [(a - c, b - d) for (a, b), (c, d) in zip(sides, zeros, strict=True)]
-    if (spread and at.opset() < 19) or any(max(pair) >= g.kernel for pair, g in zip(beyond, geometry, strict=True)):
+    whole = not any(map(any, beyond))  # then every window lies in the part that counts
+    # Zeros in front are not a way out: onnxruntime before 1.31 moves them into the pooling and then refuses them.
+    own = sides if whole else beyond
+    if (spread and at.opset() < 19) or any(max(pair) >= g.kernel for pair, g in zip(own, geometry, strict=True)):
         _as_convolution(at, read, size, sides, counts=counts)
         return
     if not spread:
         new["dilations"] = None  # AveragePool has no dilations before opset 19
-    whole = not any(map(any, beyond))  # then every window lies in the part that counts
     new["count_include_pad"] = int(whole and counts)
     if whole:
         _padded(at, sides, geometry, 0.0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from .full_precision import full_precision
+from .torch_memory import memory_of
 
 Matrix = NDArray[np.float64]
 Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
@@ -99,6 +100,10 @@ def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:
     framework = type(w).__module__.partition(".")[0]
     if framework == "numpy":
         return _run_numpy(w, steps, shape, accumulator)
+    if framework == "torch" and (values := memory_of(w, name)) is not None:
+        import torch
+
+        return torch.from_numpy(_run_numpy(values, steps, shape, accumulator))
     import array_api_compat
 
     xp = array_api_compat.array_namespace(w)

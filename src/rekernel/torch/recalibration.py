@@ -223,7 +223,7 @@ def _noting(model: nn.Module, norms: dict[str, _BatchNorm], moments: dict[str, _
         for name, norm in norms.items():
 
             def note(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                x = next(tensors_in([args, kwargs]))
+                x = tensors_in([args, kwargs])[0]
                 if x.numel() < 2 * x.shape[1]:
                     raise RekernelError(
                         f"{shown(name) if name else 'the batch norm layer'}: sees {tuple(x.shape)}, a single value of "

@@ -153,10 +153,11 @@ def rescale(
             image = image_of([*args, *kwargs.values()])[0]
             axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
-            inner = include is None and network == AUTO and not layers
+            inner = inner_layers(edits.model)
+            chosen = inner if include is None and network == AUTO and not layers else include
             planned = plan_model(
                 edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
-                include=inner_layers(edits.model) if inner else include, exclude=exclude, in_front=in_front,
+                include=chosen, exclude=exclude, in_front=in_front, predicts_noise=inner is not None,
             )  # fmt: skip
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan

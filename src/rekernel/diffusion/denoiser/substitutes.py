@@ -28,6 +28,7 @@ from ...torch.editing.edits import Edits
 from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
 from ...torch.layers.module_names import owner_of
 from ...torch.planning.planner import plan_model
+from ...torch.planning.reading import inner_layers
 from ...torch.surroundings import own_tensors
 from ...torch.tracing.run import trace
 from .call import Call
@@ -149,8 +150,9 @@ class KernelBank:
             seen = trace(model, [], dict(low.arguments))
         scales = factors[len(factors) - len(seen.size) :]
         planned = plan_model(
-            model, seen, Settings(scales, method), scales, form=form, mode=SUPERSAMPLE, include=patterns
-        )
+            model, seen, Settings(scales, method), scales, form=form, mode=SUPERSAMPLE, include=patterns,
+            predicts_noise=inner_layers(model) is not None,
+        )  # fmt: skip
         before = dict(model.named_modules())
         for change in planned.plan.changed:
             _check_free(owner_of(change.name), before[owner_of(change.name)])

@@ -61,6 +61,9 @@ class Edits:
                 )
         self.model = model
         self._undo: list[Callable[[], None]] = []
+        self._places: dict[int, list[tuple[nn.Module, str]]] = {}  # owners and names of each module, by its id
+        for module in model.modules():
+            self._note_places(module)
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
         """Put `new` wherever `old` is registered (a shared module has several places), with the hooks of `old`.
@@ -82,14 +85,21 @@ class Edits:
         _take_over(old, new)
         self._undo.append(lambda: vars(new).update(bare))  # a caller that keeps the new layer gets it without hooks
         new.train(old.training)
+        places = self._places.pop(id(old), [])
+        for module in new.modules():
+            self._note_places(module)
         if old is self.model:
             self.model = new
             return
-        for module in list(self.model.modules()):
-            for name, child in list(module._modules.items()):
-                if child is old:
-                    module._modules[name] = new
-                    self._undo.append(lambda owner=module, name=name: owner._modules.__setitem__(name, old))  # type: ignore[misc]
+        for owner, name in places:
+            owner._modules[name] = new
+            self._places.setdefault(id(new), []).append((owner, name))
+            self._undo.append(lambda owner=owner, name=name: owner._modules.__setitem__(name, old))  # type: ignore[misc]
+
+    def _note_places(self, owner: nn.Module) -> None:
+        for name, child in owner._modules.items():
+            if child is not None:
+                self._places.setdefault(id(child), []).append((owner, name))
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""

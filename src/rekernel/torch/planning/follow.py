@@ -40,7 +40,7 @@ from .grids import (
 )
 from .own_calls import form_of
 from .pools import POOLS, adaptive_scales, ends_grid, functional_note, joined, pool_change, whole_grid_doubt
-from .reading import Reading, inner_layers, reading
+from .reading import Reading, reading
 from .windows import window_changes, window_of
 
 _POOLS = ("max-pool", "avg-pool")
@@ -51,6 +51,7 @@ class Follower:
     """The state of planning one model.
 
     excluded : names of the tensors that were not selected
+    predicts_noise : whether the model is a noise predictor
     asked : mode that the caller asked of the model
     each : settings of the weights that have settings of their own
     changes, modules, notes : parts of the plan, as far as it is made
@@ -73,6 +74,7 @@ class Follower:
     modes: Mapping[str, Mode]
     excluded: set[str]
     form: str
+    predicts_noise: bool = False
     asked: str = AUTO
     own: Mapping[str, OwnForward] = field(default_factory=dict)
     each: Mapping[str, Settings] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class Follower:
         self.tensors = dict(self.model.state_dict())
         self.others = aliases(self.model)
         attends = any(call.kind == "attention" and call.sources for call in self.trace.calls)
-        self.network = Network(attends, self.trace.gives_image, inner_layers(self.model) is not None)
+        self.network = Network(attends, self.trace.gives_image, self.predicts_noise)
         self.reading = reading(
             self.trace, self.by_path, self.scale, self.network, self.asked, self.modes, self.excluded, self.own
         )

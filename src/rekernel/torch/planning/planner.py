@@ -69,6 +69,7 @@ def plan_model(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     in_front: str = "",
+    predicts_noise: bool = False,
 ) -> Planned:
     """Decide what happens to every tensor and every pooling of a traced model.
 
@@ -92,6 +93,8 @@ def plan_model(
         On parameter names, as for `plan_checkpoint`.
     in_front : str, optional
         A reason to resample the image in front of the model, which stays as it is.
+    predicts_noise : bool
+        Whether the model is a noise predictor (see `inner_layers`).
 
     Returns
     -------
@@ -105,7 +108,7 @@ def plan_model(
     each = Request(settings, overrides=methods, called="methods").each(names)
     by_path = dict(model.named_modules())
     trace, own = own_calls(trace, by_path)
-    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, mode, own, each)
+    planner = Follower(model, trace, settings, scale, per_layer, excluded, form, predicts_noise, mode, own, each)
     if in_front:
         planner.reading = Reading(ABSORB, resample=in_front)
     with with_way_out(way_out(planner.reading, planner.network, latent=trace.latent)):

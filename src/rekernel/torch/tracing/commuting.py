@@ -49,7 +49,7 @@ def commutes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], is_image
     """
     if name in _CASTS or name in _MOVES - _JOINS:
         return True
-    tensors = list(tensors_in([args, kwargs]))
+    tensors = tensors_in([args, kwargs])
     images = [t for t in tensors if is_image(t)]
     others = [t for t in tensors if not is_image(t)]
     if name in _JOINS:

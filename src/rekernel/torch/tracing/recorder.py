@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers.padding import own_padding
 from .commuting import commutes
@@ -34,6 +33,7 @@ from .layer_call import LayerCall
 from .shape_only import computing, is_fake
 from .steps import IN_FRONT, StepLog
 from .tables import Tables
+from .tensor_notes import TensorNotes
 from .tensor_state import (
     Pad,
     State,
@@ -82,17 +82,17 @@ class Recorder(TorchFunctionMode):
         self._names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self._names.setdefault(id(parameter), []).append(name)
+            self.log.hold(parameter)
         self._by_path = dict(model.named_modules())
-        self._states: Any = WeakTensorKeyDictionary()  # an entry goes when its tensor does
-        self._scores: Any = WeakTensorKeyDictionary()
+        self._states: TensorNotes[State] = TensorNotes()
+        self._scores: TensorNotes[bool] = TensorNotes()
         self._tables = Tables(self._name, self.state)
-        for tensor in (*model.parameters(), *model.buffers()):
-            self.log.hold(tensor)
+        for buffer in model.buffers():
+            self.log.hold(buffer)
 
     def state(self, tensor: Tensor) -> State | None:
         """What is known about a tensor; None for a tensor that does not come from the image."""
-        found: State | None = self._states.get(tensor)
-        return found
+        return self._states.get(tensor)
 
     def mark(
         self, tensor: Tensor, sources: frozenset[int], *, by_hand: tuple[Pad, ...] = (), mode: str = "constant"
@@ -117,7 +117,7 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         self._tables.note(func, args, result)
         self.log.add(func, self._module() if self._modules else IN_FRONT, args, kwargs, result)
-        tensors = [a for a in tensors_in([args, kwargs]) if self.state(a) is not None]
+        tensors = [a for a in tensors_in((args, kwargs)) if a in self._states]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
             with computing():  # positions are real tensors, even in a pass with fake ones
                 self._note(func, args, kwargs, result, tensors)
@@ -127,7 +127,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, tensors: list[Tensor]
     ) -> None:
         first = args[0] if args and isinstance(args[0], Tensor) else None
-        x = first if first is not None else next(tensors_in([args, kwargs]))
+        x = first if first is not None else tensors_in([args, kwargs])[0]
         function = function_of(func)
         if function is not None and 0 < function.image_axes <= x.ndim:
             self._begin_grid(x)
@@ -243,13 +243,13 @@ class Recorder(TorchFunctionMode):
     def _pass_on(self, event: _Event) -> None:
         """Give the result the sources of the inputs, and the positions of their elements where those are known."""
         sources, tensors = event.sources, event.tensors
-        outputs = list(tensors_in(event.result))
+        outputs = tensors_in(event.result)
         name = name_of(event.func)
         if name in PRODUCTS or (name in KEEPS_SCORES and any(t in self._scores for t in tensors)):
             for out in outputs:
                 self._scores[out] = True
-        same = self._pads_by_mode() or commutes(name, event.args, event.kwargs, self._is_image)
-        if 0 in sources and outputs and not same:
+        same = 0 not in sources or self._pads_by_mode() or commutes(name, event.args, event.kwargs, self._is_image)
+        if outputs and not same:
             self._append("other", sources, what=name or str(event.func))
         moved = self._moved(event, outputs)
         for position, out in enumerate(outputs):
@@ -298,7 +298,7 @@ class Recorder(TorchFunctionMode):
             # `trace` catches this and runs the model again, with values.
             raise RuntimeError("an index depends on tensor values, which shape-only tracing does not have")
         # In order, since `view` may suit the tensor and not the strides that earlier moves left to its positions.
-        indices = list(tensors_in(event.func(index.contiguous(), *args[1:], **kwargs)))
+        indices = tensors_in(event.func(index.contiguous(), *args[1:], **kwargs))
         return indices if [i.shape for i in indices] == [o.shape for o in outputs] else None
 
     def _is_image(self, tensor: Tensor) -> bool:

@@ -115,9 +115,10 @@ def trace(
     """
     kwargs = dict(kwargs or {})
     spatial = image_of([*args, *kwargs.values()])[1]
-    meta = on_meta(model) or any(t.device.type == "meta" for t in tensors_in([args, kwargs]))
+    held = [*model.parameters(), *model.buffers()]
+    meta = on_meta([*held, *tensors_in([args, kwargs])])
     failing: list[str] = []
-    if meta or (worth_it(model, spatial) if shape_only is None else shape_only):
+    if meta or (worth_it(held, spatial) if shape_only is None else shape_only):
         try:
             return _pass(model, args, kwargs, spatial, failing, shape_only=True)
         except Exception as error:  # the model's code reads values, or calls code outside torch
@@ -149,7 +150,7 @@ def _pass(
         stack.enter_context(unchanged(model))
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
-        given = list(tensors_in([args, kwargs]))
+        given = tensors_in([args, kwargs])
         fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
         recorder = Recorder(model, modules)
         stack.enter_context(_following(model, modules, results, done, failing, recorder))

@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from types import FunctionType
@@ -31,21 +31,26 @@ def is_fake(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
-def on_meta(model: nn.Module) -> bool:
-    """Whether some tensors of a model are on the meta device, without values."""
-    return any(t.device.type == "meta" for t in chain(model.parameters(), model.buffers()))
+def on_meta(tensors: Iterable[Tensor]) -> bool:
+    """Whether some tensors are on the meta device, without values."""
+    return any(t.is_meta for t in tensors)
 
 
-def worth_it(model: nn.Module, size: Sequence[int]) -> bool:
+def worth_it(held: Iterable[Tensor], size: Sequence[int]) -> bool:
     """Whether a pass with fake tensors is faster than one that computes, on an image of `size` pixels.
+
+    Parameters
+    ----------
+    held : iterable of Tensor
+        The parameters and buffers of the model.
 
     Examples
     --------
-    >>> worth_it(nn.Conv2d(8, 8, 3), (32, 32))
+    >>> worth_it(nn.Conv2d(8, 8, 3).parameters(), (32, 32))
     False
     """
     # An upper bound: each weight is used at most once per pixel.
-    return sum(p.numel() for p in model.parameters()) * math.prod(size) > _WORTH
+    return sum(t.numel() for t in held) * math.prod(size) > _WORTH
 
 
 def computing() -> AbstractContextManager[Any]:

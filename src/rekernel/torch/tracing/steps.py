@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .functions import KEEPS_SCORES, argument, name_of
 from .shape_only import is_fake
+from .tensor_notes import TensorNotes
 from .tensor_state import tensors_in
 
 # Their results may be coordinates that count pixels.
@@ -69,7 +70,7 @@ class Step:
     kwargs: dict[str, Any]
     results: tuple[Operand, ...]
 
-    @property
+    @cached_property
     def operands(self) -> list[Operand]:
         """The tensor arguments, in order."""
         return list(_operands((*self.args, *self.kwargs.values())))
@@ -93,7 +94,7 @@ class StepLog:
 
     steps: list[Step] = field(default_factory=list)
     handled: set[int] = field(default_factory=set)
-    _seen: Any = field(default_factory=WeakTensorKeyDictionary)
+    _seen: TensorNotes[Operand] = field(default_factory=TensorNotes)
 
     def begin(self, image: Tensor) -> None:
         """Note the image."""
@@ -105,11 +106,11 @@ class StepLog:
 
     def add(self, func: Any, module: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call, if one of its tensors is known or its result may count pixels."""
-        outputs = list(tensors_in(result))
+        outputs = tensors_in(result)
         if not outputs:
             return
         name = name_of(func)
-        known = [self._seen[t] for t in tensors_in([args, kwargs]) if t in self._seen]
+        known = [note for t in tensors_in((args, kwargs)) if (note := self._seen.get(t)) is not None]
         tables = bool(known) and all(o.held for o in known)
         if (not known and name not in _FROM_SIZES) or (tables and name not in READS):
             return
@@ -134,11 +135,11 @@ class StepLog:
 
     def _described(self, value: Any) -> Any:
         """An argument without its tensors, which would keep the memory of the whole pass."""
+        if isinstance(value, _PLAIN):  # most arguments are
+            return value
         if isinstance(value, Tensor):
             return self._seen.get(value) or Operand(tuple(value.shape))
-        if isinstance(value, list | tuple):
-            return tuple(self._described(v) for v in value)
-        return value if isinstance(value, _PLAIN) else type(value).__name__
+        return tuple(map(self._described, value)) if isinstance(value, list | tuple) else type(value).__name__
 
 
 def _largest(tensor: Tensor) -> float:

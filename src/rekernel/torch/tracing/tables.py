@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .functions import name_of
+from .tensor_notes import TensorNotes
 from .tensor_state import State
 
 
@@ -40,7 +40,9 @@ class Tables:
 
     name: Callable[[Any], str]
     state: Callable[[Tensor], State | None]
-    read: Any = field(default_factory=WeakTensorKeyDictionary)  # name of a table, and rows left out, by what was read
+    read: TensorNotes[tuple[str, int]] = field(
+        default_factory=TensorNotes
+    )  # name of a table, and rows left out, by what was read
 
     def note(self, func: Callable[..., Any], args: Sequence[Any], result: Any) -> None:
         """Note a result that holds all rows of a table, by number (CLIP), or those behind the first (MAE, ViTPose)."""
@@ -59,7 +61,7 @@ class Tables:
         for x, other in (args[:2], args[1::-1]):
             if not isinstance(x, Tensor) or not isinstance(other, Tensor) or (known := self.state(x)) is None:
                 continue
-            name, ahead = self.read.get(other, (self.name(other), 0))
+            name, ahead = self.read.get(other) or (self.name(other), 0)
             if name and known.tokens and other.ndim >= 2 and other.shape[-2:] == x.shape[-2:]:
                 return Positions(name, known.tokens, known.prefix + ahead)
             if name and (grid := _grid_of(x, other, known.origin)):

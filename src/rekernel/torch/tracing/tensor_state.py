@@ -7,7 +7,7 @@ and plans (see `torch.planning`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,21 +230,30 @@ def _order(row: Tensor, grid: tuple[int, ...]) -> str:
     return "channels-last" if torch.equal(row, plain.movedim(0, -1).reshape(-1)) else ""
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in the arguments or the result of a call, in order."""
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Any, found: list[Tensor]) -> None:
+    kind = type(tree)  # a trace asks this of every argument, and most are numbers
+    if kind is int or kind is float or kind is bool or tree is None or kind is str:
+        return
     if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from tensors_in(value)
+        found.append(tree)
     elif isinstance(tree, list | tuple):
         for value in tree:
-            yield from tensors_in(value)
+            _gather(value, found)
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            _gather(value, found)
     elif hasattr(tree, "__dataclass_fields__"):
         for name in tree.__dataclass_fields__:
-            yield from tensors_in(getattr(tree, name))
+            _gather(getattr(tree, name), found)
 
 
 def first_tensor(tree: Any) -> Tensor | None:
     """The first tensor in the result of a model; None if there is none."""
-    return next(tensors_in(tree), None)
+    return next(iter(tensors_in(tree)), None)
