@@ -55,12 +55,11 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
         said = [n for name in _SPATIAL if isinstance(n := getattr(pipe, name, None), int)]
         widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
         cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
-    multiple = cell * _unit(pipe, network)
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
-    own, config = getattr(pipe, "default_sample_size", None), getattr(network, "config", None)
-    if isinstance(own, int) and getattr(config, "sample_size", None) is None:
-        return Geometry(None, cell, multiple, (own * cell, own * cell))  # Flux and Qwen-Image, trained at many sizes
-    return Geometry(grid, cell, multiple)
+    config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
+    own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
+    usual = (own * cell, own * cell) if isinstance(own, int) else None
+    return Geometry(grid, cell, cell * _unit(pipe, network), usual)
 
 
 def _unit(pipe: Any, network: Any) -> int:
