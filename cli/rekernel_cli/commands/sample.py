@@ -152,7 +152,7 @@ def sample(
         wanted = guiding.options(settings)
         if named := sorted(wanted.keys() & {"until", "kernels", "positions", "temperature", "cascade"}):
             flag = "--positions METHOD,temperature=X" if named[0] == "temperature" else f"--{named[0]}"
-            raise click.UsageError(f"--guidance {named[0]}=: use {flag} instead")
+            raise click.UsageError(f"--guidance: use {flag} instead of {named[0]}=")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
