@@ -24,12 +24,13 @@ _ALLOWED = ("--scale", "--from", "--to", *_OF_KERNELS)
 def options(text: str) -> dict[str, Any]:
     """Parse 'theta=1,eta=0.6' into arguments of `UpsampleGuidance`.
 
-    `until` and `kernels` are settings of the kernels, `positions` (a method) and `temperature` those of the positions.
+    `until` and `kernels` are settings of the kernels, `positions` (a method) and `temperature` those of the positions,
+    `cascade` has the strengths of a cascade.
 
     Examples
     --------
-    >>> options("theta=1.3,levels=2")
-    {'theta': 1.3, 'levels': 2}
+    >>> options("theta=1.3,levels=2,cascade=0.5/0.4")
+    {'theta': 1.3, 'levels': 2, 'cascade': (0.5, 0.4)}
     """
     types, found = _types(), dict[str, Any]()
     for part in filter(None, text.split(",")):
@@ -42,21 +43,25 @@ def options(text: str) -> dict[str, Any]:
         try:
             found[name] = types[name](value)
         except ValueError:
-            raise click.BadParameter(
-                f"{part!r}: {value!r} is not a {'whole ' if types[name] is int else ''}number"
-            ) from None
+            kind = {int: "a whole number", float: "a number"}.get(types[name], "a number, or several as in 0.5/0.4")
+            raise click.BadParameter(f"{part!r}: {value!r} is not {kind}") from None
     return found
 
 
-def _types() -> dict[str, type]:
-    """Return the type of each setting: numbers first, then whole numbers, then words."""
+def _strengths(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split("/")))
+
+
+def _types() -> dict[str, Any]:
+    """Return the type of each setting: numbers first, then whole numbers, then words, then the strengths."""
     from rekernel.diffusion.guidance.settings import GuidanceSettings
     from rekernel.diffusion.kernels.settings import KernelSettings
     from rekernel.diffusion.positions.settings import PositionSettings
 
     types = {**GuidanceSettings.option_types(), "until": KernelSettings.option_types()["until"], "kernels": str}
     types |= {"temperature": PositionSettings.option_types()["temperature"], "positions": str}
-    return dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
+    ordered = dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
+    return {**ordered, "cascade": _strengths}
 
 
 def parsed(value: Any) -> dict[str, Any]:
@@ -124,21 +129,24 @@ def record(
     from rekernel.escape import shown_path
 
     guidance = dict(given)
+    cascade = guidance.pop("cascade", None)
     positions, scale = positions_of(guidance), planning.scale
     if positions is not None and "until" not in guidance and not set(planning.typed) & set(_OF_KERNELS):
         guidance.setdefault("kernels", "none")  # a transformer has none
     kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")
-    recorded = {"guidance": guidance, "kernels": kernels, "positions": positions}
+    recorded: dict[str, Any] = {"guidance": guidance, "kernels": kernels, "positions": positions, "cascade": cascade}
     made = record(source, target, scale, **recorded, force=force, dry_run=dry_run)
-    parts = made.parts()
+    parts: list[Any] = [*made.parts()]
+    if made.cascade is not None:
+        parts.append(f"cascade at {', '.join(f'{strength:g}' for strength in made.cascade)}")
     if as_json:
         echo_json({"dry_run": dry_run, "target": target, "recorded": made.to_entry()})
     elif not quiet:
         verb = "Would record" if dry_run else "Recorded"
         click.echo(f"{verb} in {shown_path(target)}, with unchanged weights ({counted(len(parts), 'part')}):")
         for part in parts:
-            click.echo(f"  {part!r}")
+            click.echo(f"  {part}")
         if not dry_run:
             click.echo(f"Load it: {pipeline_loader(Path(target))}")

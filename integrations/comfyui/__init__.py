@@ -1,4 +1,7 @@
-"""ComfyUI custom node: upsample guidance. Link or copy this folder into ComfyUI/custom_nodes/rekernel."""
+"""ComfyUI custom nodes: upsample guidance, and stages of a guided cascade.
+
+Link or copy this folder into ComfyUI/custom_nodes/rekernel.
+"""
 
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 

@@ -1,10 +1,11 @@
-"""Add a ComfyUI node that guides a model above its trained size.
+"""Add two ComfyUI nodes that guide a model above its trained size: from noise, and in a stage of a cascade.
 
 Scope: ComfyUI's model patcher, of which nothing is imported. Not here: the formulas (see `rekernel.diffusion`). The
 interface used, as of github.com/comfyanonymous/ComfyUI:
 `comfy/model_patcher.py` (`clone`, `model_options`, `set_model_unet_function_wrapper`, `get_model_object`),
-`comfy/samplers.py` (the wrapper is called with `apply_model` and {"input", "timestep", "c", "cond_or_uncond"}) and
-`comfy/model_base.py` (`apply_model(x, sigma, **c)` returns the denoised image, so guidance is in its x0 form).
+`comfy/samplers.py` (the wrapper is called with `apply_model` and {"input", "timestep", "c", "cond_or_uncond"}),
+`comfy/model_base.py` (`apply_model(x, sigma, **c)` returns the denoised image, so guidance is in its x0 form) and
+`comfy/model_sampling.py` (`percent_to_sigma`; 0 is the noisy end).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from rekernel.diffusion import FlowSchedule, NoiseSchedule, SigmaSchedule, UpsampleGuidance, guided_prediction
+from rekernel.diffusion.cascade.enlarging import resized
 
 Wrapper = Callable[[Callable[..., Tensor], Mapping[str, Any]], Tensor]
 
@@ -46,12 +48,65 @@ class RekernelUpsampleGuidance:
 
     def guide(self, model: Any, scale: float, theta: float, eta: float, levels: int) -> tuple[Any]:
         """Return a guided clone of `model`; another wrapper on the model keeps working, in every pass."""
-        spec = UpsampleGuidance(scale, theta, eta, levels=levels or None)
-        schedule = schedule_of(model.get_model_object("model_sampling"))
-        patched = model.clone()
-        before = patched.model_options.get("model_function_wrapper")
-        patched.set_model_unet_function_wrapper(wrapper(spec, schedule, before))
-        return (patched,)
+        return (guided_clone(model, UpsampleGuidance(scale, theta, eta, levels=levels or None)),)
+
+
+class RekernelCascadeStage:
+    """The node for one stage of a cascade: it enlarges a finished latent and guides the model that samples it again.
+
+    The stock KSampler does the rest, with the same `denoise`: it adds the noise and runs the last steps.
+    """
+
+    CATEGORY = "sampling/custom_sampling/guidance"
+    RETURN_TYPES = ("MODEL", "LATENT", "FLOAT")
+    RETURN_NAMES = ("model", "latent", "denoise")
+    FUNCTION = "stage"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "samples": ("LATENT",),
+                "enlarge": ("FLOAT", {"default": 2.0, "min": 1.0, "max": 8.0, "step": 0.05,
+                                      "tooltip": "New size divided by the size of the latent; 1 where it is large "
+                                                 "already, for example encoded from an enlarged picture."}),
+                "scale": ("FLOAT", {"default": 2.0, "min": 1.0, "max": 16.0, "step": 0.05,
+                                    "tooltip": "New size divided by the size that the model was trained at. In a "
+                                               "second stage it is not the same as enlarge."}),
+                "denoise": ("FLOAT", {"default": 0.5, "min": 0.01, "max": 1.0, "step": 0.01,
+                                      "tooltip": "The denoise of the KSampler behind this node; connect the output."}),
+                "theta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 4.0, "step": 0.05,
+                                    "tooltip": "Strength of guidance, as in Upsample Guidance."}),
+                "share": ("FLOAT", {"default": 0.6, "min": 0.0, "max": 1.0, "step": 0.01,
+                                    "tooltip": "Share of this stage's part of the schedule, from its noisy end, in "
+                                               "which guidance acts."}),
+                "levels": ("INT", {"default": 0, "min": 0, "max": 4,
+                                   "tooltip": "Number of nested levels; 0 means one for each doubling of the size."}),
+            }
+        }  # fmt: skip
+
+    def stage(
+        self, model: Any, samples: Mapping[str, Any], enlarge: float, scale: float, denoise: float, theta: float,
+        share: float, levels: int,
+    ) -> tuple[Any, dict[str, Any], float]:  # fmt: skip
+        """Return a guided clone of `model`, the enlarged latent, and `denoise` for the KSampler."""
+        latent: Tensor = samples["samples"]
+        size = tuple(2 * max(1, round(n * enlarge / 2)) for n in latent.shape[-2:])  # even: Flux pairs its pixels
+        made = {**samples, "samples": resized(latent, (size[0], size[1]))}
+        # The stage runs from `denoise` down to 0 of the schedule, and guidance ends when a part of that is left.
+        stop = float(model.get_model_object("model_sampling").percent_to_sigma(1 - denoise * (1 - share)))
+        spec = UpsampleGuidance(scale, theta if share else 0.0, stop=stop, levels=levels or None)
+        return guided_clone(model, spec), made, denoise
+
+
+def guided_clone(model: Any, spec: UpsampleGuidance) -> Any:
+    """A clone of a model with guidance; another wrapper on the model keeps working, in every pass."""
+    schedule = schedule_of(model.get_model_object("model_sampling"))
+    patched = model.clone()
+    before = patched.model_options.get("model_function_wrapper")
+    patched.set_model_unet_function_wrapper(wrapper(spec, schedule, before))
+    return patched
 
 
 def schedule_of(sampling: Any) -> NoiseSchedule:
@@ -122,5 +177,11 @@ def _map(value: Any, split: Any) -> Any:
     return split.at(tuple(value.shape[2:])).reduce_grid(value)
 
 
-NODE_CLASS_MAPPINGS = {"RekernelUpsampleGuidance": RekernelUpsampleGuidance}
-NODE_DISPLAY_NAME_MAPPINGS = {"RekernelUpsampleGuidance": "Upsample Guidance (rekernel)"}
+NODE_CLASS_MAPPINGS = {
+    "RekernelUpsampleGuidance": RekernelUpsampleGuidance,
+    "RekernelCascadeStage": RekernelCascadeStage,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "RekernelUpsampleGuidance": "Upsample Guidance (rekernel)",
+    "RekernelCascadeStage": "Guided Cascade Stage (rekernel)",
+}

@@ -22,7 +22,8 @@ from .makers import MAKERS  # noqa: E402 - after torch is known to be there
 
 SLOW = {"frameworks", "lora", "stable-diffusion", "video"}  # they import diffusers' pipelines, Keras and JAX
 SMALLER = (
-    (r"\b1024\b", "32"), (r"\b1536\b", "48"), (r"\bnum_inference_steps(=|\": )20\b", r"num_inference_steps\g<1>2"),
+    (r"\b512\b", "16"), (r"\b1024\b", "32"), (r"\b1536\b", "48"),
+    (r"\bnum_inference_steps(=|\": )20\b", r"num_inference_steps\g<1>2"),
     (r"--steps 20\b", "--steps 2"),
 )  # fmt: skip
 """Sizes and steps of the pages, in those of the makers' pipelines."""
@@ -64,6 +65,7 @@ def checked_segmentation(names):
 
 def checked_stable_diffusion(names):
     assert names["image"].size == (32, 32) and names["tall"].size == (32, 48)
+    assert {names[name].size for name in ("large", "again", "recorded")} == {(32, 32)}
     with torch.no_grad():  # switched off in place: the picture is another one
         names["pipe"].rekernel.guidance.enable()
         noise = {**names["noise"], "generator": torch.Generator().manual_seed(0)}
@@ -77,6 +79,7 @@ def checked_lora(names):
 
 
 def checked_video(names):
+    assert [frame.size for frame in names["sharper"]] == [(32, 32)] * 8
     assert names["wider"].shape == (8, 4, 3, 5, 5)
     assert names["larger"][2].kernel_size == (3, 6, 6)
     for clip in (names["frames"], names["longer"]):

@@ -1,7 +1,8 @@
-"""The ComfyUI node against a small double of the model patcher: its calls are those of comfy/samplers.py."""
+"""The ComfyUI nodes against a small double of the model patcher: its calls are those of comfy/samplers.py."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "integrations"))
 
 from comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402
-from comfyui.nodes import RekernelUpsampleGuidance  # noqa: E402
+from comfyui.nodes import RekernelCascadeStage, RekernelUpsampleGuidance  # noqa: E402
 
 from rekernel.diffusion import guide_denoiser  # noqa: E402
 
@@ -127,3 +128,66 @@ def test_the_node_s_inputs_are_those_of_its_function():
     code = getattr(node, node.FUNCTION).__code__
     assert names == list(code.co_varnames[1 : code.co_argcount])
     assert NODE_DISPLAY_NAME_MAPPINGS.keys() == NODE_CLASS_MAPPINGS.keys()
+
+
+class Scheduled(EPS):
+    """The part of `ModelSamplingDiscrete` that turns a share of the schedule into sigma."""
+
+    def __init__(self):
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        bar = torch.cumprod(1 - betas, 0)
+        self.sigmas = ((1 - bar) / bar) ** 0.5
+
+    def percent_to_sigma(self, percent):
+        return float(self.sigmas[round((1 - percent) * 999)])
+
+
+def test_a_cascade_stage_enlarges_and_guides_the_first_share_of_its_part():
+    denoiser, sampling = Denoiser(), Scheduled()
+    model, mask = Patcher(denoiser, sampling), torch.ones(1, 64, 64)
+    latent = {"samples": noisy()[..., :8, :8], "noise_mask": mask}
+    guided, made, denoise = RekernelCascadeStage().stage(model, latent, 2.0, 2.0, 0.5, 1.0, 0.6, 0)
+    assert made["samples"].shape == (2, 4, 16, 16) and made["noise_mask"] is mask and denoise == 0.5
+    assert latent["samples"].shape == (2, 4, 8, 8) and "model_function_wrapper" not in model.model_options
+    low = torch.nn.functional.avg_pool2d(made["samples"], 2)
+    assert (low - latent["samples"]).abs().mean() < 0.3 * latent["samples"].abs().mean()
+    for t, passes in ((499, 2), (210, 2), (190, 1)):  # .6 of .5: down to .2 of the schedule
+        denoiser.calls.clear()
+        guided.sample_once(made["samples"], sampling.sigmas[t].float().expand(2))
+        assert len(denoiser.calls) == passes
+    expected = guide_denoiser(Denoiser(), 4.0, 1.0, 1.0, sigmas=(0.03, 14.6))
+    x, sigma = noisy(3), torch.full((2,), 1.5)
+    second, _, _ = RekernelCascadeStage().stage(model, latent, 2.0, 4.0, 0.5, 1.0, 1.0, 0)
+    torch.testing.assert_close(second.sample_once(x, sigma), expected(x, sigma))
+    off, _, _ = RekernelCascadeStage().stage(model, latent, 1.0, 2.0, 0.5, 1.0, 0.0, 0)
+    denoiser.calls.clear()
+    off.sample_once(x, sigma)
+    assert len(denoiser.calls) == 1
+
+
+def test_a_stage_of_a_video_keeps_its_frames():
+    latent = {"samples": torch.randn(1, 4, 3, 6, 10)}
+    _, made, _ = RekernelCascadeStage().stage(Patcher(Denoiser(), Scheduled()), latent, 1.5, 1.5, 0.4, 1.0, 0.6, 0)
+    assert made["samples"].shape == (1, 4, 3, 8, 16)  # even sizes
+
+
+def test_the_example_workflow_is_wired_as_its_nodes_say():
+    path = ROOT / "integrations" / "comfyui" / "example_workflows" / "guided_cascade.json"
+    flow = json.loads(path.read_text())
+    nodes = {node["id"]: node for node in flow["nodes"]}
+    for number, source, out, target, into, kind in flow["links"]:
+        output, given = nodes[source]["outputs"][out], nodes[target]["inputs"][into]
+        assert number in output["links"] and given["link"] == number and output["type"] == given["type"] == kind
+    assert all(given["link"] is not None for node in nodes.values() for given in node["inputs"])
+    stages = [node for node in nodes.values() if node["type"] in NODE_CLASS_MAPPINGS]
+    assert len(stages) == 2
+    for node in stages:
+        kind = NODE_CLASS_MAPPINGS[node["type"]]
+        declared = kind.INPUT_TYPES()["required"]
+        sockets = {name for name, (of, *_) in declared.items() if of in ("MODEL", "LATENT")}
+        assert {given["name"] for given in node["inputs"]} == sockets
+        assert [out["type"] for out in node["outputs"]] == list(kind.RETURN_TYPES)
+        widgets = dict(zip([name for name in declared if name not in sockets], node["widgets_values"], strict=True))
+        for name, value in widgets.items():
+            assert declared[name][1]["min"] <= value <= declared[name][1]["max"]
+        assert hasattr(kind, kind.FUNCTION)

@@ -74,6 +74,14 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     help="Rescale kernels while sampling: optimal, dilate, cubic, ... Default: as recorded, else none.",
 )
 @option(
+    "--cascade",
+    group=_ABOVE,
+    multiple=True,
+    metavar="STRENGTH|none",
+    help="Sample at the trained size first, then enlarge, add noise and sample again: 0.5 runs half of the steps.\n"
+    "Once for all stages, or once for each doubling. Default: as recorded, else none.",
+)
+@option(
     "--layers",
     group=_ABOVE,
     metavar="PRESET",
@@ -112,8 +120,9 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
 def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
-    cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, layers: str, until: float,
-    positions: str | None, out: Path, force: bool, quiet: bool,
+    cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, cascade: tuple[str, ...],
+    layers: str, until: float, positions: str | None,
+    out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
@@ -123,6 +132,7 @@ def sample(
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
+        rekernel sample examples/glyph_diffusion --size 64 --cascade 0.5 --cascade 0.4
     """
     try:
         import diffusers  # noqa: F401
@@ -143,9 +153,10 @@ def sample(
         if name != "upsample":
             raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.5 or none")
         wanted = guiding.options(settings)
-        if named := sorted(wanted.keys() & {"until", "kernels", "positions", "temperature"}):
+        elsewhere = {"until", "kernels", "positions", "temperature", "cascade"}
+        if named := sorted(wanted.keys() & elsewhere):
             flag = "--positions METHOD,temperature=X" if named[0] == "temperature" else f"--{named[0]}"
-            raise click.UsageError(f"--guidance {named[0]}=: use {flag} instead")
+            raise click.UsageError(f"--guidance: use {flag} instead of {named[0]}=")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )
@@ -155,13 +166,24 @@ def sample(
         folder = pipeline_folder(source, {})
     request = Request(
         folder, size, count, steps, seed, classes, cfg, prompt,
-        guidance=wanted, kernels=switched, positions=guiding.positions(positions),
-        recorded=guidance is None and kernels is None and positions is None,
+        guidance=False if guidance == "none" else wanted, kernels=switched, positions=guiding.positions(positions),
+        cascade=_strengths(cascade),
+        recorded=guidance is None and kernels is None and positions is None and not cascade,
     )  # fmt: skip
     said = make_grid(request, out, quiet=quiet)
     if not quiet:
         for line in said:
             click.echo(line)
+
+
+def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Read the strengths of a cascade; None for no cascade."""
+    if not given or given == ("none",):
+        return None
+    try:
+        return tuple(map(float, given))
+    except ValueError:
+        raise click.UsageError(f"--cascade {' '.join(given)}: write a number such as 0.5, or none") from None
 
 
 def _typed(*names: str) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
-from rekernel.diffusion import load_pipeline
+from rekernel.diffusion import GuidedCascade, load_pipeline
 from rekernel.diffusion.denoiser.names import DENOISERS
 from rekernel.diffusion.pipelines.load import is_rescaled
 from rekernel.diffusion.pipelines.record import read_records
@@ -26,11 +26,11 @@ from rekernel.errors import RekernelError
 from rekernel.escape import shown
 
 from ..user_code import running
-from .request import Request, Size, Sizes, attachments, pair, size_of
+from .request import Request, Size, Sizes, above_of, pair, size_of
 
 
 def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str]) -> NDArray[np.uint8]:
-    """Return pictures as (N, H, W, C); a line for each attached part is added to `said`."""
+    """Return pictures as (N, H, W, C); a line for the cascade, or for each attached part, is added to `said`."""
     variant = only_variant(pipeline)
     rescaled = {name for name, component in pipeline.components.items() if is_rescaled(component, variant)}
     records = read_records(pipeline)
@@ -49,17 +49,22 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
         pair(record.new_size, times) if record else own,
         not rescaled.isdisjoint(DENOISERS),
     )
-    parts = attachments(request, record, sizes)
+    above = above_of(request, record, sizes)
     options = _options(request, kind, takes, denoiser)
-    if request.size or sizes.usual != own:
-        options |= _sized(size_of(request, sizes), kind, takes, denoiser, times)
-    for part in parts:
-        stack.enter_context(part.attach(pipe))
-        said.append(repr(part))
+    sample: Any = pipe
+    if above.cascade is not None:
+        sample = GuidedCascade(pipe, **above.cascade)
+        said.append(repr(sample))
+    else:
+        if request.size or sizes.usual != own:
+            options |= _sized(size_of(request, sizes), kind, takes, denoiser, times)
+        for part in above.parts:
+            stack.enter_context(part.attach(pipe))
+            said.append(repr(part))
     generator = torch.Generator().manual_seed(request.seed)
     shape = "" if request.size is None else f" on {request.size[1]}x{request.size[0]} pixels"
     with running(f"{kind}{shape}"):
-        output = pipe(**options, num_inference_steps=request.steps, generator=generator, output_type="np")
+        output = sample(**options, num_inference_steps=request.steps, generator=generator, output_type="np")
     images = getattr(output, "images", None)
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         raise RekernelError(f"{kind} does not make pictures; `rekernel sample` only draws pictures")

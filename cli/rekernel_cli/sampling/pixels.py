@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,7 @@ from rich.progress import Progress
 
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
+from rekernel.diffusion import GuidedCascade, octaves
 from rekernel.diffusion.pipelines.load import is_rescaled, load_component, scale_of
 from rekernel.diffusion.pipelines.record import Recorded, read_record
 from rekernel.errors import RekernelError
@@ -27,7 +29,7 @@ from rekernel.torch.editing.apply import PLAN
 
 from ..terminal import console
 from ..user_code import running
-from .request import Request, Sizes, attachments, pair, size_of
+from .request import Above, Request, Sizes, above_of, pair, size_of
 
 _BATCH = 16
 _NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input", "step")
@@ -35,10 +37,35 @@ _NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input"
 
 @dataclass(frozen=True)
 class PixelPipeline:
-    """The parts of a pipeline that guidance and kernels read. Without a VAE, the denoiser works on pixels."""
+    """A pixel-space network with its scheduler, called like a pipeline of diffusers.
+
+    unet, scheduler : the parts that guidance and kernels read; without a VAE, the denoiser works on pixels
+    advance : called after each step
+    """
 
     unet: Any
     scheduler: Any
+    advance: Callable[[], object]
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        height: int,
+        width: int,
+        num_inference_steps: int,
+        class_labels: torch.Tensor | None,
+        cfg: float,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor]:
+        """Sample (N, C, height, width) pixels from noise of that shape."""
+        scheduler = self.scheduler
+        scheduler.set_timesteps(num_inference_steps)
+        x = latents * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            seen = scheduler.scale_model_input(x, t)
+            x = scheduler.step(_predicted(self.unet, seen, t, class_labels, cfg), t, x).prev_sample
+            self.advance()
+        return (x,)
 
 
 def is_of_pixels(pipeline: Pipeline) -> bool:
@@ -50,7 +77,7 @@ def is_of_pixels(pipeline: Pipeline) -> bool:
 def from_noise(
     request: Request, pipeline: Pipeline, stack: ExitStack, said: list[str], *, quiet: bool
 ) -> NDArray[np.uint8]:
-    """Return pictures as (N, H, W, C); a line for each attached part is added to `said`."""
+    """Return pictures as (N, H, W, C); a line for the cascade, or for each attached part, is added to `said`."""
     if request.prompt is not None:
         raise RekernelError("--prompt: a pixel-space network does not take text; omit --prompt")
     unet, record, rescaled = _network(request, pipeline)
@@ -58,38 +85,47 @@ def from_noise(
     trained = pair(record.sample_size if record else unet.config.sample_size)
     sizes = Sizes(trained, pair(record.new_size) if record else trained, rescaled)
     height, width = size_of(request, sizes)
-    for part in attachments(request, record, sizes):
-        stack.enter_context(part.attach(PixelPipeline(unet, scheduler)))
+    err = console(stderr=True)
+    progress = Progress(console=err, disable=quiet or not err.is_terminal, transient=True)
+    pipe = PixelPipeline(unet, scheduler, lambda: progress.advance(task))
+    above = above_of(request, record, sizes)
+    sample: Any = pipe
+    if above.cascade is not None:
+        sample = GuidedCascade(pipe, **above.cascade)
+        said.append(repr(sample))
+        (height, width), *_ = sample.sizes
+    for part in above.parts if above.cascade is None else []:
+        stack.enter_context(part.attach(pipe))
         said.append(repr(part))
     labels = _labels(request, unet.config.num_class_embeds)
     if request.cfg not in (None, 1) and labels is None:
         raise RekernelError("--cfg: this model has no classes")
-    err = console(stderr=True)
     fitting = 2 ** (len(unet.config.block_out_channels) - 1)
     hint = f"; it takes multiples of {fitting}" if height % fitting or width % fitting else ""
-    with (
-        Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as progress,
-        torch.inference_mode(),
-        running(f"{type(unet).__name__} on {width}x{height} pixels", hint),
-    ):
-        noise = torch.randn(
-            request.count, unet.config.in_channels, height, width, generator=torch.Generator().manual_seed(request.seed)
-        )
+    generator = torch.Generator().manual_seed(request.seed)
+    with progress, torch.inference_mode(), running(f"{type(unet).__name__} on {width}x{height} pixels", hint):
+        noise = torch.randn(request.count, unet.config.in_channels, height, width, generator=generator)
         made = []
-        task = progress.add_task("sampling", total=request.steps * math.ceil(request.count / _BATCH))
+        task = progress.add_task("sampling", total=_steps(request, above) * math.ceil(request.count / _BATCH))
         for first in range(0, request.count, _BATCH):
             part = slice(first, first + _BATCH)
-            classes = None if labels is None else labels[part]
-            scheduler.set_timesteps(request.steps)
-            x = noise[part] * scheduler.init_noise_sigma
-            for t in scheduler.timesteps:
-                seen = scheduler.scale_model_input(x, t)
-                prediction = _predicted(unet, seen, t, classes, 1.0 if request.cfg is None else request.cfg)
-                x = scheduler.step(prediction, t, x).prev_sample
-                progress.advance(task)
+            sized = {} if above.cascade is not None else {"height": height, "width": width}
+            (x,) = sample(
+                latents=noise[part], num_inference_steps=request.steps, generator=generator, **sized,
+                class_labels=None if labels is None else labels[part], cfg=1.0 if request.cfg is None else request.cfg,
+            )  # fmt: skip
             made.append(x)
     pixels = ((torch.cat(made) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).numpy()
+
+
+def _steps(request: Request, above: Above) -> int:
+    """Return the number of steps of a batch, in all stages of a cascade."""
+    if above.cascade is None:
+        return request.steps
+    strength, stages = above.cascade["strength"], len(octaves(above.cascade["scale"]))
+    each = strength if isinstance(strength, tuple) else (strength,) * stages
+    return request.steps + sum(int(request.steps * share) for share in each)
 
 
 def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None, bool]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels, UpsampleGuidance
+from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels, UpsampleGuidance, octaves
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
@@ -25,9 +25,10 @@ class Request:
     classes : ranges of class numbers; None for the classes of the model
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
-    guidance, kernels, positions : arguments of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; None
-        to attach none
-    recorded : whether to attach what the folder records
+    guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
+    kernels, positions : arguments of `SupersampledKernels` and `RescaledPositions`; None to attach none
+    cascade : strengths of a `GuidedCascade`; None for no cascade
+    recorded : whether to sample with what the folder records
     """
 
     folder: Path
@@ -38,15 +39,17 @@ class Request:
     classes: tuple[range, ...] | None
     cfg: float | None
     prompt: str | None
-    guidance: dict[str, Any] | None
+    guidance: dict[str, Any] | Literal[False] | None
     kernels: dict[str, Any] | None
     positions: dict[str, Any] | None
+    cascade: tuple[float, ...] | None
     recorded: bool
 
     @property
     def typed(self) -> bool:
-        """Whether guidance, kernels or positions were typed."""
-        return any(part is not None for part in (self.guidance, self.kernels, self.positions))
+        """Whether guidance, kernels, positions or a cascade were typed."""
+        others = (self.kernels, self.positions, self.cascade)
+        return isinstance(self.guidance, dict) or any(part is not None for part in others)
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -79,8 +82,20 @@ def size_of(request: Request, sizes: Sizes) -> Size:
     return size
 
 
-def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list[Any]:
-    """Return kernels, positions, then guidance, as typed or else as recorded; they are not attached yet.
+@dataclass(frozen=True)
+class Above:
+    """How to sample above the trained size.
+
+    parts : kernels, positions, then guidance, not attached yet
+    cascade : arguments of `GuidedCascade`, with the same settings, or None
+    """
+
+    parts: list[Any]
+    cascade: dict[str, Any] | None = None
+
+
+def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
+    """Return how to sample above the trained size, as typed or else as recorded.
 
     Raises
     ------
@@ -89,10 +104,11 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
     """
     typed = request.typed
     if not typed and (record is None or not request.recorded):
-        return []
+        return Above([])
     if typed and sizes.rescaled:
         raise RekernelError(
-            "the folder's weights are rescaled already; --guidance, --kernels and --positions need the original folder"
+            "the folder's weights are rescaled already; --guidance, --kernels, --positions and --cascade need the "
+            "original folder"
         )
     scale = _scale(request, sizes)
     if max(scale) <= 1:
@@ -100,16 +116,37 @@ def attachments(request: Request, record: Recorded | None, sizes: Sizes) -> list
             raise RekernelError(
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
-        return []
-    if not typed:
+        return Above([])
+    strengths = request.cascade
+    if typed:
+        guided = request.guidance if isinstance(request.guidance, dict) else None
+        kinds: dict[Any, dict[str, Any] | None] = {
+            SupersampledKernels: request.kernels,
+            RescaledPositions: request.positions,
+            UpsampleGuidance: guided,
+        }
+        parts = [kind.from_options(scale, options) for kind, options in kinds.items() if options is not None]
+    else:
         assert record is not None
-        return list((record if request.size is None else replace(record, scale=scale)).parts())
-    kinds: dict[Any, dict[str, Any] | None] = {
-        SupersampledKernels: request.kernels,
-        RescaledPositions: request.positions,
-        UpsampleGuidance: request.guidance,
-    }
-    return [kind.from_options(scale, options) for kind, options in kinds.items() if options is not None]
+        made = record if request.size is None else replace(record, scale=scale, cascade=None)
+        parts = [*made.parts()]
+        if record.cascade is not None:
+            stages = len(octaves(scale))
+            strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
+    if strengths is None:
+        return Above(parts)
+    by_kind = {type(part): part for part in parts}
+    recommended = typed and request.guidance is None
+    return Above(
+        parts,
+        {
+            "scale": scale,
+            "strength": strengths[0] if len(strengths) == 1 else strengths,
+            "guidance": None if recommended else by_kind.get(UpsampleGuidance, False),
+            "kernels": by_kind.get(SupersampledKernels),
+            "positions": by_kind.get(RescaledPositions),
+        },
+    )
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

@@ -1,5 +1,6 @@
-"""Upsample guidance, rescaled kernels and rescaled positions for diffusion samplers."""
+"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers."""
 
+from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
 from .formulas.low_band import Split, block_split
 from .formulas.matching import low_band_power, match, matched_time
@@ -17,6 +18,7 @@ __all__ = [
     "DiscreteSchedule",
     "EDMSchedule",
     "FlowSchedule",
+    "GuidedCascade",
     "NoiseSchedule",
     "Recorded",
     "RescaledPositions",

@@ -28,6 +28,7 @@ def what_is_recorded(found: Recorded) -> str:
     parts = ["upsample guidance"] if found.guidance is not None else []
     parts += ["rescaled kernels, lent to the network while it samples"] if found.kernels is not None else []
     parts += ["rescaled positions"] if found.positions is not None else []
+    parts += ["a cascade"] if found.cascade is not None else []
     return " and ".join(parts) or "the size"
 
 
@@ -49,6 +50,10 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
         facts.append(("lent kernels", _options(found.kernels, KernelSettings.option_names())))
     if found.positions is not None:
         facts.append(("rescaled positions", _options(found.positions, PositionSettings.option_names())))
+    if found.cascade is not None:
+        said = ", then ".join(f"{strength:g}" for strength in found.cascade)
+        how = "called by `pipe.rekernel.cascade(...)`"
+        facts.append(("cascade", f"from the trained size upwards, each stage started again at strength {said}; {how}"))
     return facts
 
 

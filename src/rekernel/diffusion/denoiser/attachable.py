@@ -58,6 +58,11 @@ class Attachable(ABC):
         """Stay attached, but leave every call unchanged."""
         self.enabled = False
 
+    @property
+    def attached(self) -> bool:
+        """Whether this is attached to a denoiser now."""
+        return self._hook is not None
+
     def _is_enabled(self) -> bool:
         return self.enabled
 

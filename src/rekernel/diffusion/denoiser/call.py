@@ -25,7 +25,8 @@ from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, ListOfImages
 from .token_layout import ShapedTokens, token_layout
 
 _NAMES = ("sample", "timestep"), ("hidden_states", "timestep"), ("x", "t")  # of the image and of its time
-_FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
+FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
+"""Networks whose image is (B, frames, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _layout(module: Any, arguments: Mapping[str, Any], image: Any) -> ImageLayou
         return None
     if image.ndim == 3:
         return token_layout(image, arguments)
-    return FramesFirst() if type(module).__name__ in _FRAMES_FIRST else ChannelsFirst()
+    return FramesFirst() if type(module).__name__ in FRAMES_FIRST else ChannelsFirst()
 
 
 def _multiple(module: Any, layout: ImageLayout) -> int:

@@ -22,8 +22,9 @@ from torch import nn
 
 from ...errors import RekernelError
 
-GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"
-_ORDER = KERNELS, POSITIONS, GUIDANCE  # from the network outwards
+GUIDANCE, KERNELS = "rekernel.guidance", "rekernel.kernels"
+POSITIONS, PASSES = "rekernel.positions", "rekernel.passes"
+_INNERMOST_FIRST = (PASSES, KERNELS, POSITIONS, GUIDANCE)
 _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
@@ -85,7 +86,9 @@ def compiled_later(module: Any) -> RekernelError:
 
 
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
-    """Register a hook; the hook of guidance stays outermost, since the others act inside each of its passes.
+    """Register a hook inside those that come later in `_INNERMOST_FIRST`.
+
+    Kernels and positions are switched inside each pass of guidance, and every pass is counted inside all of them.
 
     Raises
     ------
@@ -98,16 +101,17 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     if attached is not None:
         raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
     inside = getattr(module, "_orig_mod", None)
-    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _ORDER]
+    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _INNERMOST_FIRST]
     place = module if getattr(module, "_compiled_call_impl", None) is None else None
     if any(h is not None and (h.place is inside or (h.place is module) != (place is module)) for h in earlier):
         raise compiled_later(inside or module)
-    above = hook_on(module, GUIDANCE) if name != GUIDANCE else None
-    if above is not None:
-        _unlink(module, GUIDANCE)
+    later = _INNERMOST_FIRST[_INNERMOST_FIRST.index(name) + 1 :]
+    above = [(n, found) for n in later if (found := hook_on(module, n)) is not None]
+    for other, _ in reversed(above):
+        _unlink(module, other)
     _register(module, name, hook)
-    if above is not None:
-        _register(module, GUIDANCE, above)
+    for other, found in above:
+        _register(module, other, found)
 
 
 def hook_on(module: nn.Module, name: str) -> ForwardHook | None:
@@ -155,7 +159,8 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
     registry._fn_refs.pop(index)
     if not registry.hooks and isinstance(registry, _OwnRegistry):
         del vars(module)[key]
-    if all(hook_on(module, n) is None for n in _ORDER) and _is_ours(vars(module).get("compile")):
+    left = any(hook_on(module, other) is not None for other in _INNERMOST_FIRST)
+    if not left and _is_ours(vars(module).get("compile")):
         del vars(module)["compile"]
     return hook
 
@@ -173,7 +178,7 @@ def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
 
 def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Replace `module.compile` while hooks are on the module: compile the network without its hooks."""
-    hooks = [(name, hook) for name in _ORDER if (hook := _unlink(module, name)) is not None]
+    hooks = [(name, hook) for name in _INNERMOST_FIRST if (hook := _unlink(module, name)) is not None]
     try:
         type(module).compile(module, *args, **kwargs)
     finally:
@@ -214,6 +219,14 @@ def refuse_caches(module: nn.Module) -> None:
 
 
 __all__ = [
-    "GUIDANCE", "KERNELS", "POSITIONS",
-    "ForwardHook", "compiled_later", "hook_on", "put_on", "refuse_caches", "take_off",
-]  # fmt: skip
+    "GUIDANCE",
+    "KERNELS",
+    "PASSES",
+    "POSITIONS",
+    "ForwardHook",
+    "compiled_later",
+    "hook_on",
+    "put_on",
+    "refuse_caches",
+    "take_off",
+]

@@ -20,7 +20,7 @@ from .hooks import compiled_later, refuse_caches
 from .names import SECOND
 from .scheduler_config import schedule_of
 
-_LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
+LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 _SIZE_OF_PIPELINE = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
 _LEARNED = ("learned", "learned_range")
@@ -90,7 +90,7 @@ class Target:
         """Default theta, eta and U: published for latents, measured for pixels, neutral for a denoiser alone."""
         if self.pipe is None:
             return 1.0, 1.0, "nearest"
-        return _LATENT if self.latent else PIXELS
+        return LATENT if self.latent else PIXELS
 
     @property
     def trained(self) -> tuple[int, ...] | None:

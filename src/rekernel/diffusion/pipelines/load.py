@@ -30,6 +30,7 @@ from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
 from .record import Recorded, listed, read_records
+from .recorded_cascade import RecordedCascade
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,11 +49,13 @@ class Attached:
     """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
 
     guidance, kernels, positions : None where the folder does not record them
+    cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
     positions: RescaledPositions | None = None
+    cascade: RecordedCascade | None = None
 
     def remove(self) -> None:
         """Remove guidance, kernels and positions."""
@@ -78,7 +81,8 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     -------
     a diffusers pipeline
         Its attribute `rekernel` holds the attached guidance, kernels and positions, and its repr shows them. Its
-        default size is the new size.
+        default size is the new size. Where the folder records a cascade, `pipe.rekernel.cascade(prompt)` samples in its
+        stages, and `pipe(prompt)` from noise at the new size.
 
     Raises
     ------
@@ -314,7 +318,10 @@ def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
     for part in attached:
         part.attach(pipe)
-    said = [repr(part) for part in attached]
+    for found in records.values():
+        if found.cascade is not None:
+            made.cascade = RecordedCascade(pipe, found, attached)
+    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

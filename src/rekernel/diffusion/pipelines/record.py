@@ -1,4 +1,4 @@
-"""Read and check the record in a pipeline folder: scale, kernels, positions, guidance, in the config of its denoiser.
+"""Read and check the record in a pipeline folder: scale, kernels, positions, guidance, cascade, in a denoiser's config.
 
 Scope: one entry of a `config.json`. Not here: writing the entry into a folder (see `write_record`), loading the
 pipeline (see `load`). Format: docs/recipe.md, "Guidance".
@@ -20,6 +20,7 @@ from ...escape import shown, shown_path
 from ...plan.plan import Plan
 from ...resampling.geometry import new_size
 from ...version import __version__
+from ..cascade.settings import recorded_strengths
 from ..denoiser.attachable import Attachable
 from ..denoiser.names import DENOISERS
 from ..formulas.sizes import checked_scale
@@ -41,8 +42,9 @@ class Recorded:
     sample_size : the trained size, from the original config
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
+    cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
     plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then guidance,
-        kernels and positions are None
+        kernels, positions and cascade are None
     positions : options of `RescaledPositions`, or None for trained positions
     """
 
@@ -51,6 +53,7 @@ class Recorded:
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
+    cascade: tuple[float, ...] | None = None
     positions: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +66,7 @@ class Recorded:
                     "scale='auto' cannot be recorded, since the new default size follows from the scale; give a number"
                 )
             object.__setattr__(self, "scale", scale)
-        elif any(part is not None for part in (self.guidance, self.kernels, self.positions)):
+        elif any(part is not None for part in (self.guidance, self.kernels, self.positions, self.cascade)):
             raise RekernelError(
                 "guidance, kernels and positions need the original weights, and these weights are rescaled themselves; "
                 "give either plan=, or guidance=, kernels= and positions="
@@ -74,6 +77,8 @@ class Recorded:
             KernelSettings.from_options(self.scale, self.kernels)
         if self.positions is not None:
             PositionSettings.from_options(self.scale, self.positions)
+        if self.cascade is not None:
+            object.__setattr__(self, "cascade", recorded_strengths(self.cascade, self.scale))
 
     def make_guidance(self) -> UpsampleGuidance | None:
         """The guidance, not attached."""
@@ -119,6 +124,8 @@ class Recorded:
         entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
         options = {"guidance": self.guidance, "kernels": self.kernels, "positions": self.positions}
         entry |= {name: dict(given) for name, given in options.items() if given is not None}
+        if self.cascade is not None:
+            entry["cascade"] = list(self.cascade)
         if self.plan is not None:
             entry["plan"] = json.loads(self.plan.to_json(kept=False, indent=None))
         return entry
@@ -142,7 +149,8 @@ class Recorded:
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
-            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, entry.get("positions"))
+            cascade, positions = entry.get("cascade"), entry.get("positions")
+            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, cascade, positions)
         except (KeyError, TypeError, ValueError) as error:
             raise RekernelError(f"{where}: its entry {KEY!r} cannot be read ({shown(str(error), 200)})") from None
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def record(
     guidance: Mapping[str, Any] | None = None,
     kernels: Mapping[str, Any] | None = None,
     positions: Mapping[str, Any] | None = None,
+    cascade: Sequence[float] | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> Recorded:
@@ -45,6 +46,8 @@ def record(
     scale : number, or one per grid axis
     guidance, kernels, positions : mapping, optional
         Options of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; at least one of them is needed.
+    cascade : sequence of float, optional
+        Strengths of a `GuidedCascade` with the same settings, for `pipe.rekernel.cascade(...)`.
     force : bool
         Replace files that exist.
     dry_run : bool
@@ -74,7 +77,9 @@ def record(
     root, aim = Path(source), Path(target)
     component, config = _denoiser(pipeline, root)
     path, size = component.folder / "config.json", config["sample_size"]
-    made = Recorded(scale, tuple(size) if isinstance(size, list) else int(size), guidance, kernels, None, positions)
+    strengths = None if cascade is None else tuple(cascade)
+    trained = tuple(size) if isinstance(size, list) else int(size)
+    made = Recorded(scale, trained, guidance, kernels, cascade=strengths, positions=positions)
     _check_original(component, config)
     _check_scale(made, pipeline, component)
     _try(made, pipeline, component, config)

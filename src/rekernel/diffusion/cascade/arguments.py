@@ -1,0 +1,126 @@
+"""Sort the arguments of a cascade's call: those of the pipeline, and those that differ from stage to stage.
+
+Scope: names of the arguments of diffusers pipelines. Not here: sampling (see `running`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import RekernelError
+
+_COUNTS = ("prompt", "prompt_embeds", "class_labels", "labels")
+_TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
+_OURS = ("height", "width")
+
+
+def check_starts_from_noise(pipe: Any) -> None:
+    """Raise for an img2img pipeline: it would start each stage from the same picture."""
+    takes = inspect.signature(pipe.__call__).parameters
+    if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
+        raise RekernelError(
+            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
+            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as image="
+        )
+
+
+class Arguments:
+    """The arguments of a pipeline by name, and the names that it takes.
+
+    given : the user's arguments
+    takes : the parameters of the pipeline's call
+    start : the picture to start from, or None
+    """
+
+    def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.name = type(pipe).__name__
+        signature = inspect.signature(pipe.__call__)
+        self.takes = signature.parameters
+        rest = dict(kwargs)
+        for name in _OURS:
+            if rest.pop(name, None) is not None:
+                raise RekernelError(f"{name}=: the sizes are those of the cascade; make one with other sizes=")
+        self.start = rest.pop("start", None)
+        if "image" not in self.takes:
+            image = rest.pop("image", None)
+            if image is not None and self.start is not None:
+                raise RekernelError("image= and start= both name the picture to start from; give one of them")
+            self.start = image if self.start is None else self.start
+        try:
+            bound = signature.bind_partial(*args, **rest).arguments
+        except TypeError as error:
+            raise RekernelError(f"{self.name}: {error}") from None
+        self.given: dict[str, Any] = {}
+        for name, value in bound.items():
+            spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
+            self.given |= value if spread else {name: value}
+        if any(self.given.get(name) is not None for name in _OURS):
+            raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
+
+    @property
+    def generator(self) -> Any:
+        """The generator, or list of generators, of the call."""
+        return self.given.get("generator")
+
+    @property
+    def latents(self) -> bool:
+        """Whether the pipeline can be given the latents to start with."""
+        return "latents" in self.takes
+
+    @property
+    def sized(self) -> bool:
+        """Whether the pipeline can be given a height and a width."""
+        return {"height", "width"} <= self.takes.keys()
+
+    def count(self) -> int:
+        """The number of pictures that the call makes."""
+        each = math.prod(n for name in _TIMES if isinstance(n := self.given.get(name), int))
+        for name in _COUNTS:
+            value = self.given.get(name)
+            if isinstance(value, list | tuple):
+                return len(value) * each
+            if isinstance(value, Tensor) and value.ndim:
+                return value.shape[0] * each
+            if value is not None:
+                return each
+        return int(self.given.get("batch_size") or 1) * each
+
+    def at(self, size: tuple[int, int], done: int, *, last: bool, first: bool, latent: bool) -> dict[str, Any]:
+        """The arguments of one stage.
+
+        Parameters
+        ----------
+        size : pixels
+        done : steps that earlier stages have made, for the user's callback
+        last : whether this stage makes the result, in the form that the user asked for
+        first : whether this stage starts from noise
+        latent : whether other stages can leave their result in latent space
+        """
+        made = dict(self.given)
+        made.pop("latents", None) if not first else None
+        if self.sized:
+            made |= {"height": size[0], "width": size[1]}
+        if "use_resolution_binning" in self.takes:
+            made.setdefault("use_resolution_binning", False)  # it would move the size to a trained one
+        if "strength" in self.takes and not first:
+            made["strength"] = 1.0  # all steps that are left: a cascade cuts the schedule itself
+        if not last:
+            made.pop("return_dict", None)
+            if latent and "output_type" in self.takes:
+                made["output_type"] = "latent"
+        callback = made.get("callback_on_step_end")
+        if callback is not None and not hasattr(callback, "tensor_inputs"):  # diffusers' own know the steps of a stage
+            made["callback_on_step_end"] = _counting(callback, done)
+        return made
+
+
+def _counting(callback: Any, done: int) -> Any:
+    def counting(pipe: Any, step: int, timestep: Any, tensors: Any) -> Any:
+        return callback(pipe, done + step, timestep, tensors)
+
+    return counting

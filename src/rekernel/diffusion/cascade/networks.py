@@ -1,0 +1,57 @@
+"""Find the networks of a pipeline that a cascade guides and counts: one, or the two of Wan 2.2.
+
+Scope: which attributes hold them, and attaching to each. Not here: reading a network (see `denoiser/target`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+
+from ..denoiser.attachable import Attachable
+from ..denoiser.names import DENOISERS, SECOND
+from ..denoiser.target import LATENT, Target
+from .passes import Passes
+
+
+class Networks:
+    """The denoisers of a pipeline; a second one takes over at the cleaner times.
+
+    Parameters
+    ----------
+    pipe : a pipeline
+
+    Attributes
+    ----------
+    main : Target of the first one
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        names = [name for name in (*DENOISERS, *SECOND) if isinstance(getattr(pipe, name, None), nn.Module)]
+        self._both = [getattr(pipe, name) for name in names] if any(name in SECOND for name in names) else []
+        self.main = Target(self._both[0], pipe.scheduler) if self._both else Target(pipe)
+
+    @property
+    def eta(self) -> float:
+        """The default share of the schedule in which guidance acts."""
+        return LATENT[1] if self._both else self.main.defaults[1]
+
+    def attach(self, stack: ExitStack, make: Callable[[], Sequence[Attachable]]) -> None:
+        """Attach what `make()` returns to each network, for as long as `stack` is open."""
+        for network in self._both:
+            for part in make():
+                stack.enter_context(part.attach(network, scheduler=self.pipe.scheduler))
+        for part in () if self._both else make():
+            stack.enter_context(part.attach(self.pipe))
+
+    def count(self, stack: ExitStack, passes: Passes) -> None:
+        """Count the passes of each network, for as long as `stack` is open."""
+        for network in self._both or [self.main.denoiser]:
+            stack.enter_context(passes.counted(network))
+
+
+__all__ = ["Networks"]

@@ -1,0 +1,232 @@
+"""Run the stages of a cascade on one pipeline.
+
+Scope: the calls of the pipeline. Not here: the scheduler (see `late_scheduler`), sizes (see `sizes`), settings (see
+`settings`).
+
+Each stage after the first calls the pipeline twice. The first call ends where the pipeline sets its timesteps: they can
+depend on the size (dynamic shifting), and the noise depends on them. The second call samples, from the noised image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from ...errors import RekernelError
+from ..denoiser.call import FRAMES_FIRST, read_call
+from ..formulas.schedules import FlowSchedule
+from ..guidance.settings import GuidanceSettings
+from ..guidance.upsample import UpsampleGuidance
+from ..kernels.supersampled import SupersampledKernels
+from ..positions.rescaled import RescaledPositions
+from .arguments import Arguments
+from .borrowing import at_sample_size, exchanged, random_state, told_once
+from .enlarging import Enlarger, as_picture
+from .late_scheduler import LateScheduler, Prepared, repeated
+from .networks import Networks
+from .passes import Passes
+from .sample_form import SampleForm
+from .settings import CascadeSettings, at_scale, guidance_at
+from .sizes import Size, text_of
+
+
+class Run:
+    """One call of a cascade.
+
+    Parameters
+    ----------
+    pipe : the pipeline
+    networks : Networks of the pipeline
+    sizes : pixels of each stage
+    cell : pixels of the picture for one pixel of the latents
+    settings : CascadeSettings
+    """
+
+    def __init__(
+        self, pipe: Any, networks: Networks, sizes: Sequence[Size], cell: int, settings: CascadeSettings
+    ) -> None:
+        self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
+        self.target = networks.main
+        self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        first = type(self.target.network).__name__ in FRAMES_FIRST
+        self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
+        self.passes = Passes()
+        self._name = type(pipe).__name__
+
+    @torch.no_grad()
+    def result(self, arguments: Arguments) -> Any:
+        """Run all stages and return what the pipeline returns at the last one."""
+        whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
+        with exchanged(self.pipe, whole), ExitStack() as stack:
+            self.networks.count(stack, self.passes)
+            if arguments.start is None:
+                scheduler, output = self._first(arguments)
+                sample, done = self._finished(output, scheduler), scheduler.steps
+                form = SampleForm.of(self.pipe, self.cell, sample, self.sizes[0])
+                grid = form.grid(sample, self.sizes[0])
+            else:
+                done, form, grid = 0, SampleForm.of(self.pipe, self.cell), self._given(arguments)
+            for index in range(1, len(self.sizes)):
+                sampled = index > 1 or arguments.start is None
+                if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    return self._as_it_is(arguments, index - 1, form.latents(grid))
+                scheduler, output = self._again(arguments, index, grid, done, form)
+                if index < len(self.sizes) - 1:
+                    grid = form.grid(self._finished(output, scheduler), self.sizes[index])
+                    done += scheduler.steps
+        return output
+
+    def _first(self, arguments: Arguments) -> tuple[LateScheduler, Any]:
+        """Sample at the first size, from noise, without guidance."""
+        made = arguments.at(self.sizes[0], 0, last=False, first=True, latent=self.vae is not None)
+        scheduler = LateScheduler(self.pipe.scheduler, None, self._name)
+        with self._stage(scheduler, 0, arguments):
+            return scheduler, self.pipe(**made)
+
+    def _grid(self, size: Size) -> tuple[int, int]:
+        return size[0] // self.cell, size[1] // self.cell
+
+    def _given(self, arguments: Arguments) -> Tensor:
+        """The given picture at the size of the first stage that runs, once for each picture that the call makes."""
+        if "num_frames" in arguments.takes:
+            raise RekernelError(
+                f"{self._name} makes videos, which a cascade does not start from a picture; omit image="
+            )
+        picture, count = as_picture(arguments.start), arguments.count()
+        if count % len(picture):
+            raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
+        weight = next(self.target.denoiser.parameters(), torch.empty(0))
+        device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
+        made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
+        return repeated(made, count)
+
+    @contextmanager
+    def _stage(self, scheduler: LateScheduler, index: int, arguments: Arguments) -> Iterator[None]:
+        """The pipeline with the stand-in of its scheduler, at the size of the stage, with a fitting progress bar."""
+        size = self.sizes[index]
+        parts: dict[str, Any] = {"scheduler": scheduler.stand_in()}
+        if hasattr(self.pipe, "progress_bar"):
+            config = getattr(self.pipe, "_progress_bar_config", {})
+            said = f"stage {index + 1} of {len(self.sizes)}, {text_of(size)}"
+            parts["_progress_bar_config"] = {"desc": said, **config}
+            parts["progress_bar"] = self._progress(scheduler)
+        with (
+            exchanged(self.pipe, parts),
+            at_sample_size(self.target.network, None if arguments.sized else self._grid(size)),
+        ):
+            yield
+
+    def _progress(self, scheduler: LateScheduler) -> Any:
+        """The pipeline's progress bar, for the steps that are left."""
+        bar = self.pipe.progress_bar
+
+        def progress_bar(iterable: Any = None, total: Any = None) -> Any:
+            order = getattr(scheduler.inner, "order", 1)
+            return bar(iterable, total if total is None else min(total, -(-len(scheduler.timesteps) // order)))
+
+        return progress_bar
+
+    def _again(
+        self, arguments: Arguments, index: int, grid: Tensor, done: int, form: SampleForm
+    ) -> tuple[LateScheduler, Any]:
+        """Enlarge an image to the size of a stage, add noise and denoise it there."""
+        size, last = self.sizes[index], index == len(self.sizes) - 1
+        made = arguments.at(size, done, last=last, first=False, latent=self.vae is not None)
+        if grid.shape[-2:] != self._grid(size):
+            grid = self.enlarger.enlarged(grid, size)
+        noise = randn_tensor(grid.shape, generator=arguments.generator, device=grid.device, dtype=grid.dtype)
+        scheduler = LateScheduler(self.pipe.scheduler, self.settings.strengths[index - 1], self._name)
+        with self._stage(scheduler, index, arguments), ExitStack() as stack:
+            self._rehearse(scheduler, made | self._handed(arguments, form.latents(grid)), arguments)
+            started = scheduler.noised(grid, noise)
+            scheduler.started, scheduler.noise = form.sample(started), form.sample(noise)
+            scheduler.substitutes = not arguments.latents
+            self.networks.attach(stack, lambda: self._attachments(index, scheduler))
+            if scheduler.substitutes:
+                stack.enter_context(self._substituted(scheduler))
+            return scheduler, self.pipe(**made | self._handed(arguments, form.latents(started)))
+
+    def _as_it_is(self, arguments: Arguments, index: int, image: Tensor) -> Any:
+        """What the pipeline returns for the image of an interrupted stage, at the size of that stage."""
+        made = arguments.at(self.sizes[index], 0, last=True, first=False, latent=True)
+        scheduler = LateScheduler(self.pipe.scheduler, 0.0, self._name)
+        with self._stage(scheduler, index, arguments):
+            return self.pipe(**made | {"latents": image})
+
+    def _handed(self, arguments: Arguments, image: Tensor) -> dict[str, Tensor]:
+        return {"latents": image} if arguments.latents else {}
+
+    def _rehearse(self, scheduler: LateScheduler, made: dict[str, Any], arguments: Arguments) -> None:
+        """Call the pipeline up to the point where its timesteps are set."""
+        scheduler.rehearses = True
+        try:
+            with random_state(arguments.generator):
+                self.pipe(**made)
+        except Prepared:
+            scheduler.rehearses = False
+        else:
+            raise RekernelError(
+                f"{self._name}: it never calls set_timesteps() of its scheduler, so it cannot start late"
+            )
+
+    def _attachments(self, index: int, scheduler: LateScheduler) -> list[Any]:
+        """Kernels, positions and guidance of a stage, not attached."""
+        scale = tuple(n / m for n, m in zip(self.sizes[index], self.sizes[0], strict=True))
+        found: list[Any] = []
+        if self.settings.kernels is not None:
+            found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
+        if self.settings.positions is not None:
+            found.append(at_scale(RescaledPositions, self.settings.positions, scale))
+        if (guidance := self.settings.guidance) is not None:
+            share = self._position(scheduler, guidance)
+            found.append(guidance_at(UpsampleGuidance, guidance, scale, share, self.networks.eta))
+        return found
+
+    def _position(self, scheduler: LateScheduler, guidance: GuidanceSettings) -> float:
+        """Where in the schedule the stage starts: 1 is pure noise."""
+        schedule, _ = self.target.schedule(guidance.schedule, guidance.prediction)
+        if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
+            found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
+        else:
+            found = float(schedule.fraction(scheduler.first_time))
+        return min(1.0, max(0.0, found))
+
+    @contextmanager
+    def _substituted(self, scheduler: LateScheduler) -> Iterator[None]:
+        """Show the network the start instead of the noise that the pipeline drew, until the first step is made."""
+        network: nn.Module = self.target.denoiser
+
+        def shown(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if scheduler.steps or scheduler.started is None:
+                return None
+            call = read_call(module, args, kwargs, self.target.noisy)
+            image = repeated(scheduler.started, len(call.x))
+            if hasattr(scheduler.inner, "scale_model_input"):
+                image = scheduler.inner.scale_model_input(image, scheduler.timesteps[0])
+            changed = call.at(image, call.t).arguments
+            values = list(changed.values())
+            return tuple(values[: call.positional]), dict(list(changed.items())[call.positional :])
+
+        handle = network.register_forward_pre_hook(shown, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _finished(self, output: Any, scheduler: LateScheduler) -> Tensor:
+        """The sample of a stage: what the pipeline returned in latent space, or else what its last step made."""
+        stepped: Any = scheduler.result
+        if not isinstance(stepped, Tensor):
+            raise RekernelError(f"{self._name}: it made no step of its scheduler, so there is no sample to enlarge")
+        first = output[0]
+        if isinstance(first, Tensor) and self.vae is not None and first.shape == stepped.shape:
+            return first
+        return stepped[: len(first)]
+
+
+__all__ = ["Run"]
