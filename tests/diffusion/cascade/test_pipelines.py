@@ -245,6 +245,37 @@ def test_inpainting_keeps_what_is_known_at_the_full_size(inpainting, channels):
         assert torch.allclose(noises[0], noises[2], atol=1e-3) and noises[0].std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("flux", "FluxInpaintPipeline"), ("qwen", "QwenImageInpaintPipeline")])
+def test_inpainting_by_a_transformer(name, kind):
+    """Its pipelines mix given latents with the picture, so the network's first call and step get the start instead."""
+    family = FAMILIES[name]
+    pipe = quiet(getattr(diffusers, kind)(**family.pipe().components))
+    picture, mask = torch.rand(1, 3, 32, 32, generator=seeded(4)), torch.zeros(1, 1, 32, 32)
+    mask[..., 16:] = 1
+    seen, latents, before = [], [], state(pipe)
+    handle = pipe.transformer.register_forward_hook(
+        lambda _m, _a, kwargs, _o: seen.append((kwargs["hidden_states"], float(kwargs["timestep"][0]))),
+        with_kwargs=True,
+    )
+
+    def look(_pipe, _step, _time, tensors):
+        latents.append(tensors["latents"])
+        return {}
+
+    found = GuidedCascade(pipe, list(family.sizes), guidance=False, enlarge="latent")(
+        **family.call(image=picture, mask_image=mask, strength=1.0, num_inference_steps=6, generator=seeded()),
+        callback_on_step_end=look,
+    )[0]
+    handle.remove()
+    assert found.shape == (1, 3, 32, 32) and state(pipe) == before
+    assert [tokens.shape[1] for tokens, _ in seen] == [16] * 6 + [64] * 3
+    first, sigma = seen[6]
+    small = diffusers.FluxPipeline._unpack_latents(latents[5], 8, 8, 1)
+    large = torch.nn.functional.interpolate(small, size=(16, 16), mode="bicubic", antialias=True)
+    noise = (first - (1 - sigma) * diffusers.FluxPipeline._pack_latents(large, *large.shape)) / sigma
+    assert noise.mean().abs() < 0.1 and noise.std() == pytest.approx(1, abs=0.08)
+
+
 def test_a_given_picture_takes_the_place_of_the_first_stage(nets, sd):
     picture = pil.fromarray(np.full((16, 16, 3), (200, 30, 90), np.uint8))
     cascade = GuidedCascade(sd, [16, 32], strength=0.25)
@@ -342,8 +373,10 @@ def test_guidance_of_the_user_s_stays_attached(nets, sd):
     with UpsampleGuidance(eta=1.0).attach(sd) as guidance:
         with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) it first"):
             GuidedCascade(sd, [16, 32], guidance=guidance)
-        with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) that one first"):
+        said = r"attached already; remove\(\) that one first"
+        with nets.passes(sd.unet) as sizes, pytest.raises(rk.RekernelError, match=said):
             GuidedCascade(sd, [16, 32])("a cat", num_inference_steps=4)
+        assert not sizes  # said before the first stage
         with nets.passes(sd.unet) as sizes:
             GuidedCascade(sd, [16, 32], guidance=False)("a cat", num_inference_steps=4)
         assert sizes.count((16, 16)) == 2 and sizes.count((8, 8)) == 4 + 2

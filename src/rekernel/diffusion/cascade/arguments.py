@@ -41,6 +41,7 @@ class Arguments:
         self.name = type(pipe).__name__
         signature = inspect.signature(pipe.__call__)
         self.takes = signature.parameters
+        self._transformer = getattr(pipe, "transformer", None) is not None
         rest = dict(kwargs)
         for name in _OURS:
             if rest.pop(name, None) is not None:
@@ -69,8 +70,11 @@ class Arguments:
 
     @property
     def latents(self) -> bool:
-        """Whether the pipeline can be given the latents to start with."""
-        return "latents" in self.takes
+        """Whether the pipeline can be given the latents to start with.
+
+        Inpainting pipelines of transformers take them, and then mix them with the known picture or fail.
+        """
+        return "latents" in self.takes and not (self._transformer and "mask_image" in self.takes)
 
     @property
     def sized(self) -> bool:

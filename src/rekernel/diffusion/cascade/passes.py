@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..denoiser.hooks import PASSES, ForwardHook, put_on, take_off
 
-_IMAGES = ("sample", "hidden_states", "x")
+IMAGES = ("sample", "hidden_states", "x")
+"""Names of the argument that holds the image, in the networks of diffusers."""
 
 
 class Passes:
@@ -39,7 +40,7 @@ class Passes:
             take_off(network, PASSES)
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        image = next((kwargs[name] for name in _IMAGES if name in kwargs), args[0] if args else None)
+        image = next((kwargs[name] for name in IMAGES if name in kwargs), args[0] if args else None)
         if isinstance(image, list | tuple) and image:  # Z-Image: a list of images
             image = image[0][None]
         if isinstance(image, Tensor):

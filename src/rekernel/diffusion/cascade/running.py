@@ -18,9 +18,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from ..denoiser.call import FRAMES_FIRST, read_call
+from ..denoiser.call import FRAMES_FIRST
 from ..formulas.schedules import FlowSchedule
-from ..guidance.settings import GuidanceSettings
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
@@ -29,7 +28,7 @@ from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
 from .late_scheduler import LateScheduler, Prepared, repeated
 from .networks import Networks
-from .passes import Passes
+from .passes import IMAGES, Passes
 from .sample_form import SampleForm
 from .settings import CascadeSettings, at_scale, guidance_at
 from .sizes import Size, text_of
@@ -61,6 +60,8 @@ class Run:
     @torch.no_grad()
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
+        with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
+            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
         with exchanged(self.pipe, whole), ExitStack() as stack:
             self.networks.count(stack, self.passes)
@@ -100,7 +101,7 @@ class Run:
         picture, count = as_picture(arguments.start), arguments.count()
         if count % len(picture):
             raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
-        weight = next(self.target.denoiser.parameters(), torch.empty(0))
+        weight = next((w for w in self.target.denoiser.parameters() if w.is_floating_point()), torch.empty(0))
         device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
         made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
         return repeated(made, count)
@@ -146,7 +147,8 @@ class Run:
             started = scheduler.noised(grid, noise)
             scheduler.started, scheduler.noise = form.sample(started), form.sample(noise)
             scheduler.substitutes = not arguments.latents
-            self.networks.attach(stack, lambda: self._attachments(index, scheduler))
+            position = self._position(scheduler)
+            self.networks.attach(stack, lambda: self._attachments(index, position))
             if scheduler.substitutes:
                 stack.enter_context(self._substituted(scheduler))
             return scheduler, self.pipe(**made | self._handed(arguments, form.latents(started)))
@@ -174,21 +176,23 @@ class Run:
                 f"{self._name}: it never calls set_timesteps() of its scheduler, so it cannot start late"
             )
 
-    def _attachments(self, index: int, scheduler: LateScheduler) -> list[Any]:
-        """Kernels, positions and guidance of a stage, not attached."""
+    def _attachments(self, index: int, position: float) -> list[Any]:
+        """Kernels, positions and guidance of a stage that starts at `position` in the schedule, not attached."""
         scale = tuple(n / m for n, m in zip(self.sizes[index], self.sizes[0], strict=True))
         found: list[Any] = []
         if self.settings.kernels is not None:
             found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
         if self.settings.positions is not None:
             found.append(at_scale(RescaledPositions, self.settings.positions, scale))
-        if (guidance := self.settings.guidance) is not None:
-            share = self._position(scheduler, guidance)
-            found.append(guidance_at(UpsampleGuidance, guidance, scale, share, self.networks.eta))
+        if self.settings.guidance is not None:
+            found.append(guidance_at(UpsampleGuidance, self.settings.guidance, scale, position, self.networks.eta))
         return found
 
-    def _position(self, scheduler: LateScheduler, guidance: GuidanceSettings) -> float:
+    def _position(self, scheduler: LateScheduler) -> float:
         """Where in the schedule the stage starts: 1 is pure noise."""
+        guidance = self.settings.guidance
+        if guidance is None:
+            return 1.0
         schedule, _ = self.target.schedule(guidance.schedule, guidance.prediction)
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
             found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
@@ -200,17 +204,24 @@ class Run:
     def _substituted(self, scheduler: LateScheduler) -> Iterator[None]:
         """Show the network the start instead of the noise that the pipeline drew, until the first step is made."""
         network: nn.Module = self.target.denoiser
+        if getattr(self.pipe, "controlnet", None) is not None:
+            raise RekernelError(
+                f"{self._name}: its ControlNet cannot be shown the noisy image that a stage starts from"
+            )
 
         def shown(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if scheduler.steps or scheduler.started is None:
+            start = scheduler.started
+            if scheduler.steps or start is None:
                 return None
-            call = read_call(module, args, kwargs, self.target.noisy)
-            image = repeated(scheduler.started, len(call.x))
+            name = next((name for name in IMAGES if name in kwargs), None)
+            image = args[0] if name is None else kwargs[name]
+            start = repeated(start, len(image))
             if hasattr(scheduler.inner, "scale_model_input"):
-                image = scheduler.inner.scale_model_input(image, scheduler.timesteps[0])
-            changed = call.at(image, call.t).arguments
-            values = list(changed.values())
-            return tuple(values[: call.positional]), dict(list(changed.items())[call.positional :])
+                start = scheduler.inner.scale_model_input(start, scheduler.timesteps[0])
+            axis = -1 if start.ndim == 3 else 1
+            known = image.narrow(axis, start.shape[axis], image.shape[axis] - start.shape[axis])  # a mask, for example
+            made = torch.cat([start.to(image), known], dim=axis)
+            return ((made, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: made})
 
         handle = network.register_forward_pre_hook(shown, with_kwargs=True)
         try:
