@@ -78,8 +78,8 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_ABOVE,
     multiple=True,
     metavar="STRENGTH|none",
-    help="Sample at the trained size first, then enlarge, add noise and sample again: 0.5 runs half of the steps.\n"
-    "Once for all stages, or once for each doubling. Default: as recorded, else none.",
+    help="Trained size first, then larger: 0.5 makes half of the steps again; also one per doubling.\n"
+    "Default: as recorded, else none.",
 )
 @option(
     "--layers",
@@ -121,18 +121,15 @@ def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, cascade: tuple[str, ...],
-    layers: str, until: float, positions: str | None,
-    out: Path, force: bool, quiet: bool,
+    layers: str, until: float, positions: str | None, out: Path, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
-    SOURCE is a folder, or on the Hub: hf://org/name[@revision]. At the trained size, the model runs unchanged. Above
-    the trained size, rekernel can add upsample guidance, and rescaled kernels or positions. The same seed gives the
-    same initial noise with and without them.
+    SOURCE is a folder, or on the Hub: hf://org/name[@revision]. Above the trained size, rekernel can add guidance, and
+    rescaled kernels or positions. The same seed gives the same initial noise with and without them.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
-        rekernel sample examples/glyph_diffusion --size 64 --cascade 0.5 --cascade 0.4
     """
     try:
         import diffusers  # noqa: F401
@@ -155,7 +152,7 @@ def sample(
         wanted = guiding.options(settings)
         if named := sorted(wanted.keys() & {"until", "kernels", "positions", "temperature", "cascade"}):
             flag = "--positions METHOD,temperature=X" if named[0] == "temperature" else f"--{named[0]}"
-            raise click.UsageError(f"--guidance {named[0]}=: use {flag} instead")
+            raise click.UsageError(f"--guidance: use {flag} instead of {named[0]}=")
     switched = (
         None if kernels in (None, "none") else {"method": values.method(kernels), "layers": layers, "until": until}
     )

@@ -5,7 +5,8 @@ Scope: `rekernel.diffusion` and numbers. Not here: loading a pipeline (see `samp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels,
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
+_KINDS: dict[str, Any] = {"kernels": SupersampledKernels, "positions": RescaledPositions, "guidance": UpsampleGuidance}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Request:
     guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
     kernels, positions : arguments of `SupersampledKernels` and `RescaledPositions`; None to attach none
     cascade : strengths of a `GuidedCascade`; None for no cascade
-    recorded : whether to sample with the guidance, kernels, positions and cascade that the folder records
+    recorded : whether to sample with what the folder records
     """
 
     folder: Path
@@ -46,10 +48,16 @@ class Request:
     recorded: bool
 
     @property
+    def options(self) -> dict[Any, Mapping[str, Any]]:
+        """The options that were typed, by class, in the order in which the objects are attached."""
+        guidance = None if self.guidance is False else self.guidance
+        given = {"kernels": self.kernels, "positions": self.positions, "guidance": guidance}
+        return {_KINDS[name]: options for name, options in given.items() if options is not None}
+
+    @property
     def typed(self) -> bool:
         """Whether guidance, kernels, positions or a cascade were typed."""
-        given = isinstance(self.guidance, dict)
-        return given or any(part is not None for part in (self.kernels, self.positions, self.cascade))
+        return bool(self.options) or self.cascade is not None
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -87,7 +95,7 @@ class Above:
     """How to sample above the trained size.
 
     parts : kernels, positions, then guidance, not attached yet
-    cascade : arguments of `GuidedCascade`, with these kernels and this guidance, or None
+    cascade : arguments of `GuidedCascade`, with these parts, or None
     """
 
     parts: list[Any]
@@ -117,34 +125,23 @@ def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
                 "the size is not above the trained size, so guidance has no effect; pass a larger --size"
             )
         return Above([])
-    strengths, parts = request.cascade, _parts(request, record, scale)
-    if not typed and record is not None and record.cascade is not None:
-        stages = len(octaves(scale))
-        strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
-    if strengths is None:
-        return Above(list(parts.values()))
-    recommended = typed and request.guidance is None
-    guided: Any = None if recommended else parts.get("guidance", False)
-    strength = strengths[0] if len(strengths) == 1 else strengths
-    changed = {name: parts.get(name) for name in ("kernels", "positions")}
-    return Above([], {"scale": scale, "strength": strength, "guidance": guided, **changed})
-
-
-def _parts(request: Request, record: Recorded | None, scale: tuple[float, float]) -> dict[str, Any]:
-    """The kernels, positions and guidance that were typed, or else those of the record, not attached."""
-    if not request.typed:
+    strengths, options = request.cascade, request.options
+    if not typed:
         assert record is not None
-        made = record if request.size is None else replace(record, scale=scale, cascade=None)
-        parts = {"kernels": made.make_kernels(), "positions": made.make_positions(), "guidance": made.make_guidance()}
-        return {name: part for name, part in parts.items() if part is not None}
-    kinds: dict[str, tuple[Any, Any]] = {
-        "kernels": (SupersampledKernels, request.kernels),
-        "positions": (RescaledPositions, request.positions),
-        "guidance": (UpsampleGuidance, request.guidance),
+        recorded = {"kernels": record.kernels, "positions": record.positions, "guidance": record.guidance}
+        options = {_KINDS[name]: given for name, given in recorded.items() if given is not None}
+        if record.cascade is not None:
+            stages = len(octaves(scale))
+            strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
+    parts = [kind.from_options(scale, given) for kind, given in options.items()]
+    if strengths is None:
+        return Above(parts)
+    made: dict[str, Any] = {
+        name: next((p for p in parts if isinstance(p, kind)), None) for name, kind in _KINDS.items()
     }
-    return {
-        name: kind.from_options(scale, options) for name, (kind, options) in kinds.items() if isinstance(options, dict)
-    }
+    if made["guidance"] is None and (request.guidance is False or not typed):
+        made["guidance"] = False
+    return Above(parts, {"scale": scale, "strength": strengths[0] if len(strengths) == 1 else strengths, **made})
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:

@@ -27,8 +27,8 @@ def what_is_recorded(found: Recorded) -> str:
     """
     parts = ["upsample guidance"] if found.guidance is not None else []
     parts += ["rescaled kernels, lent to the network while it samples"] if found.kernels is not None else []
-    parts += ["a cascade"] if found.cascade is not None else []
     parts += ["rescaled positions"] if found.positions is not None else []
+    parts += ["a cascade"] if found.cascade is not None else []
     return " and ".join(parts) or "the size"
 
 
@@ -48,12 +48,12 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
         facts.append(("upsample guidance", _options(found.guidance, GuidanceSettings.option_names())))
     if found.kernels is not None:
         facts.append(("lent kernels", _options(found.kernels, KernelSettings.option_names())))
+    if found.positions is not None:
+        facts.append(("rescaled positions", _options(found.positions, PositionSettings.option_names())))
     if found.cascade is not None:
         said = ", then ".join(f"{strength:g}" for strength in found.cascade)
         how = "called by `pipe.rekernel.cascade(...)`"
         facts.append(("cascade", f"from the trained size upwards, each stage started again at strength {said}; {how}"))
-    if found.positions is not None:
-        facts.append(("rescaled positions", _options(found.positions, PositionSettings.option_names())))
     return facts
 
 

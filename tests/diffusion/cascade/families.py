@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -220,15 +220,12 @@ class Family:
     sizes : of a cascade, the trained size first
     options : the text
     pixels : shape of the result in pixels at the last size, without its batch
-    guided : whether guidance knows the network
     """
 
     make: Callable[[], Any]
     options: dict[str, Any]
     sizes: tuple[int, int] = (16, 32)
     shape: tuple[int, ...] = (3, 32, 32)
-    guidance: dict[str, Any] = field(default_factory=dict)
-    guided: bool = True
 
     def pipe(self) -> Any:
         pipe = self.make()
@@ -248,13 +245,12 @@ FAMILIES = {
             "prompt_embeds": noise(1, 5, 8), "prompt_embeds_mask": torch.ones(1, 5, dtype=torch.long),
             "true_cfg_scale": 1.0,
         },
-        guided=False,
     ),
     "pixart": Family(_pixart, {**_text(*BOTH), **MASKS, **EMPTY}),
     "sana": Family(_sana, {**_text(*BOTH), **MASKS, **EMPTY}, (32, 64), (3, 64, 64)),
-    "flux2": Family(_flux2, _text("prompt_embeds"), guided=False),
+    "flux2": Family(_flux2, _text("prompt_embeds")),
     "z-image": Family(
-        _z_image, {"prompt_embeds": [noise(5, 8)], "negative_prompt_embeds": [noise(4, 8, seed=1)]}, guided=False
+        _z_image, {"prompt_embeds": [noise(5, 8)], "negative_prompt_embeds": [noise(4, 8, seed=1)]},
     ),
     "lumina2": Family(
         _lumina,
@@ -262,7 +258,7 @@ FAMILIES = {
             **_text(*BOTH), "prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
             "negative_prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
         },
-        (64, 128), (3, 128, 128), guided=False,
+        (64, 128), (3, 128, 128),
     ),
     "ltx": Family(
         _ltx,
@@ -270,8 +266,8 @@ FAMILIES = {
             **_text(*BOTH), "prompt_attention_mask": torch.ones(1, 5), "num_frames": 9,
             "negative_prompt_attention_mask": torch.ones(1, 5),
         },
-        (32, 64), (9, 3, 64, 64), guided=False,
+        (32, 64), (9, 3, 64, 64),
     ),
-    "cogvideox": Family(_cogvideox, {**_text(*BOTH), "num_frames": 9}, (32, 64), (9, 3, 64, 64), guided=False),
+    "cogvideox": Family(_cogvideox, {**_text(*BOTH), "num_frames": 9}, (32, 64), (9, 3, 64, 64)),
     "wan": Family(_wan, {**_text(*BOTH), **EMPTY, "num_frames": 9}, (64, 128), (9, 3, 128, 128)),
 }  # fmt: skip

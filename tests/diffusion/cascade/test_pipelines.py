@@ -12,7 +12,7 @@ np = pytest.importorskip("numpy")
 pil = pytest.importorskip("PIL.Image")
 
 import rekernel as rk  # noqa: E402
-from rekernel.diffusion import GuidedCascade, SupersampledKernels, UpsampleGuidance  # noqa: E402
+from rekernel.diffusion import GuidedCascade, RescaledPositions, SupersampledKernels, UpsampleGuidance  # noqa: E402
 
 from ..conftest import SD, quiet  # noqa: E402
 from .conftest import state  # noqa: E402
@@ -33,8 +33,7 @@ def test_every_family_from_noise_to_the_last_size(name, enlarge):
     family = FAMILIES[name]
     pipe = family.pipe()
     before = state(pipe)
-    guidance = None if family.guided else False
-    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, guidance=guidance, enlarge=enlarge)
+    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, enlarge=enlarge)
     found = cascade(**family.call(generator=seeded()))[0]
     assert tuple(found.shape) == (1, *family.shape) and torch.isfinite(found).all()
     again = cascade(**family.call(generator=seeded()))[0]
@@ -48,8 +47,7 @@ def test_an_error_and_an_interrupt_in_any_stage_leave_nothing(name):
     family = FAMILIES[name]
     pipe = family.pipe()
     before = state(pipe)
-    guidance = None if family.guided else False
-    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5, guidance=guidance)
+    cascade = GuidedCascade(pipe, list(family.sizes), strength=0.5)
     calls = [0]
     for stop_at, error in ((2, KeyError), (5, KeyboardInterrupt), (6, KeyError)):
         calls[0] = 0
@@ -356,6 +354,20 @@ def test_both_networks_of_wan_2_2_are_guided_and_counted():
     assert cascade.passes == pytest.approx(sum((n / 16) ** 2 for n in calls["first"] + calls["second"]))
     after = [{name: id(value) for name, value in vars(net).items()} for net in (pipe.transformer, pipe.transformer_2)]
     assert after == before
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen", "z-image", "sd3"])
+def test_positions_are_rescaled_in_the_later_stages(name):
+    family = FAMILIES[name]
+    pipe = family.pipe()
+    before = state(pipe)
+    plain = GuidedCascade(pipe, list(family.sizes))(**family.call(generator=seeded()))[0]
+    cascade = GuidedCascade(pipe, list(family.sizes), positions={"method": "interpolate"})
+    assert repr(cascade).endswith("guided, positions rescaled)")
+    found = cascade(**family.call(generator=seeded()))[0]
+    assert (found - plain).abs().max() > 1e-4 and state(pipe) == before
+    again = GuidedCascade(pipe, list(family.sizes), positions=RescaledPositions("auto", "interpolate"))
+    assert torch.equal(again(**family.call(generator=seeded()))[0], found)
 
 
 def test_a_function_with_a_scheduler(nets):

@@ -12,10 +12,12 @@ np = pytest.importorskip("numpy")
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, Recorded, load_pipeline, record  # noqa: E402
+from rekernel.diffusion.pipelines.recorded_cascade import RecordedCascade  # noqa: E402
 from rekernel.hub.sampling_facts import facts_of_record, what_is_recorded  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
 from ..conftest import UNCONDITIONED, quiet  # noqa: E402
+from .families import FAMILIES  # noqa: E402
 
 runner = pytest.importorskip("click.testing").CliRunner()
 image = pytest.importorskip("PIL.Image")
@@ -53,6 +55,31 @@ def test_a_recorded_cascade_is_called_beside_the_pipeline(folder, tmp_path):
     assert np.abs(sampled(cascade) - found).max() < 1e-5
     pipe.save_pretrained(tmp_path / "again")
     assert np.array_equal(sampled(quiet(load_pipeline(tmp_path / "again")).rekernel.cascade), found)
+
+
+def test_positions_are_recorded_with_it(tmp_path):
+    family = FAMILIES["sd3"]
+    transformer, scheduler = family.pipe().transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    folder = tmp_path / "small"
+    for part, name in ((transformer, "transformer"), (scheduler, "scheduler")):
+        part.save_pretrained(folder / name)
+    parts = {
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+    }
+    index = {"_class_name": "StableDiffusion3Pipeline", **parts}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    made = record(folder, tmp_path / "out", 2.0, guidance={}, positions={"method": "interpolate"}, cascade=[0.5])
+    assert made.cascade == (0.5,) and made.positions == {"method": "interpolate"}
+    entry = json.loads((tmp_path / "out" / "transformer" / "config.json").read_text())["_rekernel"]
+    assert Recorded.from_entry(entry, "x") == made
+    pipe = family.pipe()
+    pipe.transformer.register_to_config(_rekernel=entry)
+    attached = [made.make_positions().attach(pipe), made.make_guidance().attach(pipe)]
+    cascade = RecordedCascade(pipe, made, attached)
+    assert repr(cascade).endswith("16x16 -> 32x32 at 0.5, guided, positions rescaled)")
+    assert cascade(**family.call(generator=torch.Generator().manual_seed(0)))[0].shape == (1, 3, 32, 32)
+    assert all(part.attached for part in attached)
 
 
 def test_guidance_comes_back_after_an_error(folder, tmp_path):

@@ -54,6 +54,7 @@ def pipe(nets):
         ({"scale": 2, "guidance": {"thete": 1}}, "guidance: no option thete; there are theta"),
         ({"scale": 2, "guidance": 1.5}, "guidance=1.5 must be a mapping of options"),
         ({"scale": 2, "kernels": "optimal"}, "kernels='optimal' must be a mapping of options"),
+        ({"scale": 2, "positions": "yarn"}, "positions='yarn' must be a mapping of options"),
         ({"scale": 2, "enlarge": "esrgan"}, "enlarge='esrgan' must be 'latent', 'pixels', or a callable"),
         ({"scale": 2, "scheduler": diffusers.DDIMScheduler()}, "DDIMPipeline has its own scheduler"),
     ],
@@ -129,14 +130,14 @@ def test_sizes_by_scale():
     [({"eta": 0.6}, 0.5, 0.8), ({"eta": 1.0}, 0.5, 1.0), ({"eta": 0.0}, 0.5, 0.0), ({}, 0.5, 0.7), ({}, 1.0, 0.4)],
 )
 def test_the_share_of_guidance_in_a_stage(options, fraction, eta):
-    settings = settings_of(0.5, 1, options, None, None).guidance
+    settings = settings_of(0.5, 1, options).guidance
     made = guidance_at(UpsampleGuidance, settings, (2.0, 2.0), fraction, 0.4)
     assert made.eta == pytest.approx(eta) and made.scale == (2.0, 2.0)
 
 
 def test_options_of_guidance_are_kept():
     given = UpsampleGuidance(8, theta=1.25, stop=100.0, reduce="cubic", enlarge="cubic", levels=1)
-    settings = settings_of([0.5], 1, given, SupersampledKernels(3, method="dilate", until=0.5), None)
+    settings = settings_of([0.5], 1, given, SupersampledKernels(3, method="dilate", until=0.5))
     made = guidance_at(UpsampleGuidance, settings.guidance, (2.0, 2.0), 0.5, 0.6)
     assert made.given() == {**given.given(), "scale": (2.0, 2.0)} and made.eta is None
     assert settings.kernels.given() == {"scale": 3.0, "method": "dilate", "until": 0.5}

@@ -41,7 +41,7 @@ class GuidedCascade:
     kernels : SupersampledKernels, or a mapping of its options, optional
         Kernels rescaled in each stage after the first.
     positions : RescaledPositions, or a mapping of its options, optional
-        Positions of a transformer, rescaled in each stage after the first.
+        Positions of a transformer rescaled in each stage after the first.
     enlarge : {'pixels', 'latent'} or callable, optional
         How a sample is enlarged: bicubically in pixels, through the VAE (the default), or in latent space. A callable
         gets pixels in [0, 1], (B, 3, H, W), and returns larger ones, which are brought to the size of the stage. A

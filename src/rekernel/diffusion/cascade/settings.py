@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from ...errors import RekernelError
@@ -43,7 +44,7 @@ class CascadeSettings:
 
 
 def settings_of(
-    strength: Any, stages: int, guidance: Any, kernels: Any, positions: Any, enlarge: Any
+    strength: Any, stages: int, guidance: Any = None, kernels: Any = None, positions: Any = None, enlarge: Any = None
 ) -> CascadeSettings:
     """Check the arguments of `GuidedCascade`.
 
@@ -53,18 +54,18 @@ def settings_of(
 
     Examples
     --------
-    >>> settings_of(0.5, 2, {"theta": 1.3}, None, None, None).strengths
+    >>> settings_of(0.5, 2, {"theta": 1.3}).strengths
     (0.5, 0.5)
     """
     guided = None if guidance is False else _settings(GuidanceSettings, "guidance", guidance, default=True)
     switched = None if kernels is False else _settings(KernelSettings, "kernels", kernels, default=False)
-    moved = None if positions is False else _settings(PositionSettings, "positions", positions, default=False)
+    placed = None if positions is False else _settings(PositionSettings, "positions", positions, default=False)
     if enlarge is not None and enlarge not in (LATENT, PIXELS) and not callable(enlarge):
         raise RekernelError(
             f"enlarge={shown(repr(enlarge), 80)} must be 'latent', 'pixels', or a callable that enlarges (B, 3, H, W) "
             f"pixels"
         )
-    return CascadeSettings(strengths_of(strength, stages), guided, switched, moved, enlarge)
+    return CascadeSettings(strengths_of(strength, stages), guided, switched, placed, enlarge)
 
 
 def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
@@ -72,7 +73,7 @@ def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
     single = not isinstance(strength, Sequence) or isinstance(strength, str)
     given = [strength] * stages if single else list(strength)
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
             raise RekernelError(
                 f"strength={shown(repr(value), 40)} must be above 0 and at most 1: the share of the steps that a stage "
                 f"runs again"

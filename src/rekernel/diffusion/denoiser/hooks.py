@@ -22,8 +22,9 @@ from torch import nn
 
 from ...errors import RekernelError
 
-GUIDANCE, KERNELS, POSITIONS, PASSES = "rekernel.guidance", "rekernel.kernels", "rekernel.positions", "rekernel.passes"
-_INNERMOST_FIRST = (PASSES, KERNELS, POSITIONS, GUIDANCE)
+GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"
+PASSES = "rekernel.passes"
+_ORDER = PASSES, KERNELS, POSITIONS, GUIDANCE  # from the network outwards
 _REGISTRY, _COMPILED_REGISTRY = "_diffusers_hook", "_rekernel_hook"
 
 
@@ -85,9 +86,9 @@ def compiled_later(module: Any) -> RekernelError:
 
 
 def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
-    """Register a hook inside those that come later in `_INNERMOST_FIRST`.
+    """Register a hook inside those that come later in `_ORDER`.
 
-    Kernels and positions are switched inside each pass of guidance, and every pass is counted inside all of them.
+    Guidance stays outermost, since the others act inside each of its passes, and every pass is counted inside all.
 
     Raises
     ------
@@ -100,11 +101,11 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     if attached is not None:
         raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
     inside = getattr(module, "_orig_mod", None)
-    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _INNERMOST_FIRST]
+    earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _ORDER]
     place = module if getattr(module, "_compiled_call_impl", None) is None else None
     if any(h is not None and (h.place is inside or (h.place is module) != (place is module)) for h in earlier):
         raise compiled_later(inside or module)
-    later = _INNERMOST_FIRST[_INNERMOST_FIRST.index(name) + 1 :]
+    later = _ORDER[_ORDER.index(name) + 1 :]
     above = [(n, found) for n in later if (found := hook_on(module, n)) is not None]
     for other, _ in reversed(above):
         _unlink(module, other)
@@ -158,8 +159,7 @@ def _unlink(module: nn.Module, name: str) -> ForwardHook | None:
     registry._fn_refs.pop(index)
     if not registry.hooks and isinstance(registry, _OwnRegistry):
         del vars(module)[key]
-    left = any(hook_on(module, other) is not None for other in _INNERMOST_FIRST)
-    if not left and _is_ours(vars(module).get("compile")):
+    if all(hook_on(module, n) is None for n in _ORDER) and _is_ours(vars(module).get("compile")):
         del vars(module)["compile"]
     return hook
 
@@ -177,7 +177,7 @@ def _register(module: nn.Module, name: str, hook: ForwardHook) -> None:
 
 def _compile_beneath(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Replace `module.compile` while hooks are on the module: compile the network without its hooks."""
-    hooks = [(name, hook) for name in _INNERMOST_FIRST if (hook := _unlink(module, name)) is not None]
+    hooks = [(name, hook) for name in _ORDER if (hook := _unlink(module, name)) is not None]
     try:
         type(module).compile(module, *args, **kwargs)
     finally:
@@ -218,14 +218,6 @@ def refuse_caches(module: nn.Module) -> None:
 
 
 __all__ = [
-    "GUIDANCE",
-    "KERNELS",
-    "PASSES",
-    "POSITIONS",
-    "ForwardHook",
-    "compiled_later",
-    "hook_on",
-    "put_on",
-    "refuse_caches",
-    "take_off",
-]
+    "GUIDANCE", "KERNELS", "PASSES", "POSITIONS",
+    "ForwardHook", "compiled_later", "hook_on", "put_on", "refuse_caches", "take_off",
+]  # fmt: skip

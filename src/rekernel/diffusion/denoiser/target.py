@@ -98,24 +98,25 @@ class Target:
         config = getattr(self.denoiser, "config", {})
         # The config of a pipeline loaded at a new size has that size; the trained size is in rekernel's entry.
         recorded = config.get(KEY, {}) if isinstance(config, Mapping) else {}
-        size = recorded.get("sample_size", getattr(config, "sample_size", None)) or self._said_elsewhere(config)
-        if isinstance(size, int):
-            return (size, size)
-        return tuple(size) if isinstance(size, list | tuple) and size else None
+        size = recorded.get("sample_size", getattr(config, "sample_size", None))
+        height, width = getattr(config, "sample_height", None), getattr(config, "sample_width", None)
+        if size is None and isinstance(height, int) and isinstance(width, int):  # CogVideoX
+            return (height, width)
+        return _sides(size)
 
-    def _said_elsewhere(self, config: Any) -> Any:
-        """The trained size where the config has none by that name: the sides of CogVideoX, or the pipeline's size."""
-        sides = (getattr(config, "sample_height", None), getattr(config, "sample_width", None))
-        if all(isinstance(n, int) for n in sides):
-            return sides
-        default = getattr(self.pipe, "default_sample_size", None)
-        if default is not None and type(self.network).__name__ in _SIZE_OF_PIPELINE:
-            return default  # of other pipelines, in other units
-        return None if self.latent else getattr(getattr(self.pipe, "config", None), "sample_size", None)
+    @property
+    def usual(self) -> tuple[int, ...] | None:
+        """What scale='auto' compares with: the trained size, else the size that the pipeline samples by default."""
+        if self.trained is not None:
+            return self.trained
+        known = type(self.network).__name__ in _SIZE_OF_PIPELINE  # other pipelines have it in other units
+        default = getattr(self.pipe, "default_sample_size", None) if known else None
+        own = None if self.latent else getattr(getattr(self.pipe, "config", None), "sample_size", None)
+        return _sides(own if default is None else default)
 
     def check_scale(self, scale: Scale) -> None:
         """Raise for 'auto' where the trained size is not known."""
-        if scale == "auto" and self.trained is None:
+        if scale == "auto" and self.usual is None:
             raise RekernelError(f"{self}: its config has no sample_size for scale='auto'; pass a number")
 
     @property
@@ -143,3 +144,9 @@ class Target:
     def __str__(self) -> str:
         inside = "" if self.pipe is None else f" of {type(self.pipe).__name__}"
         return f"{type(self.network).__name__}{inside}"
+
+
+def _sides(size: Any) -> tuple[int, ...] | None:
+    if isinstance(size, int):
+        return (size, size)
+    return tuple(size) if isinstance(size, list | tuple) and size else None

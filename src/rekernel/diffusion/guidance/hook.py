@@ -68,7 +68,7 @@ class GuidedDenoiser:
             return forward(*args, **kwargs)
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         theta, eta, enlarge = self.target.defaults
-        splits = settings.splits(call.size, self.target.trained, call.multiple, enlarge)
+        splits = settings.splits(call.size, self.target.usual, call.multiple, enlarge)
         if not splits:
             return forward(*args, **kwargs)
         self.target.check()
@@ -97,7 +97,7 @@ class GuidedDenoiser:
 
     def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
         """Run the network with every kernel rescaled, on the full grid."""
-        factors = factors_for(self.settings.scale, call.size, self.target.trained)
+        factors = factors_for(self.settings.scale, call.size, self.target.usual)
         made = self.bank.substitutes(call, factors, ALL, "optimal", "factored")
         with running(bypass=True), lent(made):
             return call.run(forward)

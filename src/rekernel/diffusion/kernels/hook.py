@@ -67,7 +67,7 @@ class SwitchedDenoiser:
 
     def _substitutes(self, call: Call) -> tuple[Substitute, ...]:
         settings = self.settings
-        factors = scale_of_pass(settings.scale, call.size, self.target.trained)
+        factors = scale_of_pass(settings.scale, call.size, self.target.usual)
         fraction = 1.0
         if settings.timed:
             schedule = settings.schedule or self.target.schedule(None, None)[0]

@@ -1,7 +1,5 @@
 """Read and check the record in a pipeline folder: scale, kernels, positions, guidance and cascade.
 
-The record lies in the config of the folder's denoiser.
-
 Scope: one entry of a `config.json`. Not here: writing the entry into a folder (see `write_record`), loading the
 pipeline (see `load`). Format: docs/recipe.md, "Guidance".
 """
@@ -44,10 +42,10 @@ class Recorded:
     sample_size : the trained size, from the original config
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
-    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then guidance,
-        kernels and positions are None
-    cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
+    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then all
+        others are None
     positions : options of `RescaledPositions`, or None for trained positions
+    cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
     """
 
     scale: float | tuple[float, ...]
@@ -55,8 +53,8 @@ class Recorded:
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
-    cascade: tuple[float, ...] | None = None
     positions: Mapping[str, Any] | None = None
+    cascade: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sample_size, list):  # from a config
@@ -77,10 +75,10 @@ class Recorded:
             GuidanceSettings.from_options(self.scale, self.guidance)
         if self.kernels is not None:
             KernelSettings.from_options(self.scale, self.kernels)
-        if self.cascade is not None:
-            object.__setattr__(self, "cascade", recorded_strengths(self.cascade, self.scale))
         if self.positions is not None:
             PositionSettings.from_options(self.scale, self.positions)
+        if self.cascade is not None:
+            object.__setattr__(self, "cascade", recorded_strengths(self.cascade, self.scale))
 
     def make_guidance(self) -> UpsampleGuidance | None:
         """The guidance, not attached."""
@@ -151,8 +149,8 @@ class Recorded:
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
-            parts = {name: entry.get(name) for name in ("guidance", "kernels", "cascade", "positions")}
-            return cls(scale, sides, plan=plan, **parts)
+            parts = (entry.get(name) for name in ("positions", "cascade"))
+            return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
         except (KeyError, TypeError, ValueError) as error:
             raise RekernelError(f"{where}: its entry {KEY!r} cannot be read ({shown(str(error), 200)})") from None
 

@@ -33,8 +33,8 @@ def record(
     *,
     guidance: Mapping[str, Any] | None = None,
     kernels: Mapping[str, Any] | None = None,
-    cascade: Sequence[float] | None = None,
     positions: Mapping[str, Any] | None = None,
+    cascade: Sequence[float] | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> Recorded:
@@ -47,7 +47,7 @@ def record(
     guidance, kernels, positions : mapping, optional
         Options of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; at least one of them is needed.
     cascade : sequence of float, optional
-        Strengths of a `GuidedCascade` with this guidance and these kernels, for `pipe.rekernel.cascade(...)`.
+        Strengths of a `GuidedCascade` with these parts, for `pipe.rekernel.cascade(...)`.
     force : bool
         Replace files that exist.
     dry_run : bool
@@ -79,7 +79,7 @@ def record(
     path, size = component.folder / "config.json", config["sample_size"]
     strengths = None if cascade is None else tuple(cascade)
     trained = tuple(size) if isinstance(size, list) else int(size)
-    made = Recorded(scale, trained, guidance, kernels, cascade=strengths, positions=positions)
+    made = Recorded(scale, trained, guidance, kernels, positions=positions, cascade=strengths)
     _check_original(component, config)
     _check_scale(made, pipeline, component)
     _try(made, pipeline, component, config)

@@ -77,7 +77,7 @@ class PositionedDenoiser:
         self.target.check()
         self._check_method()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
-        scales = scale_of_pass(self.settings.scale, call.size, self.target.trained)
+        scales = scale_of_pass(self.settings.scale, call.size, self.target.usual)
         if all(s == 1 for s in scales):
             return forward(*args, **kwargs)
         factor = attention_temperature(math.prod(call.tokens), math.prod(scales), self.settings.temperature)
