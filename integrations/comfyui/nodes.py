@@ -54,7 +54,8 @@ class RekernelUpsampleGuidance:
 class RekernelCascadeStage:
     """The node for one stage of a cascade: it enlarges a finished latent and guides the model that samples it again.
 
-    The stock KSampler does the rest, with the same `denoise`: it adds the noise and runs the last steps.
+    The stock KSampler does the rest, with the same `denoise`: it adds the noise and samples the end of the schedule, in
+    all of its steps.
     """
 
     CATEGORY = "sampling/custom_sampling/guidance"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from ...errors import RekernelError
@@ -72,7 +73,7 @@ def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
     single = not isinstance(strength, Sequence) or isinstance(strength, str)
     given = [strength] * stages if single else list(strength)
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
             raise RekernelError(
                 f"strength={shown(repr(value), 40)} must be above 0 and at most 1: the share of the steps that a stage "
                 f"runs again"
