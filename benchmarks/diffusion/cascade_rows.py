@@ -117,21 +117,22 @@ def _nested() -> list[Row]:
 
 
 def _positions(r: float) -> list[Row]:
-    """Positions of a transformer, with temperature and without: alone, with guidance, and in a guided cascade."""
-    rows = []
-    for method in POSITIONS:
-        for temperature in (True, False):
-            said = f"{method}{'' if temperature else ', no temperature'}"
-            options = {"method": method, "temperature": temperature}
-            rows.append(Row(f"positions: {said}", "positions", positions=options))
-            if temperature or method == "interpolate":
-                rows += [
-                    Row(f"guidance 1.5 + positions: {said}", "positions", guidance=SMOOTH, positions=options),
-                    Row(
-                        f"cascade {r:g}, guidance 1.5 + positions: {said}", "positions", (r,), SMOOTH, positions=options
-                    ),
-                ]
-    return rows
+    """Positions of a transformer, with powers of the temperature: alone, with guidance, and in a guided cascade."""
+    alone = [(method, 1.0) for method in POSITIONS]
+    guided = [("yarn", 0.0), ("yarn", 0.5), ("yarn", 1.0), ("interpolate", 0.0), ("interpolate", 1.0),
+              ("dype", 0.5), ("ntk", 0.5)]  # fmt: skip
+    cascaded = [("yarn", 0.0), ("yarn", 0.5), ("interpolate", 0.0), ("dype", 0.5)]
+    ways: list[tuple[str, list[tuple[str, float]], dict[str, Any]]] = [
+        ("", alone, {}),
+        ("guidance 1.5 + ", guided, {"guidance": SMOOTH}),
+        (f"cascade {r:g}, guidance 1.5 + ", cascaded, {"guidance": SMOOTH, "strengths": (r,)}),
+    ]
+    return [
+        Row(f"{way}{method} positions, temperature {power:g}", "positions", **how,
+            positions={"method": method, "temperature": power})
+        for way, chosen, how in ways
+        for method, power in chosen
+    ]  # fmt: skip
 
 
 ROWS: dict[tuple[str, int], list[Row]] = {
@@ -141,7 +142,7 @@ ROWS: dict[tuple[str, int], list[Row]] = {
     ("transformer", 32): [
         *PLAIN,
         *GUIDANCE[:-1],
-        *_cascades((0.2, 0.4, 0.5, 0.6, 0.8), 0.5),
+        *_cascades((0.3, 0.4, 0.5, 0.6), 0.5),
         *_positions(0.5),
         *_other_cfg(2.0, 0.5),
     ],
