@@ -76,9 +76,12 @@ def kernels_of(planning: Planning, given: dict[str, Any]) -> dict[str, Any] | No
             f"{', '.join(refused)}: with --guidance the weights stay unchanged. The switched kernels take only "
             f"--method, --preset and --include, and until=0.7"
         )
-    until, word = given.pop("until", 1.0), given.pop("kernels", "switched")
+    asked = "until" in given or bool(set(planning.typed) & set(_OF_KERNELS))
+    until, word = given.pop("until", 1.0), given.pop("kernels", "switched" if asked else "none")
     if word not in ("switched", "none"):
-        raise click.UsageError(f"--guidance kernels={word}: write kernels=none, or choose another kind with --method")
+        raise click.UsageError(
+            f"--guidance kernels={word}: write kernels=switched or kernels=none; --method chooses their kind"
+        )
     if word == "none":
         return None
     from rekernel.diffusion.kernels.settings import KernelSettings
@@ -131,8 +134,6 @@ def record(
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)
     positions, scale = positions_of(guidance), planning.scale
-    if positions is not None and "until" not in guidance and not set(planning.typed) & set(_OF_KERNELS):
-        guidance.setdefault("kernels", "none")  # a transformer has none
     kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")

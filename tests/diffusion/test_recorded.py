@@ -212,3 +212,20 @@ def test_a_dry_run_writes_nothing(folder, tmp_path):
     done = run("convert", folder, tmp_path / "out", "--scale", "2", "--guidance", "theta=1", "--dry-run", "--json")
     assert json.loads(done.output)["recorded"]["guidance"] == {"theta": 1.0}
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kernels"),
+    [
+        (("theta=1",), None),
+        (("theta=1,until=0.7",), {"layers": "inner", "method": "optimal", "until": 0.7}),
+        (("theta=1,kernels=switched",), {"layers": "inner", "method": "optimal"}),
+        (("theta=1", "--method", "dilate"), {"layers": "inner", "method": "dilate"}),
+        (("theta=1,kernels=none", "--method", "dilate"), None),
+    ],
+)
+def test_kernels_are_recorded_where_something_asks_for_them(folder, tmp_path, given, kernels):
+    arguments = ["convert", str(folder), str(tmp_path / "out"), "--scale", "2", "--guidance", *given, "--json"]
+    run = CliRunner().invoke(main, arguments)
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["recorded"].get("kernels") == kernels

@@ -41,7 +41,7 @@ _LARGEST_PLAN = 1 << 28
     group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Keep the weights; record settings for sampling: theta=1,until=0.7, kernels=none, cascade=0.5, ...",
+    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5, kernels=switched, until=0.7, ...",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
