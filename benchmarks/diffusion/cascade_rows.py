@@ -145,9 +145,9 @@ ROWS: dict[tuple[str, int], list[Row]] = {
     ("transformer", 32): [
         *PLAIN,
         *GUIDANCE[:-1],
-        *_cascades((0.3, 0.4, 0.5, 0.6), 0.5),
-        *_positions(0.5),
-        *_other_cfg(2.0, 0.5),
+        *_cascades((0.2, 0.3, 0.4, 0.5, 0.6, 0.8), 0.3),
+        *_positions(0.3),
+        *_other_cfg(2.0, 0.3),
     ],
 }
 """The rows of each model at each size."""
