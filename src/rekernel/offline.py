@@ -119,7 +119,7 @@ def convert(
         A safetensors file, an index, a folder with one of them, a diffusers pipeline folder, an ONNX model or a folder
         with one; or the `hf://` address of any of these, whose files are downloaded after the plan is made.
     target : path
-        A file for a file, otherwise a folder.
+        A file for a file, otherwise a folder. One run at a time writes there; another one is refused.
     scale : float or sequence of float
         As for `plan_checkpoint`.
     plan : Plan, optional

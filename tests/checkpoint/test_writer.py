@@ -246,9 +246,7 @@ def test_what_stands_in_the_partial_files_place_is_neither_followed_nor_removed(
     partial, victim = tmp_path / ".x.rekernel-partial", tmp_path / "victim"
     victim.write_bytes(b"precious")
     {"link": lambda: partial.symlink_to("victim"), "folder": partial.mkdir, "pipe": lambda: os.mkfifo(partial)}[kind]()
-    with pytest.raises(
-        CheckpointError, match="is in the way: its name is that of a partial file of rekernel; remove it"
-    ):
+    with pytest.raises(CheckpointError, match="is in the way: its name is that of a file of rekernel; remove it"):
         write_atomic(tmp_path / "x", b"new")
     assert victim.read_bytes() == b"precious"
     assert left(tmp_path) == [".x.rekernel-partial", "victim"]

@@ -147,13 +147,26 @@ FAULTS = {
     "metadata null": (framed('{"__metadata__":null}'), "__metadata__ is null"),
     "metadata a tensor": (framed("{" + entry(name='"__metadata__"') + "}", b"x"), "__metadata__ shape is a list"),
     "metadata value a number": (framed('{"__metadata__":{"step":3}}'), "__metadata__ step is the number 3, not text"),
+    "metadata of 65537 keys": (
+        framed(json.dumps({"__metadata__": dict.fromkeys(map(str, range(65_537)), "")})),
+        "has 65537 entries of metadata, over the limit of 65536",
+    ),
+    # counts that a header can ask for in few bytes
+    "131073 tensors": (
+        framed("{" + ",".join(entry(name=f'"{i}"', shape="[0]", offsets="[0,0]") for i in range(131_073)) + "}"),
+        "has 131073 tensors, over the limit of 131072",
+    ),
+    "129 axes": (one(shape=str([1] * 129)), "tensor a: has 129 axes, over the limit of 128"),
+    "a million axes of size 0": (one(shape="[" + "0," * 999_999 + "0]", offsets="[0,0]"), "has 1000000 axes"),
+    "a name of 65537 characters": (one(name='"' + "a" * 65_537 + '"'), "has 65537 characters in its name"),
     "metadata value an object": (framed('{"__metadata__":{"a":{}}}'), "__metadata__ a is an object"),
 }  # fmt: skip
 # Refused here, accepted by the reference: each means two things at once, or nothing at all.
 STRICTER = {
     "starts with a blank", "a tensor twice", "a tensor twice, once escaped", "a metadata key twice",
     "an entry that is a list", "an unknown field", "dtype an object", "metadata null",
-    "a size of 2**63 beside a 0", "shape overflows behind a 0",
+    "a size of 2**63 beside a 0", "shape overflows behind a 0", "metadata of 65537 keys", "131073 tensors", "129 axes",
+    "a name of 65537 characters",
 }  # fmt: skip
 
 

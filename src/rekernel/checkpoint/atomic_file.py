@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..errors import FORCE, CheckpointError, RekernelError
-from ..escape import shown, shown_path
+from ..escape import shown_path
 from ..text import byte_size
 from .file_kind import open_regular
+from .locked_file import explained, hidden_beside, identity, open_locked, remove_locked
 from .paths import StrPath
-
-try:
-    import fcntl
-except ImportError:  # Windows: an open file cannot be removed there, which protects it as well
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -98,11 +92,8 @@ class AtomicFile:
     def __init__(self, path: StrPath, *, force: bool, inputs: Iterable[StrPath]) -> None:
         self.path = Path(path)
         self.force = force
-        self._inputs = {identity for source in inputs if (identity := _identity(source)) is not None}
-        name = f".{self.path.name}.rekernel-partial"
-        if len(os.fsencode(name)) > 255:
-            name = f".{sha256(os.fsencode(self.path.name)).hexdigest()}.rekernel-partial"
-        self.partial = self.path.with_name(name) if self.path.name else self.path
+        self._inputs = frozenset(found for source in inputs if (found := identity(source)) is not None)
+        self.partial = hidden_beside(self.path, ".rekernel-partial")
         self.fd, self._entered = -1, False  # entered: this object owns a partial file
         self._position = threading.Lock()
 
@@ -117,7 +108,7 @@ class AtomicFile:
             raise CheckpointError(f"{where}: its folder {shown_path(folder)} does not exist; create it first.")
         if self.path.is_dir() or not self.path.name:
             raise CheckpointError(f"{where}: is a folder; name a file in it.")
-        if _identity(self.path) in self._inputs:
+        if identity(self.path) in self._inputs:
             raise CheckpointError(f"{where}: is also an input file; give the result another name.")
         if os.path.lexists(self.path):
             if not self.force:
@@ -128,7 +119,7 @@ class AtomicFile:
     def __enter__(self) -> Self:
         self.check()
         with self.explained():
-            self.fd = self._open_locked()
+            self.fd = open_locked(self.partial, self._busy, inputs=self._inputs)
         self._entered = True
         return self
 
@@ -150,12 +141,8 @@ class AtomicFile:
         if not self._entered:
             return
         self._entered = False
-        if os.name == "nt":
-            self._close()
-        # On other systems, remove the file while the lock is held: after that it could be the file of another run.
-        with suppress(OSError):
-            self.partial.unlink()
-        self._close()
+        remove_locked(self.partial, self.fd)
+        self.fd = -1
 
     def resize(self, nbytes: int) -> None:
         with self.explained():
@@ -195,51 +182,6 @@ class AtomicFile:
             os.lseek(self.fd, offset, os.SEEK_SET)
             return os.write(self.fd, view)
 
-    def _open_locked(self) -> int:
-        extra = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        for _ in range(16):
-            try:
-                # A new file gets its mode from the umask, and no other process has it open.
-                fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | extra, 0o666)
-            except FileExistsError:
-                self._remove_stale(extra)
-                continue
-            if self._locked(fd) and _identity(self.partial) == _identity(fd):
-                return fd
-            os.close(fd)
-        raise self._busy()
-
-    def _remove_stale(self, extra: int) -> None:
-        """Remove the partial file of a run that was killed. Raise if another run still holds its lock."""
-        if not stat.S_ISREG(os.lstat(self.partial).st_mode):
-            raise CheckpointError(
-                f"{shown_path(self.partial)}: is in the way: its name is that of a partial file of rekernel; remove it."
-            )
-        try:
-            fd = os.open(self.partial, os.O_RDWR | extra)
-        except FileNotFoundError:
-            return
-        try:
-            if not self._locked(fd):
-                raise self._busy()
-            if (identity := _identity(fd)) in self._inputs:
-                raise CheckpointError(f"{shown_path(self.partial)}: is also an input file; rename it first.")
-            if identity == _identity(self.partial):
-                self.partial.unlink()
-        finally:
-            os.close(fd)
-
-    def _locked(self, fd: int) -> bool:
-        if fcntl is None:
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # a file system without locks
-        return True
-
     def _busy(self) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(self.path)}: another run is writing this file now; wait for that run, or stop it."
@@ -248,6 +190,8 @@ class AtomicFile:
     def _commit(self) -> None:
         self.check()  # the destination may have appeared since
         os.fsync(self.fd)
+        if identity(self.partial) != identity(self.fd):  # on a file system without locks
+            raise self._busy()
         if os.name == "nt":  # an open file cannot be renamed there
             self._close()
         self.partial.replace(self.path)
@@ -260,23 +204,9 @@ class AtomicFile:
             os.close(self.fd)
             self.fd = -1
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> AbstractContextManager[None]:
         """Turn an OSError (a full disk, a quota, missing permissions) into a CheckpointError of one line."""
-        try:
-            yield
-        except OSError as error:
-            reason = shown(error.strerror or str(error))
-            raise CheckpointError(f"{shown_path(self.path)}: {reason}; nothing was saved.") from None
-
-
-def _identity(path: StrPath | int) -> tuple[int, int] | None:
-    """Device and inode: equal for every name of one file (links, another case, relative paths)."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - `path` may be a descriptor
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
+        return explained(self.path)
 
 
 def _sync_folder(folder: Path) -> None:

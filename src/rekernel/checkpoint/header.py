@@ -19,6 +19,12 @@ from .file_kind import DOWNLOAD_AGAIN, foreign_format
 from .strict_json import encodable, quoted, strict_json
 
 MAX_HEADER = 100_000_000
+# A header can list much in few bytes, and all work before the first tensor grows with these counts. The limits are far
+# above every checkpoint in use: torch and NumPy compute with up to 64 axes, and a name is a path through a network.
+MAX_TENSORS = 1 << 17
+MAX_AXES = 128
+MAX_NAME = 1 << 16
+MAX_METADATA = 1 << 16
 _MAX_SIZE = 2**63 - 1
 _FIELDS = ("dtype", "shape", "data_offsets")
 
@@ -72,6 +78,7 @@ def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
     """
     if dtype not in DTYPE_BITS:
         raise CheckpointError(f"{where}: unknown dtype {shown(dtype)}; known are {', '.join(DTYPE_BITS)}.")
+    _check_count(len(shape), MAX_AXES, "axes", where)
     bits, empty = DTYPE_BITS[dtype], False
     for size in shape:
         if type(size) is not int or size < 0 or size > _MAX_SIZE:
@@ -115,8 +122,11 @@ def build_header(
     for name, dtype, shape in tensors:
         if name == "__metadata__":
             raise CheckpointError("__metadata__: this name is reserved by the format; give the tensor another name.")
-        nbytes = tensor_nbytes(dtype, shape, shown(encodable(name)))
+        where = shown(encodable(name))
+        _check_count(len(name), MAX_NAME, "characters in its name", where)
+        nbytes = tensor_nbytes(dtype, shape, where)
         entries.append((-_RANK[dtype], name, dtype, tuple(shape), nbytes))
+    _check_count(len(entries), MAX_TENSORS, "tensors", "this file")
     entries.sort(key=lambda entry: entry[:2])
     for one, other in pairwise(sorted(entry[1] for entry in entries)):
         if one == other:
@@ -228,6 +238,7 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
     assert isinstance(parsed, dict)  # it starts with a brace
     has_metadata = "__metadata__" in parsed
     metadata = _checked_metadata(parsed.pop("__metadata__", {}), where)
+    _check_count(len(parsed), MAX_TENSORS, "tensors", where)
     infos = [_checked_tensor(name, entry, where) for name, entry in parsed.items()]
     infos.sort(key=lambda info: (info.start, info.end))
     _check_coverage(infos, size - 8 - length, where)
@@ -237,6 +248,7 @@ def parse_header(raw: bytes, *, size: int | None = None, where: str = "header") 
 def _checked_metadata(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: __metadata__ is {_described(value)}, not a map of text to text.")
+    _check_count(len(value), MAX_METADATA, "entries of metadata", where)
     for key, item in value.items():
         if not isinstance(item, str):
             raise CheckpointError(f"{where}: __metadata__ {shown(key)} is {_described(item)}, not text.")
@@ -245,6 +257,7 @@ def _checked_metadata(value: object, where: str) -> dict[str, str]:
 
 def _checked_tensor(name: str, entry: object, where: str) -> TensorInfo:
     where = f"{where}: tensor {shown(name)}"
+    _check_count(len(name), MAX_NAME, "characters in its name", where)
     if not isinstance(entry, dict):
         raise CheckpointError(
             f"{where}: the entry is {_described(entry)}, not an object with dtype, shape and data_offsets."
@@ -297,6 +310,11 @@ def _check_coverage(infos: list[TensorInfo], available: int, where: str) -> None
         raise CheckpointError(
             f"{where}: the file has {_count(available - end)} after the last tensor: {DOWNLOAD_AGAIN}"
         )
+
+
+def _check_count(count: int, most: int, what: str, where: str) -> None:
+    if count > most:
+        raise CheckpointError(f"{where}: has {count} {what}, over the limit of {most}: not a checkpoint of a network.")
 
 
 def _count(n: int) -> str:

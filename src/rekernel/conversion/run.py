@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint.atomic_file import check_free_space, copy_atomic, write_atomic
 from ..checkpoint.header import build_header
+from ..checkpoint.locked_file import claimed
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
@@ -100,6 +101,11 @@ class Prepared:
     finished: Mapping[str, tuple[int, int]]
 
     @property
+    def claim(self) -> Path:
+        """What no other run may write meanwhile: the folder, or the only file."""
+        return self.root if self.journal.enabled else _targets(self.jobs)[0]
+
+    @property
     def nbytes(self) -> int:
         """Bytes to write, including those that an interrupted run has written."""
         return sum(job.outputs.nbytes for job in self.jobs) + _copied_bytes(self.copies)
@@ -136,7 +142,7 @@ class Conversion:
             if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
                 copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
             contents, self.notes = rescaled_configs(copies, self.plans[""])
-            self.write(prepare([job], copies, opened.files, self.options, contents=contents))
+            self.write(lambda: prepare([job], copies, opened.files, self.options, contents=contents))
         return self._report(target if not to_file else folder / name, skipped)
 
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
@@ -157,7 +163,7 @@ class Conversion:
             index = Path("model_index.json")
             copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != index]
             commit = (pipeline.path / index, folder / index)
-            self.write(prepare(jobs, copies, inputs, self.options, commit=commit))
+            self.write(lambda: prepare(jobs, copies, inputs, self.options, commit=commit))
         return self._report(folder, skipped)
 
     def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str, whole: bool) -> Job:
@@ -165,14 +171,26 @@ class Conversion:
         tensors = output_tensors(source, plan, self.options.dtype)
         return Job(source, plan, arrange(source, tensors, name, self.options.max_shard_size), folder, whole)
 
-    def write(self, prepared: Prepared) -> None:
-        """Write everything. The files that make the result valid come last: the indices, then model_index.json."""
+    def write(self, prepare: Callable[[], Prepared]) -> None:
+        """Claim the destination and write everything.
+
+        Parameters
+        ----------
+        prepare : callable () -> Prepared
+            Called before anything is written, and again with the claim, since another run may have ended between them.
+        """
+        first = prepare()
+        with making_folders([first.root]), claimed(first.claim, folder=first.journal.enabled):
+            self._write(prepare())
+
+    def _write(self, prepared: Prepared) -> None:
+        """Write the files. Those that make the result valid come last: the indices, then model_index.json."""
         options, inputs, jobs = self.options, prepared.inputs, prepared.jobs
         marks, targets = _marks(jobs, prepared.commit), _targets(jobs)
         replace = options.force or options.resume
         self.total = prepared.nbytes
         folders = [path.parent for path in [*targets, *(target for _, target in prepared.copies)]]
-        with making_folders([prepared.root, *folders]):
+        with making_folders(folders):
             for path in prepared.stale:
                 path.unlink()
             for mark in marks:  # removed first: a reader must not see a complete folder while files change

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,11 @@ class Piece:
 
 
 def pieces(file: OutputFile) -> Iterator[Piece]:
-    """Divide the tensors of one file into pieces, in the order of the source."""
+    """Divide the tensors of one file into pieces, in the order of the source. A tensor without bytes has no piece."""
     for tensor in file.tensors:
         change = tensor.change
+        if not tensor.nbytes:  # its other sizes, which no bytes back, could ask for any number of pieces
+            continue
         if change.kept and tensor.dtype == change.dtype:
             for start in range(0, tensor.nbytes, _COPY):
                 yield Piece(tensor, start, min(start + _COPY, tensor.nbytes), raw=True)
@@ -132,8 +135,8 @@ def _many_halves(file: OutputFile) -> bool:
 def peak_bytes(files: tuple[OutputFile, ...]) -> int:
     """Estimate the memory that `stream` adds at most: the largest pieces at once, and torch if it is imported."""
     workers = os.cpu_count() or 1
-    sizes = sorted((_held(piece) for file in files for piece in pieces(file)), reverse=True)
-    return sum(sizes[:workers]) + (_TORCH if any(map(_many_halves, files)) else 0)
+    sizes = nlargest(workers, (_held(piece) for file in files for piece in pieces(file)))
+    return sum(sizes) + (_TORCH if any(map(_many_halves, files)) else 0)
 
 
 def _held(piece: Piece) -> int:
@@ -189,6 +192,8 @@ def _lengths(change: LayerChange, source: TensorSource) -> NDArray[np.float64]:
     """The new lengths of a weight norm. With one for each row, the rows of the direction are read a few at a time."""
     rows = source.tensors[change.length_of].shape[0]
     g = _rows(source, change.name, 0, change.shape[0] if change.shape else 1)
+    if not source.tensors[change.length_of].nbytes:  # a direction without values, of any number of rows
+        return np.asarray(g, np.float64)
     by_row = bool(change.shape) and change.shape[0] == rows and all(o.axis > 0 for o in change.operators)
     step = max(1, _RESAMPLE // math.prod(change.view[1:])) if by_row else rows
     parts = []

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ..checkpoint.header import tensor_nbytes
+from ..checkpoint.locked_file import claimed
 from ..checkpoint.paths import contained, other_files
 from ..conversion.destinations import folder_target, making_folders, refuse_inputs, split_weights
 from ..conversion.digests import known_of
@@ -191,7 +192,12 @@ def _write(
     read = [*inputs, *(source for source, _ in wanted if source is not None)]
     refuse_inputs(targets, read)
     refuse_existing(targets, force=force)
-    with making_folders([root, *(target.parent for target in targets)]):
+    whole = len(targets) > 1
+    with (
+        making_folders([root, *(target.parent for target in targets)]),
+        claimed(root if whole else targets[0], folder=whole),
+    ):
+        refuse_existing(targets, force=force)  # again: another run may have ended meanwhile
         for source, target in wanted:
             if target in contents:
                 write_atomic(target, contents[target], force=force, inputs=inputs)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ...checkpoint.config_file import KEY
+from ...checkpoint.locked_file import claimed
 from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
@@ -88,12 +89,15 @@ def record(
     text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
     files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
     refuse_existing((aim / name for name in files), force=force)
-    for name in files:
-        (aim / name).parent.mkdir(parents=True, exist_ok=True)
-        if root / name == path:
-            write_atomic(aim / name, text.encode(), force=force, inputs=[path])
-        else:
-            copy_atomic(root / name, aim / name, force=force, inputs=[root / name])
+    aim.mkdir(parents=True, exist_ok=True)
+    with claimed(aim, folder=True):
+        refuse_existing((aim / name for name in files), force=force)  # again: another run may have ended meanwhile
+        for name in files:
+            (aim / name).parent.mkdir(parents=True, exist_ok=True)
+            if root / name == path:
+                write_atomic(aim / name, text.encode(), force=force, inputs=[path])
+            else:
+                copy_atomic(root / name, aim / name, force=force, inputs=[root / name])
     return made
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint.file_kind import ALLOW_PICKLE
+from ...checkpoint.locked_file import claimed
 from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
@@ -84,7 +85,8 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
         raise RekernelError(f"{shown(empty)}: is on the meta device, so it has no values to save; load weights first")
     recipe = Recipe(plan, (), "", f"rekernel {__version__}")
     tensors = [(name, dtype_name(value.dtype), tuple(value.shape)) for name, value in state.items()]
-    with StreamingWriter(path, tensors, {"format": "pt", KEY: recipe.to_json()}, force=force) as writer:
+    metadata = {"format": "pt", KEY: recipe.to_json()}
+    with claimed(Path(path), folder=False), StreamingWriter(path, tensors, metadata, force=force) as writer:
         for name, value in state.items():
             flat = value.detach().cpu().contiguous().reshape(-1)
             data: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
