@@ -101,12 +101,9 @@ def _other_cfg(cfg: float, r: float) -> list[Row]:
 
 def _nested() -> list[Row]:
     """Four times the trained size: at once, in one stage, and in two."""
-    late = {"method": "dilate", "until": 0.5}
-    two = [(0.5, 0.3), (0.5, 0.4), (0.4, 0.4), (0.5, 0.5), (0.6, 0.4)]
+    two = [(0.5, 0.3), (0.5, 0.4), (0.5, 0.5)]
     return [
-        Row("nested guidance 1.3", "guidance", guidance={**SMOOTH, "theta": 1.3}),
         Row("nested guidance 1.5", "guidance", guidance=SMOOTH, headline=True),
-        Row("nested guidance 1.5 + dilated kernels until 0.5", "guidance", guidance=SMOOTH, kernels=late),
         Row("cascade 0.5, 0.4", "cascade", (0.5, 0.4)),
         *(
             Row(f"cascade {a:g}, {b:g}, guidance 1.5", "guided cascade", (a, b), SMOOTH, headline=(a, b) == (0.5, 0.4))
