@@ -138,7 +138,7 @@ def _positions(r: float) -> list[Row]:
 ROWS: dict[tuple[str, int], list[Row]] = {
     ("glyphs", 32): [*PLAIN, *KERNELS, *GUIDANCE, *_cascades(STRENGTHS, 0.4), *_variants(0.4), *_other_cfg(2.0, 0.4)],
     ("glyphs", 64): [*PLAIN, *_nested()],
-    ("fashion", 32): [*PLAIN, *KERNELS, *GUIDANCE, *_cascades(STRENGTHS, 0.6), *_variants(0.6), *_other_cfg(2.0, 0.6)],
+    ("fashion", 32): [*PLAIN, *KERNELS, *GUIDANCE, *_cascades(STRENGTHS, 0.5), *_variants(0.6), *_other_cfg(2.0, 0.6)],
     ("transformer", 32): [
         *PLAIN,
         *GUIDANCE[:-1],

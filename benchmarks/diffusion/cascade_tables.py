@@ -28,8 +28,8 @@ COLUMNS = {
 README = {  # what is sampled: its results, the rows to show, and their names on the page
     "digits, 32x32 from a model of 16x16 (1,000 samples)": ("glyphs 32 decisive", "cascade 0.4"),
     "digits, 64x64 from a model of 16x16": ("glyphs 64", "cascade 0.5, 0.4"),
-    "clothes, 32x32 from a model of 16x16": ("fashion 32", "cascade 0.6"),
-    "digits, 32x32 from a transformer of 16x16": ("transformer 32", "cascade 0.5"),
+    "clothes, 32x32 from a model of 16x16": ("fashion 32", "cascade 0.5"),
+    "digits, 32x32 from a transformer of 16x16": ("transformer 32", "cascade 0.3"),
 }
 SHOWN = {
     "trained size, enlarged bicubically": "enlarged bicubically",
@@ -38,6 +38,7 @@ SHOWN = {
     "guidance 1.5": "guidance from noise",
     "nested guidance 1.5": "guidance from noise",
     "{}, guidance 1.5": "**guided cascade**",
+    "{}, guidance 1.5 + yarn positions, temperature 0": "**guided cascade, `yarn` positions**",
 }
 
 Row = dict[str, Any]

@@ -43,14 +43,15 @@ SHOWN = {
     "cascade 0.4": "cascade without guidance",
     "cascade 0.5, 0.4": "cascade without guidance",
     "cascade 0.5": "cascade without guidance",
-    "cascade 0.6": "cascade without guidance",
+    "cascade 0.3": "cascade without guidance",
     "cascade 0.4, guidance 1.5": "guided cascade",
     "cascade 0.5, 0.4, guidance 1.5": "guided cascade",
     "cascade 0.5, guidance 1.5": "guided cascade",
-    "cascade 0.6, guidance 1.5": "guided cascade",
+    "cascade 0.3, guidance 1.5": "guided cascade",
+    "cascade 0.3, guidance 1.5 + yarn positions, temperature 0": "and yarn positions",
 }
 SAMPLED = {  # the strength that is shown
-    "glyphs-32": "0.4", "glyphs-64": "0.5, 0.4", "fashion-32": "0.6", "transformer-32": "0.5",
+    "glyphs-32": "0.4", "glyphs-64": "0.5, 0.4", "fashion-32": "0.5", "transformer-32": "0.3",
 }  # fmt: skip
 
 

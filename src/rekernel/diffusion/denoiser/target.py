@@ -138,7 +138,7 @@ class Target:
 
     @property
     def experimental(self) -> bool:
-        """Whether the network is a diffusers transformer: these have only been tested with random weights."""
+        """Whether the network is a diffusers transformer: only one small trained one was measured (docs/guidance.md)."""
         return "Transformer" in type(self.network).__name__
 
     def __str__(self) -> str:

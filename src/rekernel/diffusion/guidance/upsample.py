@@ -55,8 +55,8 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
     Notes
     -----
     Transformers (Stable Diffusion 3, Flux, Flux 2, Qwen-Image, Z-Image, Lumina 2, PixArt, DiT, Sana, Wan, HunyuanVideo,
-    CogVideoX, LTX-Video, Mochi) are experimental: they have only been tested with random weights. The repr of attached
-    guidance says so.
+    CogVideoX, LTX-Video, Mochi) are experimental: one small Flux was measured, and all others were only tested with
+    random weights. The repr of attached guidance says so.
 
     Examples
     --------

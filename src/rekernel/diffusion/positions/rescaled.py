@@ -39,7 +39,8 @@ class RescaledPositions(PositionSettings, Attachable):
     Notes
     -----
     For Flux, Flux 2, Qwen-Image, Z-Image, Lumina 2, Stable Diffusion 3, Wan, HunyuanVideo, CogVideoX with rotary
-    positions, and LTX-Video. Experimental, as are all transformers: tested in diffusers with random weights.
+    positions, and LTX-Video. Experimental, as are all transformers: measured on one small Flux (docs/guidance.md), and
+    else tested in diffusers with random weights.
 
     Examples
     --------
