@@ -138,7 +138,7 @@ class Target:
 
     @property
     def experimental(self) -> bool:
-        """Whether the network is a diffusers transformer: only one small trained one was measured (docs/guidance.md)."""
+        """Whether the network is a diffusers transformer: of these, one small trained one was measured."""
         return "Transformer" in type(self.network).__name__
 
     def __str__(self) -> str:
