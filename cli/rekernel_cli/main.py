@@ -105,7 +105,7 @@ def _printable() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = _inert(error.message)
+        error.message = _inert(error.message)  # type: ignore[misc]
         raise
 
 
