@@ -76,7 +76,7 @@ def _variants(r: float) -> list[Row]:
             for theta in THETAS
             if theta != SMOOTH["theta"]
         ),
-        replace(guided, name=f"cascade {r:g}, guidance 1.5 + dilated kernels until 0.5", kernels=LATE),
+        replace(guided, name=f"cascade {r:g}, guidance 1.5 + dilated kernels", kernels={"method": "dilate"}),
         Row(f"cascade {r:g} + dilated kernels", "cascade", (r,), kernels={"method": "dilate"}),
         *(
             replace(

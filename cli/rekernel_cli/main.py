@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -49,6 +50,9 @@ _ENTRIES = {
 }
 
 
+_LONGEST = 100_000  # characters of a message
+
+
 class Failure(click.ClickException):
     """A failure that the user can correct. The message is not escaped, so it must not contain raw text of a file."""
 
@@ -68,6 +72,10 @@ class Stopped(click.ClickException):
 class Rekernel(LazyGroup):
     """The group, which shows errors of the library and of the operating system as one line."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _printable():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
             # Escape characters that the terminal cannot show, instead of failing.
@@ -76,7 +84,8 @@ class Rekernel(LazyGroup):
         if not sys.stderr.isatty():  # otherwise the client of the Hub writes progress bars into logs
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
-            return super().invoke(ctx)
+            with _printable():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None
         except BrokenPipeError:
@@ -90,11 +99,30 @@ class Rekernel(LazyGroup):
             _known(error)
 
 
+@contextmanager
+def _printable() -> Iterator[None]:
+    """Escape what click quotes of the command line, which a shell may have filled with names of files."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = _inert(error.message)  # type: ignore[misc]
+        raise
+
+
+def _inert(message: str) -> str:
+    if message.isprintable():
+        return message
+    from rekernel.escape import inert
+
+    return inert(message, _LONGEST)
+
+
 def _known(error: ValueError) -> NoReturn:
     """Raise an error of the library as a failure of one line; raise any other error unchanged."""
     errors = sys.modules.get("rekernel.errors")
     if errors is not None and isinstance(error, errors.RekernelError):
-        raise Failure(error.on_command_line()) from None
+        # Names in the message are escaped already; should one not be, the terminal still does not obey it.
+        raise Failure(_inert(error.on_command_line())) from None
     raise error
 
 

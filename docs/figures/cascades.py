@@ -35,7 +35,6 @@ GROUPS = {  # colour and marker of each group of rows
     "cascade": (ORANGE, "^"), "guided cascade": (RED, "*"), "ideas": (PINK, "P"),
 }  # fmt: skip
 SHOWN = {
-    "true pictures": "true",
     "trained size, enlarged bicubically": "16x16, enlarged",
     "untouched": "untouched",
     "guidance 1.5": "guidance from noise",

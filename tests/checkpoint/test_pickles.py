@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -55,6 +56,27 @@ def test_a_pickle_is_refused_until_asked_for(suffix, tmp_path):
     with open_checkpoint(path, allow_pickle=True) as source:
         assert (source.path, source.files, source.shards, dict(source.metadata)) == (path, (path,), (), {})
         assert_reads(source, STATE)
+
+
+def test_a_compressed_archive_is_refused_before_anything_is_unpacked(tmp_path):
+    plain, packed = save(tmp_path / "x.pt", {"a": torch.zeros(1000, 1000)}), tmp_path / "y.pt"
+    with zipfile.ZipFile(plain) as read, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as write:
+        for name in read.namelist():
+            write.writestr(name, read.read(name))
+    with pytest.raises(CheckpointError, match="is compressed, which torch.save never does"):
+        open_checkpoint(packed, allow_pickle=True)
+
+
+@pytest.mark.parametrize("place", range(1, 23))
+def test_a_broken_end_record_of_an_archive_gives_one_line_or_is_read(place, tmp_path):
+    raw = bytearray(save(tmp_path / "x.pt", {"a": WEIGHT}).read_bytes())
+    raw[-place] ^= 0xFF
+    (tmp_path / "x.pt").write_bytes(raw)
+    try:
+        with open_checkpoint(tmp_path / "x.pt", allow_pickle=True) as source:
+            assert_reads(source, {"a": WEIGHT})
+    except CheckpointError as error:
+        assert str(error).isprintable()
 
 
 def test_torch_files_from_before_the_zip_format_are_read(tmp_path):

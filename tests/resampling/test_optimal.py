@@ -54,6 +54,13 @@ def test_no_column_exceeds_the_limit_at_any_frequency_and_all_sum_to_one(k, scal
     np.testing.assert_allclose(R.sum(axis=0), 1, atol=1e-12)
 
 
+def test_more_taps_than_any_method_needs_are_refused_before_they_are_designed():
+    assert rk.kernel_operator(3, 2, taps=73).shape == (73, 3)
+    for method in ("optimal", "cubic", "area"):
+        with pytest.raises(rk.RekernelError, match="taps=4096 for k=3, scale=2: no method needs more than 73 taps"):
+            rk.kernel_operator(3, 2, method, taps=4096)
+
+
 @pytest.mark.parametrize("scale", [1.5, 2, 3])
 def test_the_limit_holds_for_every_kernel_up_to_64_taps(scale):
     for k in range(1, 65):

@@ -39,6 +39,8 @@ def demo(out: Path, quiet: bool) -> None:
         raise Failure("the demo needs torch to run the models: pip install 'rekernel[torch]'") from None
     from rich.progress import Progress
 
+    from rekernel.escape import shown_path
+
     from ..demonstration.figure import draw
     from ..demonstration.run import CNN_VARIANTS, MLP_VARIANTS, SCALES, measure
     from ..tables.demo import print_results
@@ -55,6 +57,7 @@ def demo(out: Path, quiet: bool) -> None:
         return
     target = console()
     print_results(target, results)
-    target.print(f"Converted files and demo.json are in {out}" + (f"; the figure is {figure}." if figure else "."))
+    drawn = f"; the figure is {shown_path(figure)}" if figure else ""
+    target.print(f"Converted files and demo.json are in {shown_path(out)}{drawn}.")
     if figure is None:
         target.print("No figure was drawn, since matplotlib is missing (pip install 'rekernel[bench]').")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -121,10 +120,17 @@ class PickleCheckpoint:
                 f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', "
                 "or convert the file on a machine that has torch."
             ) from None
-        if _is_torchscript(self.path):
+        entries = _entries(self.path)
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise CheckpointError(
                 f"{self._where}: a TorchScript archive, which is a program; save the state_dict of the model that it "
                 f"was made from, as safetensors."
+            )
+        packed = next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:  # a kilobyte may unpack to gigabytes
+            raise CheckpointError(
+                f"{self._where}: its entry {shown(packed.filename, 60)} is compressed, which torch.save never does; "
+                f"save the tensors again with torch.save, or as safetensors."
             )
         # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
         mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
@@ -182,13 +188,13 @@ def _split(loaded: Any, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     return tensors, tuple(others)
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether a file is an archive of torch with the code of a model."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    return False
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """The entries of a zip archive; none for another file, and for a broken archive, which torch will describe."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except Exception:  # a broken archive can raise any error
+        return []
 
 
 def _some(names: list[str]) -> str:

@@ -101,7 +101,7 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
             )
         if (info.shape, info.dtype) != (change.shape, change.dtype):
             raise RekernelError(
-                f"the plan expects {shown(name)} as {change.dtype} {list(change.shape)}, but it is "
+                f"the plan expects {shown(name)} as {shown(change.dtype, 20)} {list(change.shape)}, but it is "
                 f"{info.dtype} {list(info.shape)}; plan again"
             )
     for change in changes.values():

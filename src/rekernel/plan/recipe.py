@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import RekernelError
+from ..escape import shown
 from .plan import Plan
 
 KEY = "rekernel"
 """The metadata key. Every other entry of the source's metadata is copied unchanged."""
 VERSION = 1
+_ORIGIN = ("repo", "commit", "path")
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,16 @@ class SourceFile:
 
     def to_document(self) -> dict[str, Any]:
         """Return the fields for JSON, without the empty ones."""
-        known = {"repo": self.repo, "commit": self.commit, "path": self.path}
+        known = {key: getattr(self, key) for key in _ORIGIN}
         return {"bytes": self.nbytes, "sha256": self.sha256} | {key: value for key, value in known.items() if value}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """Read the fields that `to_document` wrote."""
-        known = (str(document.get(key, "")) for key in ("repo", "commit", "path"))
-        return cls(int(document["bytes"]), str(document["sha256"]), *known)
+        nbytes, texts = document["bytes"], [document["sha256"], *(document.get(k, "") for k in _ORIGIN)]
+        if type(nbytes) is not int or nbytes < 0 or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a source has bytes that are not a whole number, or another field that is not text")
+        return cls(nbytes, *texts)
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,18 @@ class Recipe:
             document = json.loads(text)
             version = document["version"]
             if version != VERSION:
-                raise RekernelError(f"recipe: version {version!r} is not {VERSION}, the one this rekernel reads")
+                raise RekernelError(
+                    f"recipe: version {shown(repr(version), 80)} is not {VERSION}, the one this rekernel reads"
+                )
             sources = tuple(SourceFile.from_document(source) for source in document["sources"])
             plan = Plan.from_json(json.dumps(document["plan"]))
-            return cls(plan, sources, str(document["dtype"]), str(document["tool"]))
-        except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({error})") from None
+            dtype, tool = document["dtype"], document["tool"]
+            if not isinstance(dtype, str) or not isinstance(tool, str):
+                raise TypeError("dtype and tool must be text")
+            return cls(plan, sources, dtype, tool)
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            why = shown(str(error), 200)
+            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({why})") from None
 
 
 def find_recipe(metadata: Mapping[str, str]) -> Recipe | None:

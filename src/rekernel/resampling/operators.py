@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 MOST_TAPS = 4096
 """Upper bound along one axis. A larger count almost always means a mistyped scale and would exhaust memory."""
 
+_TAPS_REACH = 16  # old samples that a number of taps may reach beyond twice the kernel, on either side
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
 _NO_GAIN = 1e-3  # a column whose sum is smaller cannot be normalised: its taps would become huge
 _FILTER_REACH = 4  # old samples that the shift-invariant filter spans: 4 * scale + 1 taps
@@ -59,6 +60,12 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
     if _is_whole(taps):
         if taps < 1:
             raise RekernelError(f"taps={taps} is not a number of taps; pass 1 or more, or {' or '.join(TAPS_RULES)}")
+        most = math.ceil(max(scale, 1.0) * 2 * (k - 1 + _TAPS_REACH)) + 1
+        if taps > most:  # the design of thousands takes seconds for each kernel
+            raise RekernelError(
+                f"taps={taps} for k={k}, scale={scale:g}: no method needs more than {most} taps; pass fewer, or "
+                f"{' or '.join(TAPS_RULES)}"
+            )
         return int(taps)
     if taps not in TAPS_RULES:
         raise RekernelError(f"taps={taps!r} is neither a number nor one of {', '.join(TAPS_RULES)}")

@@ -3,6 +3,8 @@
 Scope: diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`. Not here: the work of a hook (see
 `guidance/hook`, `kernels/hook`, `positions/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
 
+The calls of a network with hooks take turns, also with putting on and taking off: several threads may share it.
+
 A hook runs outside the compiled code, since it calls the network at several sizes. It runs inside accelerate's
 offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
 would compile a hook that is in `forward`, and overwrite a hook that is in the compiled call. So while hooks are on a
@@ -21,6 +23,7 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from ...errors import RekernelError
+from .turns import turn_of
 
 GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"
 PASSES = "rekernel.passes"
@@ -51,7 +54,8 @@ class ForwardHook(ModelHook):
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if getattr(self.place, "_compiled_call_impl", None) is not None:
             raise compiled_later(self.place)
-        return self.run(self.fn_ref.original_forward, args, kwargs)
+        with turn_of(self.place._module if isinstance(self.place, _CompiledCall) else self.place):
+            return self.run(self.fn_ref.original_forward, args, kwargs)
 
     def __repr__(self) -> str:
         return self._described()
@@ -96,6 +100,11 @@ def put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
         Where the network has a hook of that name already, where it has a cache that keeps features from step to step
         (two passes of different sizes would share them), and where it was compiled with a hook of ours on it.
     """
+    with turn_of(module):
+        _put_on(module, name, hook)
+
+
+def _put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     refuse_caches(module)
     attached = hook_on(module, name)
     if attached is not None:
@@ -122,9 +131,10 @@ def hook_on(module: nn.Module, name: str) -> ForwardHook | None:
 
 def take_off(module: nn.Module, name: str) -> None:
     """Remove a hook; where no other hook is left, also remove the registry that rekernel created."""
-    hook = _unlink(module, name)
-    if hook is not None:
-        hook.run = _call_original  # the wrapper of another library may still hold the hook
+    with turn_of(module):
+        hook = _unlink(module, name)
+        if hook is not None:
+            hook.run = _call_original  # the wrapper of another library, or a call that begins, may still hold the hook
 
 
 def _call_original(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

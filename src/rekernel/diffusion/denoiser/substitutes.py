@@ -8,11 +8,13 @@ call runs.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...architectures.base import exactly
@@ -50,19 +52,23 @@ def plain_name(name: str) -> str:
     return _LORA.sub("", name)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Substitute:
     """A rescaled layer and the layer that it replaces during a call.
+
+    A call that another thread began without hooks does not wait for its turn, and still runs the old layer.
 
     path : name of the layer in the denoiser
     old, new : the original layer and the rescaled one
     origin : the state of the old layer from which the new one was made, as `_origin` returns it
+    thread : the thread to whose call the new layer is lent
     """
 
     path: str
     old: nn.Module
     new: nn.Module
     origin: tuple[Any, ...]
+    thread: int = 0
 
     def current(self, model: nn.Module) -> bool:
         """Whether the old layer is still in the network and has not changed."""
@@ -78,6 +84,9 @@ class Substitute:
 
     def __call__(self, x: Tensor) -> Any:
         """Run the new layer on the device of `x`: an offloaded pipeline moves the old layers, but not the new ones."""
+        # Compiled code was chosen for the layer that stands there, and must not depend on the number of a thread.
+        if not torch.compiler.is_compiling() and threading.get_ident() != self.thread:
+            return type(self.old).forward(self.old, x)
         new: Any = self.new
         for name, filter_ in list(new._buffers.items()):
             if filter_ is not None and filter_.device != x.device:
@@ -262,6 +271,7 @@ def lent(substitutes: Sequence[Substitute]) -> Iterator[None]:
         for substitute in substitutes:
             _check_free(substitute.path, substitute.old)
             substitute.share()
+            substitute.thread = threading.get_ident()
             vars(substitute.old)["forward"] = substitute
             done.append(substitute.old)
         yield

@@ -58,6 +58,10 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
     CogVideoX, LTX-Video, Mochi) are experimental: one small Flux was measured, and all others were only tested with
     random weights. The repr of attached guidance says so.
 
+    Several threads may call one network: its calls take turns, and each gets what it gets alone. A scheduler keeps the
+    step that it is at, so give each thread a pipeline of its own around the shared network. Attach before the threads
+    start: attaching and removing wait for a running call with hooks, but not for one that began without them.
+
     Examples
     --------
     >>> UpsampleGuidance(scale=2, theta=1.0, eta=0.6)

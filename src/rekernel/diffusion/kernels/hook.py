@@ -18,6 +18,7 @@ from ..denoiser.pass_context import current_pass
 from ..denoiser.pass_scale import scale_of_pass
 from ..denoiser.substitutes import KernelBank, Substitute, lent, plain_name
 from ..denoiser.target import Target
+from ..denoiser.turns import turn_of
 from .settings import KernelSettings
 
 
@@ -39,8 +40,9 @@ class SwitchedDenoiser:
         if settings.timed and settings.schedule is None:
             self.target.schedule(None, None)  # validate eagerly
         self.bank = KernelBank(self.target.denoiser)
-        self.bank.patterns(settings.layers)
-        put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(settings)))
+        with turn_of(self.target.denoiser):  # guidance may have lent layers to the call of another thread
+            self.bank.patterns(settings.layers)
+            put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(settings)))
 
     def take_off(self) -> None:
         take_off(self.target.denoiser, KERNELS)

@@ -41,6 +41,12 @@ class SupersampledKernels(KernelSettings, Attachable):
     schedule : NoiseSchedule, optional
         Noise schedule of the network; read from the pipeline's scheduler by default.
 
+    Notes
+    -----
+    Several threads may call one network: its calls take turns, and each gets what it gets alone. A scheduler keeps the
+    step that it is at, so give each thread a pipeline of its own around the shared network. Attach before the threads
+    start: attaching and removing wait for a running call with hooks, but not for one that began without them.
+
     Examples
     --------
     >>> SupersampledKernels(2, until=0.7)

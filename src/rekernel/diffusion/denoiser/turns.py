@@ -1,0 +1,34 @@
+"""Let the calls of one network take turns, where hooks change the network for the time of a call.
+
+Scope: one lock for each network. Not here: the hooks (see `hooks`), the changes (see `substitutes`). The locks are kept
+beside the networks and not on them, so that nothing of them is left behind, copied or pickled.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+@contextmanager
+def turn_of(network: Any) -> Iterator[None]:
+    """Wait until no other thread uses the network, and keep it for the body of the `with` block.
+
+    A thread that has the turn takes it again at once, as the passes within a guided call do.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The denoiser, with or without the wrapper of `torch.compile`.
+    """
+    network = getattr(network, "_orig_mod", network)
+    with _MAKING:
+        lock = _LOCKS.setdefault(network, threading.RLock())
+    with lock:
+        yield
