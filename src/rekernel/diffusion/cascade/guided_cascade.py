@@ -39,7 +39,7 @@ class GuidedCascade:
         None is the recommended guidance of this kind of pipeline, False is no guidance. `scale` is that of each stage,
         and `eta` counts in the part of the schedule that a stage runs.
     kernels : SupersampledKernels, or a mapping of its options, optional
-        Kernels rescaled in each stage after the first.
+        Kernels rescaled in each stage after the first; `until` counts in the part of the schedule that a stage runs.
     positions : RescaledPositions, or a mapping of its options, optional
         Positions of a transformer rescaled in each stage after the first.
     enlarge : {'pixels', 'latent'} or callable, optional

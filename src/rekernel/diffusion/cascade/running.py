@@ -30,7 +30,7 @@ from .late_scheduler import LateScheduler, Prepared, repeated
 from .networks import Networks
 from .passes import IMAGES, Passes
 from .sample_form import SampleForm
-from .settings import CascadeSettings, at_scale, guidance_at
+from .settings import CascadeSettings, at_scale, guidance_at, kernels_at
 from .sizes import Size, text_of
 
 
@@ -181,7 +181,7 @@ class Run:
         scale = tuple(n / m for n, m in zip(self.sizes[index], self.sizes[0], strict=True))
         found: list[Any] = []
         if self.settings.kernels is not None:
-            found.append(at_scale(SupersampledKernels, self.settings.kernels, scale))
+            found.append(kernels_at(SupersampledKernels, self.settings.kernels, scale, position))
         if self.settings.positions is not None:
             found.append(at_scale(RescaledPositions, self.settings.positions, scale))
         if self.settings.guidance is not None:

@@ -144,6 +144,23 @@ def guidance_at(
     return at_scale(kind, settings, tuple(scale), eta=(1 - (1 - share) * fraction) if share else 0.0)
 
 
+def kernels_at(kind: type[Any], settings: KernelSettings, scale: Sequence[float], fraction: float) -> Any:
+    """Kernels for one stage, as an object of class `kind`; `until` counts in the part of the schedule that it runs.
+
+    Examples
+    --------
+    >>> kernels_at(KernelSettings, KernelSettings(2, until=0.5), (2, 2), 0.4).until
+    0.8
+    """
+
+    def share(until: float) -> float:
+        return 1 - (1 - until) * fraction
+
+    until = settings.until
+    moved = {name: share(n) for name, n in until.items()} if isinstance(until, Mapping) else share(until)
+    return at_scale(kind, settings, tuple(scale), until=moved if settings.timed else until)
+
+
 __all__ = [
     "LATENT",
     "PIXELS",
@@ -151,6 +168,7 @@ __all__ = [
     "CascadeSettings",
     "at_scale",
     "guidance_at",
+    "kernels_at",
     "recorded_strengths",
     "settings_of",
     "strengths_of",
