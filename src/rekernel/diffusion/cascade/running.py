@@ -190,10 +190,11 @@ class Run:
 
     def _position(self, scheduler: LateScheduler) -> float:
         """Where in the schedule the stage starts: 1 is pure noise."""
-        guidance = self.settings.guidance
-        if guidance is None:
+        guidance, kernels = self.settings.guidance, self.settings.kernels
+        if guidance is None and (kernels is None or not kernels.timed):
             return 1.0
-        schedule, _ = self.target.schedule(guidance.schedule, guidance.prediction)
+        told = (None, None) if guidance is None else (guidance.schedule, guidance.prediction)
+        schedule, _ = self.target.schedule(*told)
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
             found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
         else:
