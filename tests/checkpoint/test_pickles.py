@@ -63,7 +63,7 @@ def test_a_compressed_archive_is_refused_before_anything_is_unpacked(tmp_path):
     with zipfile.ZipFile(plain) as read, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as write:
         for name in read.namelist():
             write.writestr(name, read.read(name))
-    with pytest.raises(CheckpointError, match="is compressed, which torch.save never does"):
+    with pytest.raises(CheckpointError, match=r"is compressed, which torch\.save never does"):
         open_checkpoint(packed, allow_pickle=True)
 
 
