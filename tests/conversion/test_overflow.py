@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from rekernel import RekernelError, convert
 
 torch = pytest.importorskip("torch")
