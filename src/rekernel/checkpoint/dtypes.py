@@ -75,6 +75,9 @@ OF_TORCH = {dtype.torch: dtype.name for dtype in TABLE if dtype.torch}
 """The safetensors name of each dtype of torch."""
 OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
 """The safetensors name of each data type of ONNX."""
+_OF_NUMPY = {dtype.numpy: dtype.name for dtype in TABLE if dtype.numpy}
+_LARGEST = {"F16": ("65504", "BF16 or F32"), "BF16": ("3.38953e+38", "F32"), "F32": ("3.40282e+38", "F64")}
+"""The largest finite value of each dtype to which wider floats are cast, and the dtypes to cast to instead."""
 _BY_NAME = {dtype.name: dtype for dtype in TABLE}
 
 _SPELLINGS = OF_TORCH | {
@@ -130,22 +133,24 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """
     with np.errstate(over="ignore"):
         result = values.astype(numpy_dtype(dtype))
-    if dtype == "F16":  # the only target with a smaller range than its sources
-        lost = ~np.isfinite(result) & np.isfinite(values)
+    if dtype in _LARGEST and (infinite := ~np.isfinite(result)).any():
+        lost = infinite & np.isfinite(values)
         if lost.any():
-            worst = values[lost].flat[0]
+            worst, (largest, instead) = values[lost].flat[0], _LARGEST[dtype]
             raise RekernelError(
-                f"value {float(worst):.6g} is too large for F16, whose maximum is 65504; cast to BF16 or F32 instead"
+                f"value {float(worst):.6g} is too large for {dtype}, whose maximum is {largest}; cast to {instead} "
+                f"instead"
             )
     return result
 
 
 def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> None:
-    """Raise if a value of a float16 `result` is infinite that is finite in `wider()`, the values before rounding.
+    """Raise if a value of `result` is infinite that is finite in `wider()`, the values before rounding, in float64.
 
     Examples
     --------
     >>> refuse_overflow(np.array([np.inf], np.float16), lambda: np.array([np.inf], np.float32))
     """
-    if result.dtype == np.float16 and not np.isfinite(result).all():
-        cast(wider(), "F16")
+    name = _OF_NUMPY.get(result.dtype.name, "")
+    if name in _LARGEST and not np.isfinite(result).all():
+        cast(wider(), name)

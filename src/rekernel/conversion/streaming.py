@@ -167,8 +167,8 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
             values = values.astype("float64" if change.dtype == "F64" else "float32")
         result: Any = change.apply(values, allow_cast=allow_cast)
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
-        if dtype == change.dtype and not change.kept:
-            refuse_overflow(result, lambda: change.apply(values.astype(np.float32)))
+        if not change.kept:
+            refuse_overflow(result, lambda: change.apply(values.astype(np.float64)))
     except RekernelError as error:
         raise RekernelError(f"{shown(change.name)}: {error}") from None
     # Viewed as bytes: the buffer protocol does not know bfloat16.

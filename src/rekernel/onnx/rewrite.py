@@ -55,7 +55,7 @@ def _weights(done: GraphPass, proto: Any) -> None:
         try:
             old = done.model.array(name)
             values = change.apply(old)
-            refuse_overflow(values, partial(change.apply, old.astype(np.float32)))
+            refuse_overflow(values, partial(change.apply, old.astype(np.float64)))
             new[name] = numpy_helper.from_array(values, name)
         except RekernelError as error:
             raise RekernelError(f"{shown(name)}: {error}") from None

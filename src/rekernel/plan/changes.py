@@ -160,7 +160,9 @@ class LayerChange:
         view = self.view
         if tuple(w.shape) != self.shape:
             view = (int(w.shape[0]), *self.view[1:])
-        out = resample(rest.reshape(view), {o.axis: o.matrix() for o in self.operators}, allow_cast=allow_cast)
+        matrices = {o.axis: o.matrix() for o in self.operators}
+        with np.errstate(over="ignore", invalid="ignore"):  # callers refuse what became infinite
+            out = resample(rest.reshape(view), matrices, allow_cast=allow_cast)
         new = (out.shape[0], *self.new_shape[1:]) if tuple(w.shape) != self.shape else self.new_shape
         if not self.prefix:
             return out.reshape(new)

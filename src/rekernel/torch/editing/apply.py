@@ -193,14 +193,15 @@ def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) ->
 
 
 def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
-    """Raise if a finite value became infinite when it was rounded to float16."""
-    if data.dtype == torch.float16 and not data.isfinite().all():
-        lost = change.apply(weight.detach().float())[~data.isfinite()]
+    """Raise if a finite value became infinite when it was rounded to a dtype below float64."""
+    if data.dtype != torch.float64 and data.dtype.is_floating_point and not data.isfinite().all():
+        lost = change.apply(weight.detach().double())[~data.isfinite()]
         if lost.isfinite().any():
-            value = float(lost[lost.isfinite()][0])
+            value, name = float(lost[lost.isfinite()][0]), str(data.dtype).removeprefix("torch.")
+            wider = "bfloat16 or float32" if data.dtype == torch.float16 else "a wider dtype"
             raise RekernelError(
-                f"{shown(change.name)}: value {value:.6g} is beyond float16's 65504; convert the model to bfloat16 or "
-                f"float32 first"
+                f"{shown(change.name)}: value {value:.6g} is beyond {name}'s {torch.finfo(data.dtype).max:g}; convert "
+                f"the model to {wider} first"
             )
 
 
