@@ -314,5 +314,9 @@ def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
     if o.geometry == "kernel":
         if o.scale > _LARGEST_SCALE:
             raise RekernelError(f"a kernel's scale of {o.scale:g} is above {_LARGEST_SCALE}")
+        if o.scale < 1 / _LARGEST_SCALE:
+            raise RekernelError(f"a kernel's scale of {o.scale:g} is below 1/{_LARGEST_SCALE}")
+        if abs(o.phase) > o.new:
+            raise RekernelError(f"a phase of {o.phase:g} moves all {o.new} taps out of the kernel")
         if o.dilation * o.old * o.new <= _SMALL:
             o.matrix()  # raises if the method has no kernel of this size
