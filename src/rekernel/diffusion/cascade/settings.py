@@ -20,7 +20,7 @@ from ..positions.settings import PositionSettings
 from ..sampler_settings import SamplerSettings
 
 LATENT, PIXELS = "latent", "pixels"
-STRENGTH = 0.5  # docs/guidance.md, "Cascades"
+STRENGTH = 0.5  # docs/guidance.md, "What cascades and positions do"
 
 Enlarge = str | Callable[[Any], Any] | None
 
