@@ -104,9 +104,9 @@ def _nested() -> list[Row]:
     two = [(0.5, 0.3), (0.5, 0.4), (0.5, 0.5)]
     return [
         Row("nested guidance 1.5", "guidance", guidance=SMOOTH, headline=True),
-        Row("cascade 0.5, 0.4", "cascade", (0.5, 0.4)),
+        Row("cascade 0.5, 0.3", "cascade", (0.5, 0.3)),
         *(
-            Row(f"cascade {a:g}, {b:g}, guidance 1.5", "guided cascade", (a, b), SMOOTH, headline=(a, b) == (0.5, 0.4))
+            Row(f"cascade {a:g}, {b:g}, guidance 1.5", "guided cascade", (a, b), SMOOTH, headline=(a, b) == (0.5, 0.3))
             for a, b in two
         ),
     ]

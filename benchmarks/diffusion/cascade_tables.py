@@ -27,7 +27,7 @@ COLUMNS = {
 }  # fmt: skip
 README = {  # what is sampled: its results, the rows to show, and their names on the page
     "digits, 32x32 from a model of 16x16 (1,000 samples)": ("glyphs 32 decisive", "cascade 0.4"),
-    "digits, 64x64 from a model of 16x16": ("glyphs 64", "cascade 0.5, 0.4"),
+    "digits, 64x64 from a model of 16x16": ("glyphs 64", "cascade 0.5, 0.3"),
     "clothes, 32x32 from a model of 16x16": ("fashion 32", "cascade 0.5"),
     "digits, 32x32 from a transformer of 16x16": ("transformer 32", "cascade 0.3"),
 }

@@ -70,7 +70,7 @@ def tables() -> dict[str, str]:
         _results(HERE, "fashion.json"),
         _results(HERE, "efficientnet.json"),
         _results(HERE, "segmentation.json"),
-        _results(HERE.parent / "accuracy", "diffusion.json"),
+        _results(HERE.parent / "diffusion", "cascades.json"),
     )
     return made
 
@@ -85,7 +85,7 @@ def headline(classified: Row, large: Row, segmented: Row, sampled: Row) -> str:
     cnn = {r["row"]: r for r in classified["summary"] if (r["old"], r["new"], r["network"]) == (14, 28, "CNN")}
     eff = {r["row"]: r for r in large["rows"]}
     seg = _means(segmented)
-    glyphs = sampled["2"]["rows"]
+    digits = sampled["glyphs 32 decisive"]["rows"]
     rows = [
         ["EfficientNet-Lite0 (ImageNet) at 448x448: same first answer as on the picture reduced by hand",
          *(f"{100 * eff[name]['agreement']:.1f} %" for name in ("untouched, 448 pixels", "default"))],
@@ -93,8 +93,8 @@ def headline(classified: Row, large: Row, segmented: Row, sampled: Row) -> str:
          *(f"{cnn[name]['accuracy']:.1f} %" for name in ("untouched", "default"))],
         ["U-Net, trained on scenes of 48x48, tested at 96x96: mean IoU",
          *(f"{100 * seg[name]:.1f} %" for name in ("untouched", "default"))],
-        ["diffusion model: samples that show exactly one digit, of 200",
-         *(f"{100 * glyphs[name]['one_object'][0]:.1f} %" for name in ("untouched", "guidance (1.5, 1), smooth U"))],
+        ["diffusion model of 16x16, guided cascade to 32x32: samples that show exactly one digit, of 1,000",
+         *(f"{100 * digits[name]['one_object'][0]:.1f} %" for name in ("untouched", "cascade 0.4, guidance 1.5"))],
     ]  # fmt: skip
     return markdown(["at twice the trained size", "as trained", "with rekernel"], rows)
 

@@ -1,4 +1,4 @@
-"""Draw quality against passes for every row of benchmarks/diffusion/cascades.py: guidance-cascades.png, and samples.
+"""Draw quality against passes for every row of benchmarks/diffusion/cascades.py, and samples of the main rows.
 
 python docs/figures/cascades.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,17 @@ SHOWN = {
     "guidance 1.5": "guidance from noise",
     "nested guidance 1.5": "guidance from noise",
     "cascade 0.4": "cascade without guidance",
-    "cascade 0.5, 0.4": "cascade without guidance",
+    "cascade 0.5, 0.3": "cascade without guidance",
     "cascade 0.5": "cascade without guidance",
     "cascade 0.3": "cascade without guidance",
     "cascade 0.4, guidance 1.5": "guided cascade",
-    "cascade 0.5, 0.4, guidance 1.5": "guided cascade",
+    "cascade 0.5, 0.3, guidance 1.5": "guided cascade",
     "cascade 0.5, guidance 1.5": "guided cascade",
     "cascade 0.3, guidance 1.5": "guided cascade",
     "cascade 0.3, guidance 1.5 + yarn positions, temperature 0": "and yarn positions",
 }
 SAMPLED = {  # the strength that is shown
-    "glyphs-32": "0.4", "glyphs-64": "0.5, 0.4", "fashion-32": "0.5", "transformer-32": "0.3",
+    "glyphs-32": "0.4", "glyphs-64": "0.5, 0.3", "fashion-32": "0.5", "transformer-32": "0.3",
 }  # fmt: skip
 
 
@@ -82,12 +83,12 @@ def _panel(ax: Axes, rows: dict[str, Any]) -> None:
     ax.set_xlim(left=0)
 
 
-def samples() -> Figure:
+def samples(keys: Sequence[str], columns: int) -> Figure:
     """Ten samples of the shown rows, a panel for each model and size."""
-    files = {key: RESULTS / f"cascades-{key}.npz" for key in SAMPLED}
-    files = {key: path for key, path in files.items() if path.exists()}
-    figure, axes = plt.subplots(len(files), 1, figsize=(9.4, 3.6 * len(files)), constrained_layout=True)
-    for ax, (key, path) in zip(np.atleast_1d(axes), files.items(), strict=True):
+    files = {key: RESULTS / f"cascades-{key}.npz" for key in keys}
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(6.6 * columns, 2.6 * rows), constrained_layout=True)
+    for ax, (key, path) in zip(np.atleast_1d(axes).flat, files.items(), strict=True):
         with np.load(path) as held:
             strength = SAMPLED[key]
             wanted = [
@@ -110,8 +111,12 @@ def samples() -> Figure:
 def main() -> None:
     plt.rcParams.update(STYLE)
     results = json.loads((RESULTS / "cascades.json").read_text())
-    for name, figure in (("guidance-cascades", quality(results)), ("guidance-cascade-samples", samples())):
-        figure.savefig(HERE / f"{name}.png", metadata={"Software": None})
+    for name, figure in (
+        ("guidance-cascades", quality(results)),
+        ("guidance-cascade-samples", samples(list(SAMPLED), 1)),
+        ("cascades", samples(["glyphs-32", "fashion-32"], 2)),
+    ):
+        figure.savefig(HERE / f"{name}.png", metadata={"Software": None}, bbox_inches="tight")
         plt.close(figure)
 
 
