@@ -105,13 +105,12 @@ class GuidedCascade:
 
         Parameters
         ----------
-        image : PIL image, array or tensor, optional
-            A picture to start from, of the shape of the stages: it is enlarged, and the first stage is left out. Where
-            the pipeline itself takes an `image` (a ControlNet, inpainting), the picture to start from is `start`.
-        callback_on_step_end : callable, optional
-            As in the pipeline; its step counts on through the stages.
-        **kwargs
-            All others are passed on in every stage; `latents` in the first one only.
+        *args, **kwargs
+            Passed on in every stage; `latents` in the first one only. Two have a meaning of their own.
+            `image` is a PIL image, array or tensor to start from, of the shape of the stages: it is enlarged, and the
+            first stage is left out. Where the pipeline itself takes an `image` (a ControlNet, inpainting), the picture
+            to start from is `start`. `callback_on_step_end` is as in the pipeline; its step counts on through the
+            stages.
 
         Returns
         -------
