@@ -86,7 +86,7 @@ class Recorder(TorchFunctionMode):
         self._by_path = dict(model.named_modules())
         self._states: TensorNotes[State] = TensorNotes()
         self._scores: TensorNotes[bool] = TensorNotes()
-        self._tables = Tables(self._name, self.state)
+        self._tables = Tables()
         for buffer in model.buffers():
             self.log.hold(buffer)
 
@@ -115,7 +115,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        self._tables.note(func, args, result)
+        self._tables.note(func, args, result, self._name)
         self.log.add(func, self._module() if self._modules else IN_FRONT, args, kwargs, result)
         tensors = [a for a in tensors_in((args, kwargs)) if a in self._states]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
@@ -199,7 +199,7 @@ class Recorder(TorchFunctionMode):
         return self._attention(event, function) if event.x in self._scores else False
 
     def _sum(self, event: _Event, _function: Function) -> bool:
-        found = self._tables.added(event.args)
+        found = self._tables.added(event.args, self._name, self.state)
         if found is not None:
             self._append(
                 "positions", event.sources, weight=found.name, size=found.grid, out_size=found.grid, prefix=found.prefix

@@ -34,7 +34,7 @@ IN_FRONT = "(in front of the model)"
 _LARGEST = 1 << 20  # entries of a tensor whose largest value is looked up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operand:
     """A tensor argument or result of a function.
 

@@ -13,6 +13,13 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+class _Reference(ref[Tensor]):
+    """A weak reference that knows the identity of its tensor after the tensor is gone."""
+
+    __slots__ = ("key",)
+    key: int
+
+
 class TensorNotes(Generic[T]):
     """A mapping from tensors, by identity; an entry goes when its tensor does.
 
@@ -32,16 +39,21 @@ class TensorNotes(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[ref[Tensor], T]] = {}
-
-    def __setitem__(self, tensor: Tensor, note: T) -> None:
-        key, of = id(tensor), self._of
+        self._of: dict[int, tuple[_Reference, T]] = {}
+        here = ref(self)  # no cycle: a trace makes thousands of entries, which would wait for the garbage collector
 
         def forget(gone: ref[Tensor]) -> None:
-            if key in of and of[key][0] is gone:
-                del of[key]
+            notes = here()
+            assert isinstance(gone, _Reference)
+            if notes is not None and gone.key in notes._of and notes._of[gone.key][0] is gone:
+                del notes._of[gone.key]
 
-        of[key] = ref(tensor, forget), note
+        self._forget = forget
+
+    def __setitem__(self, tensor: Tensor, note: T) -> None:
+        reference = _Reference(tensor, self._forget)
+        reference.key = id(tensor)
+        self._of[reference.key] = reference, note
 
     def __getitem__(self, tensor: Tensor) -> T:
         return self._of[id(tensor)][1]
