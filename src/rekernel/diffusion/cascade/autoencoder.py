@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
-from .sample_form import stacked_blocks, unstacked_blocks
+from ..denoiser.blocks import stacked_blocks, unstacked_blocks
 
 
 class Autoencoder:
@@ -80,7 +80,8 @@ class Autoencoder:
         scale, shift = (getattr(config, name, None) for name in ("scaling_factor", "shift_factor"))
         mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
         if mean is None or std is None:  # LTX-Video has them as buffers
-            mean, std = (getattr(self.vae, name, None) for name in ("latents_mean", "latents_std"))
+            buffers = dict(self.vae.named_buffers(recurse=False))
+            mean, std = (buffers.get(name) for name in ("latents_mean", "latents_std"))
         if self._stacked:
             mean = self.vae.bn.running_mean
             std = (self.vae.bn.running_var + getattr(config, "batch_norm_eps", 1e-5)) ** 0.5

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import RekernelError
+from ..denoiser.blocks import packed_blocks, stacked_blocks, unpacked_blocks
 from .sizes import Size, text_of
 
 GRID, BLOCKS, PIXELS = "grid", "blocks of 2 x 2", "pixels"
@@ -53,8 +54,7 @@ class SampleForm:
         height, width = size[0] // self.cell, size[1] // self.cell
         batch, count = sample.shape[:2]
         if self.tokens == BLOCKS and sample.ndim == 3 and count * 4 == height * width:
-            blocks = sample.reshape(batch, height // 2, width // 2, -1, 2, 2)
-            return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
+            return unpacked_blocks(sample, height // 2, width // 2)
         if self.tokens == PIXELS and sample.ndim == 3 and count % (height * width) == 0:
             return sample.transpose(1, 2).reshape(batch, -1, count // (height * width), height, width)
         if sample.ndim < 4 or tuple(sample.shape[-2:]) != (height, width):
@@ -70,22 +70,8 @@ class SampleForm:
             return grid
         if self.tokens == PIXELS:
             return grid.flatten(2).transpose(1, 2)
-        return stacked_blocks(grid).flatten(2).transpose(1, 2)
+        return packed_blocks(grid)
 
     def latents(self, grid: Tensor) -> Tensor:
         """The grid in the form in which the pipeline takes its argument `latents`."""
         return stacked_blocks(grid) if self.stacked else self.sample(grid)
-
-
-def stacked_blocks(grid: Tensor) -> Tensor:
-    """(B, C, h, w) with each 2 x 2 pixels as channels: (B, 4 C, h / 2, w / 2)."""
-    batch, channels, height, width = grid.shape
-    blocks = grid.reshape(batch, channels, height // 2, 2, width // 2, 2)
-    return blocks.permute(0, 1, 3, 5, 2, 4).reshape(batch, 4 * channels, height // 2, width // 2)
-
-
-def unstacked_blocks(blocks: Tensor) -> Tensor:
-    """The inverse of `stacked_blocks`."""
-    batch, channels, height, width = blocks.shape
-    grid = blocks.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
-    return grid.reshape(batch, channels // 4, 2 * height, 2 * width)

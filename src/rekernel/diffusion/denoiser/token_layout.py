@@ -6,6 +6,7 @@ Scope: tokens of diffusers' networks, and the arguments that say where each toke
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ...errors import RekernelError
+from .blocks import packed_blocks, unpacked_blocks
 from .image_layout import ImageLayout
 
 
 @dataclass(frozen=True)
-class PackedTokens:
+class PackedTokens(ABC):
     """(B, tokens, 4 C), one token for each 2 x 2 pixels, row by row.
 
     rows, columns : number of rows and columns of tokens
@@ -32,25 +34,23 @@ class PackedTokens:
     packed: int = 4
 
     def grid(self, tensor: Tensor) -> Tensor:
-        batch, _, channels = tensor.shape
-        blocks = tensor.reshape(batch, self.rows, self.columns, channels // 4, 2, 2)
-        return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, 2 * self.rows, 2 * self.columns)
+        return unpacked_blocks(tensor, self.rows, self.columns)
 
     def tensor(self, grid: Tensor) -> Tensor:
-        batch, channels, height, width = grid.shape
-        blocks = grid.reshape(batch, channels, height // 2, 2, width // 2, 2)
-        return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, 4 * channels)
+        return packed_blocks(grid)
 
     def reduced(self, low: Sequence[int]) -> Self:
         """The layout of a picture of `low` pixels; its positions count from 0 by 1, as for any picture of that size."""
         rows, columns = (n // 2 for n in low)
         return replace(self, rows=rows, columns=columns, where=self._positions(rows, columns))
 
+    @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The arguments that say where the tokens lie."""
 
+    @abstractmethod
     def _positions(self, rows: int, columns: int) -> Any:
-        raise NotImplementedError
+        """The positions of a picture of so many rows and columns of tokens."""
 
 
 @dataclass(frozen=True)
