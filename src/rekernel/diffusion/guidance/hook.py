@@ -13,42 +13,29 @@ from torch import Tensor
 
 from ...errors import RekernelError
 from ..denoiser.call import Call, read_call
-from ..denoiser.hooks import GUIDANCE, ForwardHook, put_on, take_off
-from ..denoiser.pass_context import current_pass, running
+from ..denoiser.hooks import GUIDANCE
+from ..denoiser.network_hook import NetworkHook
+from ..denoiser.pass_context import running
 from ..denoiser.substitutes import ALL, KernelBank, lent
-from ..denoiser.target import Target
 from ..formulas.guided import guided_prediction
 from ..formulas.sizes import factors_for
 from .settings import GuidanceSettings
 
 
-class GuidedDenoiser:
-    """The hook of guidance on one denoiser, put on when it is made.
+class GuidedDenoiser(NetworkHook[GuidanceSettings]):
+    """The hook of guidance on one denoiser."""
 
-    Parameters
-    ----------
-    settings : GuidanceSettings
-        Read at every call, so that a changed attribute takes effect from the next call on.
-    target, scheduler : as for `Target`
-    enabled : callable () -> bool
-        Whether guidance is enabled now.
-    """
+    name = GUIDANCE
 
-    def __init__(self, settings: GuidanceSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
-        self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
-        self.target.check_scale(settings.scale)
-        if settings.theta != 0:
+    def _prepare(self) -> None:
+        if self.settings.theta != 0:
             self._validate()
         self.bank = KernelBank(self.target.denoiser)
-        put_on(self.target.denoiser, GUIDANCE, ForwardHook(self._forward, lambda: repr(settings)))
 
     def _validate(self) -> None:
         """Raise for a schedule that is not known, and for a window whose ends are swapped in this schedule."""
         schedule, _ = self.target.schedule(self.settings.schedule, self.settings.prediction)
         self.settings.window().weight(schedule, schedule.end)
-
-    def take_off(self) -> None:
-        take_off(self.target.denoiser, GUIDANCE)
 
     def described(self) -> str:
         """Describe what guidance will do on this target."""
@@ -64,7 +51,7 @@ class GuidedDenoiser:
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         settings = self.settings
-        if not self._enabled() or settings.theta == 0 or current_pass().bypass:
+        if self._lets_through() or settings.theta == 0:
             return forward(*args, **kwargs)
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         theta, eta, enlarge = self.target.defaults

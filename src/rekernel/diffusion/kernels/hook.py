@@ -13,46 +13,26 @@ import torch
 
 from ...errors import RekernelError
 from ..denoiser.call import Call, read_call
-from ..denoiser.hooks import KERNELS, ForwardHook, put_on, take_off
-from ..denoiser.pass_context import current_pass
+from ..denoiser.hooks import KERNELS
+from ..denoiser.network_hook import NetworkHook
 from ..denoiser.pass_scale import scale_of_pass
 from ..denoiser.substitutes import KernelBank, Substitute, lent, plain_name
-from ..denoiser.target import Target
-from ..denoiser.turns import turn_of
 from .settings import KernelSettings
 
 
-class SwitchedDenoiser:
-    """The hook of rescaled kernels on one denoiser, put on when it is made.
+class SwitchedDenoiser(NetworkHook[KernelSettings]):
+    """The hook of rescaled kernels on one denoiser."""
 
-    Parameters
-    ----------
-    settings : KernelSettings
-        Read at every call, so that a changed attribute takes effect from the next call on.
-    target, scheduler : as for `Target`
-    enabled : callable () -> bool
-        Whether rescaled kernels are enabled now.
-    """
+    name = KERNELS
 
-    def __init__(self, settings: KernelSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
-        self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
-        self.target.check_scale(settings.scale)
-        if settings.timed and settings.schedule is None:
+    def _prepare(self) -> None:
+        if self.settings.timed and self.settings.schedule is None:
             self.target.schedule(None, None)  # validate eagerly
         self.bank = KernelBank(self.target.denoiser)
-        with turn_of(self.target.denoiser):  # guidance may have lent layers to the call of another thread
-            self.bank.patterns(settings.layers)
-            put_on(self.target.denoiser, KERNELS, ForwardHook(self._forward, lambda: repr(settings)))
-
-    def take_off(self) -> None:
-        take_off(self.target.denoiser, KERNELS)
-
-    def described(self) -> str:
-        """Describe the target."""
-        return f"on {self.target}"
+        self.bank.patterns(self.settings.layers)
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._enabled() or current_pass().bypass:
+        if self._lets_through():
             return forward(*args, **kwargs)
         self.target.check()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)

@@ -120,7 +120,7 @@ def attention_temperature(tokens: int, scale: float, power: float = 1.0) -> floa
     scale : float
         n over the number of image tokens in training: the product of the scales of the axes.
     power : float
-        0 is no temperature.
+        0 leaves the logits as they are.
 
     Examples
     --------

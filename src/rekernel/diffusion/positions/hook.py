@@ -15,10 +15,9 @@ import numpy as np
 from ...errors import RekernelError
 from ...torch.surroundings import own_tensors
 from ..denoiser.call import Call, read_call
-from ..denoiser.hooks import POSITIONS, ForwardHook, put_on, take_off
-from ..denoiser.pass_context import current_pass
+from ..denoiser.hooks import POSITIONS
+from ..denoiser.network_hook import NetworkHook
 from ..denoiser.pass_scale import scale_of_pass
-from ..denoiser.target import Target
 from .cropped_table import EnlargedCrop, cropping_part
 from .frequencies import attention_temperature
 from .lending import Loan, lent
@@ -27,30 +26,17 @@ from .settings import PositionSettings
 from .tables import Rescaling, Table, make_table, position_module
 
 
-class PositionedDenoiser:
-    """The hook of rescaled positions on one denoiser, put on when it is made.
+class PositionedDenoiser(NetworkHook[PositionSettings]):
+    """The hook of rescaled positions on one denoiser."""
 
-    Parameters
-    ----------
-    settings : PositionSettings
-        Read at every call, so that a changed attribute takes effect from the next call on.
-    target, scheduler : as for `Target`
-    enabled : callable () -> bool
-        Whether rescaled positions are enabled now.
-    """
+    name = POSITIONS
 
-    def __init__(self, settings: PositionSettings, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
-        self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
-        self.target.check_scale(settings.scale)
+    def _prepare(self) -> None:
         self._check_method()
-        if settings.method == "dype" and settings.schedule is None:
+        if self.settings.method == "dype" and self.settings.schedule is None:
             self.target.schedule(None, None)  # validate eagerly
         self._queries = ScaledQueries(self.target.network)
         self._tables: dict[Any, Any] = {}
-        put_on(self.target.denoiser, POSITIONS, ForwardHook(self._forward, lambda: repr(settings)))
-
-    def take_off(self) -> None:
-        take_off(self.target.denoiser, POSITIONS)
 
     def described(self) -> str:
         """Describe the target."""
@@ -72,7 +58,7 @@ class PositionedDenoiser:
             )
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._enabled() or current_pass().bypass:
+        if self._lets_through():
             return forward(*args, **kwargs)
         self.target.check()
         self._check_method()
@@ -95,7 +81,7 @@ class PositionedDenoiser:
         if module is network:
             return []
         table = self._table(call, scales)
-        # A callable that is no module is an attribute of the network.
+        # A callable that is not a module is an attribute of the network.
         owner = network if getattr(network, table.attribute, None) is module else module
         return [Loan(owner, table.attribute, table)]
 
