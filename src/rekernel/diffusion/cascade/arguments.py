@@ -106,7 +106,8 @@ class Arguments:
         latent : whether other stages can leave their result in latent space
         """
         made = dict(self.given)
-        made.pop("latents", None) if not first else None
+        if not first:
+            made.pop("latents", None)
         if self.sized:
             made |= {"height": size[0], "width": size[1]}
         if "use_resolution_binning" in self.takes:

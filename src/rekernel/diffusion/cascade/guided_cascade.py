@@ -36,8 +36,8 @@ class GuidedCascade:
         Share of the schedule that a stage runs: it makes int(steps * strength) steps, like diffusers' img2img
         pipelines.
     guidance : UpsampleGuidance, or a mapping of its options; None or False
-        None is the recommended guidance of this kind of pipeline, False is no guidance. `scale` is that of each stage,
-        and `eta` counts in the part of the schedule that a stage runs.
+        None is the recommended guidance of this kind of pipeline, False turns guidance off. `scale` is that of each
+        stage, and `eta` counts in the part of the schedule that a stage runs.
     kernels : SupersampledKernels, or a mapping of its options, optional
         Kernels rescaled in each stage after the first; `until` counts in the part of the schedule that a stage runs.
     positions : RescaledPositions, or a mapping of its options, optional

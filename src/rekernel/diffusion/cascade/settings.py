@@ -141,7 +141,7 @@ def guidance_at(
     if settings.eta is None and timed:
         return at_scale(kind, settings, tuple(scale))
     share = eta if settings.eta is None else settings.eta
-    return at_scale(kind, settings, tuple(scale), eta=(1 - (1 - share) * fraction) if share else 0.0)
+    return at_scale(kind, settings, tuple(scale), eta=_of_schedule(share, fraction) if share else 0.0)
 
 
 def kernels_at(kind: type[Any], settings: KernelSettings, scale: Sequence[float], fraction: float) -> Any:
@@ -152,13 +152,17 @@ def kernels_at(kind: type[Any], settings: KernelSettings, scale: Sequence[float]
     >>> kernels_at(KernelSettings, KernelSettings(2, until=0.5), (2, 2), 0.4).until
     0.8
     """
-
-    def share(until: float) -> float:
-        return 1 - (1 - until) * fraction
-
     until = settings.until
-    moved = {name: share(n) for name, n in until.items()} if isinstance(until, Mapping) else share(until)
-    return at_scale(kind, settings, tuple(scale), until=moved if settings.timed else until)
+    if isinstance(until, Mapping):
+        moved: Any = {name: _of_schedule(share, fraction) for name, share in until.items()}
+    else:
+        moved = _of_schedule(until, fraction)
+    return at_scale(kind, settings, tuple(scale), until=moved)
+
+
+def _of_schedule(share: float, fraction: float) -> float:
+    """The share of the whole schedule for a share of the part that starts at `fraction`, both from the noisy end."""
+    return 1 - (1 - share) * fraction
 
 
 __all__ = [
