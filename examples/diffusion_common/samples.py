@@ -16,7 +16,7 @@ SEED, DRAWN = 100, 1000  # every sample set is the first part of the same noise
 
 
 def load(folder: Path) -> DiffusionPipeline:
-    """The folder as diffusers loads it: in float32, though the weights are stored in float16."""
+    """The folder as diffusers loads it: in float32, though the weights are stored in half precision."""
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -7,10 +7,8 @@ Writes model_index.json, unet/, scheduler/, samples.png and results.json beside 
 No image larger than 16x16 is ever shown to the network.
 """
 
-import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "glyphs"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "diffusion_common"))
 
 import matplotlib
-import numpy as np
 import PIL
 import torch
+from glyph_images import load_images
 from measure import measured
-from render import area_reduce, render_glyphs
 from samples import draw, load
-from torch import Tensor
 from train_unet import train, write_folder, write_results
 
 HERE = Path(__file__).resolve().parent
@@ -50,26 +46,12 @@ def main() -> None:
     """Render or read the images, train from the last checkpoint on, write, read back, measure."""
     torch.set_num_threads(1)
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    images, labels = load_images(SCRATCH / "images.npz")
+    images, labels = load_images(SCRATCH / "images.npz", DATA)
     state = train(images, labels, RECIPE, DATA, SCRATCH / "checkpoint.pt")
     write_folder(state["ema"], HERE, "GlyphPipeline")
     draw(load(HERE), HERE / "samples.png")
     quality = {"classifier": "examples/glyphs/cnn.safetensors", "rows": measured()}
     write_results(state, HERE, quality, RECIPE, DATA, (PIL, matplotlib))
-
-
-def load_images(cache: Path) -> tuple[Tensor, Tensor]:
-    """(N, 1, 16, 16) float32 in [-1, 1] and (N,) int64: from `cache` where it holds these settings, else drawn."""
-    if cache.exists():
-        with np.load(cache) as stored:
-            if stored["settings"] == json.dumps(DATA):
-                return torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"])
-    start = time.perf_counter()
-    drawn, labels = render_glyphs(DATA["images"], DATA["seed"], DATA["rendered_size"])
-    images = 2 * area_reduce(drawn, DATA["rendered_size"] // DATA["size"])[:, None] - 1
-    np.savez(cache, images=images, labels=labels, settings=json.dumps(DATA))
-    print(f"{len(images)} images rendered in {time.perf_counter() - start:.0f} s", flush=True)
-    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 if __name__ == "__main__":

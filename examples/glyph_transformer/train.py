@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "glyphs"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "diffusion_common"))
 
 import diffusers
 import matplotlib
@@ -29,9 +30,10 @@ import numpy as np
 import PIL
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from measure import draw, measured
+from glyph_images import load_images
+from measure import draw_samples, measured
 from pipeline import packed, positions
-from render import CLASSES, area_reduce, render_glyphs
+from render import CLASSES
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
 
@@ -74,10 +76,10 @@ def main() -> None:
     """Render or read the images, train from the last checkpoint on, write, read back, measure."""
     torch.set_num_threads(1)
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    images, labels = load_images(SCRATCH / "images.npz")
+    images, labels = load_images(SCRATCH / "images.npz", DATA)
     state = train(images, labels, SCRATCH / "checkpoint.pt")
     write_folder(state["ema"], HERE)
-    draw(HERE / "samples.png")
+    draw_samples()
     recipe = {**RECIPE, "steps": STEPS, "fall": FALL}
     results = {
         "settings": {"data": DATA, "transformer": TRANSFORMER, "sampling": SAMPLING, "recipe": recipe},
@@ -89,20 +91,6 @@ def main() -> None:
         "versions": _versions(),
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-def load_images(cache: Path) -> tuple[Tensor, Tensor]:
-    """(N, 1, 16, 16) float32 in [-1, 1] and (N,) int64: from `cache` where it holds these settings, else drawn."""
-    if cache.exists():
-        with np.load(cache) as stored:
-            if stored["settings"] == json.dumps(DATA):
-                return torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"])
-    start = time.perf_counter()
-    drawn, labels = render_glyphs(DATA["images"], DATA["seed"], DATA["rendered_size"])
-    images = 2 * area_reduce(drawn, DATA["rendered_size"] // DATA["size"])[:, None] - 1
-    np.savez(cache, images=images, labels=labels, settings=json.dumps(DATA))
-    print(f"{len(images)} images rendered in {time.perf_counter() - start:.0f} s", flush=True)
-    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def train(images: Tensor, labels: Tensor, checkpoint: Path) -> dict[str, Any]:

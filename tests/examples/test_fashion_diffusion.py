@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch.nn.functional import interpolate
 
@@ -27,13 +26,6 @@ import train_unet  # noqa: E402
 needs_pictures = pytest.mark.skipif(
     not fashion_judge.FOLDER.is_dir(), reason="needs the pictures of Debian's dataset-fashion-mnist"
 )
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    loaded = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
 
 
 def test_the_weights_are_float16_and_small_and_so_is_the_judge():

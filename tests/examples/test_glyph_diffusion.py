@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,13 +18,6 @@ from rekernel_cli.user_code import import_file
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "glyph_diffusion"
 WEIGHTS = FOLDER / "unet" / "diffusion_pytorch_model.safetensors"
 RESULTS = json.loads((FOLDER / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    loaded = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
 
 
 @pytest.fixture(scope="module")
