@@ -77,6 +77,16 @@ from ..options import INPUT, OUTPUT, option
     help="Function that runs a model with more inputs than the image: def run(model, x): return model(x, timestep=1).",
 )
 @option(
+    "--timesteps",
+    "times",
+    group=INPUT,
+    rare=True,
+    type=values.numbers,
+    metavar="T[,T...]",
+    help="Times at which a denoiser is compared, in its unit. Default: .9, .6, .3 and .1 of its schedule.",
+)
+@option("--prompt", group=INPUT, rare=True, metavar="TEXT", help="Prompt, for a text-to-image pipeline.")
+@option(
     "--allow-pickle", group=INPUT, rare=True, is_flag=True, help="Also read .bin, .pt, .pth and .ckpt (tensors only)."
 )
 @option(
@@ -100,17 +110,20 @@ def verify(
     The original model runs on the input reduced to the trained size. The converted model runs on the full input. After
     each layer, the larger output is reduced and compared. It also shows how the original answers when the picture
     moves, since supersampled strides see moved pictures, and judges the difference. Needs torch, and runs the code that
-    --model names. SOURCE and CONVERTED are files, or folders of transformers, timm or a component of diffusers.
+    --model names. SOURCE and CONVERTED are files, or folders of transformers, timm or diffusers. Of a diffusion
+    pipeline, the denoiser is compared at some times of its schedule.
 
     \b
         rekernel verify vit vit-2x --data photographs/ --report vit-2x.html
         rekernel verify cnn.safetensors cnn-2x.safetensors --model models.py:GlyphCNN --input 1x16x16
-        rekernel verify unet unet-2x --forward models.py:run
+        rekernel verify sd15 sd15-2x --prompt 'a red bicycle' --timesteps 900,500,100
     """
     try:
         import torch  # noqa: F401
     except ImportError:
         raise Failure("verify needs torch to run the models: pip install 'rekernel[torch]'") from None
+    from rekernel.torch import Verification
+
     from ..verifying.run import Request, compare, draw
 
     for path in (report, figure):  # before minutes of work
@@ -118,18 +131,28 @@ def verify(
             raise Failure(f"{path.parent}: no such folder for {path.name}.")
     found = compare(Request(source, converted, **options))
     if figure is not None:
+        if not isinstance(found, Verification):
+            raise Failure("--figure draws errors by layer, which a denoiser's comparison has not; use --report.")
         draw(found, figure)
     if report is not None:
-        found.save_report(report, f"{source} against {converted}")
+        title = f"{source} against {converted}"
+        page = found.to_html(title, command=True) if isinstance(found, Verification) else found.to_html(title)
+        report.write_text(page, encoding="utf-8")
     if as_json:
         from ..terminal import echo_json
 
         echo_json({"source": source, "converted": converted, **found.as_dict()})
         return
-    from ..tables.verify import print_comparison
     from ..terminal import console
 
-    print_comparison(console(), found)
+    if isinstance(found, Verification):
+        from ..tables.verify import print_comparison
+
+        print_comparison(console(), found)
+    else:
+        from ..tables.denoiser import print_denoisers
+
+        print_denoisers(console(), found)
     for name, path in (("figure", figure), ("report", report)):
         if path is not None:
             click.echo(f"The {name} is {path}.")

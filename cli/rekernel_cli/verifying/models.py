@@ -34,12 +34,13 @@ from .preprocessing import Preprocessing, read_preprocessing
 class Pair:
     """The original and the rescaled model, and what the files beside the original say.
 
-    config : content of its config.json; empty without one
+    folder, config : the original's folder and the content of its config.json; None and empty without one
     preprocessing : how its pictures are prepared
     """
 
     original: nn.Module
     rescaled: nn.Module
+    folder: Path | None
     config: Mapping[str, Any]
     preprocessing: Preprocessing
 
@@ -64,7 +65,7 @@ def loaded(source: str, converted: str, factory: str | None, *, allow_pickle: bo
         return build(folder, config, source) if factory is None else _build(factory)
 
     original = load(made(), files[0], plan=Plan(()), allow_pickle=allow_pickle)
-    return Pair(original, load(made(), files[1]), config, read_preprocessing(folder))
+    return Pair(original, load(made(), files[1]), folder, config, read_preprocessing(folder))
 
 
 def _present(path: str, allow_pickle: bool) -> Path:

@@ -179,11 +179,11 @@ def _by_folder(path: Path, files: list[Path], numbers: Mapping[str, int]) -> tup
 
 
 def _from_arrays(path: Path, channels: int, new: tuple[int, ...], how: Preprocessing) -> Data:
-    images, labels = _arrays(path)
-    where, given = shown_path(path), images.shape
-    if images.dtype.kind not in "biuf":
-        raise RekernelError(f"{where}: images of type {images.dtype} are not pixels; save numbers")
-    images = _channels_first(images, channels, len(new))
+    found, labels = _arrays(path)
+    where, given = shown_path(path), found.shape
+    if found.dtype.kind not in "biuf":
+        raise RekernelError(f"{where}: images of type {found.dtype} are not pixels; save numbers")
+    images = _channels_first(found, channels, len(new))
     if images is None or len(images) == 0 or any(n < m for n, m in zip(images.shape[2:], new, strict=True)):
         raise RekernelError(
             f"{where}: images {given} do not fit {channels} channels at {new} or larger; (N, H, W), (N, C, H, W) and "

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rekernel.diffusion import DenoiserVerification
+from rekernel.diffusion.measure.example_call import is_denoiser
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.resampling.geometry import new_size
@@ -22,6 +24,7 @@ from rekernel.torch.measure.equivariance import plan_scales
 from rekernel.torch.running import Forward
 
 from ..user_code import running
+from .denoisers import compare_denoisers, of_pipelines
 from .from_config import class_numbers, input_shape
 from .models import function, loaded
 from .pictures import Data, read_data
@@ -34,7 +37,7 @@ class Request:
     """The options of the command.
 
     source, converted : as typed
-    factory, runner : --model and --forward
+    factory, runner, times, prompt : --model, --forward, --timesteps and --prompt
     shape : --input, (C, *spatial)
     data, labels, most : --data, --labels, --limit
     mean, std, side : --mean, --std, --size; `side` is the shorter side before the crop, at the new size
@@ -51,11 +54,13 @@ class Request:
     std: tuple[float, ...] | None = None
     side: int | None = None
     runner: str | None = None
+    times: tuple[float, ...] | None = None
+    prompt: str | None = None
     allow_pickle: bool = False
 
 
-def compare(request: Request) -> Verification:
-    """Build, read and measure.
+def compare(request: Request) -> Verification | DenoiserVerification:
+    """Build, read and measure; a denoiser of diffusers is measured as one, unless --forward says how to run it.
 
     Raises
     ------
@@ -63,13 +68,22 @@ def compare(request: Request) -> Verification:
         For everything that the user can correct.
     """
     forward: Forward | None = function(request.runner, "--forward") if request.runner else None
-    pair = loaded(request.source, request.converted, request.factory, allow_pickle=request.allow_pickle)
+    source, converted, pipeline = of_pipelines(request.source, request.converted)
+    pair = loaded(source, converted, request.factory, allow_pickle=request.allow_pickle)
     shape = request.shape or input_shape(pair.config, pair.preprocessing.size)
     if shape is None:
         raise RekernelError(
             f"{shown(request.source, 400)}: nothing beside it tells the trained size; pass it: --input 3x224x224"
         )
     size = shape[1:]
+    if forward is None and is_denoiser(pair.original):
+        return compare_denoisers(
+            pair, pair.folder or Path(source), pipeline, size, times=request.times, prompt=request.prompt,
+            data=request.data, most=request.most,
+        )  # fmt: skip
+    for flag, value in (("--timesteps", request.times), ("--prompt", request.prompt)):
+        if value is not None:
+            raise RekernelError(f"{flag}: {type(pair.original).__name__} is not a denoiser that rekernel calls itself")
     new = tuple(new_size(n, s) for n, s in zip(size, plan_scales(pair.rescaled, len(size)), strict=True))
     around = None if request.side is None else request.side / min(new)
     if around is not None and around < 1:

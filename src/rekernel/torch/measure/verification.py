@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.geometry import is_whole
 from ..editing.apply import PLAN
@@ -93,15 +94,23 @@ class Verification:
         """The layers, the largest error first."""
         return tuple(sorted(self.layers, key=lambda layer: -layer.error))
 
-    def to_html(self, title: str = "Rescaled against original") -> str:
-        """The report as one HTML page that needs no other file and no network. Needs Jinja and Pillow."""
+    def to_html(self, title: str = "Rescaled against original", *, command: bool = False) -> str:
+        """The report as one HTML page that needs no other file and no network. Needs Jinja and Pillow.
+
+        Parameters
+        ----------
+        title : str
+            The heading.
+        command : bool
+            Name options of the command in place of arguments.
+        """
         from ..report.page import page
 
-        return page(self, title)
+        return page(self, title, command=command)
 
-    def save_report(self, path: str | Path, title: str = "Rescaled against original") -> None:
-        """Write the report to a file."""
-        Path(path).write_text(self.to_html(title), encoding="utf-8")
+    def save_report(self, path: str | Path, title: str = "Rescaled against original", *, command: bool = False) -> None:
+        """Write the page of `to_html` to a file."""
+        Path(path).write_text(self.to_html(title, command=command), encoding="utf-8")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but kernels and pictures, ready for JSON."""
@@ -265,9 +274,10 @@ def supersampled_strides(rescaled: nn.Module) -> tuple[str, ...]:
         return ()
     layers = [c for c in plan.changed if c.kind == "conv" and c.mode == "supersample"]
     pools = [m for m in plan.modules if m.kind in ("max-pool", "avg-pool") and m.geometry]
+    both: list[LayerChange | ModuleChange] = [*layers, *pools]
     return tuple(
         change.name
-        for change in (*layers, *pools)
+        for change in both
         if any(g.stride > 1 for g in change.geometry)
         and [g.stride for g in change.geometry] == [g.stride for g in change.new_geometry]
     )
@@ -290,7 +300,7 @@ def _kernels(model: nn.Module, rescaled: nn.Module, layers: Sequence[LayerError]
     errors = {layer.name: layer.error for layer in layers}
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     changed = sorted(plan.changed, key=lambda change: -errors.get(change.name.rpartition(".")[0], 0.0))
-    views = []
+    views: list[KernelView] = []
     for change in changed:
         view = kernel_view(change, weights) if len(views) < _KERNELS else None
         if view is not None:
