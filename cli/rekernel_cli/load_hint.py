@@ -46,10 +46,29 @@ def how_to_check(source: str, report: Report, where: str, *, allow_pickle: bool 
     if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
         return ""
     pickle = " --allow-pickle" if allow_pickle else ""
+    if _names_its_class(Path(source)):
+        return (
+            "Names alone cannot be checked: they do not show what the model's code does.\n"
+            f"rekernel verify {source} {where}{pickle} compares both."
+        )
     return (
         "Names alone cannot be checked: they do not show what the model's code does. With the model,\n"
         f"rekernel verify {source} {where} --model MODULE:NAME --input CxHxW{pickle} compares both."
     )
+
+
+def _names_its_class(source: Path) -> bool:
+    """Whether a folder's config.json says which class of transformers, diffusers or timm its network has."""
+    from rekernel import RekernelError
+    from rekernel.checkpoint.strict_json import read_object
+
+    if not (source / "config.json").is_file():
+        return False
+    try:
+        config = read_object(source / "config.json")
+    except RekernelError:
+        return False
+    return any(config.get(key) for key in ("architectures", "_class_name", "architecture"))
 
 
 def pipeline_loader(folder: Path) -> str:

@@ -72,14 +72,19 @@ def grade_of(
     --------
     >>> grade_of(Difference(0.2, 0.9), Difference(0.1, 0.92), Difference(1.0, 0.3), 100, pictures=True)
     'close'
+    >>> grade_of(Difference(0.2, 1.0), Difference(0.1, 1.0), Difference(0.5, 1.0), 10, pictures=True)
+    'close'
     >>> grade_of(Difference(0.2), Difference(0.1), Difference(1.0), 100, pictures=True)
     'changed'
     """
     if converted.error <= SAME and converted.kept in (None, 1.0):
         return "same"
     if pictures and converted.kept is not None and by_hand.kept is not None:
-        if untouched is not None and untouched.kept is not None and converted.kept <= untouched.kept:
-            return "no better"
+        if untouched is not None and untouched.kept is not None:
+            # Where both keep as many answers, as all of a few pictures, the outputs decide.
+            ours, theirs = (converted.kept, -converted.error), (untouched.kept, -untouched.error)
+            if ours <= theirs:
+                return "no better"
         return "close" if converted.kept >= by_hand.kept - margin(converted.kept, by_hand.kept, count) else "changed"
     if untouched is not None and converted.error >= untouched.error:
         return "no better"
