@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from fashion_data import FOLDER, load
-from fashion_networks import NETWORKS, SEEDS, load_network
+from fashion_networks import NETWORKS, load_network
 from rich.console import Console
 from rich.table import Table
 from shifted import MOVED, moved
@@ -44,7 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "supersample, cubic": {"mode": "supersample", "method": "cubic"},
 }
 DIFFUSION = ("glyph_diffusion", "fashion_diffusion")
-METHODS = ("dilate", "nearest", "linear", "cubic", "optimal")
+METHODS = ("dilate", "linear", "optimal")
 FINEST = ("conv_in*", "conv_out*", "down_blocks.0.resnets*", "up_blocks.2*")  # what the preset inner leaves
 Row = dict[str, Any]
 
@@ -56,10 +56,10 @@ def main() -> None:
     began = time.process_time()
     test = load("test", NEW, options.data)
     x, y = test.x[: options.pictures], test.y[: options.pictures]
-    networks = [(f"{name}, seed {seed}", load_network(name, OLD, seed)) for name in NETWORKS for seed in SEEDS]
+    networks = [(f"{name}, seed 0", load_network(name, OLD, 0)) for name in NETWORKS]
     networks += [(f"{name}, moved in training", moved(name)) for name in MOVED]
-    rows = [row for name, model in networks for row in classified(name, model, x, y)]
     denoised = [row for name in DIFFUSION for row in diffused(name)]
+    rows = [row for name, model in networks for row in classified(name, model, x, y)]
     setting = {
         "versions": {"rekernel": rk.__version__, "torch": torch.__version__}, "pictures": options.pictures,
         "machine": platform.machine(), "cpu_minutes": round((time.process_time() - began) / 60, 1),
@@ -78,6 +78,7 @@ def classified(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) ->
         except rk.RekernelError:  # a network without convolutions cannot supersample
             continue
         found = rkt.verify(model, larger, x, labels=y)
+        print(name, way, found.verdict.grade, flush=True)
         before, after = (found.scores[which].accuracy for which in ("original", "converted"))
         untouched = None if found.untouched is None else found.untouched.kept
         rows.append({
@@ -103,8 +104,9 @@ def diffused(name: str) -> list[Row]:
         for layers in ("inner", "all"):
             left = {"exclude": list(FINEST)} if layers == "inner" else {}
             larger = rkt.rescale(model, 2, example, method=method, mode="supersample", **left)
-            conditions = made_up_conditions(model, 16, (32, 32))
-            found = verify_denoiser(model, larger, (16, 16), scheduler=scheduler, conditions=conditions, count=16)
+            conditions = made_up_conditions(model, 8, (32, 32))
+            found = verify_denoiser(model, larger, (16, 16), scheduler=scheduler, conditions=conditions, count=8)
+            print(name, method, layers, found.grade, flush=True)
             label = f"{'dilated' if method == 'dilate' else method} {layers}"
             frechet = judged[label]["frechet"][0] if name == DIFFUSION[0] and label in judged else None
             rows.append({
@@ -146,7 +148,7 @@ def _print(found: Row) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=FOLDER, help="the folder with the four IDX files")
-    parser.add_argument("--pictures", type=int, default=1000, help="test pictures")
+    parser.add_argument("--pictures", type=int, default=400, help="test pictures")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "verdicts.json")
     return parser.parse_args()
 
