@@ -221,9 +221,10 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
             return loaded["images"], loaded.get("labels")
     except RekernelError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        pickled = "it holds Python objects; save arrays of numbers" if "pickle" in str(error) else "it is damaged"
-        raise RekernelError(f"{where}: NumPy cannot read it: {pickled}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise RekernelError(
+            f"{where}: is damaged, or holds Python objects, which are not read; save arrays of numbers"
+        ) from None
 
 
 def _channels_first(images: NDArray[Any], channels: int, axes: int) -> NDArray[Any] | None:

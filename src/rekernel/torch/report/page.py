@@ -18,7 +18,6 @@ from ...text import dims
 from ...version import __version__
 from ..measure.kernel_views import KernelView
 from ..measure.verdict import percent
-from ..measure.verification import Verification
 
 _SIGNS = {
     "same": "=",
@@ -52,8 +51,16 @@ def filled(template: str, *, title: str, grade: str, notes: Sequence[str], **val
     )  # fmt: skip
 
 
-def page(found: Verification, title: str, *, command: bool = False) -> str:
+def page(found: Any, title: str, *, command: bool = False) -> str:
     """The whole page.
+
+    Parameters
+    ----------
+    found : Verification
+        Its module imports this one, so this one does not name the class.
+    title : str
+    command : bool
+        Name options of the command in place of arguments.
 
     Raises
     ------
@@ -72,7 +79,7 @@ def page(found: Verification, title: str, *, command: bool = False) -> str:
     )  # fmt: skip
 
 
-def _rows(found: Verification) -> list[dict[str, Any]]:
+def _rows(found: Any) -> list[dict[str, Any]]:
     """What was compared with the original on the reduced pictures, the rescaled network first."""
     rows = [
         ("The rescaled network at the new size", found.converted.error, found.converted.kept, "new"),
@@ -95,7 +102,7 @@ def _rows(found: Verification) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _layer(layer: Any, found: Verification) -> dict[str, str]:
+def _layer(layer: Any, found: Any) -> dict[str, str]:
     most = max((other.error for other in found.layers), default=0.0) or 1.0
     return {
         "name": shown(layer.name), "kind": shown(layer.kind), "size": dims(layer.size), "new": dims(layer.new_size),
@@ -103,11 +110,11 @@ def _layer(layer: Any, found: Verification) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _layers(found: Verification) -> list[dict[str, str]]:
+def _layers(found: Any) -> list[dict[str, str]]:
     return [_layer(layer, found) for layer in found.layers]
 
 
-def _by_depth(found: Verification) -> str:
+def _by_depth(found: Any) -> str:
     """The chart of errors in the order of the layers; empty for fewer than three."""
     if len(found.layers) < 3:
         return ""

@@ -108,7 +108,8 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(found, tmp_path, wi
         "<script>onload = () => { const page = frame.contentDocument;"
         "const broken = [...page.images].filter(i => !i.complete || !i.naturalWidth).length;"
         "const back = getComputedStyle(page.body).backgroundColor;"
-        "document.title = [page.documentElement.scrollWidth, page.images.length, broken, back].join(';') }</script></html>"
+        "const across = page.documentElement.scrollWidth;"
+        "document.title = [across, page.images.length, broken, back].join(';') }</script></html>"
     )
     (tmp_path / "host.html").write_text(host, encoding="utf-8")
     (tmp_path / "page.html").write_text(page, encoding="utf-8")

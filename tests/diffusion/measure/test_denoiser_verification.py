@@ -15,7 +15,7 @@ from rekernel.diffusion.measure.denoiser_verification import AtTime
 from rekernel.diffusion.measure.example_call import is_denoiser, made_up_conditions
 from rekernel_cli.main import main
 
-from .conftest import quiet
+from ..conftest import quiet
 
 
 class Gaussian(nn.Module):
