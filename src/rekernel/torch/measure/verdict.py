@@ -17,8 +17,9 @@ from .difference import Difference
 Grade = Literal["same", "close", "changed", "no better"]
 
 SAME = 1e-4
-"""Up to this relative error two answers are the same. Of the 401 networks of benchmarks/zoo, the 275 whose rescaled
-form is exact differ by at most 8.2e-6, which is rounding, and the 126 others by at least 4.9e-4."""
+"""Up to this relative error two answers are the same. Of the 401 networks of benchmarks/zoo that were
+compared, the 275 whose rescaled form is exact differ by at most 8.2e-6, which is rounding, the 126 others by at least
+4.9e-4."""
 
 _PICTURES = Option("pass pictures of the new size", "pass --data with pictures of the new size")
 _MODE = Option('mode="absorb"', "--mode absorb")
