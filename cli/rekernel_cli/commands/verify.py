@@ -122,13 +122,16 @@ def verify(
         import torch  # noqa: F401
     except ImportError:
         raise Failure("verify needs torch to run the models: pip install 'rekernel[torch]'") from None
+    from rekernel.escape import shown
     from rekernel.torch import Verification
 
     from ..verifying.run import Request, compare, draw
 
     for path in (report, figure):  # before minutes of work
         if path is not None and not path.absolute().parent.is_dir():
-            raise Failure(f"{path.parent}: no such folder for {path.name}.")
+            raise Failure(f"{shown(str(path.parent), 400)}: no such folder for {shown(path.name)}.")
+        if path is not None and path.is_dir():
+            raise Failure(f"{shown(str(path), 400)}: is a folder; give the file to write in it.")
     found = compare(Request(source, converted, **options))
     if figure is not None:
         if not isinstance(found, Verification):

@@ -19,6 +19,7 @@ from rekernel.checkpoint.strict_json import read_object
 from rekernel.diffusion import DenoiserVerification, verify_denoiser
 from rekernel.diffusion.denoiser.names import DENOISERS
 from rekernel.diffusion.measure.example_call import made_up_conditions
+from rekernel.diffusion.pipelines.record import read_records
 from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
 from rekernel.resampling.geometry import new_size
@@ -49,6 +50,13 @@ def of_pipelines(source: str, converted: str) -> tuple[str, str, Pipeline | None
     if not Path(source, name, "config.json").is_file():
         raise RekernelError(f"{shown_path(Path(source, name))}: no such folder, though model_index.json names it")
     inside = Path(converted, name)
+    other = find_pipeline(converted) if Path(converted).is_dir() else None
+    recorded = None if other is None else read_records(other).get(name)
+    if recorded is not None and recorded.plan is None:
+        raise RekernelError(
+            f"{shown(converted, 400)}: records guidance or kernels for sampling, and its weights are the original's, "
+            f"so there is nothing to compare; draw with it: rekernel sample"
+        )
     return str(Path(source, name)), str(inside) if inside.is_dir() else converted, pipeline
 
 

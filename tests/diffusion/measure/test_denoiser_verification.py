@@ -10,7 +10,7 @@ from torch import nn
 
 import rekernel as rk
 import rekernel.torch as rkt
-from rekernel.diffusion import DenoiserVerification, verify_denoiser
+from rekernel.diffusion import DenoiserVerification, record, verify_denoiser
 from rekernel.diffusion.measure.denoiser_verification import AtTime
 from rekernel.diffusion.measure.example_call import is_denoiser, made_up_conditions
 from rekernel_cli.main import main
@@ -157,9 +157,14 @@ def test_mistakes_with_pipelines_are_one_line(sd, tmp_path):
     rk.convert(tmp_path / "sd", tmp_path / "sd-2x", scale=2)
     for more, words in (
         (("--data", tmp_path), "reads latents, which pictures are not"),
+        (("--timesteps", "9999"), "9999 is not a time of this network, whose times are from 0 to 999; give others"),
+        (("--report", tmp_path), "is a folder; give the file to write in it"),
         (("--figure", tmp_path / "a.png", "--timesteps", "5"), "use --report"),
     ):
         result = verify(tmp_path / "sd", tmp_path / "sd-2x", *more)
         assert result.exit_code == 1 and words in result.stderr and "Traceback" not in result.output
+    record(tmp_path / "sd", tmp_path / "guided", 2.0, guidance={})
+    result = verify(tmp_path / "sd", tmp_path / "guided")
+    assert result.exit_code == 1 and "there is nothing to compare; draw with it: rekernel sample" in result.stderr
     result = verify(tmp_path / "sd" / "unet", tmp_path / "sd-2x" / "unet", "--prompt", "a")
     assert "belongs to no pipeline that takes a prompt" in result.stderr

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 from ...text import dims
 from ...torch.measure.equivariance import plan_scales
 from ...torch.measure.verdict import SAME, Grade, percent
@@ -234,6 +234,14 @@ def verify_denoiser(
     channels = int(getattr(model, "config", {}).get("out_channels") or 1)
     shape = (count, channels, *new)
     shares = [schedule.start + share * (schedule.end - schedule.start) for share in SHARES]
+    ends = sorted((schedule.start, schedule.end))
+    wrong = next((t for t in times or () if not ends[0] <= t <= ends[1]), None)
+    if wrong is not None or (times is not None and not len(times)):
+        raise RekernelError(
+            f"{'no time' if wrong is None else f'{wrong:g}'} is not a time of this network, whose times are from "
+            f"{ends[0]:g} to {ends[1]:g}; ",
+            Option("pass others as times=", "give others: --timesteps"),
+        )
     chosen = sorted(shares if times is None else times, key=lambda t: float(schedule.log_snr(t)))
     with torch.no_grad():
         call = _call(model, torch.zeros(shape), given)
