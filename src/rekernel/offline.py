@@ -12,16 +12,21 @@ from typing import Unpack
 
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.report import Progress, Report
+from .conversion.report import Report
 from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .messages.log import logger, timed
+from .messages.progress_bar import Progress, shown_progress
+from .messages.warn import tell
 from .plan.plan import Plan
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
 
 __all__ = ["Estimate", "convert", "estimate", "plan_source"]
+
+_LOG = logger(__name__)
 
 
 def plan_source(
@@ -47,6 +52,11 @@ def plan_source(
     allow_cast, allow_pickle, **planning
         As for `plan_checkpoint`.
 
+    Warns
+    -----
+    RekernelWarning
+        As `plan_checkpoint`.
+
     Examples
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
@@ -55,8 +65,10 @@ def plan_source(
     >>> list(plan_source(path, scale=2))
     ['']
     """
-    with open_location(source) as place:
-        return model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+    with timed(_LOG, "planning"), open_location(source) as place:
+        plans = model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+    tell(note for plan in plans.values() for note in plan.warnings)
+    return plans
 
 
 def estimate(
@@ -104,7 +116,7 @@ def convert(
     force: bool = False,
     allow_cast: bool = False,
     allow_pickle: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
@@ -136,8 +148,8 @@ def convert(
         Replace files at the destination.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
-    progress : callable, optional
-        Called with (bytes done, bytes in all) after each piece.
+    progress : bool or callable, optional
+        True shows a bar of tqdm. A function is called with (bytes done, bytes in all) after each piece.
     **planning
         As for `plan_checkpoint`: method, taps, include, hints, ...
 
@@ -150,6 +162,12 @@ def convert(
     RekernelError
         Before anything is written, if possible. A file that was only partly written is removed.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plans before anything is written, unless `plan` is given, whose notes were told when it was
+        made; then each note of `Report.told`.
+
     Examples
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
@@ -159,9 +177,6 @@ def convert(
     >>> st.load_file(report.target)["conv.weight"].shape
     (8, 8, 5, 5)
     """
-    options = Options(
-        target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
-    )
     given = [*planning, *(["scale"] if scale is not None else [])]
     if plan is not None:
         if given:
@@ -174,5 +189,13 @@ def convert(
     else:
         raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
     into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
-    with open_location(source) as place:
-        return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+    cast = target_dtype(dtype) if dtype else None
+    with (
+        timed(_LOG, "conversion"),
+        shown_progress(progress, "converting") as callback,
+        open_location(source) as place,
+    ):
+        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
+        report = model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+    tell(report.told())
+    return report

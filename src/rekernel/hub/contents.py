@@ -19,8 +19,10 @@ from ..diffusion.pipelines.record import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..formats.recognise import model_files
+from ..messages.display import Displayed
 from ..plan.recipe import Recipe
 from ..sources.place import Place
+from ..text import counted
 
 CARD = "README.md"
 _CACHES = re.compile(
@@ -28,8 +30,8 @@ _CACHES = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Payload:
+@dataclass(frozen=True, repr=False)
+class Payload(Displayed):
     """A converted file or folder, ready to be uploaded.
 
     files : local path of each file, by its name in the repository
@@ -50,6 +52,10 @@ class Payload:
     pipeline: bool = False
     recorded: dict[str, Recorded] = field(default_factory=dict)
     brings_code: bool = False
+
+    def _line(self) -> str:
+        rescaled = f"{counted(len(self.checkpoints), 'rescaled file')} and {len(self.left)} left"
+        return f"{counted(len(self.files), 'file')}, {rescaled}"
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -13,9 +13,12 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..escape import shown
+from ..messages.display import Displayed
 from ..resampling.arrays import resample
 from ..resampling.methods import KEYS_A, SMOOTHNESS
 from ..resampling.operators import grid_operator, kernel_operator
+from ..text import dims
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
@@ -74,8 +77,8 @@ class AxisGeometry:
     dilation: int = 1
 
 
-@dataclass(frozen=True)
-class LayerChange:
+@dataclass(frozen=True, repr=False)
+class LayerChange(Displayed):
     """What happens to one tensor.
 
     name, dtype, shape, new_shape : name, dtype, old shape and new shape of the tensor; the dtype is spelled as in
@@ -128,6 +131,10 @@ class LayerChange:
         (4,)
         """
         return cls(name, dtype, shape, shape, "keep", reason)
+
+    def _line(self) -> str:
+        new = "" if self.kept else f" -> {dims(self.new_shape)}"
+        return f"{shown(self.name)} {dims(self.shape)}{new}, {self.settings()}"
 
     @property
     def kept(self) -> bool:
