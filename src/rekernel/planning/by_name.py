@@ -22,9 +22,9 @@ from ..messages.log import logger
 from ..messages.note import Note
 from ..messages.warn import tell
 from ..patterns import hinted, select, without
-from ..plan.changes import LayerChange, ModuleChange
+from ..plan.changes import LayerChange, ModuleChange, NetworkMode
 from ..plan.plan import Plan
-from ..resampling.methods import KEYS_A
+from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..sources.opening import open_location
 from .allowed_values import SCALE_1, is_one
 from .guards import refuse_rescaled
@@ -46,13 +46,13 @@ def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
     scale: Scale,
     *,
-    method: str = "auto",
-    taps: int | str | None = None,
-    gain: str = "dc",
+    method: Method = "auto",
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float | None = None,
-    reading_filter: str | None = None,
-    mode: str = "auto",
+    reading_filter: ReadingFilter | Alias | None = None,
+    mode: NetworkMode = "auto",
     preset: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),

@@ -17,7 +17,7 @@ from ..errors import Option, RekernelError
 from ..escape import shown
 from ..messages.note import Note
 from ..patterns import layer_of
-from ..plan.changes import Mode
+from ..plan.changes import LayerMode, Mode
 from ..resampling.geometry import is_whole
 from ..text import few, scale_text
 from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
@@ -153,7 +153,7 @@ def _told(
     return f"{shown(layer_of(reader))}: {what} cannot absorb a scale of {scale_text(settings.scale)}"
 
 
-def _named(shapes: Mapping[str, tuple[int, ...]], modes: Mapping[str, str]) -> frozenset[str]:
+def _named(shapes: Mapping[str, tuple[int, ...]], modes: Mapping[str, LayerMode]) -> frozenset[str]:
     """The names of the convolutions that the caller told to absorb."""
     told = Hints(mode=modes)
     return frozenset(n for n, s in shapes.items() if len(s) > 2 and told.given("mode", n) == ABSORB)

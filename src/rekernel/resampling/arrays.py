@@ -15,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from .methods import KEYS_A, SMOOTHNESS
+from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
 
 Order = Literal["channels-first", "channels-last"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 """The orders in which a grid is flattened: C,H,W and H,W,C."""
+Side = Literal["in", "out"]
+SIDES: tuple[Side, ...] = get_args(Side)
+"""Which axis of a matrix is a grid."""
+MatrixLayout = Literal["OI", "IO"]
+MATRIX_LAYOUTS: tuple[MatrixLayout, ...] = get_args(MatrixLayout)
+"""(out, in) as in PyTorch, and (in, out) as in JAX and Keras."""
 _SPATIAL = "DHW"
 
 
@@ -80,11 +86,11 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
 def resample_conv(
     w: Any,
     scale: float | Sequence[float],
-    method: str = "optimal",
+    method: KernelMethod | Alias = "optimal",
     *,
     layout: str | None = None,
-    taps: int | str | Sequence[int | str | None] | None = None,
-    gain: str = "dc",
+    taps: int | TapsRule | Sequence[int | TapsRule | None] | None = None,
+    gain: Gain = "dc",
     phase: float | Sequence[float] = 0.0,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
@@ -142,12 +148,12 @@ def resample_linear(
     w: Any,
     grid: Sequence[int],
     new_grid: Sequence[int],
-    method: str = "optimal",
+    method: GridMethod | Alias = "optimal",
     *,
-    side: str = "in",
-    order: str = "channels-first",
-    layout: str = "OI",
-    gain: str | None = None,
+    side: Side = "in",
+    order: Order = "channels-first",
+    layout: MatrixLayout = "OI",
+    gain: Gain | None = None,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
     allow_cast: bool = False,
@@ -190,9 +196,9 @@ def resample_linear(
     (10, 3072)
     """
     shape = tuple(w.shape)
-    if side not in ("in", "out"):
+    if side not in SIDES:
         raise RekernelError(f"side={side!r} is neither 'in' nor 'out'")
-    if layout not in ("OI", "IO"):
+    if layout not in MATRIX_LAYOUTS:
         raise RekernelError(f"layout={layout!r} is neither 'OI' nor 'IO'")
     if len(shape) not in (1, 2) or (len(shape) == 1 and side == "in"):
         raise RekernelError(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RekernelError
+from .methods import Alias, KernelMethod, TapsRule
 from .operators import kernel_taps
 
 _CLOSE = 1e-9
@@ -162,8 +163,8 @@ def conv_phase(
 def conv_geometry(
     k: int,
     *,
-    method: str = "optimal",
-    taps: int | str | None = None,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
     stride: int = 1,
     padding: int | tuple[int, int] = 0,
     dilation: int = 1,
@@ -237,8 +238,8 @@ def conv_geometry(
 def conv_transpose_geometry(
     k: int,
     *,
-    method: str = "optimal",
-    taps: int | str | None = None,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
     stride: int = 1,
     padding: int = 0,
     output_padding: int = 0,
@@ -346,7 +347,9 @@ def pool_geometry(
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)
 
 
-def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_in: float, **layer: Any) -> Place:
+def _place(
+    method: KernelMethod | Alias, taps: int | TapsRule | None, *, k: int, dilation: int, scale_in: float, **layer: Any
+) -> Place:
     """Taps, left padding and phase; one tap more than the rule says where the phase is too large for so many."""
     spread = dilation * (k - 1) + 1  # extent of the dilated kernel, zeros included: a dense kernel must cover it
     count = kernel_taps(spread, scale_in, method, taps)

@@ -7,14 +7,17 @@ copied equally often; interpolation along ordered neurons is ours.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from .arrays import resample_linear
-from .methods import GRID_METHODS, canonical_method
+from .methods import GRID_METHODS, Alias, GridMethod, canonical_method
+
+NeuronOrder = Literal["activations", "weights"]
+"""By what the neurons of a hidden layer are sorted into a chain."""
 
 
 def resample_hidden(
@@ -22,9 +25,9 @@ def resample_hidden(
     bias: Any | None,
     w_out: Any,
     width: int,
-    method: str = "nearest",
+    method: GridMethod | Alias = "nearest",
     *,
-    order: str | None = None,
+    order: NeuronOrder | None = None,
     activations: Any | None = None,
 ) -> tuple[Any, Any | None, Any]:
     """Give the hidden layer between two linear weights another width.

@@ -17,7 +17,19 @@ from ..errors import RekernelError
 from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
-from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, TAPS_RULES, canonical_method
+from .methods import (
+    GAINS,
+    GRID_METHODS,
+    KEYS_A,
+    SMOOTHNESS,
+    TAPS_RULES,
+    Alias,
+    Gain,
+    GridMethod,
+    KernelMethod,
+    TapsRule,
+    canonical_method,
+)
 
 Array = NDArray[np.float64]
 
@@ -33,7 +45,11 @@ _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may 
 
 
 def kernel_taps(
-    k: int, scale: float, method: str = "optimal", taps: int | str | None = None, phase: float = 0.0
+    k: int,
+    scale: float,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
+    phase: float = 0.0,
 ) -> int:
     """Number of taps that `kernel_operator` returns: the rule behind its argument `taps`.
 
@@ -93,10 +109,10 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
 def kernel_operator(
     k: int,
     scale: float,
-    method: str = "optimal",
+    method: KernelMethod | Alias = "optimal",
     *,
-    taps: int | str | None = None,
-    gain: str = "dc",
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     phase: float = 0.0,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
@@ -176,9 +192,9 @@ def kernel_operator(
 def grid_operator(
     n: int,
     n_new: int,
-    method: str = "optimal",
+    method: GridMethod | Alias = "optimal",
     *,
-    gain: str = "dc",
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
 ) -> Array:
@@ -227,7 +243,8 @@ def grid_operator(
     if n == n_new:
         return np.eye(n)
     if method.startswith("pinv-"):
-        resize = grid_operator(n, n_new, method.removeprefix("pinv-"), gain="none", a=a)
+        plain = canonical_method(method.removeprefix("pinv-"), GRID_METHODS)
+        resize = grid_operator(n, n_new, plain, gain="none", a=a)
         return np.asarray(np.linalg.pinv(resize.T), dtype=np.float64)
     scale = n_new / n
     what = f"grid_operator({n}, {n_new}, {method!r})"

@@ -17,13 +17,13 @@ from ..escape import finding, shown
 from ..messages.log import logger
 from ..messages.progress_bar import Progress, Steps, shown_progress
 from ..messages.warn import tell
-from ..plan.changes import FORMS
+from ..plan.changes import FORMS, Form, LayerMode, NetworkMode
 from ..planning.allowed_values import check_scale, layer_modes
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
-from ..resampling.methods import KEYS_A
+from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..text import dims, scale_text
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
 from .checking.lost_layers import lost_layers
@@ -52,16 +52,16 @@ def rescale(
     scale: float | Sequence[float],
     example_input: Any,
     *,
-    mode: str | Mapping[str, str] = "auto",
-    modes: Mapping[str, str] | None = None,
-    method: str = "auto",
+    mode: NetworkMode | Mapping[str, LayerMode] = "auto",
+    modes: Mapping[str, LayerMode] | None = None,
+    method: Method = "auto",
     methods: Mapping[str, Mapping[str, Any]] | None = None,
-    reading_filter: str | None = None,
-    taps: int | str | None = None,
-    gain: str = "dc",
+    reading_filter: ReadingFilter | Alias | None = None,
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float | None = None,
-    form: str = "plain",
+    form: Form = "plain",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     check: bool = True,

@@ -16,6 +16,7 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
+from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
 from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
@@ -222,7 +223,14 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         taps = [[1.0]]
         if o and o.method != "dilate":
             taps = kernel_operator(
-                1, o.scale, o.method, taps=length, gain=o.gain, phase=o.phase, a=o.a, smoothness=o.smoothness
+                1,
+                o.scale,
+                canonical_method(o.method),
+                taps=length,
+                gain=o.gain,
+                phase=o.phase,
+                a=o.a,
+                smoothness=o.smoothness,
             ).tolist()
         elif o and o.gain != "dc":
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
