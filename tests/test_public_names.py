@@ -69,9 +69,13 @@ def test_every_public_name_explains_itself(name):
         assert not unknown, f"{name} does not say what {sorted(unknown)} mean"
 
 
-@pytest.mark.parametrize("package", ["rekernel", "rekernel.torch", "rekernel.diffusion", "rekernel.onnx", "rekernel.hub"])
+@pytest.mark.parametrize(
+    "package", ["rekernel", "rekernel.torch", "rekernel.diffusion", "rekernel.onnx", "rekernel.hub"]
+)
 def test_dir_shows_the_public_names_alone(package):
-    for library in {"rekernel.torch": ["torch"], "rekernel.diffusion": ["torch"], "rekernel.onnx": ["onnx"]}.get(package, []):
+    for library in {"rekernel.torch": ["torch"], "rekernel.diffusion": ["torch"], "rekernel.onnx": ["onnx"]}.get(
+        package, []
+    ):
         pytest.importorskip(library)
     face = importlib.import_module(package)
     assert dir(face) == sorted(face.__all__)

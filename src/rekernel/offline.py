@@ -17,6 +17,7 @@ from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .messages.arguments import check_instance, check_names, check_path, kind_of, short
 from .messages.log import logger, timed
 from .messages.progress_bar import Progress, shown_progress
 from .messages.warn import tell
@@ -65,6 +66,7 @@ def plan_source(
     >>> list(plan_source(path, scale=2))
     ['']
     """
+    check_names(planning, PlanningOptions.__annotations__, "plan_source")
     with timed(_LOG, "planning"), open_location(source) as place:
         plans = model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
     tell(note for plan in plans.values() for note in plan.warnings)
@@ -97,7 +99,10 @@ def estimate(
     >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 8 * 5 * 5 * 4
     True
     """
+    check_path(source, "source")
     plans = {"": plans} if isinstance(plans, Plan) else plans
+    if not isinstance(plans, Mapping) or not all(isinstance(plan, Plan) for plan in plans.values()):
+        raise RekernelError(f"plans is {kind_of(plans)}, not a Plan; pass what plan_checkpoint or plan_source returned")
     dtype = target_dtype(dtype) if dtype else None
     with open_location(source) as place:
         return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
@@ -177,12 +182,21 @@ def convert(
     >>> st.load_file(report.target)["conv.weight"].shape
     (8, 8, 5, 5)
     """
+    check_path(source, "source")
+    check_path(target, "target")
+    check_names(planning, PlanningOptions.__annotations__, "convert")
+    if max_shard_size is not None and not isinstance(max_shard_size, int):
+        raise RekernelError(
+            f"max_shard_size={short(max_shard_size)} is not a number of bytes; pass one, such as 5_000_000_000"
+        )
     given = [*planning, *(["scale"] if scale is not None else [])]
     if plan is not None:
         if given:
             raise RekernelError(
                 f"convert takes a plan or {min(given)}=..., not both: the plan already contains that choice"
             )
+        advice = "pass what plan_checkpoint returned, or Plan.from_json(text)"
+        check_instance(plan, Plan, "plan", f"{advice}; of plan_source take the plan of the component")
         asked: Plan | PlanRequest = plan
     elif scale is not None:
         asked = PlanRequest(scale, planning, allow_cast, allow_pickle)

@@ -19,6 +19,7 @@ from ..diffusion.pipelines.record import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..formats.recognise import model_files
+from ..messages.arguments import check_path
 from ..messages.display import Displayed
 from ..plan.recipe import Recipe
 from ..sources.place import Place
@@ -82,6 +83,7 @@ def payload(path: StrPath) -> Payload:
         If `path` holds neither a recipe nor recorded guidance, so rekernel did not convert it, or if a link leads out
         of the folder.
     """
+    check_path(path, "path")
     root = Path(path)
     if root.is_file():
         weights = model_files(Place(root)).weights()[""]

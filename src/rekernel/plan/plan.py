@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from ..errors import RekernelError
 from ..escape import inert, shown
+from ..messages.arguments import check_instance
 from ..messages.display import Displayed, Table, notes_table
 from ..messages.note import from_json, to_json
 from ..text import counted, dims
@@ -137,6 +138,7 @@ class Plan(Displayed):
         >>> Plan.from_json(plan.to_json()) == plan
         True
         """
+        check_instance(text, str, "plan", "pass the text of a plan: Plan.from_json(Path('plan.json').read_text())")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:

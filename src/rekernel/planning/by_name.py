@@ -18,6 +18,7 @@ from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import finding, shown, shown_path
+from ..messages.arguments import check_path
 from ..messages.log import logger
 from ..messages.note import Note
 from ..messages.warn import tell
@@ -124,6 +125,8 @@ def plan_checkpoint(
     """
     settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
     asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
+    if not hasattr(source, "tensors"):
+        check_path(source, "source")
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             place.complete(opened.path.parent / CONFIG)

@@ -11,6 +11,7 @@ from typing import Any, Self, TypedDict
 
 from ..errors import Option, RekernelError
 from ..escape import shown
+from ..messages.arguments import check_instance
 from ..patterns import by_pattern, matcher, select
 from ..plan.changes import AxisOperator, LayerMode, NetworkMode
 from ..resampling.arrays import Order
@@ -260,7 +261,8 @@ class Request:
 
     def checked_hints(self, names: Sequence[str]) -> Hints:
         """Return the hints; raise if a pattern matches no tensor."""
-        hints = self.hints or Hints()
+        hints = Hints() if self.hints is None else self.hints
+        check_instance(hints, Hints, "hints", "pass rekernel.Hints(stride={'conv1': 2})")
         hints.check(names)
         return hints
 

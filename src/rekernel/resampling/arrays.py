@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..messages.arguments import check_array, check_sizes, kind_of, short
 from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
@@ -63,16 +64,20 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     >>> resample(w, {-1: kernel_operator(3, 2.0, "linear")}).shape
     (4, 2, 7)
     """
-    if not (hasattr(w, "shape") and hasattr(w, "dtype")):
-        raise RekernelError(f"{type(w).__name__} is not an array; pass one of NumPy, PyTorch, JAX or CuPy")
+    check_array(w)
+    if not isinstance(operators, Mapping):
+        raise RekernelError(
+            f"operators is {kind_of(operators)}, not a dict of matrices by axis; pass one: {{2: kernel_operator(3, 2)}}"
+        )
     shape = tuple(w.shape)
     matrices: dict[int, NDArray[np.float64]] = {}
     for axis, operator in operators.items():
-        if not -len(shape) <= axis < len(shape):
-            raise RekernelError(f"axis {axis} is not one of the {len(shape)} axes of an array of shape {shape}")
+        if not isinstance(axis, int | np.integer) or not -len(shape) <= axis < len(shape):
+            raise RekernelError(f"axis {short(axis)} is not one of the {len(shape)} axes of an array of shape {shape}")
         position = axis % len(shape)
         if position in matrices:
             raise RekernelError(f"axis {position} of an array of shape {shape} was given two operators")
+        check_array(operator, f"operators[{axis}]")
         matrix = np.asarray(operator, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[1] != shape[position]:
             raise RekernelError(
@@ -131,6 +136,7 @@ def resample_conv(
     >>> resample_conv(np.zeros((3, 3, 4, 8), np.float32), (2, 1), "linear", layout="HWIO").shape
     (7, 3, 4, 8)
     """
+    check_array(w)
     axes = spatial_axes(tuple(w.shape), layout)
     scales, all_taps, phases = (
         per_axis(value, len(axes), name) for value, name in ((scale, "scale"), (taps, "taps"), (phase, "phase"))
@@ -195,7 +201,9 @@ def resample_linear(
     >>> resample_linear(np.ones((10, 3 * 16 * 16)), (3, 16, 16), (3, 32, 32), "linear").shape
     (10, 3072)
     """
+    check_array(w)
     shape = tuple(w.shape)
+    grid, new_grid = check_sizes(grid, "grid", "(3, 16, 16)"), check_sizes(new_grid, "new_grid", "(3, 32, 32)")
     if side not in SIDES:
         raise RekernelError(f"side={side!r} is neither 'in' nor 'out'")
     if layout not in MATRIX_LAYOUTS:
@@ -230,7 +238,8 @@ def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int
             raise RekernelError(f"a convolution weight has 3 to 5 axes, not {len(shape)}: shape {shape}")
         layout = "OI" + _SPATIAL[5 - len(shape) :]
     if (
-        len(layout) != len(shape)
+        not isinstance(layout, str)
+        or len(layout) != len(shape)
         or len(set(layout)) != len(layout)
         or not {"O", "I"} < set(layout) <= set("OI" + _SPATIAL)
     ):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RekernelError
+from ..messages.arguments import check_number
 from .methods import Alias, KernelMethod, TapsRule
 from .operators import kernel_taps
 
@@ -214,6 +215,8 @@ def conv_geometry(
     >>> conv_geometry(16, taps=32, stride=16, scale_in=2.0, scale_out=1.0).stride  # a patch embedding absorbs
     32
     """
+    for name, value in (("k", k), ("stride", stride), ("dilation", dilation), ("scale_in", scale_in)):
+        check_number(value, name, "2")
     scale_out = scale_in if scale_out is None else scale_out
     left_old, right_old = (padding, padding) if isinstance(padding, int) else padding
     new_stride = _new_stride(stride, scale_in, scale_out)

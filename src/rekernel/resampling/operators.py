@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..messages.arguments import check_number, short
 from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
@@ -170,6 +171,7 @@ def kernel_operator(
     """
     method = canonical_method(method)
     _check_gain(gain)
+    check_number(a, "a", "-0.5")
     _check_smoothness(smoothness)
     count = kernel_taps(k, scale, method, taps, phase)
     if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
@@ -236,6 +238,7 @@ def grid_operator(
     """
     method = canonical_method(method, GRID_METHODS)
     _check_gain(gain)
+    check_number(a, "a", "-0.5")
     _check_smoothness(smoothness)
     for name, size in (("n", n), ("n_new", n_new)):
         if not _is_whole(size) or size < 1:
@@ -340,9 +343,9 @@ def _with_gain(values: Array, scale: float, gain: str, what: str) -> Array:
 
 def _check_kernel_arguments(k: int, scale: float, phase: float) -> None:
     if not _is_whole(k) or k < 1:
-        raise RekernelError(f"k={k!r} is not a kernel size; pass a whole number of taps, 1 or more")
+        raise RekernelError(f"k={short(k)} is not a kernel size; pass a whole number of taps, 1 or more")
     if not _is_finite(scale) or scale <= 0:
-        raise RekernelError(f"scale={scale!r} must be a finite number above 0")
+        raise RekernelError(f"scale={short(scale)} must be a finite number above 0")
     if not _is_finite(phase):
         raise RekernelError(f"phase={phase!r} must be a finite number of new samples")
 
@@ -361,6 +364,7 @@ def _check_gain(gain: str) -> None:
 
 
 def _check_smoothness(smoothness: float) -> None:
+    check_number(smoothness, "smoothness", "0.01")
     if not 0 <= smoothness < 1:
         raise RekernelError(f"smoothness={smoothness!r} must be at least 0 and below 1")
 

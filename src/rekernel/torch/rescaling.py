@@ -25,6 +25,7 @@ from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..text import dims, scale_text
+from .checked_arguments import check_module
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
 from .checking.lost_layers import lost_layers
 from .checking.pictures import Inputs
@@ -147,8 +148,7 @@ def rescale(
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
         raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
-    if not isinstance(model, nn.Module):
-        raise RekernelError(f"model is a {type(model).__name__}, not a torch.nn.Module; pass the network itself")
+    check_module(model)
     earlier = getattr(model, PLAN, None)
     if earlier is not None and not earlier.empty:
         raise RekernelError(
@@ -231,6 +231,8 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
     dims = len(seen.size)
     if isinstance(scale, str) or not isinstance(scale, Sequence):
         try:
+            if isinstance(scale, str):
+                raise TypeError
             return (float(scale),) * dims
         except (TypeError, ValueError):
             raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis") from None

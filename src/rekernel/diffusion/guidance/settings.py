@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, get_args
 
 from ...errors import RekernelError
+from ...messages.arguments import check_number
 from ..formulas.blur_band import FilterSplit
 from ..formulas.guided import LowBand, Window, octaves
 from ..formulas.low_band import ENLARGE, REDUCE, Enlarge, Reduce, Split
@@ -54,6 +55,9 @@ class GuidanceSettings(SamplerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, number in (("theta", self.theta), ("eta", self.eta), ("start", self.start), ("stop", self.stop)):
+            if number is not None and number not in (math.inf, -math.inf):
+                check_number(number, name, "0.6")
         if self.eta is not None and (self.start is not None or self.stop is not None):
             raise RekernelError("eta= sets when guidance acts, and so do start= and stop=; give one or the other")
         for name, value, known in (

@@ -20,6 +20,7 @@ from ...checkpoint.pipeline_folder import Component, find_pipeline
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_path
 from ...plan.plan import Plan
 from ...plan.recipe import find_recipe
 from ...sources.address import address_of
@@ -160,6 +161,7 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
     """
     from diffusers import DiffusionPipeline
 
+    check_path(source, "source")
     path = Path(source)
     if path.is_dir():
         return path

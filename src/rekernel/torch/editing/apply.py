@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...messages.arguments import check_instance
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
 from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
+from ..checked_arguments import check_module
 from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
@@ -51,6 +53,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
     nn.Module
         The same model; a new one only if `model` is a single layer.
     """
+    check_module(model)
+    check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     with own_tensors(), Edits(model) as edits:
         carry_out(edits, plan, weights=weights)
     return edits.model

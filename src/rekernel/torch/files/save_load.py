@@ -22,6 +22,7 @@ from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_instance
 from ...messages.log import logger
 from ...messages.warn import tell
 from ...plan.plan import Plan
@@ -151,6 +152,8 @@ def load(
     if not isinstance(model, nn.Module) or not isinstance(path, str | os.PathLike):
         kinds = f"{type(model).__name__}, {type(path).__name__}"
         raise RekernelError(f"load({kinds}): pass the model and then the path of the file: load(model, path)")
+    if plan is not None:
+        check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     where = shown_path(path)
     with own_tensors(), without_pickles(where, plan), open_source(path, allow_pickle=allow_pickle) as source:
         if plan is None:
