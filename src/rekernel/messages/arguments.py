@@ -119,6 +119,19 @@ def check_number(value: Any, name: str, example: str) -> None:
         raise RekernelError(f"{name}={short(value)} is not a finite number; pass one, such as {name}={example}")
 
 
+def check_whole(value: Any, name: str, example: str) -> None:
+    """Raise unless a value is a whole number above 0.
+
+    Examples
+    --------
+    >>> check_whole("8", "width", "128")
+    Traceback (most recent call last):
+    rekernel.errors.RekernelError: width='8' is not a whole number above 0; pass one, such as width=128
+    """
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value < 1:
+        raise RekernelError(f"{name}={short(value)} is not a whole number above 0; pass one, such as {name}={example}")
+
+
 def check_sizes(value: Any, name: str, example: str) -> tuple[int, ...]:
     """The whole numbers of a size; raise where it is something else.
 

@@ -8,7 +8,7 @@ Derivation: docs/mathematics.md, "A resampling is a matrix".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from ..messages.arguments import check_array, check_sizes, kind_of, short
-from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule
+from ..messages.warn import tell
+from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule, canonical_method
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
 
@@ -129,6 +130,11 @@ def resample_conv(
     RekernelError
         As `kernel_operator` and `resample`; also for a layout that does not fit.
 
+    Warns
+    -----
+    RekernelWarning
+        For a scale of 1 along every axis, and for an `a` or a `smoothness` that the method does not have.
+
     Examples
     --------
     >>> resample_conv(np.zeros((8, 4, 3, 3), np.float32), scale=2).shape
@@ -147,6 +153,7 @@ def resample_conv(
         if k == 1 and p == 0 and not isinstance(t, int | np.integer):
             continue
         operators[axis] = kernel_operator(k, s, method, taps=t, gain=gain, phase=p, a=a, smoothness=smoothness)
+    tell(_without_effect(method, scales, phases, a, smoothness))
     return resample(w, operators, allow_cast=allow_cast)
 
 
@@ -223,6 +230,20 @@ def resample_linear(
     unflattened = w.reshape(shape[:axis] + cells + shape[axis + 1 :])
     out = resample(unflattened, operators, allow_cast=allow_cast)
     return out.reshape((*shape[:axis], math.prod(new_cells), *shape[axis + 1 :]))
+
+
+def _without_effect(
+    method: str, scales: Sequence[float], phases: Sequence[float], a: float, smoothness: float
+) -> Iterator[str]:
+    """Notes about arguments that change nothing."""
+    name = canonical_method(method)
+    if all(s == 1 for s in scales) and not any(phases):
+        yield "the scale is 1, so nothing changes; pass new pixels per old pixel, such as scale=2"
+        return
+    if a != KEYS_A and name != "cubic":
+        yield f"a={a:g} has no effect: the method is {name!r}; a belongs to method='cubic'"
+    if smoothness != SMOOTHNESS and not name.startswith("optimal"):
+        yield f"smoothness={smoothness:g} has no effect: the method is {name!r}; smoothness belongs to method='optimal'"
 
 
 def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from ..messages.arguments import check_array
+from ..messages.arguments import check_array, check_whole
 from .arrays import resample_linear
 from .methods import GRID_METHODS, Alias, GridMethod, canonical_method
 
@@ -71,6 +71,7 @@ def resample_hidden(
     """
     check_array(w_in, "w_in")
     check_array(w_out, "w_out")
+    check_whole(width, "width", "128")
     method = canonical_method(method, GRID_METHODS)
     hidden = int(w_in.shape[0])
     if w_out.shape[1] != hidden or (bias is not None and tuple(bias.shape) != (hidden,)):
