@@ -169,3 +169,12 @@ def test_rescaling_a_module_warns_at_the_line_that_called_and_an_error_leaves_th
         with pytest.raises(rk.RekernelWarning):
             rkt.rescale(model, 2, example, inplace=True, **noted)
     assert model[0].stride == (1, 1) and not hasattr(model, "rekernel_plan")
+
+
+def test_a_word_of_python_alone_is_not_told_on_the_command_line():
+    pytest.importorskip("torch")
+    from rekernel.diffusion import UpsampleGuidance
+
+    with pytest.raises(rk.RekernelError, match="or 'auto'") as caught:
+        UpsampleGuidance(0.5)
+    assert "auto" not in caught.value.on_command_line()
