@@ -1,0 +1,52 @@
+"""Reduce the conditions of a ComfyUI model for a pass at a smaller size.
+
+Scope: the arguments of `BaseModel.apply_model` beside image and sigma. What lies on the grid of the image is averaged:
+joined channels, masks, the residuals of a ControlNet (also as tokens). Embeddings stay: those of SDXL's sizes are part
+of `y`, so the smaller pass is told the full size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def reduced(conditions: Mapping[str, Any], split: Any) -> dict[str, Any]:
+    """The conditions for the pass at `split.low` pixels.
+
+    Parameters
+    ----------
+    conditions : by name, for a pass at `split.size` pixels
+    split : rekernel.diffusion.Split
+    """
+    return {name: _control(v, split) if name == "control" else _on_grid(v, split) for name, v in conditions.items()}
+
+
+def _on_grid(value: Any, split: Any) -> Any:
+    axes = len(split.size)
+    on_grid = isinstance(value, Tensor) and value.ndim == axes + 2 and tuple(value.shape[-axes:]) == split.size
+    return split.reduce_grid(value) if on_grid else value
+
+
+def _control(value: Any, split: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {part: [_residual(v, split) for v in values] for part, values in value.items()}
+
+
+def _residual(value: Any, split: Any) -> Any:
+    """Reduce a feature map (B, C, h, w) or its tokens (B, h w, C); other values, such as None, do not change."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim >= 4:
+        axes = min(len(split.size), value.ndim - 2)
+        return split.at(tuple(value.shape[-axes:])).reduce_grid(value)
+    side = math.sqrt(math.prod(split.size) / value.shape[1]) if value.ndim == 3 and value.shape[1] else 0.0
+    grid = tuple(-(-n // max(1, round(side))) for n in split.size)
+    if not side or math.prod(grid) != value.shape[1]:
+        return value
+    maps = value.transpose(1, 2).reshape(len(value), -1, *grid)
+    return split.at(grid).reduce_grid(maps).flatten(2).transpose(1, 2)
