@@ -30,6 +30,7 @@ def checkout():
     folder = os.environ.get(VARIABLE)
     if not folder:
         pytest.skip(f"{VARIABLE} does not name a checkout of ComfyUI")
+    importlib.import_module("diffusers.models.unets.unet_2d_condition")  # before there is more to find
     if folder not in sys.path:
         sys.path.insert(0, str(Path(folder).resolve()))
     before, sys.argv = sys.argv, ["main.py", "--cpu"]
@@ -59,6 +60,8 @@ def randomised(network, seed=0):
     for parameter in network.parameters():
         scale = 0.5 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    for buffer in network.buffers():  # SD3's table of positions
+        buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return network
 
 

@@ -73,14 +73,17 @@ class Passes(list):
         return [sigma for one, sigma in self if one == size]
 
 
-def sample(model, steps=20, sampler="euler", scheduler="normal", cfg=3.0, x=None, latent=None, positive=None, **more):
+def sample(
+    model, steps=20, sampler="euler", scheduler="normal", cfg=3.0, x=None, latent=None, positive=None, pooled=None, **more
+):  # fmt: skip
     import comfy.sample
 
     x = noise() if x is None else x
     latent = torch.zeros_like(x) if latent is None else latent
-    said = positive or real.condition(0)
+    pooled = {} if pooled is None else {"pooled_output": pooled}
+    said, unsaid = positive or real.condition(0, **pooled), real.condition(1, **pooled)
     return comfy.sample.sample(
-        model, x, steps, cfg, sampler, scheduler, said, real.condition(1), latent, disable_pbar=True, seed=1, **more
+        model, x, steps, cfg, sampler, scheduler, said, unsaid, latent, disable_pbar=True, seed=1, **more
     )
 
 
@@ -204,8 +207,8 @@ def test_a_pass_is_that_of_diffusers_with_the_same_weights(sd15, patcher, what):
     mine = sd15.apply_model(x, sigma.expand(1), c_crossattn=text, transformer_options=options)
     eps = unet(x / (1 + sigma**2).sqrt(), t, text).sample
     plain = sd15.apply_model(x, sigma.expand(1), c_crossattn=text)
-    torch.testing.assert_close(mine, x - sigma * eps, rtol=2e-3, atol=2e-3)
-    assert (mine - plain).abs().max() > 0.02
+    torch.testing.assert_close(mine, x - sigma * eps, rtol=2e-4, atol=2e-4)
+    assert (mine - plain).abs().max() > 5e-3
 
 
 def other_wrapper(seen):
@@ -231,7 +234,7 @@ def with_freeu(model):
 def with_hypertile(model):
     from comfy_extras.nodes_hypertile import HyperTile
 
-    return HyperTile.execute(model, 32, 1, 1, False).result[0]
+    return HyperTile.execute(model, 32, 1, 1, False)[0]
 
 
 def with_apply_wrapper(model):
@@ -354,7 +357,7 @@ def test_every_kind_of_model_is_guided_by_the_formula(kind, monkeypatch):
     passes, found = Passes(monkeypatch, model), {}
     x = noise(16 if flow else 4)
     sample(
-        guided(patcher), 4, cfg=1.0, x=x, scheduler="simple", positive=real.condition(0, **more),
+        guided(patcher), 4, cfg=1.0, x=x, scheduler="simple", pooled=more.get("pooled_output"),
         callback=lambda i, x0, x, n: found.setdefault(i, (x0.clone(), x.clone())),
     )  # fmt: skip
     sigmas = passes.of(SIZE)
@@ -378,7 +381,7 @@ def test_every_kind_of_model_is_guided_by_the_formula(kind, monkeypatch):
 def test_kernels_are_refused_where_they_cannot_be_rescaled(patcher):
     model = real.patcher_of(real.sd3_model())
     with pytest.raises(RekernelError, match=r"UNets of Stable Diffusion 1.x, 2.x and XL, and this model is SD3"):
-        sample(kernels(model), 1, x=noise(16), positive=real.condition(0, pooled_output=torch.zeros(1, 8)))
+        sample(kernels(model), 1, x=noise(16), pooled=torch.zeros(1, 8))
     with pytest.raises(RekernelError, match=r"whole scales, and this pass has 1.5x1.5 times"):
         sample(kernels(patcher), 1, x=noise(size=12))
     sample(kernels(patcher), 1)  # afterwards all is as before
@@ -438,5 +441,5 @@ def test_the_recorded_interface_is_that_of_the_checkout(comfyui, sd15, patcher):
         "sigmas": [len(sigmas), *(round(float(s), 4) for s in sigmas[[0, 499, 999]])],
     }
     expected = json.loads((Path(__file__).parent / "recorded.json").read_text())
-    expected.pop("from")
-    assert recorded == expected
+    expected.pop("from", None)
+    assert recorded == expected, json.dumps(recorded)
