@@ -1,8 +1,8 @@
 """Reduce the conditions of a ComfyUI model for a pass at a smaller size.
 
 Scope: the arguments of `BaseModel.apply_model` beside image and sigma. What lies on the grid of the image is averaged:
-joined channels, masks, the residuals of a ControlNet (also as tokens). Embeddings stay: those of SDXL's sizes are part
-of `y`, so the smaller pass is told the full size.
+joined channels, masks, the residuals of a ControlNet (also as tokens). The sizes that SDXL is told are divided. Other
+embeddings stay.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from typing import Any
 
 from torch import Tensor
 
+from .sdxl_sizes import divided_sizes
 
-def reduced(conditions: Mapping[str, Any], split: Any) -> dict[str, Any]:
+
+def reduced(conditions: Mapping[str, Any], split: Any, model: Any) -> dict[str, Any]:
     """The conditions for the pass at `split.low` pixels.
 
     Parameters
     ----------
     conditions : by name, for a pass at `split.size` pixels
     split : rekernel.diffusion.Split
+    model : the `BaseModel`
     """
-    return {name: _control(v, split) if name == "control" else _on_grid(v, split) for name, v in conditions.items()}
+    made = {name: _on_grid(value, split) for name, value in conditions.items()}
+    if "control" in made:
+        made["control"] = _control(made["control"], split)
+    if "y" in made:
+        made["y"] = divided_sizes(made["y"], split, model)
+    return made
 
 
 def _on_grid(value: Any, split: Any) -> Any:

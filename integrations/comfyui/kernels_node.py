@@ -16,8 +16,8 @@ class RekernelSupersampledKernels:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Runs the convolutions below the finest level of a Stable Diffusion UNet (1.x, 2.x, XL) with kernels rescaled "
-        "to the size of the picture. The weights do not change. Use it with Upsample Guidance, in either order; guidance "
-        "alone is the better start. The size must be a whole multiple of the trained size."
+        "to the size of the picture. The weights do not change. Use it with Upsample Guidance, in either order; "
+        "guidance alone is the better start. The size must be a whole multiple of the trained size."
     )
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with rescaled kernels; connect it to a sampler, or to Upsample Guidance.",)

@@ -66,7 +66,7 @@ class Clock:
         """The position of each sigma, float64."""
         sigma = np.asarray(sigma, np.float64)
         if self.flow:
-            return np.clip(sigma, 0.0, 1.0)
+            return np.asarray(np.clip(sigma, 0.0, 1.0))
         return np.asarray(np.interp(np.log(np.maximum(sigma, 1e-30)), self._logs, self._positions))
 
 

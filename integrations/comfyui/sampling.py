@@ -13,9 +13,9 @@ that takes it runs around ours, in whatever order the two nodes stand.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -31,9 +31,15 @@ from .steps import acts, sampled, step_sigma, window_of
 KEY = "rekernel"
 APPLY_MODEL, CALC_COND_BATCH = "apply_model", "calc_cond_batch"
 
-Executor = Callable[..., Any]
-
 log = logging.getLogger(__name__)
+
+
+class Executor(Protocol):
+    """What a wrapper of ComfyUI gets in front of its arguments; calling it runs the wrappers that are left."""
+
+    class_obj: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class _Evaluation:
         clock: Clock,
     ) -> None:  # fmt: skip
         self.executor, self.x, self.t, self.conditions, self.options = executor, x, t, conditions, options
-        self.model, self.clock = executor.class_obj, clock  # type: ignore[attr-defined]
+        self.model, self.clock = executor.class_obj, clock
         self.sigma = np.atleast_1d(t.detach().double().cpu().numpy())
         self.latent = tuple(options.get(KEY, {}).get("size", x.shape[2:]))
 
@@ -130,7 +136,7 @@ class _Evaluation:
                 return self._pass(asked.kernels, self.x, self.t, self.conditions, self.options)
             conditions = self.conditions
             for split in reversed(splits[level:]):
-                conditions = reduced(conditions, split)
+                conditions = reduced(conditions, split, self.model)
             ratio = tuple(n / m for n, m in zip(self.x.shape[2:], x.shape[2:], strict=True))
             times = self.t.new_tensor(t).expand(self.t.shape)
             options = {**self.options, KEY: {"size": self.latent, "reduced": ratio}}

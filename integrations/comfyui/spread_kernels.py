@@ -95,7 +95,8 @@ def lent_kernels(network: nn.Module, factors: Sequence[float], method: str, kind
 def _spread(network: nn.Module, factors: tuple[float, ...], method: str, kind: str) -> list[SpreadConv]:
     made = _MADE.setdefault(network, {})
     if (factors, method) not in made:
-        made[factors, method] = [SpreadConv(m, _factored(name, m, factors, method)) for name, m in _inner(network, kind)]
+        inner = _inner(network, kind)
+        made[factors, method] = [SpreadConv(layer, _factored(name, layer, factors, method)) for name, layer in inner]
     return made[factors, method]
 
 
@@ -106,8 +107,8 @@ def _inner(network: nn.Module, kind: str) -> list[tuple[str, Any]]:
     presets = {} if family is None else family.presets(shapes)
     if "inner" not in presets:
         raise RekernelError(
-            f"Rescaled Kernels works on the UNets of Stable Diffusion 1.x, 2.x and XL, and this model is {kind}; bypass "
-            f"the node and use Upsample Guidance alone"
+            f"Rescaled Kernels works on the UNets of Stable Diffusion 1.x, 2.x and XL, and this model is {kind}; "
+            f"bypass the node and use Upsample Guidance alone"
         )
     tests = [matcher(pattern) for pattern in presets["inner"]]
     convolutions = [

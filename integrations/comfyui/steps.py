@@ -41,10 +41,13 @@ def step_sigma(sigma: Any, sigmas: Floats | None) -> Floats:
     """
     sigma = np.asarray(sigma, np.float64)
     if sigmas is None:
-        return sigma
+        return np.asarray(sigma)
     ascending = np.sort(sigmas)
     at = np.searchsorted(ascending, sigma * (1 - _SAME))
-    return np.where(at < len(ascending), ascending[np.minimum(at, len(ascending) - 1)], sigma)
+    return np.asarray(np.where(at < len(ascending), ascending[np.minimum(at, len(ascending) - 1)], sigma))
+
+
+EVERY_STEP = Share(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class StepWindow(Window):
     A smaller pass is asked at the time whose noise it has. Between two steps it is decided as at its step, too.
     """
 
-    when: Share = Share(0.0, 1.0)
+    when: Share = EVERY_STEP
     clock: Clock | None = None
     first: float = 1.0
     later: Any = 0.0

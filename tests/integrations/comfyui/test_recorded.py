@@ -1,4 +1,4 @@
-"""The nodes against `double`, a stand-in with the recorded calls of ComfyUI; `test_real` runs them in ComfyUI itself."""
+"""The nodes against `double`, a stand-in with the recorded calls; `test_real` runs them in ComfyUI itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-
 from comfyui import NODE_CLASS_MAPPINGS
 from comfyui.cascade_node import RekernelCascadeStage
 from comfyui.guidance_node import RekernelUpsampleGuidance
 from comfyui.kernels_node import RekernelSupersampledKernels
+
 from rekernel.diffusion import DiscreteSchedule, guide_denoiser
 from rekernel.diffusion.formulas.guided import Window
 from rekernel.errors import RekernelError
@@ -294,7 +294,7 @@ def test_the_double_makes_the_recorded_calls():
     assert sigmas == RECORDED["sigmas"]
 
 
-@pytest.mark.parametrize("module", ["settings", "steps", "model_facts", "spread_kernels", "conditions"])
+@pytest.mark.parametrize("module", ["settings", "steps", "model_facts", "sdxl_sizes"])
 def test_the_examples_in_the_source_are_true(module):
     assert doctest.testmod(importlib.import_module(f"comfyui.{module}"), optionflags=doctest.ELLIPSIS).failed == 0
 
