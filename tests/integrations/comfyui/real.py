@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui.guidance_node import RekernelUpsampleGuidance
+from comfyui.kernels_node import RekernelSupersampledKernels
 
 VARIABLE = "REKERNEL_COMFYUI"
+SIZE, TRAINED = 16, 64  # pixels of the latent; of the trained picture
 
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
@@ -111,3 +114,47 @@ def flux_model():
     model = comfy.model_base.Flux(comfy.supported_models.Flux(config), device=torch.device("cpu"))
     randomised(model.diffusion_model)
     return model
+
+
+def guided(model, *, scale=0.0, strength=1.0, end=0.6, levels=0, start=0.0, trained=TRAINED):
+    return RekernelUpsampleGuidance().guide(model, scale, strength, end, levels, start, trained)[0]
+
+
+def kernels(model, *, scale=0.0, method="optimal", end=1.0, start=0.0, trained=TRAINED):
+    return RekernelSupersampledKernels().rescale(model, scale, method, end, start, trained)[0]
+
+
+def noise(channels=4, size=SIZE, batch=1, seed=3):
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+class Passes(list):
+    """(size, sigma) of every pass of a model, inside every wrapper."""
+
+    def __init__(self, monkeypatch, model):
+        super().__init__()
+        kind, run = type(model), type(model)._apply_model
+
+        def seen(itself, x, t, *args, **kwargs):
+            self.append((x.shape[-1], t[0].item()))
+            return run(itself, x, t, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "_apply_model", seen)
+
+    def of(self, size):
+        return [sigma for one, sigma in self if one == size]
+
+
+def sample(
+    model, steps=20, sampler="euler", scheduler="normal", cfg=3.0, x=None, latent=None, positive=None, pooled=None,
+    **more,
+):  # fmt: skip
+    import comfy.sample
+
+    x = noise() if x is None else x
+    latent = torch.zeros_like(x) if latent is None else latent
+    pooled = {} if pooled is None else {"pooled_output": pooled}
+    said, unsaid = positive or condition(0, **pooled), condition(1, **pooled)
+    return comfy.sample.sample(
+        model, x, steps, cfg, sampler, scheduler, said, unsaid, latent, disable_pbar=True, seed=1, **more
+    )
