@@ -217,6 +217,11 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         plain = dilated_conv(old, change.new_geometry, spread_by, padding_mode=change.padding_mode)
         if plain is not None:
             return plain
+    return smoothing_layer(old, change, old.weight.dtype)
+
+
+def smoothing_layer(old: Any, change: LayerChange, dtype: torch.dtype) -> FactoredConv | FactoredConvTranspose:
+    """The factored form of a layer, with a blur of the given dtype; a blur of one tap where the method is 'dilate'."""
     by_axis = {o.axis - 2: o for o in change.factors}
     filters, spread = [], []
     for axis, before in enumerate(change.geometry):
@@ -240,7 +245,7 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
         device = None if old.weight.device.type == "meta" else old.weight.device  # a blur has values even on meta
         taps_of_axis = torch.tensor(taps, dtype=torch.float64, device="cpu").reshape(-1)
-        filters.append(taps_of_axis.to(device, old.weight.dtype))
+        filters.append(taps_of_axis.to(device, dtype))
     sides = tuple(g.padding for g in change.new_geometry)
     geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
     geometry |= {"dilation": [g.dilation for g in change.geometry], "sides": sides, "groups": old.groups}
