@@ -45,3 +45,7 @@ __all__ = [
     "to_x0",
     "verify_denoiser",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

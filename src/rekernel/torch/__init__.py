@@ -35,3 +35,7 @@ __all__ = [
     "total_stride",
     "verify",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
