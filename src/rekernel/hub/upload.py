@@ -254,7 +254,9 @@ def _story(
 def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> tuple[Terms, str]:
     """Read the terms from the copied card, or else from the card of the source on the Hub; return a problem if any."""
     if CARD in load.files:
-        return terms_of(_front(load.files[CARD])), ""
+        front = _front(load.files[CARD])
+        if front or not base:  # a README without front matter, as `save_pretrained` writes, says no licence
+            return terms_of(front), ""
     if not base:
         return Terms(), ""
     client = hub()

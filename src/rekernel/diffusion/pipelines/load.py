@@ -11,20 +11,22 @@ import inspect
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, find_pipeline
+from ...checkpoint.strict_json import read_object
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...plan.config_entry import CONFIG, recipe_of
 from ...plan.plan import Plan
-from ...plan.recipe import find_recipe
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
 from ...sources.opening import open_source
+from ...text import scale_text
 from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
@@ -50,12 +52,14 @@ class Attached:
 
     guidance, kernels, positions : None where the folder does not record them
     cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
+    rescaled : the scale of each component whose weights are rescaled, by name; they stay so
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
     positions: RescaledPositions | None = None
     cascade: RecordedCascade | None = None
+    rescaled: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def remove(self) -> None:
         """Remove guidance, kernels and positions."""
@@ -136,7 +140,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
-    setattr(pipe, ATTRIBUTE, _attached(pipe, records))
+    setattr(pipe, ATTRIBUTE, _attached(pipe, modules, records))
     return pipe
 
 
@@ -210,13 +214,14 @@ def is_rescaled(component: Component, variant: str | None = None) -> bool:
     if not component.candidates:
         return False
     with open_source(weights_of(component, variant)) as source:
-        return find_recipe(source.metadata) is not None
+        return recipe_of(source) is not None
 
 
 def load_component(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
     """Build a component from its config at the trained size, then load its rescaled weights and their geometry."""
     import torch
 
+    from ...torch.files.built_model import built
     from ...torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
@@ -225,11 +230,8 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     made: Any = getattr(importlib.import_module(library), kind, None)
     if made is None:
         raise RekernelError(f"{shown(name)}: {library} has no class {shown(kind)}")
-    if library == "diffusers":
-        config = made.load_config(folder / name)
-        module = made.from_config(config)
-    else:
-        module = made(made.config_class.from_pretrained(folder / name))
+    path = folder / name / CONFIG
+    module = built(read_object(path), shown_path(path), made)
     module = load(module, weights_of(component, options.get("variant")), plan=plan).eval()
     dtype = _dtype_of(name, options)
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
@@ -269,11 +271,13 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
             plan: Plan = getattr(denoiser, PLAN)
             if found is None and KEY in denoiser.config:  # a module passed by the caller, from a pipeline loaded here
                 found = Recorded.from_entry(denoiser.config[KEY], name)
-            size = found.sample_size if found else _sides(denoiser.config.sample_size)
+            size = found.sample_size if found else _sides(denoiser.config.get("sample_size"))
             found = Recorded(scale_of(plan), size, plan=plan)
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
+        if new is None:
+            continue
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             warnings.warn(
                 f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "
@@ -305,12 +309,14 @@ def scale_of(plan: Plan) -> float | tuple[float, ...]:
     return scales if len(set(scales)) > 1 else scales[0]
 
 
-def _sides(size: Any) -> int | tuple[int, ...]:
-    return tuple(size) if isinstance(size, list | tuple) else int(size)
+def _sides(size: Any) -> int | tuple[int, ...] | None:
+    return tuple(size) if isinstance(size, list | tuple) else None if size is None else int(size)
 
 
-def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
-    made = Attached()
+def _attached(pipe: Any, modules: Mapping[str, nn.Module], records: dict[str, Recorded]) -> Attached:
+    from ...torch.editing.apply import PLAN
+
+    made = Attached(rescaled={name: scale_of(getattr(module, PLAN)) for name, module in modules.items()})
     for found in records.values():
         made.kernels, made.positions, made.guidance = (
             found.make_kernels(), found.make_positions(), found.make_guidance()
@@ -321,7 +327,8 @@ def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     for found in records.values():
         if found.cascade is not None:
             made.cascade = RecordedCascade(pipe, found, attached)
-    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
+    said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in made.rescaled.items()]
+    said += [repr(part) for part in (*attached, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made
