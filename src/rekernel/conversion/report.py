@@ -37,3 +37,8 @@ class Report:
     resumed: int = 0
     skipped: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files on the disk: weights, and what was copied beside them."""
+        return sum(path.stat().st_size for path in self.files)

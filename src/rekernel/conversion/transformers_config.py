@@ -228,14 +228,6 @@ def loads_plainly(config: Mapping[str, Any], plan: Plan) -> bool:
     return bool(absorbed and named) and sizes_are_those(config, plan.changed, new=True)
 
 
-def file_loads_plainly(path: Path, plan: Plan) -> bool:
-    """As `loads_plainly`, for a config.json. False if the file cannot be read."""
-    try:
-        return loads_plainly(read_object(path), plan)
-    except RekernelError:
-        return False
-
-
 def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:
     """Whether patch and image size in the config fit the new weights (`new`), or the old weights.
 

@@ -13,6 +13,7 @@ from ..errors import RekernelError
 from ..plan.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
+    from ..diffusion.pipelines.record import Recorded
     from ..onnx import Value
 
 
@@ -29,6 +30,7 @@ class Info:
     recipe : how it was rescaled, if it was
     recipe_error : why the metadata's recipe cannot be read, or empty
     components : for a pipeline, each component that has weights
+    recorded : of a pipeline's denoiser: how its folder says to sample it above the trained size, if it does
     inputs, outputs : of an ONNX model: name, dtype and shape of each
     """
 
@@ -44,6 +46,7 @@ class Info:
     recipe: Recipe | None = None
     recipe_error: str = ""
     components: dict[str, Info] = field(default_factory=dict)
+    recorded: Recorded | None = None
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
 

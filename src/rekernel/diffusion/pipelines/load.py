@@ -33,6 +33,7 @@ from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
 from .record import Recorded, listed, read_records
 from .recorded_cascade import RecordedCascade
+from .single_file import dilated_pipeline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +75,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Parameters
     ----------
     source : folder, or the name of a repository on the Hub (org/name, hf://org/name[@revision])
-        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
+        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here, or of one with a rescaled
+        network. Also a single file of Stable Diffusion that `rekernel convert --method dilate` wrote; then the options
+        are those of `from_single_file`.
     **options
         Arguments of `DiffusionPipeline.from_pretrained`: dtype (formerly torch_dtype), variant, custom_pipeline, ...;
         for a repository also revision, token, cache_dir, ... Where the folder has only weights of one variant, that
@@ -99,6 +102,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     UserWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
+    if Path(source).is_file():
+        pipe = dilated_pipeline(Path(source), dict(options))
+        return _finished(pipe, options, {"unet": pipe.unet}, {})
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
     pipeline = find_pipeline(folder)
@@ -138,6 +144,11 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     except OSError as error:
         said = shown(" ".join(str(error).split()).removeprefix("Error "), 300)
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
+    return _finished(pipe, options, modules, records)
+
+
+def _finished(pipe: Any, options: dict[str, Any], modules: dict[str, nn.Module], records: dict[str, Recorded]) -> Any:
+    """The pipeline with its new default size, and with what is recorded attached."""
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
     setattr(pipe, ATTRIBUTE, _attached(pipe, modules, records))
