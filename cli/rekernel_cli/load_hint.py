@@ -46,9 +46,8 @@ def how_to_load(report: Report, where: str) -> str:
     if kind and kind in call:
         return f"It loads as before, for images of the new size: {call}"
     geometry = any(change.new_geometry for change in plan.changed)
-    lists = (
-        f"the new kernels, strides and padding, which `rekernel inspect {where}` lists" if geometry else "new shapes"
-    )
+    listed = f"the new kernels, strides and padding, which `rekernel inspect {where}` lists"
+    lists = listed if geometry else "the new shapes"
     if kind:
         return f"{call} loads it.\n{kind}.from_pretrained does not: its config has no entry for {lists}."
     ours = f"{call} loads it into the model as it was trained, whose layers"

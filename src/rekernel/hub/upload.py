@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.config_file import HOW_TO_LOAD
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
@@ -255,7 +256,7 @@ def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> t
     """Read the terms from the copied card, or else from the card of the source on the Hub; return a problem if any."""
     if CARD in load.files:
         front = _front(load.files[CARD])
-        if front or not base:  # a README without front matter, as `save_pretrained` writes, says no licence
+        if front or not base or not _only_how_to_load(load.files[CARD]):
             return terms_of(front), ""
     if not base:
         return Terms(), ""
@@ -268,6 +269,11 @@ def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> t
     except HubError as error:
         return Terms(), f"the source's card was not read: {error}"
     return terms_of(_front(Path(found))), ""
+
+
+def _only_how_to_load(path: Path) -> bool:
+    """Whether a README.md is the one that `save_pretrained` of a rescaled model makes: it says no licence."""
+    return path.read_bytes().startswith(HOW_TO_LOAD.encode())
 
 
 def _front(path: Path) -> Mapping[str, Any]:

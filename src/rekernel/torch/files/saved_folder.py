@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import nn
 
 from ...checkpoint.atomic_file import write_atomic
+from ...checkpoint.config_file import HOW_TO_LOAD
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
@@ -30,8 +31,8 @@ from .add_recipe import add_recipe
 from .plain_loading import loads_plainly
 
 README = "README.md"
-_BEGIN, _END = "<!-- rekernel: how to load -->", "<!-- /rekernel -->"
-_OWN = re.compile(rf"\n*{re.escape(_BEGIN)}.*?{re.escape(_END)}\n?", re.DOTALL)
+_END = "<!-- /rekernel -->"
+_OWN = re.compile(rf"\n*{re.escape(HOW_TO_LOAD)}.*?{re.escape(_END)}\n?", re.DOTALL)
 _ADAPTER = "adapter_"
 """How the files of adapters begin, which peft writes beside those of the model: they are not rescaled."""
 State = Mapping[str, tuple[int, int, int]]
@@ -95,7 +96,7 @@ def _explain(path: Path, model: nn.Module, plan: Plan, plain: bool) -> None:
 def _how_to_load(kind: str, plan: Plan) -> str:
     name = shown(kind)
     scale = plan.scale[0] if isinstance(plan.scale, tuple) and len(set(plan.scale)) == 1 else plan.scale
-    return f"""{_BEGIN}
+    return f"""{HOW_TO_LOAD}
 ## How to load
 
 The weights in this folder were rescaled by {scale_text(scale)} with rekernel {__version__}.
