@@ -282,6 +282,8 @@ def _front(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if not text.lstrip().startswith("---"):  # the client would warn
+            return {}
         data: Mapping[str, Any] = hub().ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:  # a YAML parser may raise any error for text from anyone
         if isinstance(error, RekernelError):

@@ -16,6 +16,8 @@ import rekernel as rk
 import rekernel.torch as rkt
 from rekernel import RekernelError
 from rekernel.checkpoint.open_local import open_checkpoint
+from rekernel.hub.contents import payload
+from rekernel.hub.loading_code import snippet
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -94,6 +96,7 @@ def test_a_config_that_cannot_say_it_holds_the_plan_and_a_readme_says_so(kind, m
     assert f"{kind}.from_pretrained` does not load them right" in section(tmp_path)
     with pytest.raises(RekernelError, match="rescaled already"):
         rk.convert(tmp_path, tmp_path / "out", scale=2)
+    assert f'model = rkt.load_pretrained("me/x")  # a {kind}\n' in snippet(payload(tmp_path), "me/x")  # of the card
 
 
 @pytest.mark.parametrize("form", ["plain", "factored"])
@@ -189,3 +192,29 @@ def test_a_folder_that_the_command_wrote_opens_without_a_model(tmp_path):
     unet().save_pretrained(tmp_path / "in")
     rk.convert(tmp_path / "in", tmp_path / "out", scale=2)
     assert torch.equal(answer(rkt.load_pretrained(tmp_path / "out")), answer(rkt.load(unet(), tmp_path / "out")))
+
+
+def test_a_class_of_the_user_s_is_built_by_the_user(tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Net(nn.Module, hub.PyTorchModelHubMixin):
+        def __init__(self, width: int = 4) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3))
+
+    large, x = rkt.rescale(Net(5), 2, torch.zeros(1, 3, 16, 16)), torch.rand(1, 3, 32, 32)
+    large.save_pretrained(tmp_path)
+    assert 'repository", model=Net(...))' in section(tmp_path)
+    assert torch.equal(rkt.load_pretrained(tmp_path, model=Net(5))(x), large(x))
+    with pytest.raises(RekernelError, match="names no class of transformers or diffusers; pass model="):
+        rkt.load_pretrained(tmp_path)
+
+
+def test_a_full_disk_leaves_the_folder_open_by_its_config(larger, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
+    with pytest.warns(UserWarning, match=r"without the recipe in their metadata .* keep config\.json beside them"):
+        larger.save_pretrained(tmp_path)
+    assert torch.equal(answer(rkt.load_pretrained(tmp_path)), answer(larger))

@@ -35,6 +35,8 @@ _END = "<!-- /rekernel -->"
 _OWN = re.compile(rf"\n*{re.escape(HOW_TO_LOAD)}.*?{re.escape(_END)}\n?", re.DOTALL)
 _ADAPTER = "adapter_"
 """How the files of adapters begin, which peft writes beside those of the model: they are not rescaled."""
+_LIBRARIES = ("transformers", "diffusers")
+"""Those whose classes `load_pretrained` builds from `config.json`."""
 State = Mapping[str, tuple[int, int, int]]
 
 
@@ -85,7 +87,7 @@ def _explain(path: Path, model: nn.Module, plan: Plan, plain: bool) -> None:
     except (OSError, UnicodeDecodeError):
         return  # a README of the user's that cannot be changed safely
     kept = _OWN.sub("\n", text).strip("\n")
-    said = "" if plain else _how_to_load(type(model).__name__, plan)
+    said = "" if plain else _how_to_load(type(model), plan)
     new = "\n\n".join(part for part in (kept, said) if part)
     if new and new != text.strip("\n"):
         write_atomic(path, f"{new}\n".encode(), force=True)
@@ -93,8 +95,16 @@ def _explain(path: Path, model: nn.Module, plan: Plan, plain: bool) -> None:
         path.unlink()
 
 
-def _how_to_load(kind: str, plan: Plan) -> str:
-    name = shown(kind)
+def _how_to_load(kind: type[nn.Module], plan: Plan) -> str:
+    name = shown(kind.__name__)
+    library = kind.__module__.partition(".")[0]
+    load = 'rkt.load_pretrained("this folder, or its repository")'
+    load = load if library in _LIBRARIES else load.replace(")", f", model={name}(...))  # built for its trained size")
+    pipeline = (
+        "\nIn a pipeline, `rekernel.diffusion.load_pipeline` loads the whole folder.\n"
+        if library == "diffusers"
+        else ""
+    )
     scale = plan.scale[0] if isinstance(plan.scale, tuple) and len(set(plan.scale)) == 1 else plan.scale
     return f"""{HOW_TO_LOAD}
 ## How to load
@@ -106,11 +116,9 @@ rekernel does:
 ```python
 import rekernel.torch as rkt
 
-model = rkt.load_pretrained("this folder, or its repository")
+model = {load}
 ```
-
-In a diffusers pipeline, `rekernel.diffusion.load_pipeline` loads the whole folder.
-{_END}"""
+{pipeline}{_END}"""
 
 
 __all__ = ["State", "complete", "state_of"]
