@@ -5,7 +5,7 @@ Scope: the names of other projects' loaders. Not here: calling them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rekernel import Plan, Report
 
 CONFIG = "config.json"
+_LOADERS = {"flax": "safetensors.flax.load_file", "keras": "safetensors.numpy.load_file", "mlx": "mlx.core.load"}
+"""What reads files of other frameworks; docs/how-to/frameworks.md."""
 NO_OTHER_LOADER = """\
 No other program loads such a file: diffusers' from_single_file, ComfyUI and A1111 build 3x3 kernels. Instead
 - make a folder, StableDiffusionPipeline.from_single_file(SOURCE).save_pretrained('sd'), and convert that;
@@ -40,14 +42,16 @@ def how_to_load(report: Report, where: str) -> str:
         )
     if is_single_file(change.name for change in plan.changes):
         return single_file_loader(report.target, plan)
+    geometry = any(change.new_geometry for change in plan.changed)
+    listed = f"the new kernels, strides and padding, which `rekernel inspect {where}` lists"
+    lists = listed if geometry else "the new shapes"
+    if other := foreign_loader(metadata_of(file)):
+        return f"{other}({str(file)!r}) reads it, for a model with {lists}."
     config = next((path for path in report.files if path.name == CONFIG and path.parent == file.parent), None)
     folder = report.target if report.target.is_dir() else report.target.parent
     call, kind = model_loader(report.target, folder if config else None, plan)
     if kind and kind in call:
         return f"It loads as before, for images of the new size: {call}"
-    geometry = any(change.new_geometry for change in plan.changed)
-    listed = f"the new kernels, strides and padding, which `rekernel inspect {where}` lists"
-    lists = listed if geometry else "the new shapes"
     if kind:
         return f"{call} loads it.\n{kind}.from_pretrained does not: its config has no entry for {lists}."
     ours = f"{call} loads it into the model as it was trained, whose layers"
@@ -84,6 +88,26 @@ def model_loader(target: Path, folder: Path | None, plan: Plan) -> tuple[str, st
     return f"rekernel.torch.load(model, {str(target)!r})", ""
 
 
+def foreign_loader(metadata: Mapping[str, str]) -> str:
+    """What reads a file of another framework than PyTorch; empty for one of PyTorch.
+
+    Examples
+    --------
+    >>> foreign_loader({"format": "flax"}), foreign_loader({"format": "pt"})
+    ('safetensors.flax.load_file', '')
+    """
+    from rekernel.architectures.axis_order import layout_of
+
+    return _LOADERS.get(layout_of(metadata).name, "")
+
+
+def metadata_of(file: Path) -> Mapping[str, str]:
+    """The metadata of a safetensors file; empty for any other."""
+    from rekernel.checkpoint.shard import shard_of_file
+
+    return shard_of_file(file).header.metadata if file.suffix.lower() == ".safetensors" else {}
+
+
 def is_single_file(names: Iterable[str]) -> bool:
     """Whether tensors are those of Stable Diffusion in one file."""
     from rekernel.architectures.diffusion import SingleFileDiffusion
@@ -104,8 +128,9 @@ def single_file_loader(target: Path, plan: Plan) -> str:
 def how_to_check(source: str, report: Report, where: str, *, allow_pickle: bool = False) -> str:
     """The line about checking a conversion by names, which saw no model run; empty where there is nothing to check."""
     plan = report.plans.get("")
-    single = plan is not None and is_single_file(change.name for change in plan.changes)
-    if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan) or single:
+    if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
+        return ""
+    if is_single_file(change.name for change in plan.changes) or foreign_loader(metadata_of(report.files[0])):
         return ""
     pickle = " --allow-pickle" if allow_pickle else ""
     return (

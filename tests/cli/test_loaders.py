@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from safetensors.torch import save_file  # noqa: E402
+
 import rekernel.diffusion  # noqa: E402
 import rekernel.torch  # noqa: E402
 
@@ -86,3 +88,20 @@ def test_a_saved_pickle_shows_the_plan_of_its_config(run, folder, tmp_path):
     assert "recipe    scale 2" in re.sub(
         r"recipe +", "recipe    ", ok(run("inspect", Path(tmp_path), "--allow-pickle"))
     )
+
+
+@pytest.mark.parametrize(
+    "format_, call", [("flax", "safetensors.flax.load_file"), ("keras", "safetensors.numpy.load_file")]
+)
+def test_a_file_of_another_framework_says_what_reads_it(run, tmp_path, format_, call):
+    tensors = {"Conv_0/kernel": torch.ones(3, 3, 3, 8), "Conv_0/bias": torch.ones(8)}
+    save_file(tensors, tmp_path / "in.safetensors", {"format": format_})
+    target = tmp_path / "out.safetensors"
+    said = ok(run("convert", tmp_path / "in.safetensors", target, "--scale", "2"))
+    assert f"{call}({str(target)!r}) reads it, for a model with the new kernels" in said
+    assert "torch" not in said and "verify" not in said
+    assert loader(ok(run("inspect", target))) == f"{call}({str(target)!r})"
+    if format_ == "keras":
+        import safetensors.numpy
+
+        assert eval(loader(ok(run("inspect", target))), {"safetensors": safetensors})["Conv_0/kernel"].ndim == 4

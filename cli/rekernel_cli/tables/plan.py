@@ -20,7 +20,7 @@ from rekernel.patterns import layer_of
 from rekernel.plan.description import described, geometry_text
 from rekernel.text import byte_size, dims, few, scale_text
 
-from ..load_hint import CONFIG, NO_OTHER_LOADER, is_single_file, model_loader, pipeline_loader
+from ..load_hint import CONFIG, NO_OTHER_LOADER, foreign_loader, is_single_file, model_loader, pipeline_loader
 from ..terminal import counted, show
 
 if TYPE_CHECKING:
@@ -264,6 +264,8 @@ def _loader(info: Info, source: Path, plan: Plan) -> str:
     if is_single_file(tensor.name for tensor in info.tensors):
         kept = not any(change.operators for change in plan.changed)
         return f"rekernel.diffusion.load_pipeline({str(source)!r})" if kept else "no program: see `rekernel convert`"
+    if other := foreign_loader(info.metadata):
+        return f"{other}({str(info.path)!r})"
     folder = source if source.is_dir() else source.parent
     return model_loader(source, folder if (folder / CONFIG).is_file() else None, plan)[0]
 
