@@ -218,3 +218,27 @@ def test_a_full_disk_leaves_the_folder_open_by_its_config(larger, tmp_path, monk
     with pytest.warns(UserWarning, match=r"without the recipe in their metadata .* keep config\.json beside them"):
         larger.save_pretrained(tmp_path)
     assert torch.equal(answer(rkt.load_pretrained(tmp_path)), answer(larger))
+
+
+def test_an_image_resampled_in_front_comes_back(tmp_path):
+    large = rkt.rescale(made("ResNetModel"), 1.25, torch.zeros(1, 3, 32, 32), mode="absorb")
+    assert large.rekernel_plan.resamples
+    large.save_pretrained(tmp_path)
+    x = torch.rand(1, 3, 40, 40)
+    assert torch.equal(rkt.load_pretrained(tmp_path)(x)[0], large(x)[0])
+    assert "does not load them right" in section(tmp_path)
+
+
+def test_more_patches_of_the_same_size_load_by_transformers_alone(tmp_path):
+    patch = "*patch_embeddings*"
+    large = rkt.rescale(made("ViTModel"), 1.5, torch.zeros(1, 3, 16, 16), modes={patch: "supersample"}, exclude=[patch])
+    large.save_pretrained(tmp_path)
+    x = torch.rand(1, 3, 24, 24)
+    assert torch.equal(transformers.ViTModel.from_pretrained(tmp_path)(x)[0], large(x)[0]) and not section(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x-dir"])
+def test_save_refuses_a_name_that_is_not_that_of_a_safetensors_file(larger, tmp_path, name):
+    with pytest.raises(RekernelError, match=r"its name ends in \.safetensors; pass another name"):
+        rkt.save(larger, tmp_path / name)
+    assert not list(tmp_path.iterdir())
