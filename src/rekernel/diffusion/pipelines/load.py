@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,8 @@ from ...checkpoint.strict_json import read_object
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_path
+from ...messages.warn import tell
 from ...plan.config_entry import CONFIG, recipe_of
 from ...plan.plan import Plan
 from ...sources.address import address_of
@@ -99,7 +100,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
 
     Warns
     -----
-    UserWarning
+    RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
     if Path(source).is_file():
@@ -175,6 +176,7 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
     """
     from diffusers import DiffusionPipeline
 
+    check_path(source, "source")
     path = Path(source)
     if path.is_dir():
         return path
@@ -290,11 +292,9 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         if new is None:
             continue
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
-            warnings.warn(
-                f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "
-                f"height= and width= when calling the pipeline",
-                stacklevel=3,
-            )
+            kind = type(pipe).__name__
+            note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "
+            tell([f"{note}width= when calling the pipeline"])
             continue
         denoiser.register_to_config(sample_size=listed(new))
 

@@ -18,10 +18,12 @@ from ...checkpoint.strict_json import read_object
 from ...checkpoint.tensor_source import TensorSource
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_path
 from ...plan.config_entry import CONFIG, plan_in, recipe_of
 from ...plan.plan import Plan
 from ...sources.address import Address, address_of
 from ...sources.opening import local_path, open_location, open_source
+from ..checked_arguments import check_module
 from ..dtypes import TORCH_DTYPES
 from .built_model import built
 from .save_load import load, no_recipe, without_pickles
@@ -83,6 +85,9 @@ def load_pretrained(
     >>> load_pretrained(folder, model=small)[0]
     Conv2d(1, 2, kernel_size=(6, 6), stride=(4, 4), padding=(2, 2))
     """
+    check_path(name, "name")
+    if model is not None:
+        check_module(model)
     if model is not None and dtype is not None:
         raise RekernelError(f"dtype={dtype}: is for a model that is built here; convert yours with .to({dtype})")
     inside = "/".join(part.strip("/") for part in (subfolder, filename) if part)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ...checkpoint.config_file import HOW_TO_LOAD
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.warn import tell
 from ...plan.config_entry import CONFIG, with_plan
 from ...plan.plan import Plan
 from ...plan.recipe import Recipe
@@ -56,7 +56,7 @@ def complete(folder: Path, model: nn.Module, plan: Plan, before: State) -> None:
 
     Warns
     -----
-    UserWarning
+    RekernelWarning
         Where the recipe cannot be added to the weights (a full disk, say). The folder opens by its `config.json` then.
     """
     new = {name for name, found in state_of(folder).items() if before.get(name) != found}
@@ -73,11 +73,8 @@ def complete(folder: Path, model: nn.Module, plan: Plan, before: State) -> None:
             for name in weights:
                 add_recipe(folder / name, recipe)
         except RekernelError as error:
-            warnings.warn(
-                f"{shown_path(folder)}: the weights are saved, but without the recipe in their metadata ({error}); "
-                f"keep {CONFIG} beside them, which has it",
-                stacklevel=4,
-            )
+            note = f"{shown_path(folder)}: the weights are saved, but without the recipe in their metadata ({error}); "
+            tell([f"{note}keep {CONFIG} beside them, which has it"])
 
 
 def _explain(path: Path, model: nn.Module, plan: Plan, plain: bool) -> None:
