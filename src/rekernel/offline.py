@@ -12,8 +12,8 @@ from typing import Unpack
 
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
+from .conversion.options import Options
 from .conversion.report import Report
-from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files

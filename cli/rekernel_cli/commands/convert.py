@@ -192,7 +192,7 @@ def _perform(
     source: str, target: str, planning: Planning, ready: Plan | None, writing: dict[str, Any], *, quiet: bool
 ) -> Report:
     import rekernel
-    from rekernel.conversion.journal import NAME
+    from rekernel.conversion.aside import unfinished
 
     from ..terminal import byte_progress, own_notes
 
@@ -204,7 +204,7 @@ def _perform(
             keywords = planning.keywords()
             return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
     except KeyboardInterrupt:
-        if (Path(target) / NAME).exists():
+        if unfinished(Path(target)) is not None:
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None
         raise Stopped from None
 
