@@ -60,6 +60,7 @@ class Prepared:
     stale : files of another conversion, to remove
     journal : list of finished files
     replaces : whether the folder holds a result that stays whole until the new one is
+    like : folder of the source, if it is one
     """
 
     root: Path
@@ -71,6 +72,7 @@ class Prepared:
     stale: Sequence[Path]
     journal: Journal
     replaces: bool
+    like: Path | None
 
     @property
     def marks(self) -> list[Path]:
@@ -88,7 +90,7 @@ class Prepared:
         """The folders of all files, each with the folder of the source whose permissions it gets, if there is one."""
         pairs = [*self.copies, *([self.commit] if self.commit else [])]
         made: dict[Path, Path | None] = {path.parent: None for path in self.wanted}
-        return made | {target.parent: source.parent for source, target in pairs}
+        return made | {target.parent: source.parent for source, target in pairs} | {self.root: self.like}
 
     def moved(self, move: Callable[[Path], Path]) -> Prepared:
         """The same with other destinations, a list of finished files there, and nothing to remove."""
@@ -122,6 +124,7 @@ def prepare(
     *,
     contents: Mapping[Path, bytes] | None = None,
     commit: Copy | None = None,
+    like: Path | None = None,
 ) -> Prepared:
     """Check everything that can be checked before anything is written; see `Prepared` for the arguments.
 
@@ -155,7 +158,7 @@ def prepare(
     needed = sum(_missing(job, finished, root) for job in jobs) + _copied_bytes(copies)
     check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
     replaces = enabled and left != root and (bool(existing or stale) or (options.resume and left is not None))
-    return Prepared(root, jobs, copies, contents or {}, commit, inputs, stale, journal, replaces)
+    return Prepared(root, jobs, copies, contents or {}, commit, inputs, stale, journal, replaces, like)
 
 
 def _marks(jobs: Sequence[Job], commit: Copy | None) -> list[Path]:

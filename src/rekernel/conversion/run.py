@@ -73,8 +73,9 @@ class Conversion:
             if opened.path.name.endswith(".index.json") or len(job.outputs.files) > 1:
                 copies = [(a, b) for a, b in copies if b.name != job.outputs.index_name]
             contents, self.notes = rescaled_configs(copies, self.plans[""])
+            like = source if source.is_dir() else source.parent if opened.kind == "sharded" else None
             self.write(
-                lambda: prepare([job], copies, opened.files, self.options, contents=contents),
+                lambda: prepare([job], copies, opened.files, self.options, contents=contents, like=like),
                 None if to_file else folder,
             )
         return self._report(target if not to_file else folder / name, skipped)
@@ -97,7 +98,8 @@ class Conversion:
             index = Path("model_index.json")
             copies = [(pipeline.path / f, folder / f) for f in sorted([*others, *untouched]) if f != index]
             commit = (pipeline.path / index, folder / index)
-            self.write(lambda: prepare(jobs, copies, inputs, self.options, commit=commit), folder)
+            like = pipeline.path
+            self.write(lambda: prepare(jobs, copies, inputs, self.options, commit=commit, like=like), folder)
         return self._report(folder, skipped)
 
     def _job(self, source: TensorSource, plan: Plan, folder: Path, name: str, whole: bool) -> Job:
@@ -119,7 +121,7 @@ class Conversion:
             restore(folder)
         first = prepare()
         with (
-            making_folders({first.root: first.folders.get(first.root)}),
+            making_folders({first.root: first.like}),
             claimed(first.claim, folder=first.journal.enabled),
         ):
             prepared = prepare()
