@@ -88,9 +88,12 @@ class Prepared:
     @property
     def folders(self) -> dict[Path, Path | None]:
         """The folders of all files, each with the folder of the source whose permissions it gets, if there is one."""
-        pairs = [*self.copies, *([self.commit] if self.commit else [])]
-        made: dict[Path, Path | None] = {path.parent: None for path in self.wanted}
-        return made | {target.parent: source.parent for source, target in pairs} | {self.root: self.like}
+        inner = {parent for path in self.wanted for parent in path.relative_to(self.root).parents}
+        made: dict[Path, Path | None] = {}
+        for path in sorted(inner):
+            pattern = None if self.like is None else self.like / path
+            made[self.root / path] = pattern if pattern is not None and pattern.is_dir() else None
+        return made
 
     def moved(self, move: Callable[[Path], Path]) -> Prepared:
         """The same with other destinations, a list of finished files there, and nothing to remove."""
