@@ -26,8 +26,8 @@ class Killer:
     def __init__(self, process: Any) -> None:
         self._process = process
 
-    def run(self, step: int, call: str, *arguments: Any, exchange: bool = True, **options: Any) -> bool:
-        request = {"step": step, "call": call, "arguments": list(map(str, arguments)), "options": options}
+    def run(self, step: int, *arguments: Any, exchange: bool = True, **options: Any) -> bool:
+        request = {"step": step, "arguments": list(map(str, arguments)), "options": options}
         self._process.stdin.write(json.dumps({**request, "exchange": exchange}) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline().strip()
@@ -56,13 +56,8 @@ def serve() -> None:
     from rekernel.conversion import aside
 
     warnings.simplefilter("ignore")
-    calls = {"convert": rekernel.convert, "record": None}
     for line in sys.stdin:
         request = json.loads(line)
-        if request["call"] == "record" and calls["record"] is None:
-            from rekernel.diffusion import record
-
-            calls["record"] = record
         child = os.fork()
         if child == 0:
             if not request["exchange"]:  # a system without the call
@@ -79,7 +74,7 @@ def serve() -> None:
 
             sys.addaudithook(count)
             try:
-                calls[request["call"]](*request["arguments"], **request["options"])  # type: ignore[misc]
+                rekernel.convert(*request["arguments"], **request["options"])
             except BaseException as error:  # noqa: BLE001
                 sys.stderr.write(f"{error}\n")
                 os._exit(1)

@@ -76,7 +76,7 @@ def kills(results, every, **how):
         for step in range(0, 1000, every):
             shutil.rmtree(target.parent, ignore_errors=True)
             shutil.copytree(results / "old", target)
-            if not server.run(step, "convert", results / "in", target, scale=2, mode="supersample", force=True, **how):
+            if not server.run(step, results / "in", target, scale=2, mode="supersample", force=True, **how):
                 return
             yield target
 
