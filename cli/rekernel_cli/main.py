@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from .help_layout import WIDTH, Entry, LazyGroup
+from .signals import as_interrupts, exit_code
 
 _ENTRIES = {
     "inspect": Entry(
@@ -59,12 +60,11 @@ class Failure(click.ClickException):
 
 
 class Stopped(click.ClickException):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
+    """The user pressed Ctrl-C, or the system asked the command to end."""
 
     def __init__(self, state: str = "nothing was left behind.") -> None:
         super().__init__(f"Stopped; {state}")
+        self.exit_code = exit_code()
 
     def show(self, file: Any = None) -> None:
         click.echo(f"\n{self.message}", err=True)
@@ -85,7 +85,7 @@ class Rekernel(LazyGroup):
         if not sys.stderr.isatty():  # otherwise the client of the Hub writes progress bars into logs
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
-            with _printable(), _notes():
+            with as_interrupts(), _printable(), _notes():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None

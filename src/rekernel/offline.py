@@ -19,6 +19,7 @@ from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
 from .messages.arguments import check_instance, check_names, check_path, kind_of, short
 from .messages.log import logger, timed
+from .messages.path_errors import explains_paths
 from .messages.progress_bar import Progress, shown_progress
 from .messages.warn import tell
 from .plan.plan import Plan
@@ -30,6 +31,7 @@ __all__ = ["Estimate", "convert", "estimate", "plan_source"]
 _LOG = logger(__name__)
 
 
+@explains_paths("source")
 def plan_source(
     source: StrPath,
     scale: Scale,
@@ -73,6 +75,7 @@ def plan_source(
     return plans
 
 
+@explains_paths("source")
 def estimate(
     source: StrPath,
     plans: Plan | Mapping[str, Plan],
@@ -108,6 +111,7 @@ def estimate(
         return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
 
 
+@explains_paths("source", "target")
 def convert(
     source: StrPath,
     target: StrPath,

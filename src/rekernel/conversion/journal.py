@@ -58,6 +58,8 @@ class Journal:
         fails, the digests of all finished files are waited for.
         """
         with ThreadPoolExecutor(1) as pool:
+            # The thread starts now: an interrupt while it starts would leave a thread that nobody waits for.
+            pool.submit(int).result()
             self._pool = pool
             yield
             self._ending.set()

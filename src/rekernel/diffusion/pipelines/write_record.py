@@ -23,12 +23,14 @@ from ...conversion.prepared import prepare
 from ...conversion.run import Conversion
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.path_errors import explains_paths
 from ...plan.recipe import find_recipe
 from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS, SECOND
 from .record import Recorded
 
 
+@explains_paths("source", "target")
 def record(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
