@@ -22,6 +22,7 @@ EXPORTS = {
     "Plan",
     "Recipe",
     "RekernelError",
+    "RekernelWarning",
     "Report",
     "__version__",
     "conv_geometry",

@@ -57,6 +57,10 @@ class RekernelError(ValueError):
         return "".join(part.flag if isinstance(part, Option) else str(part) for part in self.args)
 
 
+class RekernelWarning(UserWarning):
+    """A note about something that works, but may not be what was meant."""
+
+
 class CheckpointError(RekernelError):
     """A checkpoint cannot be read or written. The message is one line: the file, the fault and what to do."""
 

@@ -17,17 +17,24 @@ from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .formats.trained_size import trained_size
 from .plan.plan import Plan
+from .planning.asked_scale import asked_scale
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
 
-__all__ = ["Estimate", "convert", "estimate", "plan_source"]
+__all__ = ["Estimate", "convert", "estimate", "plan_source", "scale_between"]
+
+Size = int | Sequence[int] | str
+"""A size in pixels: one number for all axes, (height, width), or '1024x768' with the width first."""
 
 
 def plan_source(
     source: StrPath,
-    scale: Scale,
+    scale: Scale | None = None,
     *,
+    size: Size | None = None,
+    from_size: Size | None = None,
     components: Sequence[str] | None = None,
     allow_cast: bool = False,
     allow_pickle: bool = False,
@@ -42,6 +49,9 @@ def plan_source(
         address only headers are downloaded; for an ONNX model its whole file, since a graph has no header.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        Instead of `scale`: the new size of an image and the trained one, in pixels. The trained one is read from the
+        configuration beside the weights where it tells one.
     components : sequence of str, optional
         Components of a pipeline to plan; by default the UNet.
     allow_cast, allow_pickle, **planning
@@ -56,7 +66,26 @@ def plan_source(
     ['']
     """
     with open_location(source) as place:
-        return model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+        asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+        return model_files(place).plan(PlanRequest(asked, planning, allow_cast, allow_pickle), components)
+
+
+def scale_between(source: StrPath, size: Size, from_size: Size | None = None) -> Scale:
+    """The scale from the trained size of a source, or from `from_size`, to another size.
+
+    Parameters
+    ----------
+    source : path or address
+        As for `plan_source`.
+    size, from_size : int, (height, width) or '1024x768' (width first)
+
+    Examples
+    --------
+    >>> scale_between("net.safetensors", "1024x768", 512)
+    (1.5, 2)
+    """
+    with open_location(source) as place:
+        return asked_scale(None, size, from_size, lambda: trained_size(place))
 
 
 def estimate(
@@ -96,6 +125,8 @@ def convert(
     target: StrPath,
     *,
     scale: Scale | None = None,
+    size: Size | None = None,
+    from_size: Size | None = None,
     plan: Plan | None = None,
     components: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -122,8 +153,10 @@ def convert(
         A file for a file, otherwise a folder. One run at a time writes there; another one is refused.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        As for `plan_source`: instead of `scale`.
     plan : Plan, optional
-        Plan to use instead of `scale` and `planning`.
+        Plan to use instead of `scale`, `size` and `planning`.
     components : sequence of str, optional
         Components of a pipeline to rescale; by default the UNet. All other components are copied.
     dtype : str, optional
@@ -162,17 +195,20 @@ def convert(
     options = Options(
         target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
     )
-    given = [*planning, *(["scale"] if scale is not None else [])]
+    asked_for = {"scale": scale, "size": size, "from_size": from_size}
+    given = [*planning, *(name for name, value in asked_for.items() if value is not None)]
     if plan is not None:
         if given:
             raise RekernelError(
                 f"convert takes a plan or {min(given)}=..., not both: the plan already contains that choice"
             )
-        asked: Plan | PlanRequest = plan
-    elif scale is not None:
-        asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
-    else:
-        raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
+    elif scale is None and size is None:
+        raise RekernelError("convert needs a scale or a size, or a plan made by plan_checkpoint")
     into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
     with open_location(source) as place:
-        return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+        if plan is None:
+            asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+            ordered: Plan | PlanRequest = PlanRequest(asked, planning, allow_cast, allow_pickle)
+        else:
+            ordered = plan
+        return model_files(place).convert(Order(Path(target), into_folder, ordered, components, options))

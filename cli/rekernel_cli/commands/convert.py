@@ -86,6 +86,7 @@ def convert(
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
+        rekernel convert vit/ vit-384/ --to 384x384
         rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
         rekernel convert hf://org/vit vit-1.5x/ --scale 1.5 --method cubic --dry-run
         rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
@@ -147,7 +148,7 @@ def _rehearse(
         plans = {name: ready}
     else:
         keywords = planning.keywords()
-        plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
+        plans = plan_source(source, components=planning.components, **planning.asked(), **planning.reading, **keywords)
     expected = estimate(source, plans, **writing, allow_pickle=planning.reading["allow_pickle"])
     if as_json:
         from ..terminal import echo_json
@@ -197,8 +198,8 @@ def _perform(
         with byte_progress("converting", quiet=quiet) as progress:
             if ready is not None:
                 return rekernel.convert(source, target, plan=ready, progress=progress, **common)
-            keywords = planning.keywords()
-            return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
+            keywords, asked = planning.keywords(), planning.asked()
+            return rekernel.convert(source, target, progress=progress, **asked, **common, **keywords)
     except KeyboardInterrupt:
         if (Path(target) / NAME).exists():
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None

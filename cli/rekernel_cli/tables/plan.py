@@ -47,7 +47,7 @@ def _new_shape(change: LayerChange) -> str:
 
 
 def _method(change: LayerChange) -> str:
-    return inert(change.settings())
+    return inert(f"{change.settings()}{change.on_grid()}")
 
 
 def _gain(change: LayerChange) -> str:

@@ -174,7 +174,7 @@ class Plan:
                 shown(c.name, 70),
                 dims(c.shape),
                 dims(c.new_shape),
-                c.settings(),
+                f"{c.settings()}{c.on_grid()}",
                 c.resamplings[0].gain,
                 f"{c.dc_deviation():.1g}",
             )

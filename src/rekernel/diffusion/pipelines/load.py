@@ -11,7 +11,6 @@ import inspect
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,43 +24,20 @@ from ...plan.recipe import find_recipe
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
 from ...sources.opening import open_source
+from ...text import scale_text
+from ..denoiser.attached import ATTRIBUTE, Attached
 from ..denoiser.names import DENOISERS
-from ..guidance.upsample import UpsampleGuidance
-from ..kernels.supersampled import SupersampledKernels
-from ..positions.rescaled import RescaledPositions
+from .attached_cascade import AttachedCascade
 from .record import Recorded, listed, read_records
-from .recorded_cascade import RecordedCascade
+from .recorded_cascade import recorded_cascade
 
 if TYPE_CHECKING:
     from torch import nn
-
-ATTRIBUTE = "rekernel"
-"""The attribute of a loaded pipeline that holds what is attached to it."""
 
 _OF_HUB = (
     "revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors",
     "custom_pipeline", "trust_remote_code",
 )  # fmt: skip
-
-
-@dataclass
-class Attached:
-    """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
-
-    guidance, kernels, positions : None where the folder does not record them
-    cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
-    """
-
-    guidance: UpsampleGuidance | None = None
-    kernels: SupersampledKernels | None = None
-    positions: RescaledPositions | None = None
-    cascade: RecordedCascade | None = None
-
-    def remove(self) -> None:
-        """Remove guidance, kernels and positions."""
-        for part in (self.guidance, self.positions, self.kernels):
-            if part is not None:
-                part.remove()
 
 
 def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
@@ -136,7 +112,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
-    setattr(pipe, ATTRIBUTE, _attached(pipe, records))
+    _attached(pipe, records)
     return pipe
 
 
@@ -310,18 +286,20 @@ def _sides(size: Any) -> int | tuple[int, ...]:
 
 
 def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
-    made = Attached()
+    """Attach what the folder records, and list it; the list stays when a part of it is removed."""
+    from ...torch.editing.apply import PLAN
+
+    plans = {name: getattr(getattr(pipe, name, None), PLAN, None) for name in DENOISERS}
+    said = [f"rescaled by {scale_text(scale_of(p))} in {n}" for n, p in plans.items() if isinstance(p, Plan)]
+    made = Attached(pipe, ", ".join(said))
+    vars(pipe)[ATTRIBUTE] = made
     for found in records.values():
-        made.kernels, made.positions, made.guidance = (
-            found.make_kernels(), found.make_positions(), found.make_guidance()
-        )  # fmt: skip
-    attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
-    for part in attached:
-        part.attach(pipe)
-    for found in records.values():
+        for part in found.parts():
+            part.attach(pipe)
         if found.cascade is not None:
-            made.cascade = RecordedCascade(pipe, found, attached)
-    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
-    if said:
-        pipe.register_to_config(**{KEY: said})
+            made.cascade = AttachedCascade(recorded_cascade(pipe, found))
+    made.keep()
+    parts = [repr(part) for part in (*made.parts, made.cascade) if part is not None]
+    if parts:
+        pipe.register_to_config(**{KEY: parts})
     return made
