@@ -125,8 +125,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 )  # fmt: skip
 
 _NAMES = (
-    "scale", "scale_w", "scale_h", "to_size", "from_size", "method", "reading_filter", "gain", "taps", "a", "smoothness",
-    "preset", "include", "exclude", "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
+    "scale", "scale_w", "scale_h", "to_size", "from_size", "method", "reading_filter", "gain", "taps", "a",
+    "smoothness", "preset", "include", "exclude", "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
 )  # fmt: skip
 
 

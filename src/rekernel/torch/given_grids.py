@@ -130,10 +130,10 @@ def signal_notes(model: nn.Module, trace: Trace, shape: Sequence[int]) -> list[s
     if not rows_of_a_picture(call.grid):
         return []
     rows, columns = call.grid
-    picture = f"(1, {rows}, {columns})"
+    picture, whole = f"(1, {rows}, {columns})", (shape[0], 1, *shape[1:])
     return [
         f"{shown(call.weight)}: the example input {tuple(shape)} is taken for a signal of {columns} samples with "
-        f"{rows} channels; if it is a picture, pass {(shape[0], 1, *shape[1:])}, or grids={{{call.module!r}: {picture}}}"
+        f"{rows} channels; if it is a picture, pass {whole}, or grids={{{call.module!r}: {picture}}}"
     ]
 
 

@@ -173,7 +173,8 @@ def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noi
     if layout is None:
         names = " or ".join(name for name, _ in IMAGE_AND_TIME)
         raise RekernelError(
-            f"{type(module).__name__}: takes no (B, C, *grid) image as {names} with a timestep; wrap it as denoise(x, sigma) and use guide_denoiser"
+            f"{type(module).__name__}: takes no (B, C, *grid) image as {names} with a timestep; wrap it as "
+            f"denoise(x, sigma) and use guide_denoiser"
         )
     grid = layout.grid(arguments[image])
     channels = grid.shape[1]

@@ -143,8 +143,12 @@ class Target:
         if self.pipe is None:
             return None
         recorded = KEY in getattr(self.denoiser, "config", {})
-        sized = "height" in inspect.signature(type(self.pipe).__call__).parameters
-        return self.trained if recorded or sized else None
+        return self.trained if recorded or self.takes_size else None
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether each call of the pipeline says its size."""
+        return self.pipe is not None and "height" in inspect.signature(type(self.pipe).__call__).parameters
 
     def pixels(self, grid: Sequence[int]) -> str:
         """A grid of the network in pixels of the picture, as people write a size: width first."""

@@ -72,7 +72,7 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
             return forward(*args, **kwargs)
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         theta, eta, enlarge = self.target.defaults
-        splits = settings.splits(call.size, self._factors(call.size), call.multiple, enlarge)
+        splits = settings.splits(call.size, None, call.multiple, enlarge, self._factors(call.size))
         if not splits:
             return forward(*args, **kwargs)
         self.target.check()

@@ -85,23 +85,25 @@ class GuidanceSettings(SamplerSettings):
         )
 
     def splits(
-        self, size: Sequence[int], factors: Sequence[float] | None = None, multiple: int = 1, enlarge: str = "nearest"
-    ) -> tuple[LowBand, ...]:
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest",
+        factors: Sequence[float] | None = None,
+    ) -> tuple[LowBand, ...]:  # fmt: skip
         """The reductions between the levels, from the trained size upwards; empty at the trained size.
 
         Parameters
         ----------
         size : pixels of the requested image, per grid axis
-        factors : size over trained size, per grid axis; by default the scale, which must then be a number
+        trained : pixels of the trained size, per grid axis; needed for scale='auto'
         multiple : divisor of height and width that the network requires
         enlarge : U where the setting `enlarge` is None
+        factors : size over trained size, per grid axis; by default as the scale says
 
         Examples
         --------
         >>> [s.low for s in GuidanceSettings(4).splits((64, 64))]
         [(16, 16), (32, 32)]
         """
-        factors = factors_for(self.scale, size, None) if factors is None else tuple(factors)
+        factors = factors_for(self.scale, size, trained) if factors is None else tuple(factors)
         if self.predictor == "rescaled":
             return (FilterSplit(tuple(size), factors),) if any(f > 1 for f in factors) else ()
         found: list[LowBand] = []
