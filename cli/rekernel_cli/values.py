@@ -34,7 +34,12 @@ def scale(text: str) -> Scale:
     >>> scale("2"), scale("1.5"), scale("1x2x2")
     (2, 1.5, (1, 2, 2))
     """
-    factors = tuple(factor(part) for part in re.split("[xX]", text))
+    try:
+        factors = tuple(map(factor, re.split("[xX]", text)))
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is not a scale; give a finite number above 0, such as 2 or 1.5, or for a video 1x2x2"
+        ) from None
     if len(factors) > _MAX_AXES:
         raise click.BadParameter(f"{text!r} has {len(factors)} factors; give one, or frames, height and width: 1x2x2")
     if max(factors) > _LARGEST_TYPED:
@@ -76,18 +81,6 @@ def size(text: str) -> tuple[int, int]:
     if match is None or 0 in (sides := (int(match[2] or match[1]), int(match[1]))):
         raise click.BadParameter(f"{text!r} is not an image size; write WIDTHxHEIGHT in pixels: 1024x768")
     return sides
-
-
-def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ...]:
-    """Return the scale per axis from one size to another.
-
-    Examples
-    --------
-    >>> scale_between((512, 512), (768, 1024))
-    (1.5, 2)
-    """
-    ratios = [n / o for o, n in zip(old, new, strict=True)]
-    return tuple(int(r) if r.is_integer() else r for r in ratios)
 
 
 def taps(text: str) -> int | str:
@@ -246,14 +239,14 @@ def hint(parse: Callable[[str], Any], example: str, *, bare: bool = False) -> Ca
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "scale": scale,
-    "scale_w": factor,
-    "scale_h": factor,
     "method": method,
     "taps": taps,
     "gain": choice(names.gains),
     "a": number,
     "smoothness": number,
     "reading_filter": choice(names.reading_filters),
+    "scale_w": factor,
+    "scale_h": factor,
 }
 
 
