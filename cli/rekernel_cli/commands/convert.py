@@ -86,9 +86,8 @@ def convert(
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
-        rekernel convert vit/ vit-384/ --to 384x384
         rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
-        rekernel convert hf://org/vit vit-1.5x/ --scale 1.5 --method cubic --dry-run
+        rekernel convert hf://org/vit vit-384/ --to 384x384 --dry-run
         rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
     """
     if guidance is not None:

@@ -6,6 +6,7 @@ of any scale (see `allowed_values`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,7 +119,7 @@ def check_typed(scale: Any, trained: Sequence[int] = ()) -> None:
     trained : pixels of the trained image, where they are known
     """
     each = scale if isinstance(scale, tuple) else (scale,)
-    if not each or not all(isinstance(s, int | float) and s > 0 for s in each):
+    if not each or not all(isinstance(s, int | float) and 0 < s < math.inf for s in each):
         return  # `check_scale` says what is wrong
     sides = each * len(trained) if len(each) == 1 else each
     images = 0 < len(sides) == len(trained) and all(s >= n and s > 8 for s, n in zip(sides, trained, strict=True))
