@@ -47,3 +47,7 @@ __all__ = [
     "resample_hidden",
     "resample_linear",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -36,7 +36,10 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
     asked, keywords = planning.asked(), planning.keywords()
     from rekernel.offline import estimate, plan_source
 
-    plans = plan_source(source, components=planning.components, **asked, **planning.reading, **keywords)
+    from ..terminal import own_notes
+
+    with own_notes():
+        plans = plan_source(source, components=planning.components, **asked, **planning.reading, **keywords)
     if as_json:
         from ..terminal import echo_json
 

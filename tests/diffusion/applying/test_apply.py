@@ -58,7 +58,7 @@ def test_a_cell_of_a_notebook_may_run_twice(sd):
     second = apply(sd, 2, guidance={"theta": 1.2}, kernels=True).guidance
     assert not first.attached and sd.rekernel.guidance is second and sd.rekernel.kernels.attached
     assert "theta=1.2" in repr(sd.rekernel)
-    with pytest.raises(rk.RekernelError, match="theta='x' must be a finite number"):
+    with pytest.raises(rk.RekernelError, match="theta='x' is not a finite number"):
         apply(sd, guidance={"theta": "x"})
     assert sd.rekernel.guidance is second and second.attached
     with pytest.raises(rk.RekernelError, match=r"no positions that rekernel knows"):

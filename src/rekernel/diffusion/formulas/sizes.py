@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 from ...escape import shown
 
 Scale = float | Sequence[float] | str
@@ -33,13 +33,12 @@ def checked_scale(scale: Any) -> Scale:
         numbers = 0.0
     each = numbers if isinstance(numbers, tuple) else (numbers,)
     if not 1 <= len(each) <= 3 or not all(1 <= n < math.inf for n in each):
-        raise RekernelError(
-            f"scale={shown(repr(scale), 80)} must be a number of at least 1, one per grid axis (at most 3), or 'auto'"
-        )
+        numbers_only = f"scale={shown(repr(scale), 80)} must be a number of at least 1, one per grid axis (at most 3)"
+        raise RekernelError(numbers_only, Option(", or 'auto'", ""))  # the command has no word for it
     if max(each) > _LARGEST:
         raise RekernelError(
-            f"scale={scale!r} is the requested size over the trained size, and {_LARGEST:g} is the limit; for a size "
-            f"in pixels write rekernel.diffusion.apply(pipe, size={scale!r}), or scale='auto'"
+            f"scale={scale!r} is the requested size over the trained size, and {_LARGEST:g} is the limit",
+            Option(f"; for a size in pixels write rekernel.diffusion.apply(pipe, size={scale!r}), or scale='auto'", ""),
         )
     return numbers
 
