@@ -103,6 +103,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
+    check_path(source, "source")
     if Path(source).is_file():
         pipe = dilated_pipeline(Path(source), dict(options))
         return _finished(pipe, options, {"unet": pipe.unet}, {})
