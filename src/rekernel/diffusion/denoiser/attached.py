@@ -6,8 +6,11 @@ Scope: the record of what is on. Not here: attaching one part (see `attachable`)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+
+from ...text import scale_text
 
 ATTRIBUTE = "rekernel"
 """The attribute of a pipeline that holds what is attached to it."""
@@ -24,12 +27,12 @@ class Attached:
         A cascade to call like the pipeline, `pipe.rekernel.cascade(prompt)`; None where none was asked for.
     applied
         The parts that `rekernel.diffusion.apply` attached; None where it attached nothing.
-    weights : str
-        How the weights of a loaded pipeline were rescaled; empty where they are the trained ones.
+    rescaled
+        The scale of each component of a loaded pipeline whose weights are rescaled, by name; they stay so.
     """
 
-    def __init__(self, pipe: Any, weights: str = "") -> None:
-        self._pipe, self.weights = pipe, weights
+    def __init__(self, pipe: Any, rescaled: Mapping[str, float | tuple[float, ...]] | None = None) -> None:
+        self._pipe, self.rescaled = pipe, dict(rescaled or {})
         self._parts: list[Any] = []
         self._kept: tuple[Any, ...] = ()
         self._stays = False
@@ -91,7 +94,7 @@ class Attached:
         self.remove()
 
     def __repr__(self) -> str:
-        said = [f"weights {self.weights}"] if self.weights else []
+        said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in self.rescaled.items()]
         said += [f"{part.slot}={part!r}" for part in self._parts]
         said += [] if self.cascade is None else [f"cascade={self.cascade!r}"]
         return f"Attached({', '.join(said) or 'nothing'})"
