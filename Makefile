@@ -1,10 +1,12 @@
-# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel and its extras,
-# every package in the version that constraints.txt names. `make upgrade` renews that list.
+# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel with what the demo
+# needs, and then, for all targets but the demo, the packages of development. Every package has the version that
+# constraints.txt names. `make upgrade` renews that list.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
 BIN = $(VENV)/bin
 READY = $(VENV)/.rekernel-ready
+DEMO_READY = $(VENV)/.rekernel-demo-ready
 LOWEST ?= $(VENV)-lowest
 LOWEST_READY = $(LOWEST)/.rekernel-ready
 LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.py tests/cli/test_usage.py \
@@ -17,13 +19,17 @@ TORCH = $$(grep '^torch==' constraints.txt)
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q $(TORCH)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[torch]' matplotlib
+	touch $@
+
+$(READY): $(DEMO_READY)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[dev]'
 	touch $@
 
-demo: $(READY)  ## convert two trained classifiers to 2x and 4x and show that they still classify
+demo: $(DEMO_READY)  ## convert two trained classifiers to 2x and 4x and show that they still classify
 	$(BIN)/rekernel demo --out $(OUT)
 
 test: $(READY)  ## the default tests, README and docstring examples among them

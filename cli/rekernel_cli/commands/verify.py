@@ -77,7 +77,7 @@ def verify(
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise Failure("verify needs torch to run the models: pip install 'rekernel[torch]'") from None
+        raise Failure("verify needs torch to run the models: pip install torch") from None
     from ..tables.verify import print_comparison
     from ..verifying.run import compare, draw
 
