@@ -21,6 +21,8 @@ FONT = "assets/formulas.woff"
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">(?:\\\((?P<inline>.*?)\\\)|\\\[(?P<display>.*?)\\\])</(?P=tag)>', re.DOTALL
 )
+_DRAWN = {0x221A, 0x210E, *range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)}
+"""What a browser draws without being given it: roots, and for a variable of one letter its italic letter."""
 _LATEX = LatexToMathML(fancy_error=False)
 _used: set[str] = set()
 
@@ -59,12 +61,12 @@ def on_post_build(config: Any, **_: object) -> None:
 
 
 def font(characters: str) -> bytes:
-    """STIX Two Math with these characters alone, and what they are enlarged to, as WOFF."""
+    """STIX Two Math with these characters, roots, italic letters, and all their sizes, as WOFF."""
     options = subset.Options(flavor="woff", layout_features=["*"], name_IDs=["*"], notdef_outline=True)
     path = distribution("ziamath").locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")  # its import warns
     loaded = subset.load_font(str(path), options)
     chosen = subset.Subsetter(options)
-    chosen.populate(text=characters)
+    chosen.populate(unicodes={*map(ord, characters), *_DRAWN})
     chosen.subset(loaded)
     written = io.BytesIO()
     subset.save_font(loaded, written, options)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -96,6 +97,8 @@ def test_every_formula_of_a_page_is_drawn(site: Path, name: str) -> None:
     drawn = page(site / name / "index.html").formulas
     assert len(drawn) == formulas_of(ROOT / "docs" / f"{name}.md") > 50
     assert all(formula.strip() and "\\" not in formula for formula in drawn)
+    html = (site / name / "index.html").read_text(encoding="utf-8")
+    assert "<merror" not in html and "<menclose" not in html  # a box is not in MathML Core: browsers leave it out
 
 
 def test_a_formula_that_cannot_be_drawn_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +125,9 @@ def test_the_font_has_every_sign_of_the_formulas_and_the_sizes_of_brackets(site:
     used = {sign for name in WITH_FORMULAS for text in page(site / name / "index.html").formulas for sign in text}
     missing = {sign for sign in used if ord(sign) not in font.getBestCmap() and not sign.isspace()}
     assert {sign for sign in missing if 0x2061 > ord(sign) or ord(sign) > 0x2064} == set()  # invisible operators
+    for letter in ("CAPITAL R", "SMALL K", "SMALL TAU", "SMALL LAMDA"):  # as a variable of one letter is shown
+        assert ord(unicodedata.lookup(f"MATHEMATICAL ITALIC {letter}")) in font.getBestCmap()
+    assert ord("√") in font.getBestCmap()
     assert font["MATH"].table.MathVariants.VertGlyphConstruction
     assert "Open Font License" in font["name"].getDebugName(13)
 
