@@ -81,7 +81,7 @@ bench-diffusion: $(READY)  ## guidance, kernels, positions and cascades on three
 bench-diffusion-quick: $(READY)  ## their headline rows with fewer samples; needs Debian's dataset-fashion-mnist
 	$(BIN)/python benchmarks/diffusion/cascades.py --quick
 
-bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
+bench: $(READY)  ## the tables of designs and speed; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py
 	$(BIN)/python benchmarks/accuracy/architectures.py
 	$(BIN)/python benchmarks/accuracy/diffusion.py --samples 200
