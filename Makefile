@@ -60,9 +60,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m rekernel_cli.reference --check
 
-docs: $(READY)  ## what is generated: the CLI reference and the figures
+docs: $(READY)  ## what is generated: the CLI reference, the figures, and what the notebook shows
 	$(BIN)/python -m rekernel_cli.reference
 	$(BIN)/python docs/figures/make.py
+	$(BIN)/python tools/run_notebook.py
 
 site: $(READY)  ## the documentation as a site, in out/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
