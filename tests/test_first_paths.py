@@ -1,7 +1,7 @@
-"""The README's two first paths, from the wheel alone, in an environment of its own, on small networks of random weights.
+"""The README's two first paths, from the wheel alone, in an environment of its own, with small networks.
 
-Each network lies in a folder with the name that the README takes from the Hub, so its lines run as they stand. Of the
-pipeline, whose sizes would take hours here, only the size is another: 2048 becomes 64, from 32.
+Each network has random weights and lies in a folder with the name that the README takes from the Hub, so its lines run
+as they stand. Of the pipeline, whose sizes would take hours here, only the size is another: 2048 becomes 64, from 32.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ vae = AutoencoderKL(
     block_out_channels=(16, 16), norm_num_groups=8, latent_channels=4, sample_size=32,
     down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
 )
-names = [*"abcdefghijklmnopqrstuvwxyz", *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz"), "<|startoftext|>", "<|endoftext|>"]
+letters = "abcdefghijklmnopqrstuvwxyz"
+names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
 Path("vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
 Path("merges.txt").write_text("#version: 0.2\\n")
 tokens = lambda: CLIPTokenizer("vocab.json", "merges.txt", model_max_length=16)
@@ -72,13 +73,11 @@ def block(mark: str) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the wheel, and with this one's packages behind it; rekernel's own links to a checkout are not read."""
+    """A Python with the wheel, and with this one's packages behind it, but not what their .pth files link to."""
     folder = tmp_path_factory.mktemp("clean")
     pins = {"PIP_BUILD_CONSTRAINT": str(ROOT / "constraints.txt"), "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)], check=True, env={**os.environ, **pins}
-    )
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)], check=True, env={**os.environ, **pins})
     [wheel] = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=False)
     new = folder / "venv" / "bin" / "python"

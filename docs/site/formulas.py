@@ -1,4 +1,4 @@
-"""Formulas when the site is built: the LaTeX that arithmatex found becomes MathML, which browsers draw without a script.
+"""Formulas when the site is built: the LaTeX that arithmatex found becomes MathML, which needs no script.
 
 The site carries the font too: of STIX Two Math, which the package ziamath holds, the characters that the formulas use.
 A formula that cannot be converted stops the build. Used by mkdocs alone, see `hooks` in mkdocs.yml.
