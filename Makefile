@@ -12,6 +12,9 @@ LOWEST_READY = $(LOWEST)/.rekernel-ready
 LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.py tests/cli/test_usage.py \
   tests/cli/test_values.py tests/conversion tests/hub tests/onnx tests/plan tests/planning tests/resampling \
   tests/torch/test_engines.py
+# One process for each core, and one thread in each: torch's threads wait for one another where cores are few.
+ONE_THREAD = OMP_NUM_THREADS=1
+IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
 .PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
@@ -33,13 +36,15 @@ demo: $(DEMO_READY)  ## convert two trained classifiers to 2x and 4x and show th
 	$(BIN)/rekernel demo --out $(OUT)
 
 test: $(READY)  ## the default tests, README and docstring examples among them
-	$(BIN)/python -m pytest -m 'not slow'
+	$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow' $(IN_PARALLEL)
 
 # What another processor would do: torch without the vector units, then with AVX2; and MKL, which torch multiplies
 # with, and OpenBLAS, which NumPy does, each by other ways through its code.
 test-numeric: $(READY)  ## the tests that compare numbers of several engines, under two settings of the processor
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBILITY OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m 'numeric and not slow'
-	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_NUM_THREADS=2 $(BIN)/python -m pytest -m 'numeric and not slow'
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBILITY OPENBLAS_NUM_THREADS=1 $(ONE_THREAD) \
+	  $(BIN)/python -m pytest -m 'numeric and not slow' $(IN_PARALLEL)
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_NUM_THREADS=2 $(ONE_THREAD) \
+	  $(BIN)/python -m pytest -m 'numeric and not slow' $(IN_PARALLEL)
 
 # No diffusers or transformers here: they ask for newer packages than rekernel does.
 $(LOWEST_READY): pyproject.toml constraints-lowest.txt
@@ -49,7 +54,7 @@ $(LOWEST_READY): pyproject.toml constraints-lowest.txt
 	touch $@
 
 test-lowest: $(LOWEST_READY)  ## the core with the lowest versions that pyproject.toml admits; Python 3.11
-	$(LOWEST)/bin/python -m pytest -m 'not slow' $(LOWEST_TESTS)
+	$(ONE_THREAD) $(LOWEST)/bin/python -m pytest -m 'not slow' $(IN_PARALLEL) $(LOWEST_TESTS)
 
 test-slow: $(READY)  ## full-size architectures and the long fault tests
 	$(BIN)/python -m pytest -m slow
