@@ -127,7 +127,7 @@ def record(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("guidance needs diffusers: pip install 'rekernel[diffusion]'") from None
+        raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
 

@@ -194,7 +194,7 @@ class Plan(Displayed):
 
     def __str__(self) -> str:
         """Return a table of the changes, and a line for each reason why tensors stay unchanged."""
-        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "DC deviation")]
+        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "gain error")]
         rows += [
             (
                 shown(c.name, 70),
