@@ -110,8 +110,8 @@ def test_what_is_typed_for_a_recorded_folder_acts_at_its_new_size(folders, sampl
     pipe.rekernel.guidance.theta = 2.0
     assert same(typed, drawn(pipe, "cat")) and not same(typed, recorded)
     none, done = sampled(tmp_path / "out", "--prompt", "cat", "--guidance", "none")
-    pipe.rekernel.remove()
-    assert same(none, drawn(pipe, "cat")) and "Guidance" not in done.stdout
+    pipe.rekernel.guidance.remove()
+    assert same(none, drawn(pipe, "cat")) and "Guidance" not in done.stdout and "Kernels" in done.stdout
 
 
 def test_a_recorded_folder_at_another_size_is_scaled_by_that_size(folders, sampled, tmp_path):

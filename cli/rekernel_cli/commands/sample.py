@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -162,9 +162,8 @@ def sample(
         folder = pipeline_folder(source, {})
     request = Request(
         folder, size, count, steps, seed, classes, cfg, prompt,
-        guidance=False if guidance == "none" else wanted, kernels=switched, positions=guiding.positions(positions),
-        cascade=_strengths(cascade),
-        recorded=guidance is None and kernels is None and positions is None and not cascade,
+        guidance=False if guidance == "none" else wanted, kernels=False if kernels == "none" else switched,
+        positions=False if positions == "none" else guiding.positions(positions), cascade=_strengths(cascade),
     )  # fmt: skip
     said = make_grid(request, out, quiet=quiet)
     if not quiet:
@@ -172,14 +171,19 @@ def sample(
             click.echo(line)
 
 
-def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Read the strengths of a cascade; None for no cascade."""
-    if not given or given == ("none",):
+def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | Literal[False] | None:
+    """Read the strengths of a cascade, each in an option of its own or as in 0.5/0.3; False for no cascade."""
+    if not given:
         return None
+    if given == ("none",):
+        return False
     try:
-        return tuple(map(float, given))
+        return tuple(float(strength) for each in given for strength in each.split("/"))
     except ValueError:
-        raise click.UsageError(f"--cascade {' '.join(given)}: write a number such as 0.5, or none") from None
+        typed = " ".join(f"--cascade {each}" for each in given)
+        raise click.UsageError(
+            f"{typed}: write a number such as 0.5, or none; repeat it for each doubling: --cascade 0.5 --cascade 0.3"
+        ) from None
 
 
 def _typed(*names: str) -> list[str]:

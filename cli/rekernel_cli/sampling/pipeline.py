@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
-from rekernel.diffusion import GuidedCascade, load_pipeline
+from rekernel.diffusion import load_pipeline
 from rekernel.diffusion.denoiser.names import DENOISERS
 from rekernel.diffusion.pipelines.load import is_rescaled
 from rekernel.diffusion.pipelines.record import read_records
@@ -26,6 +26,7 @@ from rekernel.errors import RekernelError
 from rekernel.escape import shown
 
 from ..user_code import running
+from .cascade import cascade_of
 from .request import Request, Size, Sizes, above_of, pair, size_of
 
 
@@ -53,7 +54,7 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
     options = _options(request, kind, takes, denoiser)
     sample: Any = pipe
     if above.cascade is not None:
-        sample = GuidedCascade(pipe, **above.cascade)
+        sample = cascade_of(pipe, above)
         said.append(repr(sample))
     else:
         if request.size or sizes.usual != own:

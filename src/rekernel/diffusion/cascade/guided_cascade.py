@@ -13,6 +13,7 @@ from typing import Any
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
 from ..positions.settings import PositionSettings
+from ..sampler_settings import SamplerSettings
 from .settings import STRENGTH, Enlarge, settings_of
 from .sizes import geometry_of, stage_sizes, text_of
 
@@ -134,10 +135,17 @@ class GuidedCascade:
     def __repr__(self) -> str:
         stages = zip(self.sizes[1:], self.settings.strengths, strict=True)
         said = " -> ".join([text_of(self.sizes[0]), *(f"{text_of(size)} at {s:g}" for size, s in stages)])
-        guided = "not guided" if self.settings.guidance is None else "guided"
-        kernels = "" if self.settings.kernels is None else ", kernels rescaled"
-        positions = "" if self.settings.positions is None else ", positions rescaled"
+        guided = "not guided" if self.settings.guidance is None else _told("guided", self.settings.guidance)
+        kernels = "" if self.settings.kernels is None else _told(", kernels rescaled", self.settings.kernels)
+        positions = "" if self.settings.positions is None else _told(", positions rescaled", self.settings.positions)
         return f"GuidedCascade({type(self.pipe).__name__}, {said}, {guided}{kernels}{positions})"
+
+
+def _told(what: str, settings: SamplerSettings) -> str:
+    """What acts, and its settings where they are not the defaults; the scale is that of each stage."""
+    given = {name: value for name, value in settings.given().items() if name != "scale"}
+    each = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in given.items())
+    return f"{what} ({', '.join(each)})" if given else what
 
 
 __all__ = ["GuidedCascade"]

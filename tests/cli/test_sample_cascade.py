@@ -1,0 +1,64 @@
+"""`rekernel sample` with and without a cascade: what a folder records, what is typed, and the sizes."""
+
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from rekernel.diffusion import record  # noqa: E402
+
+from ..diffusion.conftest import UNCONDITIONED  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A pipeline of pixels trained at 8x8, whose sizes are even."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("pipelines") / "small"
+    diffusers.DDIMPipeline(diffusers.UNet2DModel(**UNCONDITIONED), diffusers.DDIMScheduler()).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def sampled(run, tmp_path):
+    """The grid of one picture, and what was said."""
+
+    def sample(folder, *options, code=0):
+        out = tmp_path / "grid.png"
+        done = run("sample", folder, "--steps", 4, "--count", 1, "--force", "--out", out, *options)
+        assert done.exit_code == code, done.output
+        return (np.asarray(Image.open(out)) if code == 0 else None), " ".join(done.output.split())
+
+    return sample
+
+
+def test_none_turns_off_the_named_part_alone(small, sampled, tmp_path):
+    record(small, tmp_path / "out", 2.0, guidance={"theta": 1.9}, kernels={}, cascade=[0.5])
+    plain, _ = sampled(small, "--size", 16)
+    without, said = sampled(tmp_path / "out", "--cascade", "none")
+    assert "SupersampledKernels(" in said and "UpsampleGuidance(scale=2, theta=1.9" in said and "Cascade" not in said
+    assert np.any(without != plain)
+    assert "16x16 at 0.5, guided (theta=1.9))" in sampled(tmp_path / "out", "--kernels", "none")[1]
+    assert "guided (theta=1.9), kernels rescaled)" in sampled(tmp_path / "out", "--positions", "none")[1]
+    assert "not guided, kernels rescaled)" in sampled(tmp_path / "out", "--guidance", "none")[1]
+    everything = ("--cascade", "none", "--kernels", "none", "--guidance", "none")
+    assert np.array_equal(sampled(tmp_path / "out", *everything)[0], plain)
+
+
+def test_a_typed_cascade_has_the_recorded_settings(small, sampled, tmp_path):
+    record(small, tmp_path / "out", 2.0, guidance={"theta": 1.9, "eta": 1.0})
+    recorded, said = sampled(tmp_path / "out", "--cascade", 0.5)
+    assert "DDIMPipeline, 8x8 -> 16x16 at 0.5, guided (theta=1.9, eta=1))" in said
+    typed, _ = sampled(small, "--size", 16, "--cascade", 0.5, "--guidance", "upsample,theta=1.9,eta=1")
+    default, said = sampled(small, "--size", 16, "--cascade", 0.5)
+    assert said.startswith("GuidedCascade(DDIMPipeline, 8x8 -> 16x16 at 0.5, guided)")
+    assert np.array_equal(recorded, typed) and np.any(recorded != default)
+
+
+def test_a_size_is_not_rounded(small, sampled):
+    said = sampled(small, "--size", 17, "--cascade", 0.5, code=1)[1]
+    assert "17x17 does not fit DDIMPipeline, which takes multiples of 2; 16x16 or 18x18 do" in said
+    assert "8x8 -> 16x16 at 0.5 -> 26x30 at 0.25" in sampled(small, "--size", "26x30", "--cascade", "0.5/0.25")[1]
