@@ -43,7 +43,7 @@ def test_a_recorded_cascade_is_called_beside_the_pipeline(folder, tmp_path):
     pipe = quiet(load_pipeline(tmp_path / "out"))
     assert "8x8 -> 16x16 at 0.5 -> 32x32 at 0.25, guided" in repr(pipe)
     found = sampled(pipe.rekernel.cascade)
-    assert found.shape == (1, 32, 32, 3) and pipe.rekernel.cascade.made.passes > 1
+    assert found.shape == (1, 32, 32, 3) and pipe.rekernel.cascade.passes > 1
     assert pipe.rekernel.guidance.attached  # put back
     from_noise = sampled(pipe)
     assert from_noise.shape == found.shape and np.abs(found - from_noise).max() > 1e-3

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..cascade.guided_cascade import GuidedCascade
+from ..cascade.sizes import Size
 from ..denoiser.attachable import Attachable
 from .record import Recorded
 
@@ -26,7 +27,7 @@ class RecordedCascade:
     Attributes
     ----------
     made : GuidedCascade
-        The cascade itself, with its sizes and its count of passes.
+        The cascade itself.
     """
 
     def __init__(self, pipe: Any, found: Recorded, attached: Sequence[Attachable]) -> None:
@@ -40,6 +41,16 @@ class RecordedCascade:
             positions=None if found.positions is None else dict(found.positions),
         )
         self._attached = attached
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(height, width) of each stage."""
+        return self.made.sizes
+
+    @property
+    def passes(self) -> float:
+        """Passes of the network in the last call, in units of a pass at the last size."""
+        return self.made.passes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Sample in stages: the arguments and the result of `GuidedCascade`."""
