@@ -1,6 +1,5 @@
 """`rekernel sample` with and without a cascade: what a folder records, what is typed, and the sizes."""
 
-
 import numpy as np
 import pytest
 from PIL import Image
