@@ -82,8 +82,8 @@ class Arguments:
             )
         if self.given.get("padding_mask_crop") is not None:
             raise RekernelError(
-                "padding_mask_crop=: crops the picture around its mask, and the stages of a cascade have sizes of their "
-                "own; omit it, or crop the picture before"
+                "padding_mask_crop=: crops the picture around its mask, and the stages of a cascade have their own "
+                "sizes; omit it, or crop the picture before"
             )
 
     @property

@@ -29,6 +29,7 @@ from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
+from .default_size import set_default_size
 from .record import Recorded, listed, read_records
 from .recorded_cascade import RecordedCascade
 
@@ -94,6 +95,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     -----
     UserWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
+        Where the pipeline has no default size that can be set (Wan, Z-Image): then height and width have to be passed.
     """
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
@@ -136,6 +138,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
+    set_default_size(pipe, records)
     setattr(pipe, ATTRIBUTE, _attached(pipe, records))
     return pipe
 
@@ -274,6 +277,8 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
+        if new is None or (name not in modules and "sample_size" not in denoiser.config):
+            continue  # see `set_default_size`
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             warnings.warn(
                 f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "

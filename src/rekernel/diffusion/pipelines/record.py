@@ -39,7 +39,7 @@ class Recorded:
     """The record of a folder: what `load_pipeline` attaches.
 
     scale : requested size over trained size, a number or one per axis
-    sample_size : the trained size, from the original config
+    sample_size : the trained size, on the denoiser's grid; None where neither config nor pipeline says it
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
     plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then all
@@ -49,7 +49,7 @@ class Recorded:
     """
 
     scale: float | tuple[float, ...]
-    sample_size: int | tuple[int, ...]
+    sample_size: int | tuple[int, ...] | None
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
@@ -98,14 +98,18 @@ class Recorded:
         return tuple(part for part in made if part is not None)
 
     @property
-    def new_size(self) -> int | tuple[int, ...]:
+    def new_size(self) -> int | tuple[int, ...] | None:
         """The config's sample size at the requested scale: one number where the config had one and all sides are equal.
+
+        None where the trained size is not known.
 
         Examples
         --------
         >>> Recorded((2.0, 2.0, 2.0), 8).new_size, Recorded((2.0, 1.5), 8).new_size
         (16, (16, 12))
         """
+        if self.sample_size is None:
+            return None
         trained = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,) * 2
         factors = self.scale if isinstance(self.scale, tuple) else (self.scale,) * 2
         factors = ((1.0,) * len(trained) + factors)[-len(trained) :]
@@ -148,7 +152,7 @@ class Recorded:
                 raise ValueError("scale is not a number")
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"]
-            sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
+            sides = tuple(map(int, size)) if isinstance(size, list | tuple) else None if size is None else int(size)
             parts = (entry.get(name) for name in ("positions", "cascade"))
             return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
         except (KeyError, TypeError, ValueError) as error:
