@@ -156,7 +156,7 @@ FAILURES = [
     ("sd15", ("--prompt", "cat", "--kernels", "optimal"), "not above the trained size", "--size"),
     ("sd15", ("--prompt", "cat", "--classes", "1"), "--classes: StableDiffusionPipeline", "omit --classes"),
     ("sd15", ("--prompt", "cat", "--size", LARGE), "not enough memory", f"{LARGE}x{LARGE}"),
-    ("sd15", (), "Provide either `prompt`", "pipeline_stable_diffusion.py"),
+    ("sd15", (), "--prompt: StableDiffusionPipeline draws what a text says", "pass --prompt TEXT"),
     ("ldm", ("--size", 33), "--size 33x33", "multiples of 2 pixels"),
     ("dit", ("--cfg", 1, "--classes", "10"), "--classes", "0 to 9"),
     ("animate", ("--prompt", "cat"), "AnimateDiffPipeline makes videos", "draws pictures"),

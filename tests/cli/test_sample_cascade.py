@@ -1,5 +1,7 @@
 """`rekernel sample` with and without a cascade: what a folder records, what is typed, and the sizes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,8 @@ diffusers = pytest.importorskip("diffusers")
 from rekernel.diffusion import record  # noqa: E402
 
 from ..diffusion.conftest import UNCONDITIONED  # noqa: E402
+
+TRANSFORMER = Path(__file__).parents[2] / "examples" / "glyph_transformer"
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +65,29 @@ def test_a_size_is_not_rounded(small, sampled):
     said = sampled(small, "--size", 17, "--cascade", 0.5, code=1)[1]
     assert "17x17 does not fit DDIMPipeline, which takes multiples of 2; 16x16 or 18x18 do" in said
     assert "8x8 -> 16x16 at 0.5 -> 26x30 at 0.25" in sampled(small, "--size", "26x30", "--cascade", "0.5/0.25")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--size", 32, "--cascade", "0.5,0.25"), 2, "repeat it for each doubling: --cascade 0.5 --cascade 0.3"),
+        (("--cascade", 0.5), 1, "--cascade: the size is not above the trained size 8x8; pass a larger --size"),
+        (("--cascade", 0.5, "--kernels", "dilate"), 1, "--kernels and --cascade: the size is not above"),
+        (("--size", 16, "--cascade", 0.1), 1, "strength=0.1 of 4 steps leaves no step; raise the strength or --steps"),
+        (("--allow-code",), 0, "1 picture of 8x8"),  # it needs none
+    ],
+)
+def test_slips_with_a_cascade(small, sampled, options, code, said):
+    assert said in sampled(small, *options, code=code)[1]
+
+
+def test_code_of_a_folder_runs_where_it_is_allowed(sampled, run):
+    assert "has Python code of its own" in sampled(TRANSFORMER, code=1)[1]
+    assert "pass --classes 0-9" in sampled(TRANSFORMER, "--allow-code", code=1)[1]
+    allowed = ("--allow-code", "--classes", "3,1", "--size", 32)
+    said = sampled(TRANSFORMER, *allowed, "--guidance", "upsample,theta=1.5", "--positions", "yarn,temperature=0")[1]
+    assert "RescaledPositions(scale=2, method='yarn', temperature=0; on FluxTransformer2DModel" in said
+    said = sampled(TRANSFORMER, *allowed, "--cascade", 0.3, "--positions", "yarn,temperature=0")[1]
+    assert "16x16 -> 32x32 at 0.3, guided, positions rescaled (method='yarn', temperature=0))" in said
+    refused = run("sample", "hf://org/name", "--allow-code")
+    assert refused.exit_code == 2 and "--allow-code: runs only the code of a folder" in " ".join(refused.stderr.split())

@@ -12,7 +12,7 @@ from .. import guidance_options as guiding
 from .. import values
 from ..help_layout import GroupedCommand
 from ..main import Failure
-from ..options import OUTPUT, option
+from ..options import INPUT, OUTPUT, option
 
 _SAMPLING = "Sampling"
 _ABOVE = "Above the trained size"
@@ -78,8 +78,8 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_ABOVE,
     multiple=True,
     metavar="STRENGTH|none",
-    help="Trained size first, then larger: 0.5 makes half of the steps again; also one per doubling.\n"
-    "Default: as recorded, else none.",
+    help="Trained size first, then larger: 0.5 makes half of the steps again. Repeat it for each doubling:\n"
+    "--cascade 0.5 --cascade 0.3. Default: as recorded, else none.",
 )
 @option(
     "--layers",
@@ -115,18 +115,25 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     show_default=True,
     help="PNG file for the grid of pictures.",
 )
+@option(
+    "--allow-code",
+    group=INPUT,
+    is_flag=True,
+    help="Run the Python code in SOURCE (pipeline.py), if it has any. Only for a folder, and only if you trust it.",
+)
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE if it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print only errors.")
 def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, cascade: tuple[str, ...],
-    layers: str, until: float, positions: str | None, out: Path, force: bool, quiet: bool,
+    layers: str, until: float, positions: str | None, out: Path, allow_code: bool, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
     SOURCE is a folder, or on the Hub: hf://org/name[@revision]. Above the trained size, rekernel can add guidance, and
-    rescaled kernels or positions. The same seed gives the same initial noise with and without them.
+    rescaled kernels or positions. The same seed gives the same initial noise with and without them; a cascade starts
+    at the trained size.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
@@ -158,12 +165,18 @@ def sample(
     )
     if switched is None and (unused := _typed("layers", "until")):
         raise click.UsageError(f"{' and '.join(unused)}: applies to rescaled kernels; also give --kernels METHOD")
+    if allow_code and not Path(source).is_dir():
+        raise click.UsageError(
+            "--allow-code: runs only the code of a folder of your own; download the repository, read its code, and "
+            "pass its folder"
+        )
     with running(f"finding {shown(source, 400)}"):
         folder = pipeline_folder(source, {})
     request = Request(
         folder, size, count, steps, seed, classes, cfg, prompt,
         guidance=False if guidance == "none" else wanted, kernels=False if kernels == "none" else switched,
         positions=False if positions == "none" else guiding.positions(positions), cascade=_strengths(cascade),
+        allow_code=allow_code,
     )  # fmt: skip
     said = make_grid(request, out, quiet=quiet)
     if not quiet:

@@ -165,7 +165,15 @@ def test_on_the_command_line(folder, tmp_path):
 def test_slips_on_the_command_line(folder, tmp_path, options, code, said):
     done = runner.invoke(main, ["sample", str(folder), "--out", str(tmp_path / "x.png"), *options])
     assert done.exit_code == code and said in " ".join(done.output.split()), done.output
-    bad = runner.invoke(main, ["convert", str(folder), str(tmp_path / "y"), "--scale", "2", "--guidance", "cascade=x"])
-    assert bad.exit_code == 2 and "'cascade=x': 'x' is not a number, or several as in 0.5/0.4" in " ".join(
-        bad.output.split()
-    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("cascade=x", "'cascade=x': 'x' is not a number, or several as in 0.5/0.4"),
+        ("cascade=0.5,0.4", "'0.4' is a strength of its own; join strengths with /: cascade=0.5/0.4"),
+    ],
+)
+def test_strengths_that_convert_cannot_read(folder, tmp_path, wish, said):
+    bad = runner.invoke(main, ["convert", str(folder), str(tmp_path / "y"), "--scale", "4", "--guidance", wish])
+    assert bad.exit_code == 2 and said in " ".join(bad.output.split())
