@@ -1,5 +1,6 @@
 """`rekernel sample` with and without a cascade: what a folder records, what is typed, and the sizes."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from rekernel.diffusion import record  # noqa: E402
 
 from ..diffusion.conftest import UNCONDITIONED  # noqa: E402
 
-TRANSFORMER = Path(__file__).parents[2] / "examples" / "glyph_transformer"
+ROOT = Path(__file__).parents[2]
+TRANSFORMER = ROOT / "examples" / "glyph_transformer"
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,12 @@ def test_code_of_a_folder_runs_where_it_is_allowed(sampled, run):
     assert "16x16 -> 32x32 at 0.3, guided, positions rescaled (method='yarn', temperature=0))" in said
     refused = run("sample", "hf://org/name", "--allow-code")
     assert refused.exit_code == 2 and "--allow-code: runs only the code of a folder" in " ".join(refused.stderr.split())
+
+
+def test_the_commands_of_the_readme_run(sampled):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("rekernel sample ")]
+    assert len(commands) == 3
+    for folder, *options in commands:
+        out = options.index("--out")
+        assert "GuidedCascade(" in sampled(ROOT / folder, *options[:out])[1]
