@@ -87,7 +87,7 @@ def test_the_command_line_records_positions(folder, tmp_path):
     [
         (("--guidance", "temperature=0.5"), "also give positions=METHOD"),
         (("--guidance", "positions=linear"), "'linear' is not one of interpolate, ntk, yarn, dype"),
-        (("--guidance", "positions=yarn", "--method", "optimal"), "attach RescaledPositions instead"),
+        (("--guidance", "positions=yarn", "--method", "optimal"), "use UpsampleGuidance or a GuidedCascade instead"),
     ],
 )
 def test_a_command_line_that_cannot_be_recorded(folder, tmp_path, arguments, said):

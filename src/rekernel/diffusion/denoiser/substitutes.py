@@ -212,8 +212,8 @@ class KernelBank:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
             kind = type(self.denoiser).__name__
             instead = (
-                "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
-                "positions and its attention"
+                "a transformer slides no kernels over its image; use UpsampleGuidance or a GuidedCascade instead, with "
+                "RescaledPositions where the network has rotary positions"
                 if "Transformer" in kind
                 else "pass one of these, or patterns on the names of its parameters"
             )
