@@ -29,10 +29,12 @@ def trained_size(pipeline: Pipeline, component: Component, config: Mapping[str, 
         size = pipeline.index.get("sample_size")  # a pipeline of pixels on tokens
     if size is None and component.class_name in SIZE_OF_PIPELINE:
         size = _default_of(pipeline.index.get("_class_name"))
-    sides = size if isinstance(size, list) else [size]
+    sides: list[Any] = size if isinstance(size, list) else [size]
     if not sides or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides):
         return None
-    return tuple(sides) if isinstance(size, list) else sides[0]
+    if isinstance(size, list):
+        return tuple(sides)
+    return int(sides[0])
 
 
 def _default_of(name: object) -> Any:
