@@ -16,7 +16,7 @@ IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
 .PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
-  bench-diffusion bench-diffusion-quick docs site upgrade
+  bench-diffusion bench-diffusion-quick docs site upgrade comfyui
 
 setup: $(READY)
 
@@ -65,6 +65,9 @@ docs: $(READY)  ## what is generated: the CLI reference and the figures
 
 site: $(READY)  ## the documentation as a site, in out/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+comfyui:  ## the ComfyUI node pack with the library in it, in out/comfyui/rekernel
+	$(PYTHON) tools/comfyui_pack.py out/comfyui/rekernel
 
 upgrade:  ## renew constraints.txt and constraints-lowest.txt; torch's pin is changed by hand
 	$(PYTHON) -m venv out/pins

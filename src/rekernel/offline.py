@@ -12,16 +12,22 @@ from typing import Unpack
 
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.report import Progress, Report
+from .conversion.report import Report
 from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .messages.arguments import check_instance, check_names, check_path, kind_of, short
+from .messages.log import logger, timed
+from .messages.progress_bar import Progress, shown_progress
+from .messages.warn import tell
 from .plan.plan import Plan
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
 
 __all__ = ["Estimate", "convert", "estimate", "plan_source"]
+
+_LOG = logger(__name__)
 
 
 def plan_source(
@@ -47,6 +53,11 @@ def plan_source(
     allow_cast, allow_pickle, **planning
         As for `plan_checkpoint`.
 
+    Warns
+    -----
+    RekernelWarning
+        As `plan_checkpoint`.
+
     Examples
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
@@ -55,8 +66,11 @@ def plan_source(
     >>> list(plan_source(path, scale=2))
     ['']
     """
-    with open_location(source) as place:
-        return model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+    check_names(planning, PlanningOptions.__annotations__, "plan_source")
+    with timed(_LOG, "planning"), open_location(source) as place:
+        plans = model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+    tell(note for plan in plans.values() for note in plan.warnings)
+    return plans
 
 
 def estimate(
@@ -85,7 +99,10 @@ def estimate(
     >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 8 * 5 * 5 * 4
     True
     """
+    check_path(source, "source")
     plans = {"": plans} if isinstance(plans, Plan) else plans
+    if not isinstance(plans, Mapping) or not all(isinstance(plan, Plan) for plan in plans.values()):
+        raise RekernelError(f"plans is {kind_of(plans)}, not a Plan; pass what plan_checkpoint or plan_source returned")
     dtype = target_dtype(dtype) if dtype else None
     with open_location(source) as place:
         return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
@@ -104,7 +121,7 @@ def convert(
     force: bool = False,
     allow_cast: bool = False,
     allow_pickle: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
@@ -136,8 +153,8 @@ def convert(
         Replace files at the destination.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
-    progress : callable, optional
-        Called with (bytes done, bytes in all) after each piece.
+    progress : bool or callable, optional
+        True shows a bar of tqdm. A function is called with (bytes done, bytes in all) after each piece.
     **planning
         As for `plan_checkpoint`: method, taps, include, hints, ...
 
@@ -150,6 +167,12 @@ def convert(
     RekernelError
         Before anything is written, if possible. A file that was only partly written is removed.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plans before anything is written, unless `plan` is given, whose notes were told when it was
+        made; then each note of `Report.told`.
+
     Examples
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
@@ -159,20 +182,34 @@ def convert(
     >>> st.load_file(report.target)["conv.weight"].shape
     (8, 8, 5, 5)
     """
-    options = Options(
-        target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
-    )
+    check_path(source, "source")
+    check_path(target, "target")
+    check_names(planning, PlanningOptions.__annotations__, "convert")
+    if max_shard_size is not None and not isinstance(max_shard_size, int):
+        raise RekernelError(
+            f"max_shard_size={short(max_shard_size)} is not a number of bytes; pass one, such as 5_000_000_000"
+        )
     given = [*planning, *(["scale"] if scale is not None else [])]
     if plan is not None:
         if given:
             raise RekernelError(
                 f"convert takes a plan or {min(given)}=..., not both: the plan already contains that choice"
             )
+        advice = "pass what plan_checkpoint returned, or Plan.from_json(text)"
+        check_instance(plan, Plan, "plan", f"{advice}; of plan_source take the plan of the component")
         asked: Plan | PlanRequest = plan
     elif scale is not None:
         asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
     else:
         raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
     into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
-    with open_location(source) as place:
-        return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+    cast = target_dtype(dtype) if dtype else None
+    with (
+        timed(_LOG, "conversion"),
+        shown_progress(progress, "converting") as callback,
+        open_location(source) as place,
+    ):
+        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
+        report = model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+    tell(report.told())
+    return report

@@ -167,7 +167,7 @@ FAULTS = {
     "family missing": (("family",), ..., "field 'family' is missing"),
     "family a number": (("family",), 1, "family and checked must be text"),
     "options a list": (("options",), [], "options an object"),
-    "warnings of numbers": (("warnings",), [1], "warnings a list of texts"),
+    "warnings of numbers": (("warnings",), [1], "a note is neither text"),
     "an unknown origin": (("origin",), "magic\x1b", "origin: .*magic.* is not one of names, trace, onnx"),
     "an origin that is null": (("origin",), None, "origin: None is not one of"),
     "a scale of 0": (("scale",), 0, "scale: 0 is not a number above 0"),

@@ -187,7 +187,7 @@ def test_a_grid_of_another_kind_is_refused(file, grid):
 
 def test_a_possible_grid_of_a_layer_that_stays_is_noted(file):
     notes = named(file, hints=Hints(linear_grid={"fc1": (16, 4, 4)})).warnings
-    assert any(note.startswith("--linear-grid fc1 has no effect: fc1.weight stays") for note in notes)
+    assert any(note.startswith("the hint linear_grid of fc1 has no effect: fc1.weight stays") for note in notes)
     notes = named(file, mode="supersample", hints=Hints(linear_grid={"fc1": (16, 4, 4)})).warnings
     assert not any("no effect" in note for note in notes)
 

@@ -143,12 +143,15 @@ def _rehearse(
     """Print what the conversion would do, without writing."""
     from rekernel.offline import estimate, plan_source
 
+    from ..terminal import own_notes
+
     if ready is not None:
         [name] = _names(source, planning.components)
         plans = {name: ready}
     else:
         keywords = planning.keywords()
-        plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
+        with own_notes():
+            plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
     expected = estimate(source, plans, **writing, allow_pickle=planning.reading["allow_pickle"])
     if as_json:
         from ..terminal import echo_json
@@ -191,11 +194,11 @@ def _perform(
     import rekernel
     from rekernel.conversion.journal import NAME
 
-    from ..terminal import byte_progress
+    from ..terminal import byte_progress, own_notes
 
     common = {**writing, **planning.reading, "components": planning.components}
     try:
-        with byte_progress("converting", quiet=quiet) as progress:
+        with own_notes(), byte_progress("converting", quiet=quiet) as progress:
             if ready is not None:
                 return rekernel.convert(source, target, plan=ready, progress=progress, **common)
             keywords = planning.keywords()
@@ -218,11 +221,7 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     notes = console(stderr=True)
     for plan in report.plans.values():
         print_notes(notes, plan.warnings, _NOTES)
-    if report.skipped:
-        names = ", ".join(shown(str(path)) for path in report.skipped[:3])
-        more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
-        print_notes(notes, [f"not copied, since these files hold the old weights: {names}{more}"])
-    print_notes(notes, report.notes)
+    print_notes(notes, report.told())
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     click.echo(

@@ -35,7 +35,10 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
     scale, keywords = planning.scale, planning.keywords()
     from rekernel.offline import estimate, plan_source
 
-    plans = plan_source(source, scale, components=planning.components, **planning.reading, **keywords)
+    from ..terminal import own_notes
+
+    with own_notes():
+        plans = plan_source(source, scale, components=planning.components, **planning.reading, **keywords)
     if as_json:
         from ..terminal import echo_json
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import inert, shown
+from rekernel.messages.note import on_command_line
 from rekernel.patterns import layer_of
 from rekernel.plan.description import described, geometry_text
 from rekernel.text import byte_size, dims, few
@@ -160,7 +161,7 @@ def print_notes(console: Console, warnings: Sequence[str], limit: int | None = N
     """Print notes: each names an ambiguity and the option that resolves it."""
     for warning in warnings[:limit]:
         table = Table.grid(padding=(0, 1, 0, 0))
-        table.add_row(Text("note:", style="yellow"), Text(inert(warning)))
+        table.add_row(Text("note:", style="yellow"), Text(inert(on_command_line(warning))))
         show(console, table)
     if limit is not None and len(warnings) > limit:
         _line(console, f"note: and {len(warnings) - limit} more; `rekernel plan` shows them all")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ..messages.note import Note
+from ..patterns import hinted
 from .base import MAKES_IMAGES, LayerFacts, Shapes, has_all
 
 
@@ -106,15 +108,20 @@ class ResNet:
         return {"all": ("*",)}
 
     def notes(self, shapes: Shapes) -> tuple[str, ...]:
-        notes = []
+        notes: list[str] = []
         if any(shape[-2:] == (7, 7) for shape in shapes.values() if len(shape) == 4):
             notes.append("the 3x3 max pooling after the first convolution has no weights: dilate it by the scale")
         if _labels_pixels(tuple(shapes.items())):
             notes.append(
-                "this network has a segmentation head: the ResNet before such a head usually has dilations instead of "
-                "strides, which no name shows. Stride 1 is assumed from layer3 on. For a layer with a stride, pass "
-                "--stride NAME=2; for a dilated layer, pass --dilation NAME=2. rekernel.torch.rescale reads strides "
-                "and dilations from the model"
+                Note(
+                    "this network has a segmentation head: the ResNet before such a head usually has dilations instead "
+                    "of strides, which no name shows. Stride 1 is assumed from layer3 on. For a layer with a stride, "
+                    "pass ",
+                    hinted("stride", "NAME", 2),
+                    "; for a dilated layer, pass ",
+                    hinted("dilation", "NAME", 2),
+                    ". rekernel.torch.rescale reads strides and dilations from the model",
+                )
             )
         return tuple(notes)
 

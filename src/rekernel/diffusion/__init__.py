@@ -41,3 +41,7 @@ __all__ = [
     "record",
     "to_x0",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

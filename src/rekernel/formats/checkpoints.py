@@ -21,11 +21,13 @@ from ..conversion.run import Conversion
 from ..conversion.streaming import peak_bytes
 from ..errors import RekernelError
 from ..escape import shown_path
+from ..messages.warn import tell
 from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
-from ..planning.by_name import plan_checkpoint
+from ..planning.by_name import plan_opened
 from ..planning.guards import nothing_changes, refuse_recorded
 from ..planning.position_grid import CONFIG
+from ..planning.settings import Request
 from ..sources.place import Place
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
@@ -62,6 +64,8 @@ class CheckpointFiles:
             plans = dict.fromkeys(parts, order.plan)
         if all(p.empty for p in plans.values()) and options.dtype is None and options.max_shard_size is None:
             raise nothing_changes(shown_path(self.place.path), [w for p in plans.values() for w in p.warnings])
+        if isinstance(order.plan, PlanRequest):
+            tell(note for plan in plans.values() for note in plan.warnings)
         fetched = fetch(self.place, parts, allow_pickle=options.allow_pickle)
         run = Conversion(options, plans, fetched.origin)
         pipeline = fetched.pipeline()
@@ -104,13 +108,13 @@ class CheckpointFiles:
         return found
 
     def _plans(self, parts: Mapping[str, Path], request: PlanRequest) -> dict[str, Plan]:
-        reading = {"allow_cast": request.allow_cast, "allow_pickle": request.allow_pickle}
+        asked = Request.of(request.scale, allow_cast=request.allow_cast, **request.options)
         plans = {}
         for name, path in parts.items():
             refuse_recorded(path, whole=bool(name) or path.is_dir())
             with self.place.open(path, allow_pickle=request.allow_pickle) as opened:
                 self.place.complete(opened.path.parent / CONFIG)
-                plans[name] = plan_checkpoint(opened, request.scale, **request.options, **reading)
+                plans[name] = plan_opened(opened, asked)
         return plans
 
     def _info(self, path: Path, allow_pickle: bool) -> Info:

@@ -7,16 +7,29 @@ Scope: the options that a plan stores for its reader. Not here: reading the opti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ..resampling.methods import AUTO_METHOD
 from ..text import dims, scale_text
-from .changes import AxisGeometry
-from .plan import Plan
+from .changes import AxisGeometry, LayerChange, ModuleChange
 
 _SHOWN = ("method", "taps", "gain", "selection")
 
 
-def described(plan: Plan) -> dict[str, str]:
+class Planned(Protocol):
+    """What a plan says of itself; this module does not import plans, which import it."""
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+    @property
+    def scale(self) -> tuple[float, ...] | float: ...
+    @property
+    def changed(self) -> tuple[LayerChange, ...]: ...
+    @property
+    def modules(self) -> tuple[ModuleChange, ...]: ...
+
+
+def described(plan: Planned) -> dict[str, str]:
     """Return texts by label: the scale, then method, taps, gain and selection where the plan states them.
 
     If the method was left to the role of each layer, the methods are those of the layers that change.
@@ -24,6 +37,7 @@ def described(plan: Plan) -> dict[str, str]:
 
     Examples
     --------
+    >>> from rekernel import Plan
     >>> described(Plan((), options={"method": "cubic", "a": -0.5}, scale=2))
     {'scale': '2', 'method': 'cubic'}
     """

@@ -18,10 +18,14 @@ from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import finding, shown, shown_path
-from ..patterns import select, without
-from ..plan.changes import LayerChange, ModuleChange
+from ..messages.arguments import check_path
+from ..messages.log import logger
+from ..messages.note import Note
+from ..messages.warn import tell
+from ..patterns import hinted, select, without
+from ..plan.changes import LayerChange, ModuleChange, NetworkMode
 from ..plan.plan import Plan
-from ..resampling.methods import KEYS_A
+from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..sources.opening import open_location
 from .allowed_values import SCALE_1, is_one
 from .guards import refuse_rescaled
@@ -35,6 +39,7 @@ from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer
 from .weight_norm import with_lengths
 
+_LOG = logger(__name__)
 _WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
 
 
@@ -42,13 +47,13 @@ def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
     scale: Scale,
     *,
-    method: str = "auto",
-    taps: int | str | None = None,
-    gain: str = "dc",
+    method: Method = "auto",
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float | None = None,
-    reading_filter: str | None = None,
-    mode: str = "auto",
+    reading_filter: ReadingFilter | Alias | None = None,
+    mode: NetworkMode = "auto",
     preset: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -101,6 +106,11 @@ def plan_checkpoint(
     RekernelError
         For a pattern without a match, an unknown preset, a dtype that may not be cast, or a geometry that cannot be.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plan: what names and shapes do not tell, and the argument that tells it.
+
     Examples
     --------
     >>> import tempfile, safetensors.numpy, numpy as np
@@ -115,11 +125,16 @@ def plan_checkpoint(
     """
     settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
     asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
+    if not hasattr(source, "tensors"):
+        check_path(source, "source")
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             place.complete(opened.path.parent / CONFIG)
-            return _plan(opened, asked)
-    return _plan(source, asked)
+            plan = plan_opened(opened, asked)
+    else:
+        plan = plan_opened(source, asked)
+    tell(plan.warnings, "plan.warnings has them all")
+    return plan
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,8 @@ class _Checkpoint:
     selection: str
 
 
-def _plan(source: TensorSource, asked: Request) -> Plan:
+def plan_opened(source: TensorSource, asked: Request) -> Plan:
+    """Do the same as `plan_checkpoint` for an open checkpoint, without warnings."""
     refuse_rescaled(source)
     if not source.tensors:
         raise RekernelError(f"{shown_path(source.path)}: holds no tensors, so there is nothing to plan")
@@ -193,7 +209,7 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
         try:
             change = layer.change() if name in given.chosen else layer.kept(f"not selected by {given.selection}")
         except Unclear as unclear:
-            warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
+            warnings.append(Note(f"{shown(name)} {list(info.shape)}: ", *unclear.args))
             change = layer.kept("unclear, see the notes")
         castable = info.dtype in ROUNDED
         if not change.kept and info.dtype not in FLOATS and not (castable and asked.allow_cast):
@@ -205,6 +221,7 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
                 *(cast if castable else ()),
                 ").",
             )
+        _LOG.debug("planned: %s: %s", shown(name), change.settings())
         changes.append(change)
     changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
@@ -245,9 +262,12 @@ def _assumed(
         if c.kind == "conv" and hints.given("stride", c.name) is None
         and not (family and (facts := family.facts(c.name, shapes)) and facts.stride)
     ]  # fmt: skip
-    notes = [
-        f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
-        f"rekernel.torch.load takes them from the model, and --stride and --padding tell them to any other reader"
+    notes: list[str] = [
+        Note(
+            f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
+            f"rekernel.torch.load takes them from the model, and ",
+            Option("hints=Hints(stride=..., padding=...)", "--stride and --padding"), " tell them to any other reader",
+        )
         for c in unknown if c.mode == ABSORB
     ]  # fmt: skip
     guessed = [c.name for c in unknown if c.mode != ABSORB]
@@ -259,8 +279,11 @@ def _assumed(
         why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
         *notes,
-        f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"pass --stride NAME=2",
+        Note(
+            f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is "
+            f"wrong, pass ",
+            hinted("stride", "NAME", 2),
+        ),
     ]
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, get_args
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan.changes import Mode
+from ..plan.changes import LayerMode, Mode, NetworkMode
 from .settings import Settings
 
 SUPERSAMPLE: Final = "supersample"
@@ -26,9 +26,8 @@ FAR: Final = 4
 """Distance of taps, in trained pixels, from which nothing is interpolated between them."""
 FLAT: Final = 0.003
 """Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
-MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
-NETWORK_MODES: tuple[str, ...] = (AUTO, *MODES)
-"""What a caller may ask of a whole network."""
+MODES: tuple[LayerMode, ...] = get_args(LayerMode)
+NETWORK_MODES: tuple[NetworkMode, ...] = get_args(NetworkMode)
 
 
 class Role(StrEnum):
@@ -180,7 +179,7 @@ def aligned(settings: Settings, network: Network, *, reads_image: bool) -> tuple
     return (dilated and not reads_image, dilated)
 
 
-def checked_mode(mode: str) -> Mode:
+def checked_mode(mode: str) -> LayerMode:
     """Return `mode`; raise an error that lists the modes if it is not one of them.
 
     Examples

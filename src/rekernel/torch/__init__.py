@@ -26,3 +26,7 @@ __all__ = [
     "shift_sensitivity",
     "total_stride",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,14 +14,18 @@ from torch import nn
 
 from ..errors import RekernelError
 from ..escape import finding, shown
-from ..plan.changes import FORMS
+from ..messages.log import logger
+from ..messages.progress_bar import Progress, Steps, shown_progress
+from ..messages.warn import tell
+from ..plan.changes import FORMS, Form, LayerMode, NetworkMode
 from ..planning.allowed_values import check_scale, layer_modes
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
-from ..resampling.methods import KEYS_A
+from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..text import dims, scale_text
+from .checked_arguments import check_module
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
 from .checking.lost_layers import lost_layers
 from .checking.pictures import Inputs
@@ -40,26 +44,30 @@ from .planning.reading import inner_layers
 from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
+_LOG = logger(__name__)
+_STEPS = ("tracing", "planning", "running the trained model", "changing layers", "tracing again", "checking")
+
 
 def rescale(
     model: nn.Module,
     scale: float | Sequence[float],
     example_input: Any,
     *,
-    mode: str | Mapping[str, str] = "auto",
-    modes: Mapping[str, str] | None = None,
-    method: str = "auto",
+    mode: NetworkMode | Mapping[str, LayerMode] = "auto",
+    modes: Mapping[str, LayerMode] | None = None,
+    method: Method = "auto",
     methods: Mapping[str, Mapping[str, Any]] | None = None,
-    reading_filter: str | None = None,
-    taps: int | str | None = None,
-    gain: str = "dc",
+    reading_filter: ReadingFilter | Alias | None = None,
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float | None = None,
-    form: str = "plain",
+    form: Form = "plain",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     check: bool = True,
     inplace: bool = False,
+    progress: Progress | bool | None = None,
 ) -> nn.Module:
     """Return a module that does at `scale` times the resolution what `model` does at its trained resolution.
 
@@ -105,6 +113,8 @@ def rescale(
         passes; it is skipped on the meta device.
     inplace : bool
         Change `model` itself. If this raises, the model is unchanged.
+    progress : bool or callable, optional
+        True shows a bar of tqdm. A function is called with (steps done, steps in all).
 
     Returns
     -------
@@ -116,6 +126,11 @@ def rescale(
     RekernelError
         If a layer cannot be rescaled (the message names it), if the model, run at the new size, has another grid
         than planned, or if it fails a check of what the plan promises.
+
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plan: what the model's code does that its weights do not show.
 
     Examples
     --------
@@ -133,8 +148,7 @@ def rescale(
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
         raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
-    if not isinstance(model, nn.Module):
-        raise RekernelError(f"model is a {type(model).__name__}, not a torch.nn.Module; pass the network itself")
+    check_module(model)
     earlier = getattr(model, PLAN, None)
     if earlier is not None and not earlier.empty:
         raise RekernelError(
@@ -144,10 +158,12 @@ def rescale(
     args, kwargs = _arguments(example_input)
     network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
 
-    def attempt(in_front: str = "") -> nn.Module:
+    def attempt(callback: Progress | None, in_front: str = "") -> nn.Module:
+        steps = Steps(_STEPS, callback, _LOG)
         with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
             baked = bake(edits)
             seen = _first_pass(edits.model, args, kwargs)
+            steps.next()
             scales = _per_axis(scale, seen)
             check_scale(scales, seen.size)
             image = image_of([*args, *kwargs.values()])[0]
@@ -159,15 +175,21 @@ def rescale(
                 edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
                 include=chosen, exclude=exclude, in_front=in_front, predicts_noise=inner is not None,
             )  # fmt: skip
+            for change in planned.plan.changed:
+                _LOG.debug("planned: %s: %s", shown(change.name), change.settings())
+            steps.next()
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan
             noted = (*baked, *axes, *without_effect(plan.changes, plan.modules, settings, methods))
             plan = replace(plan, warnings=(*plan.warnings, *noted, *other_images(inputs.values, seen.size)))
             asked = ask_before(edits.model, seen, inputs, planned) if check else None
+            steps.next()
             carry_out(edits, plan, weights=True)
             announce(edits, plan, seen.size, scales)
+            steps.next()
             try:
                 notes = _second_pass(edits.model, seen, planned, inputs)
+                steps.next()
                 verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
                 excuses = [] if planned.absorbs else notes  # what cannot absorb is resampled in front, which is exact
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
@@ -177,16 +199,21 @@ def rescale(
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
                 raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
+            steps.next()
+            tell(
+                told, "model.rekernel_plan.warnings has them all"
+            )  # a filter may make them errors, which undo the edits
         return edits.model
 
-    try:
-        return attempt()
-    except _CannotAbsorb as error:
-        failed = error
-    try:  # the model never sees that its image was larger
-        return attempt(f"the layers that read the image cannot absorb the scale ({finding(failed)})")
-    except RekernelError:
-        raise RekernelError(*failed.args) from None
+    with shown_progress(progress, "rescaling", "step") as callback:
+        try:
+            return attempt(callback)
+        except _CannotAbsorb as error:
+            failed = error
+        try:  # the model never sees that its image was larger
+            return attempt(callback, f"the layers that read the image cannot absorb the scale ({finding(failed)})")
+        except RekernelError:
+            raise RekernelError(*failed.args) from None
 
 
 class _CannotAbsorb(RekernelError):  # noqa: N818 - says what is wrong, as RekernelError does
@@ -204,6 +231,8 @@ def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
     dims = len(seen.size)
     if isinstance(scale, str) or not isinstance(scale, Sequence):
         try:
+            if isinstance(scale, str):
+                raise TypeError
             return (float(scale),) * dims
         except (TypeError, ValueError):
             raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis") from None

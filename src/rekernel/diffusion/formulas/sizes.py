@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 
 Scale = float | Sequence[float] | str
 """'auto', a number for height and width, or one per grid axis (`checked_scale` returns these as a tuple)."""
@@ -31,7 +31,8 @@ def checked_scale(scale: Any) -> Scale:
         numbers = 0.0
     each = numbers if isinstance(numbers, tuple) else (numbers,)
     if not 1 <= len(each) <= 3 or not all(1 <= n < math.inf for n in each):
-        raise RekernelError(f"scale={scale!r} must be a number of at least 1, one per grid axis (at most 3), or 'auto'")
+        numbers_only = f"scale={scale!r} must be a number of at least 1, one per grid axis (at most 3)"
+        raise RekernelError(numbers_only, Option(", or 'auto'", ""))  # the command has no word for it
     return numbers
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from ...errors import RekernelError
+from ...messages.arguments import check_number
 from ..formulas.blur_band import FilterSplit
 from ..formulas.guided import LowBand, Window, octaves
-from ..formulas.low_band import ENLARGE, REDUCE, Split
-from ..formulas.predictions import KINDS
+from ..formulas.low_band import ENLARGE, REDUCE, Enlarge, Reduce, Split
+from ..formulas.predictions import KINDS, Prediction
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import factors_for, low_size
 from ..sampler_settings import SamplerSettings
 
-PREDICTORS = ("reduced", "rescaled")
+Predictor = Literal["reduced", "rescaled"]
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 
 
 @dataclass(eq=False, repr=False)
@@ -42,17 +44,20 @@ class GuidanceSettings(SamplerSettings):
     stop: float | None = None
     log_snr: tuple[float, float] | None = None
     schedule: NoiseSchedule | None = None
-    prediction: str | None = None
+    prediction: Prediction | None = None
     levels: int | None = None
-    reduce: str = "area"
-    enlarge: str | None = None
-    predictor: str = "reduced"
+    reduce: Reduce = "area"
+    enlarge: Enlarge | None = None
+    predictor: Predictor = "reduced"
 
     _what: ClassVar[str] = "guidance"
     _not_options: ClassVar[tuple[str, ...]] = ("scale", "log_snr", "schedule", "prediction")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, number in (("theta", self.theta), ("eta", self.eta), ("start", self.start), ("stop", self.stop)):
+            if number is not None and number not in (math.inf, -math.inf):
+                check_number(number, name, "0.6")
         if self.eta is not None and (self.start is not None or self.stop is not None):
             raise RekernelError("eta= sets when guidance acts, and so do start= and stop=; give one or the other")
         for name, value, known in (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from ...checkpoint.pipeline_folder import Component, find_pipeline
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_path
+from ...messages.warn import tell
 from ...plan.plan import Plan
 from ...plan.recipe import find_recipe
 from ...sources.address import address_of
@@ -93,7 +94,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
 
     Warns
     -----
-    UserWarning
+    RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
         Where the pipeline has no default size that can be set (Wan, Z-Image): then height and width have to be passed.
     """
@@ -163,6 +164,7 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
     """
     from diffusers import DiffusionPipeline
 
+    check_path(source, "source")
     path = Path(source)
     if path.is_dir():
         return path
@@ -280,11 +282,9 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         if new is None or (name not in modules and "sample_size" not in denoiser.config):
             continue  # see `set_default_size`
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
-            warnings.warn(
-                f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "
-                f"height= and width= when calling the pipeline",
-                stacklevel=3,
-            )
+            kind = type(pipe).__name__
+            note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "
+            tell([f"{note}width= when calling the pipeline"])
             continue
         denoiser.register_to_config(sample_size=listed(new))
 

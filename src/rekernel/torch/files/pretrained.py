@@ -14,8 +14,10 @@ from torch import nn
 from ...checkpoint.paths import StrPath
 from ...errors import RekernelError
 from ...escape import shown
+from ...messages.arguments import check_path
 from ...sources.address import Address, address_of
 from ...sources.opening import local_path
+from ..checked_arguments import check_module
 from .save_load import load, without_pickles
 
 
@@ -67,6 +69,8 @@ def load_pretrained(
     >>> load_pretrained(folder, model=small)[0]
     Conv2d(1, 2, kernel_size=(6, 6), stride=(4, 4), padding=(2, 2))
     """
+    check_path(name, "name")
+    check_module(model)
     inside = "/".join(part.strip("/") for part in (subfolder, filename) if part)
     address = address_of(name)
     if address is None:

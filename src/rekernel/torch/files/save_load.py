@@ -22,6 +22,9 @@ from ...checkpoint.paths import StrPath
 from ...checkpoint.writer import StreamingWriter
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_instance
+from ...messages.log import logger
+from ...messages.warn import tell
 from ...plan.plan import Plan
 from ...plan.recipe import KEY, Recipe, find_recipe
 from ...sources.opening import open_source
@@ -39,6 +42,9 @@ from ..surroundings import in_format_of, own_tensors
 from .file_tensors import Incoming
 from .transformers_names import incoming
 from .weight_norms import joined
+
+_LOG = logger(__name__)
+_HAS_ALL = "model.rekernel_plan.warnings has them all"
 
 
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
@@ -126,6 +132,11 @@ def load(
         If the checkpoint has no recipe, is for another architecture, or has missing, unexpected or misshapen tensors,
         which the message names. The model is then unchanged.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note that the plan in the file does not have: what the model shows and names do not.
+
     Examples
     --------
     >>> import rekernel as rk, tempfile
@@ -141,6 +152,8 @@ def load(
     if not isinstance(model, nn.Module) or not isinstance(path, str | os.PathLike):
         kinds = f"{type(model).__name__}, {type(path).__name__}"
         raise RekernelError(f"load({kinds}): pass the model and then the path of the file: load(model, path)")
+    if plan is not None:
+        check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     where = shown_path(path)
     with own_tensors(), without_pickles(where, plan), open_source(path, allow_pickle=allow_pickle) as source:
         if plan is None:
@@ -156,6 +169,7 @@ def load(
                 f"{where}: this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); load "
                 f"into a new one, built for the trained size"
             )
+        known = set(plan.warnings)
         given = incoming(source, model)
         if prefix:
             given, plan = given.without(prefix), _without(plan, prefix)
@@ -178,6 +192,8 @@ def load(
             for name in state:
                 if name in given.shapes:  # the file may hold a tied tensor under another name
                     _assign(edits, name, given, filled, empty)
+            _LOG.debug("loaded: %s: %d tensors", where, len(given.shapes))
+            tell((note for note in (*plan.warnings, *notes) if note not in known), _HAS_ALL)
     return edits.model
 
 

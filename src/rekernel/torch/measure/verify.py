@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Option, RekernelError
+from ...messages.arguments import check_sizes
 from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
+from ..checked_arguments import check_module, check_tensor
 from ..editing.apply import PLAN
 from ..running import Forward, run
 from ..surroundings import own_precision
@@ -35,6 +37,7 @@ def reduce_grid(x: Tensor, size: tuple[int, ...]) -> Tensor:
     [[[2.0, 6.0]]]
     """
     operators = {}
+    size = check_sizes(size, "size", "(224, 224)")
     for axis, n in enumerate(size, start=2):
         old = int(x.shape[axis])
         if old % n == 0:  # a plain mean, since the matrix for a long signal is large
@@ -92,6 +95,9 @@ def equivariance_error(
     >>> equivariance_error(model, model, torch.ones(1, 4), size=(), forward=lambda model, x: model(x, x))
     0.0
     """
+    check_module(model)
+    check_module(rescaled, "rescaled")
+    check_tensor(x)
     if size is None and x.ndim == 2 and len(_traced_size(rescaled)) > 1:
         size = ()
     if size is None:
