@@ -41,8 +41,8 @@ _LARGEST_PLAN = 1 << 28
     group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Keep the weights; record settings for sampling: theta=1,eta=0.6, cascade=0.5/0.4 (one per doubling),\n"
-    "positions=yarn, kernels=switched, until=0.7, ...; enlarge= is how guidance enlarges, not a cascade.",
+    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
+    "until=0.7, ... (enlarge= is guidance's U).",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(

@@ -50,15 +50,15 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_SAMPLING,
     type=values.classes,
     metavar="LIST",
-    help="Classes to draw in turn, for a class-conditional model: 0,1,2 or 0-9.",
+    help="Classes to draw in turn: 0,1,2 or 0-9.",
 )
 @option(
     "--cfg",
     group=_SAMPLING,
     type=values.number,
     metavar="X",
-    help="Scale of classifier-free guidance; 1 turns it off. Default: the scale of the pipeline. For a pixel-space\n"
-    "network the default is 1, and the last class stands for no class.",
+    help="Scale of classifier-free guidance; 1 turns it off. Default: the pipeline's; for a network of pixels 1, whose\n"
+    "last class stands for no class.",
 )
 @option("--prompt", group=_SAMPLING, metavar="TEXT", help="Prompt, for a text-to-image pipeline.")
 @option(
@@ -87,7 +87,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     metavar="PRESET",
     default="inner",
     show_default=True,
-    help="Layers to rescale: inner, all.",
+    help="Layers: inner or all.",
 )
 @option(
     "--until",
@@ -118,6 +118,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
 @option(
     "--allow-code",
     group=INPUT,
+    rare=True,
     is_flag=True,
     help="Run the Python code in SOURCE (pipeline.py), if it has any. Only for a folder, and only if you trust it.",
 )
