@@ -57,8 +57,8 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_SAMPLING,
     type=values.number,
     metavar="X",
-    help="Scale of classifier-free guidance; 1 turns it off. Default: the pipeline's; for a network of pixels 1, whose\n"
-    "last class stands for no class.",
+    help="Scale of classifier-free guidance; 1 turns it off. Default: the pipeline's; for a network of pixels 1, and\n"
+    "its last class stands for no class.",
 )
 @option("--prompt", group=_SAMPLING, metavar="TEXT", help="Prompt, for a text-to-image pipeline.")
 @option(

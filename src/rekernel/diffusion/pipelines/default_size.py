@@ -5,10 +5,10 @@ Scope: attributes of pipelines. Not here: the sizes in configs of denoisers (see
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from ...messages.warn import tell
 from ..denoiser.names import SIZE_OF_PIPELINE
 from .record import Recorded
 
@@ -25,21 +25,15 @@ def set_default_size(pipe: Any, records: Mapping[str, Recorded]) -> None:
         denoiser = getattr(pipe, name)
         if found.plan is not None or denoiser.config.get("sample_size") is not None:
             continue
-        new = found.new_size
-        if (
-            isinstance(new, int)
-            and type(denoiser).__name__ in SIZE_OF_PIPELINE
-            and hasattr(pipe, "default_sample_size")
-        ):
+        new, own = found.new_size, type(denoiser).__name__ in SIZE_OF_PIPELINE
+        if isinstance(new, int) and own and hasattr(pipe, "default_sample_size"):
             pipe.default_sample_size = new
         elif isinstance(new, int) and pipe.config.get("sample_size") is not None:
             pipe.register_to_config(sample_size=new)
         else:
-            warnings.warn(
-                f"{type(pipe).__name__}: its default size stays, and a call at that size would be taken for one above "
-                f"the trained size; pass height= and width= when calling the pipeline",
-                stacklevel=3,
-            )
+            kind = type(pipe).__name__
+            note = f"{kind}: its default size stays, and a call at that size would be taken for one above the trained "
+            tell([f"{note}size; pass height= and width= when calling the pipeline"])
 
 
 __all__ = ["set_default_size"]

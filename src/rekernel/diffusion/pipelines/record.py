@@ -42,8 +42,7 @@ class Recorded:
     sample_size : the trained size, on the denoiser's grid; None where neither config nor pipeline says it
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
-    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then all
-        others are None
+    plan : plan of weights that are rescaled in the folder itself (saved by `save_pretrained`); then all others are None
     positions : options of `RescaledPositions`, or None for trained positions
     cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
     """
@@ -125,7 +124,8 @@ class Recorded:
         {'theta': 1.0}
         """
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
-        entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
+        sizes = {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
+        entry |= {name: value for name, value in sizes.items() if value is not None or self.plan is None}
         options = {"guidance": self.guidance, "kernels": self.kernels, "positions": self.positions}
         entry |= {name: dict(given) for name, given in options.items() if given is not None}
         if self.cascade is not None:
@@ -151,7 +151,7 @@ class Recorded:
             if isinstance(scale, str):
                 raise ValueError("scale is not a number")
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
-            size = entry["sample_size"]
+            size = entry["sample_size"] if plan is None else entry.get("sample_size")
             sides = tuple(map(int, size)) if isinstance(size, list | tuple) else None if size is None else int(size)
             parts = (entry.get(name) for name in ("positions", "cascade"))
             return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
