@@ -67,6 +67,17 @@ class LateScheduler:
         """The timestep of the first step."""
         return float(self.timesteps[0])
 
+    @property
+    def noise_share(self) -> float:
+        """The share of noise at the first step, in the unit of a flow-matching scheduler: 1 is pure noise."""
+        share = self.first_time / float(getattr(self.inner.config, "num_train_timesteps", 1000))
+        return 1 - share if self._inverted else share
+
+    @property
+    def _inverted(self) -> bool:
+        """Whether times grow from the noise to the picture (Mochi)."""
+        return bool(getattr(getattr(self.inner, "config", None), "invert_sigmas", False))
+
     def noised(self, image: Tensor, noise: Tensor) -> Tensor:
         """The image with noise of the first timestep, as the scheduler itself adds it.
 
@@ -82,6 +93,8 @@ class LateScheduler:
                 f"a stage cannot start from a picture; use another scheduler"
             )
         times = self.timesteps[:1].repeat(len(image))
+        if self._inverted:  # its sigma is the share of the picture, and scale_noise() takes it for that of the noise
+            image, noise = noise, image
         named = inspect.signature(add).parameters
         made: Tensor = add(image, times, noise) if list(named)[1].startswith("timestep") else add(image, noise, times)
         return made.to(image.dtype)

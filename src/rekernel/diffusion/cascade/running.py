@@ -196,7 +196,7 @@ class Run:
         told = (None, None) if guidance is None else (guidance.schedule, guidance.prediction)
         schedule, _ = self.target.schedule(*told)
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
-            found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
+            found = scheduler.noise_share
         else:
             found = float(schedule.fraction(scheduler.first_time))
         return min(1.0, max(0.0, found))

@@ -1,0 +1,68 @@
+"""What the network is told in a stage that starts late: the time, the noise level and the number of steps are true."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from rekernel.diffusion import GuidedCascade  # noqa: E402
+
+from ..conftest import quiet  # noqa: E402
+from .families import made, noise  # noqa: E402
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def mochi():
+    """Its scheduler turns times round: 0 is noise, 1000 is the picture."""
+    transformer = made(
+        diffusers.MochiTransformer3DModel, patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        pooled_projection_dim=16, in_channels=4, qk_norm="rms_norm", text_embed_dim=8, time_embed_dim=4,
+        activation_fn="swiglu", max_sequence_length=16,
+    )  # fmt: skip
+    vae = made(
+        diffusers.AutoencoderKLMochi, latent_channels=4, out_channels=3, encoder_block_out_channels=(32,) * 4,
+        decoder_block_out_channels=(32,) * 4, layers_per_block=(1,) * 5, latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    return quiet(
+        diffusers.MochiPipeline(
+            scheduler=scheduler, vae=vae, text_encoder=None, tokenizer=None, transformer=transformer
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.8])
+def test_inverted_times_have_the_noise_that_the_network_is_told(mochi, strength):
+    steps, seen, ends, grids = 10, [], [], []
+    inner = mochi.transformer.patch_embed.register_forward_pre_hook(lambda _m, args: grids.append(args[0].shape[-1]))
+    handle = mochi.transformer.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append((kwargs["hidden_states"].clone(), float(kwargs["timestep"][0]))),
+        with_kwargs=True,
+    )
+
+    def look(_pipe, _step, _time, tensors):
+        ends.append(tensors["latents"].clone())
+        return {}
+
+    mask = torch.ones(1, 16, dtype=torch.bool)
+    cascade = GuidedCascade(mochi, [32, 64], strength=strength, guidance={"eta": 0.5}, enlarge="latent")
+    cascade(
+        prompt_embeds=noise(1, 16, 8), negative_prompt_embeds=noise(1, 16, 8), prompt_attention_mask=mask,
+        negative_prompt_attention_mask=mask, guidance_scale=1.0, num_inference_steps=steps, num_frames=7,
+        output_type="latent", generator=seeded(), callback_on_step_end=look,
+    )  # fmt: skip
+    handle.remove()
+    inner.remove()
+    start, time = seen[steps]
+    small = ends[steps - 1]
+    large = torch.nn.functional.interpolate(small.flatten(1, 2), size=(8, 8), mode="bicubic", antialias=True)
+    rest = start - time / 1000 * large.reshape(start.shape)
+    assert rest.std() == pytest.approx(1 - time / 1000, rel=0.1)
+    low = grids[steps:].count(4)  # guided in half of the stage, not of the schedule
+    assert 0 < low < len(seen) - steps
