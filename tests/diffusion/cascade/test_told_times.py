@@ -7,9 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade  # noqa: E402
 
-from ..conftest import quiet  # noqa: E402
+from ..conftest import SD, quiet  # noqa: E402
 from .families import made, noise  # noqa: E402
 
 
@@ -66,3 +67,25 @@ def test_inverted_times_have_the_noise_that_the_network_is_told(mochi, strength)
     assert rest.std() == pytest.approx(1 - time / 1000, rel=0.1)
     low = grids[steps:].count(4)  # guided in half of the stage, not of the schedule
     assert 0 < low < len(seen) - steps
+
+
+@pytest.mark.parametrize("kind", ["DDPMScheduler", "DDPMParallelScheduler"])
+def test_the_number_of_steps_does_not_depend_on_an_earlier_call(sd, nets, kind):
+    sd.scheduler = getattr(diffusers, kind)(**SD, clip_sample=False)
+    times = [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    cascade = GuidedCascade(sd, [16, 32], strength=0.5, guidance=False, enlarge="latent")
+    for before in (None, 4, 14, 50):
+        if before is not None:
+            sd.scheduler.set_timesteps(before)
+        with nets.passes(sd.unet) as sizes:
+            cascade("a cat", timesteps=times, output_type="latent", guidance_scale=1.0)
+        assert sizes == [(8, 8)] * 10 + [(16, 16)] * 5
+
+
+def test_a_consistency_model_counts_its_own_timesteps(nets):
+    pipe = quiet(diffusers.ConsistencyModelPipeline(nets.unconditioned(), diffusers.CMStochasticIterativeScheduler()))
+    cascade = GuidedCascade(pipe, [8, 16], strength=0.5, guidance=False)
+    pipe.scheduler.set_timesteps(12)
+    with nets.passes(pipe.unet) as sizes:
+        cascade(num_inference_steps=None, timesteps=[22, 10, 5, 0], output_type="pt")
+    assert sizes == [(8, 8)] * 4 + [(16, 16)] * 2

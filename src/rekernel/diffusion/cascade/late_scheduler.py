@@ -132,6 +132,8 @@ class LateScheduler:
         return own
 
     def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        if "num_inference_steps" in vars(self.inner):  # some leave that of an earlier call beside custom timesteps
+            self.inner.num_inference_steps = None
         self.inner.set_timesteps(*args, **kwargs)
         self.timesteps, self.steps = self.inner.timesteps, 0
         if self.strength is not None:

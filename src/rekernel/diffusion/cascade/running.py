@@ -77,6 +77,11 @@ class Run:
                 if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
                     return self._as_it_is(arguments, index - 1, form.latents(grid))
                 scheduler, output = self._again(arguments, index, grid, done, form)
+                if not scheduler.steps and not getattr(self.pipe, "_interrupt", False):
+                    raise RekernelError(
+                        f"{self._name}: it made no step at {text_of(self.sizes[index])}, so the picture is noisy; check "
+                        f"the arguments that end its schedule early, such as denoising_end"
+                    )
                 if index < len(self.sizes) - 1:
                     grid = form.grid(self._finished(output, scheduler), self.sizes[index])
                     done += scheduler.steps
