@@ -11,7 +11,7 @@ import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade  # noqa: E402
 
 from ..conftest import SD, quiet  # noqa: E402
-from .families import made, noise  # noqa: E402
+from .families import FAMILIES, made, noise  # noqa: E402
 
 
 def seeded():
@@ -89,3 +89,16 @@ def test_a_consistency_model_counts_its_own_timesteps(nets):
     with nets.passes(pipe.unet) as sizes:
         cascade(num_inference_steps=None, timesteps=[22, 10, 5, 0], output_type="pt")
     assert sizes == [(8, 8)] * 4 + [(16, 16)] * 2
+
+
+def test_a_pipeline_that_reads_the_noise_levels_by_step_gets_those_of_its_stage():
+    """As Cosmos does in each step, and CogView4 in its callbacks."""
+    flux, read = FAMILIES["flux"], []
+
+    def look(pipe, step, time, _tensors):
+        read.append((float(pipe.scheduler.sigmas[step if step < 6 else step - 6]), float(time) / 1000))
+        return {}
+
+    cascade = GuidedCascade(flux.pipe(), list(flux.sizes), strength=0.5, guidance=False)
+    cascade(**flux.call(num_inference_steps=6), callback_on_step_end=look)
+    assert len(read) == 9 and all(sigma == pytest.approx(told, abs=1e-5) for sigma, told in read)

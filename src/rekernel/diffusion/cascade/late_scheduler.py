@@ -4,10 +4,10 @@ Scope: the interface that the schedulers of diffusers share. Not here: the pipel
 
 A pipeline of diffusers asks its scheduler for timesteps, scales the noise by `init_noise_sigma` and calls `step` for
 each of them. The stand-in is of the same class and passes everything on to a copy of the scheduler, with four
-differences: `timesteps` are the last ones, the copy's begin index is moved to the first of them, `init_noise_sigma` is
-1 because the image that it starts from is noisy already, and the noise that an inpainting pipeline adds to the known
-part of its picture is the noise of the start. The copy itself keeps all its timesteps, since multistep schedulers
-count in them.
+differences: `timesteps` and `sigmas` are the last ones, the copy's begin index is moved to the first of them,
+`init_noise_sigma` is 1 because the image that it starts from is noisy already, and the noise that an inpainting
+pipeline adds to the known part of its picture is the noise of the start. The copy itself keeps all its timesteps, since
+multistep schedulers count in them.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ class LateScheduler:
         if self.strength is None:
             return own
         own["init_noise_sigma"] = lambda: 1.0
+        if hasattr(self.inner, "sigmas"):  # pipelines index them like their timesteps
+            own["sigmas"] = self._sigmas
         if hasattr(self.inner, "set_begin_index"):
             own["set_begin_index"] = lambda: self._set_begin_index
         for name in ("add_noise", "scale_noise"):
@@ -167,6 +169,10 @@ class LateScheduler:
             self.timesteps = _repeated_second(self.timesteps[-kept:])
         if hasattr(self.inner, "set_begin_index"):
             self.inner.set_begin_index(self._offset)
+
+    def _sigmas(self) -> Any:
+        sigmas = self.inner.sigmas
+        return sigmas[self._offset :] if self._offset else sigmas
 
     def _set_begin_index(self, begin_index: int = 0) -> None:
         self.inner.set_begin_index(self._offset + begin_index)
