@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -102,3 +104,34 @@ def test_a_pipeline_that_reads_the_noise_levels_by_step_gets_those_of_its_stage(
     cascade = GuidedCascade(flux.pipe(), list(flux.sizes), strength=0.5, guidance=False)
     cascade(**flux.call(num_inference_steps=6), callback_on_step_end=look)
     assert len(read) == 9 and all(sigma == pytest.approx(told, abs=1e-5) for sigma, told in read)
+
+
+def test_a_copy_of_the_scheduler_starts_as_late_and_is_an_ordinary_one_afterwards(sd, nets):
+    kept, copied = {}, []
+
+    def look(pipe, step, _time, _tensors):
+        if step == 6:
+            own = copy.deepcopy(pipe.scheduler)
+            own.set_timesteps(6)
+            copied.append((own.timesteps.tolist(), pipe.scheduler.timesteps.tolist()))
+            kept["taken"] = diffusers.StableDiffusionPipeline.from_pipe(pipe, requires_safety_checker=False)
+            kept["copied"] = copy.deepcopy(pipe)
+        return {}
+
+    GuidedCascade(sd, [16, 32], guidance=False)("a cat", num_inference_steps=6, callback_on_step_end=look)
+    ((own, shown),) = copied
+    assert own == shown and len(own) == 3
+    options = {"num_inference_steps": 4, "height": 16, "width": 16, "output_type": "pt"}
+    wanted = sd("a cat", generator=seeded(), **options).images
+    for pipe in kept.values():
+        assert torch.equal(quiet(pipe)("a cat", generator=seeded(), **options).images, wanted)
+
+
+def test_pipelines_of_sound_are_refused(nets):
+    class Sound:
+        unet, scheduler = nets.unet, nets.ddim
+
+        def __call__(self, num_inference_steps=4, audio_end_in_s=None): ...
+
+    with pytest.raises(rk.RekernelError, match="Sound samples sound, which a cascade cannot enlarge"):
+        GuidedCascade(Sound(), [8, 16])

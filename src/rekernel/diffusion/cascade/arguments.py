@@ -20,8 +20,16 @@ _OURS = ("height", "width")
 
 
 def check_starts_from_noise(pipe: Any) -> None:
-    """Raise for an img2img pipeline: it would start each stage from the same picture."""
+    """Raise for an img2img pipeline, which would start each stage from the same picture, and for one of sound.
+
+    A pipeline that samples sound beside its video starts the sound from noise, which cannot start late.
+    """
     takes = inspect.signature(pipe.__call__).parameters
+    if any(name.startswith("audio_") for name in takes) and getattr(pipe, "audio_vae", takes) is not None:
+        raise RekernelError(
+            f"{type(pipe).__name__} samples sound, which a cascade cannot enlarge; take a pipeline of pictures or of "
+            f"videos without sound"
+        )
     if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
         raise RekernelError(
             f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
@@ -60,6 +68,8 @@ class Arguments:
         for name, value in bound.items():
             spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
             self.given |= value if spread else {name: value}
+        if self.given.get("enable_sound"):
+            raise RekernelError("enable_sound: a cascade cannot enlarge sound; omit enable_sound=")
         if any(self.given.get(name) is not None for name in _OURS):
             raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
 

@@ -16,6 +16,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class LateScheduler:
         self.substitutes = self.rehearses = False
         self.result: Any = None
         self.steps = self._offset = 0
+        self._life = SimpleNamespace(over=False)  # shared with copies
 
     @property
     def first_time(self) -> float:
@@ -101,11 +103,11 @@ class LateScheduler:
 
     def stand_in(self) -> Any:
         """The object that takes the scheduler's place in the pipeline."""
-        inner, own = self.inner, self._own()
+        inner, own, life = self.inner, self._own(), self._life
         kind = type(inner)
 
         def get(_: Any, name: str) -> Any:
-            return own[name]() if name in own else getattr(inner, name)
+            return own[name]() if name in own and not life.over else getattr(inner, name)
 
         def put(_: Any, name: str, value: Any) -> None:
             setattr(inner, name, value)
@@ -114,12 +116,25 @@ class LateScheduler:
         stand_in = type(kind.__name__, (kind,), {**named, "__getattribute__": get, "__setattr__": put})
         return object.__new__(stand_in)
 
+    def retire(self) -> None:
+        """Let the stand-in be a scheduler like any other: a pipeline that was made during the stage may keep it."""
+        self._life.over = True
+
+    def _copied(self, memo: Any) -> Any:
+        """A stand-in with a scheduler of its own, which starts as late; its steps are not those of the sample."""
+        other = copy.copy(self)
+        other.inner = copy.deepcopy(self.inner, memo)
+        other.started = other.noise = None
+        other.rehearses = False
+        return other.stand_in()
+
     def _own(self) -> dict[str, Callable[[], Any]]:
         """The attributes that differ from those of the scheduler, each as a function that returns it."""
         own: dict[str, Callable[[], Any]] = {
             "set_timesteps": lambda: _signed(self._set_timesteps, self.inner.set_timesteps),
             "step": lambda: _signed(self._step, self.inner.step),
             "timesteps": lambda: self.timesteps,
+            "__deepcopy__": lambda: self._copied,
         }
         if self.strength is None:
             return own

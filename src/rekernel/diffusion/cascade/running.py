@@ -125,7 +125,10 @@ class Run:
             exchanged(self.pipe, parts),
             at_sample_size(self.target.network, None if arguments.sized else self._grid(size)),
         ):
-            yield
+            try:
+                yield
+            finally:
+                scheduler.retire()
 
     def _progress(self, scheduler: LateScheduler) -> Any:
         """The pipeline's progress bar, for the steps that are left."""
