@@ -135,3 +135,14 @@ def test_pipelines_of_sound_are_refused(nets):
 
     with pytest.raises(rk.RekernelError, match="Sound samples sound, which a cascade cannot enlarge"):
         GuidedCascade(Sound(), [8, 16])
+
+
+def test_a_schedule_that_ends_early_ends_early_in_the_last_stage_alone(sdxl, nets):
+    """SDXL's `denoising_end` leaves noise for a refiner; a stage has to start from a finished picture."""
+    options = {"num_inference_steps": 10, "output_type": "latent", "guidance_scale": 1.0}
+    cascade = GuidedCascade(sdxl, [16, 32], strength=0.5, guidance=False, enlarge="latent")
+    with nets.passes(sdxl.unet) as sizes:
+        cascade("a cat", denoising_end=0.7, **options)
+    assert sizes == [(8, 8)] * 10 + [(16, 16)] * 2
+    with pytest.raises(rk.RekernelError, match="made no step at 32x32, so the picture is noisy; check .* denoising_end"):
+        GuidedCascade(sdxl, [16, 32], strength=0.3, guidance=False)("a cat", denoising_end=0.6, **options)

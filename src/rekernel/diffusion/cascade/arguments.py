@@ -68,6 +68,8 @@ class Arguments:
         for name, value in bound.items():
             spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
             self.given |= value if spread else {name: value}
+        if self.given.get("denoising_start") is not None:
+            raise RekernelError("denoising_start: a cascade starts from noise; omit denoising_start=")
         if self.given.get("enable_sound"):
             raise RekernelError("enable_sound: a cascade cannot enlarge sound; omit enable_sound=")
         if any(self.given.get(name) is not None for name in _OURS):
@@ -126,6 +128,7 @@ class Arguments:
             made["strength"] = 1.0  # all steps that are left: a cascade cuts the schedule itself
         if not last:
             made.pop("return_dict", None)
+            made.pop("denoising_end", None)  # it leaves noise in the result, for a refiner
             if latent and "output_type" in self.takes:
                 made["output_type"] = "latent"
         callback = made.get("callback_on_step_end")
