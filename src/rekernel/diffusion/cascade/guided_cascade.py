@@ -33,8 +33,8 @@ class GuidedCascade:
     scale : number, or (height, width), optional
         Instead of `sizes`: the last size over the trained size; each stage doubles the size.
     strength : float, or one per stage after the first
-        Share of the schedule that a stage runs: it makes int(steps * strength) steps, like diffusers' img2img
-        pipelines.
+        Share of the schedule that a stage runs: it makes steps * strength steps, rounded up for flow-matching
+        schedulers and down for others, like diffusers' img2img pipelines.
     guidance : UpsampleGuidance, or a mapping of its options; None or False
         None is the recommended guidance of this kind of pipeline, False turns guidance off. `scale` is that of each
         stage, and `eta` counts in the part of the schedule that a stage runs.

@@ -159,11 +159,11 @@ class LateScheduler:
             raise Prepared
 
     def _cut(self, strength: float) -> None:
-        """Keep int(steps * strength) steps, as the img2img pipelines of diffusers do."""
+        """Keep the share `strength` of the steps."""
         order = getattr(self.inner, "order", 1)
         said = getattr(self.inner, "num_inference_steps", None)
         steps = said if isinstance(said, int) else -(-len(self.timesteps) // order)
-        kept = min(int(steps * strength), steps)
+        kept = _kept(self.inner, steps, strength)
         if strength == 0:
             self.timesteps = self.timesteps[:0]
             return
@@ -230,6 +230,13 @@ class LateScheduler:
             return add(*bound.args, **bound.kwargs)
 
         return added
+
+
+def _kept(scheduler: Any, steps: int, strength: float) -> int:
+    """The steps of a stage, as diffusers' img2img pipelines round them: up for flow matching, else down."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return steps - int(max(steps - steps * strength, 0))
+    return min(int(steps * strength), steps)
 
 
 def _signed(call: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
