@@ -68,12 +68,25 @@ class Arguments:
         for name, value in bound.items():
             spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
             self.given |= value if spread else {name: value}
+        self._refuse()
+        if any(self.given.get(name) is not None for name in _OURS):
+            raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
+
+    def _refuse(self) -> None:
+        """Raise for arguments of the pipeline that a stage cannot follow."""
+        steps = self.given.get("num_inference_steps")
+        if isinstance(steps, int) and steps < 1:
+            raise RekernelError(f"num_inference_steps={steps} must be at least 1")
         if self.given.get("denoising_start") is not None:
             raise RekernelError("denoising_start: a cascade starts from noise; omit denoising_start=")
         if self.given.get("enable_sound"):
             raise RekernelError("enable_sound: a cascade cannot enlarge sound; omit enable_sound=")
-        if any(self.given.get(name) is not None for name in _OURS):
-            raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
+        listed = self.takes.get("guidance_schedule")  # Ideogram 4 has one by default
+        if listed is not None and self.given.get("guidance_schedule", listed.default) is not None:
+            raise RekernelError(
+                "guidance_schedule: its entries count from the first step, and a stage starts later; pass "
+                "guidance_schedule=None and guidance_scale="
+            )
 
     @property
     def generator(self) -> Any:

@@ -5,5 +5,5 @@ Scope: two constants. Imports nothing, so that every module of `diffusion` can u
 
 DENOISERS = ("unet", "transformer")
 """Names of the denoiser. The first of these that a pipeline has is the one that is guided."""
-SECOND = ("transformer_2", "unet_2")
+SECOND = ("transformer_2", "unet_2", "unconditional_transformer")
 """Names of the second denoiser, in a pipeline that has two."""
