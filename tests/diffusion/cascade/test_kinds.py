@@ -31,3 +31,12 @@ def test_weights_that_are_listed_by_step_are_refused(nets):
     cascade = GuidedCascade(Listed(), [8, 16])
     with pytest.raises(rk.RekernelError, match="guidance_schedule: its entries count from the first step"):
         cascade()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_compiled_part(sd, part):
+    options = {"num_inference_steps": 4, "output_type": "pt"}
+    wanted = GuidedCascade(sd, [16, 32])("a cat", generator=seeded(), **options).images
+    setattr(sd, part, torch.compile(getattr(sd, part), backend="eager"))
+    found = GuidedCascade(sd, [16, 32])("a cat", generator=seeded(), **options).images
+    assert torch.allclose(found, wanted, atol=1e-5)

@@ -27,7 +27,7 @@ class Autoencoder:
     """
 
     def __init__(self, vae: Any) -> None:
-        self.vae = vae
+        self.vae = vae = getattr(vae, "_orig_mod", vae)  # the wrapper of `torch.compile` hides its buffers
         self._video = any(isinstance(module, nn.Conv3d) for module in vae.modules())
         # Flux 2 normalises its latents by statistics of 2 x 2 blocks.
         self._stacked = isinstance(getattr(vae, "bn", None), nn.modules.batchnorm._BatchNorm)

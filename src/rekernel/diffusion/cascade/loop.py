@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ..denoiser.names import DENOISERS
 
 
 class FunctionDenoiser(nn.Module):
@@ -87,7 +88,8 @@ def as_pipeline(given: Any, scheduler: Any) -> Any:
     RekernelError
         For a network without a scheduler, and for an object that is none of these.
     """
-    denoiser = getattr(given, "unet", None) or getattr(given, "transformer", None)
+    # By identity: the wrapper of `torch.compile` has no truth value.
+    denoiser = next((part for name in DENOISERS if (part := getattr(given, name, None)) is not None), None)
     if denoiser is not None and not isinstance(given, nn.Module) and callable(given):
         if scheduler is not None:
             raise RekernelError(f"scheduler=: {type(given).__name__} has its own scheduler; set pipe.scheduler instead")

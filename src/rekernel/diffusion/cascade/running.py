@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ..denoiser.call import FRAMES_FIRST
+from ..denoiser.picture_decoder import autoencoder_of
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
@@ -51,7 +52,7 @@ class Run:
     ) -> None:
         self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
         self.target = networks.main
-        self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        self.vae = autoencoder_of(pipe)
         first = type(self.target.network).__name__ in FRAMES_FIRST
         self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
         self.passes = Passes()

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import RekernelError
 from ...escape import shown
+from ..denoiser.picture_decoder import cell_of
 from ..formulas.guided import octaves
 from ..formulas.sizes import checked_scale, enlargement
 
@@ -22,7 +23,6 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 _LEAST = 0.85  # of the trained area: the smallest shape in the lists of SDXL, PixArt and Sana has .90
-_SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Geometry:
     """What a pipeline says about its sizes.
 
     trained : trained size, or None where the network's config has none
-    cell : pixels of the picture for one pixel of the latents, along an axis; 1 without a VAE
+    cell : pixels of the picture for one pixel of the latents, along an axis; 1 for a pipeline of pixels
     multiple : divisor of height and width that the pipeline requires
     usual : the size that the pipeline makes by default; `scale` starts there where the trained size is not known
     """
@@ -49,12 +49,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
     >>> geometry_of(object(), object(), (16, 16))
     Geometry(trained=(16, 16), cell=1, multiple=1, usual=None)
     """
-    vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-    cell = 1
-    if vae is not None:
-        said = [n for name in _SPATIAL if isinstance(n := getattr(pipe, name, None), int)]
-        widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
-        cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
+    cell = cell_of(pipe)
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
     config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
     own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)

@@ -18,6 +18,7 @@ from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
 from .hooks import compiled_later, refuse_caches
 from .names import SECOND
+from .picture_decoder import samples_latents
 from .scheduler_config import schedule_of
 
 LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
@@ -83,7 +84,7 @@ class Target:
     @property
     def latent(self) -> bool:
         """Whether a VAE makes the picture."""
-        return getattr(self.pipe, "vae", None) is not None or getattr(self.pipe, "vqvae", None) is not None
+        return samples_latents(self.pipe)
 
     @property
     def defaults(self) -> tuple[float, float, str]:
