@@ -10,6 +10,9 @@ diffusers = pytest.importorskip("diffusers")
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade  # noqa: E402
 
+from ..conftest import quiet  # noqa: E402
+from .families import FAMILIES  # noqa: E402
+
 
 def seeded():
     return torch.Generator().manual_seed(0)
@@ -40,3 +43,22 @@ def test_a_compiled_part(sd, part):
     setattr(sd, part, torch.compile(getattr(sd, part), backend="eager"))
     found = GuidedCascade(sd, [16, 32])("a cat", generator=seeded(), **options).images
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "qwen"])
+def test_latents_without_an_autoencoder(name):
+    """Their pipelines then count 8 pixels for one of the latents."""
+    family = FAMILIES[name]
+    whole = family.pipe()
+    pipe = quiet(type(whole)(**{**whole.components, "vae": None}))
+    cascade = GuidedCascade(pipe, [64, 128], enlarge="latent")
+    with pytest.raises(rk.RekernelError, match="has no VAE to decode the result; pass output_type='latent'"):
+        cascade(**family.call())
+    found = cascade(**family.call(output_type="latent", generator=seeded()))[0]
+    same = GuidedCascade(whole, [16, 32], enlarge="latent")
+    wanted = same(**family.call(output_type="latent", generator=seeded()))[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
+    with pytest.raises(rk.RekernelError, match="has no VAE to encode the given picture"):
+        cascade(**family.call(image=torch.zeros(1, 3, 64, 64)))
+    with pytest.raises(rk.RekernelError, match="has no VAE to enlarge pictures with; pass enlarge='latent'"):
+        GuidedCascade(pipe, [64, 128])

@@ -26,7 +26,7 @@ class Enlarger:
     Parameters
     ----------
     how : 'latent', 'pixels', a callable, or None
-    vae : an autoencoder, or None for a pipeline of pixels
+    vae : an autoencoder, or None for a pipeline of pixels and for one of latents that is enlarged in latent space
     cell : pixels of the picture for one pixel of the latents
     frames_first : whether a video's axes are (B, frames, C, h, w)
     """
@@ -37,12 +37,10 @@ class Enlarger:
 
     def enlarged(self, grid: Tensor, size: Size) -> Tensor:
         """(B, C, ..., h, w) latents, or pixels from -1 to 1, of the next size."""
-        if self.vae is None:
-            made = grid if self.how in (None, LATENT) else grid.float() / 2 + 0.5
-            pixels = self._pixels(made, size)
-            return (pixels if self.how in (None, LATENT) else pixels * 2 - 1).to(grid.dtype)
-        if self.how == LATENT:
+        if self.how == LATENT or (self.vae is None and self.how is None):
             return resized(grid, (size[0] // self.cell, size[1] // self.cell))
+        if self.vae is None:
+            return (self._pixels(grid.float() / 2 + 0.5, size) * 2 - 1).to(grid.dtype)
         latents = grid.movedim(2, 1) if self.frames_first else grid
         pixels = self._pixels((self.vae.pixels(latents) / 2 + 0.5).clamp(0, 1), size)
         made = self.vae.latents(pixels * 2 - 1).to(grid.dtype)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import RekernelError
+from ..denoiser.picture_decoder import autoencoder_of, samples_latents
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
 from ..positions.settings import PositionSettings
-from .settings import STRENGTH, Enlarge, settings_of
+from .settings import LATENT, STRENGTH, Enlarge, settings_of
 from .sizes import geometry_of, stage_sizes, text_of
 
 
@@ -96,6 +98,8 @@ class GuidedCascade:
         name = type(self.pipe).__name__
         self.sizes = stage_sizes(sizes, scale, self._geometry, name)
         self.settings = settings_of(strength, len(self.sizes) - 1, guidance, kernels, positions, enlarge)
+        if samples_latents(self.pipe) and autoencoder_of(self.pipe) is None and enlarge != LATENT:
+            raise RekernelError(f"{name} has no VAE to enlarge pictures with; pass enlarge='latent', or load the VAE")
         self.passes = 0.0
         if self.settings.guidance is not None:
             target.schedule(self.settings.guidance.schedule, self.settings.guidance.prediction)  # validate eagerly

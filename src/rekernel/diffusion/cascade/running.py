@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ..denoiser.call import FRAMES_FIRST
-from ..denoiser.picture_decoder import autoencoder_of
+from ..denoiser.picture_decoder import autoencoder_of, samples_latents
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
@@ -52,7 +52,7 @@ class Run:
     ) -> None:
         self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
         self.target = networks.main
-        self.vae = autoencoder_of(pipe)
+        self.vae, self.latent = autoencoder_of(pipe), samples_latents(pipe)
         first = type(self.target.network).__name__ in FRAMES_FIRST
         self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
         self.passes = Passes()
@@ -61,6 +61,7 @@ class Run:
     @torch.no_grad()
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
+        self._check_decoded(arguments)
         with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
             self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
@@ -88,9 +89,18 @@ class Run:
                     done += scheduler.steps
         return output
 
+    def _check_decoded(self, arguments: Arguments) -> None:
+        """Raise where the autoencoder of the pipeline was left out and the call needs it."""
+        if not self.latent or self.vae is not None:
+            return
+        if arguments.start is not None:
+            raise RekernelError(f"{self._name} has no VAE to encode the given picture; omit it, or load the VAE")
+        if "output_type" in arguments.takes and arguments.given.get("output_type") != "latent":
+            raise RekernelError(f"{self._name} has no VAE to decode the result; pass output_type='latent'")
+
     def _first(self, arguments: Arguments) -> tuple[LateScheduler, Any]:
         """Sample at the first size, from noise, without guidance."""
-        made = arguments.at(self.sizes[0], 0, last=False, first=True, latent=self.vae is not None)
+        made = arguments.at(self.sizes[0], 0, last=False, first=True, latent=self.latent)
         scheduler = LateScheduler(self.pipe.scheduler, None, self._name)
         with self._stage(scheduler, 0, arguments):
             return scheduler, self.pipe(**made)
@@ -146,7 +156,7 @@ class Run:
     ) -> tuple[LateScheduler, Any]:
         """Enlarge an image to the size of a stage, add noise and denoise it there."""
         size, last = self.sizes[index], index == len(self.sizes) - 1
-        made = arguments.at(size, done, last=last, first=False, latent=self.vae is not None)
+        made = arguments.at(size, done, last=last, first=False, latent=self.latent)
         if grid.shape[-2:] != self._grid(size):
             grid = self.enlarger.enlarged(grid, size)
         noise = randn_tensor(grid.shape, generator=arguments.generator, device=grid.device, dtype=grid.dtype)
@@ -245,7 +255,7 @@ class Run:
         if not isinstance(stepped, Tensor):
             raise RekernelError(f"{self._name}: it made no step of its scheduler, so there is no sample to enlarge")
         first = output[0]
-        if isinstance(first, Tensor) and self.vae is not None and first.shape == stepped.shape:
+        if isinstance(first, Tensor) and self.latent and first.shape == stepped.shape:
             return first
         return stepped[: len(first)]
 
