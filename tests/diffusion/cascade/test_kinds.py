@@ -10,8 +10,8 @@ diffusers = pytest.importorskip("diffusers")
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade  # noqa: E402
 
-from ..conftest import quiet  # noqa: E402
-from .families import FAMILIES  # noqa: E402
+from ..conftest import CONDITIONED, LATENTS, SD, quiet  # noqa: E402
+from .families import FAMILIES, made, noise  # noqa: E402
 
 
 def seeded():
@@ -62,3 +62,33 @@ def test_latents_without_an_autoencoder(name):
         cascade(**family.call(image=torch.zeros(1, 3, 64, 64)))
     with pytest.raises(rk.RekernelError, match="has no VAE to enlarge pictures with; pass enlarge='latent'"):
         GuidedCascade(pipe, [64, 128])
+
+
+def test_an_autoencoder_called_movq():
+    """Kandinsky: its latents have no scale, are decoded without the code book, and are rounded to whole cells."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    movq = made(
+        diffusers.VQModel, block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1, latent_channels=4,
+        vq_embed_dim=4, num_vq_embeddings=12, **blocks,
+    )  # fmt: skip
+    shown = {"encoder_hid_dim": 8, "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image"}
+    config = {**CONDITIONED, **LATENTS, **shown, "out_channels": 8, "addition_embed_type_num_heads": 2}
+    unet = made(diffusers.UNet2DConditionModel, **config)
+    scheduler = diffusers.DDIMScheduler(**SD, clip_sample=False)
+    pipe = quiet(diffusers.KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq))
+    options = {"image_embeds": noise(2, 8), "negative_image_embeds": noise(2, 8), "num_inference_steps": 4}
+    cascade = GuidedCascade(pipe, [16, 32])
+    latents = pipe(**options, height=16, width=16, generator=seeded(), output_type="latent").images
+    given = []
+
+    def twice(pixels):
+        given.append(pixels)
+        return torch.nn.functional.interpolate(pixels, scale_factor=2)
+
+    found = GuidedCascade(pipe, [16, 32], enlarge=twice)(**options, generator=seeded(), output_type="pt").images
+    wanted = movq.decode(latents, force_not_quantize=True).sample / 2 + 0.5
+    assert found.shape == (2, 3, 32, 32) and torch.allclose(given[0], wanted.clamp(0, 1), atol=1e-5)
+    pictures = torch.rand(2, 3, 16, 16, generator=seeded())
+    assert cascade(image=pictures, **options, output_type="pt").images.shape == (2, 3, 32, 32)
+    with pytest.raises(rk.RekernelError, match="KandinskyV22Pipeline, which takes multiples of 4; 16x16 or 20x20 do"):
+        GuidedCascade(pipe, [16, 18])

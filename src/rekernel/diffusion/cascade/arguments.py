@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import RekernelError
 
-_COUNTS = ("prompt", "prompt_embeds", "class_labels", "labels")
+_COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
 

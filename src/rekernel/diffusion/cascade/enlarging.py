@@ -26,14 +26,13 @@ class Enlarger:
     Parameters
     ----------
     how : 'latent', 'pixels', a callable, or None
-    vae : an autoencoder, or None for a pipeline of pixels and for one of latents that is enlarged in latent space
+    vae : Autoencoder, or None for a pipeline of pixels and for one of latents that is enlarged in latent space
     cell : pixels of the picture for one pixel of the latents
     frames_first : whether a video's axes are (B, frames, C, h, w)
     """
 
-    def __init__(self, how: Enlarge, vae: Any, cell: int, *, frames_first: bool = False) -> None:
-        self.vae = None if vae is None else Autoencoder(vae)
-        self.how, self.cell, self.frames_first = how, cell, frames_first
+    def __init__(self, how: Enlarge, vae: Autoencoder | None, cell: int, *, frames_first: bool = False) -> None:
+        self.how, self.vae, self.cell, self.frames_first = how, vae, cell, frames_first
 
     def enlarged(self, grid: Tensor, size: Size) -> Tensor:
         """(B, C, ..., h, w) latents, or pixels from -1 to 1, of the next size."""

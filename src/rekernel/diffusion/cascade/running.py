@@ -25,6 +25,7 @@ from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
 from .arguments import Arguments
+from .autoencoder import Autoencoder
 from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger, as_picture
 from .late_scheduler import LateScheduler, Prepared, repeated
@@ -54,7 +55,8 @@ class Run:
         self.target = networks.main
         self.vae, self.latent = autoencoder_of(pipe), samples_latents(pipe)
         first = type(self.target.network).__name__ in FRAMES_FIRST
-        self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
+        coder = None if self.vae is None else Autoencoder(self.vae, plain=hasattr(pipe, "movq"))
+        self.enlarger = Enlarger(settings.enlarge, coder, cell, frames_first=first)
         self.passes = Passes()
         self._name = type(pipe).__name__
 

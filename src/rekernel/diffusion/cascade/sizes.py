@@ -61,6 +61,8 @@ def _unit(pipe: Any, network: Any) -> int:
     """The divisor of the latents' height and width: a packed block, a patch, or the halvings of a UNet of pixels."""
     if hasattr(pipe, "_pack_latents"):
         return int(getattr(pipe, "transformer_spatial_patch_size", 2))
+    if hasattr(pipe, "movq"):  # Kandinsky rounds its latents to multiples of a cell
+        return cell_of(pipe)
     config = getattr(network, "config", None)
     if type(network).__name__ == "UNet2DModel":
         return int(2 ** (len(getattr(config, "block_out_channels", ())) - 1))
