@@ -92,3 +92,19 @@ def test_an_autoencoder_called_movq():
     assert cascade(image=pictures, **options, output_type="pt").images.shape == (2, 3, 32, 32)
     with pytest.raises(rk.RekernelError, match="KandinskyV22Pipeline, which takes multiples of 4; 16x16 or 20x20 do"):
         GuidedCascade(pipe, [16, 18])
+
+
+def test_pipelines_whose_denoiser_has_another_name(nets):
+    class Decoding(diffusers.DiffusionPipeline):
+        def __init__(self, decoder, scheduler):
+            super().__init__()
+            self.register_modules(decoder=decoder, scheduler=scheduler)
+
+        def __call__(self, num_inference_steps=4): ...
+
+    with pytest.raises(rk.RekernelError, match="Decoding has no unet or transformer, so a cascade cannot enlarge"):
+        GuidedCascade(Decoding(nets.unet, nets.ddim), [8, 16])
+    combined = Decoding(nets.unet, nets.ddim)
+    combined.unet, combined.decoder_pipe = nets.unet, None
+    with pytest.raises(rk.RekernelError, match="Decoding calls other pipelines; make the cascade of pipe.decoder_pipe"):
+        GuidedCascade(combined, [8, 16])
