@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 import rekernel as rk  # noqa: E402
-from rekernel.diffusion import GuidedCascade  # noqa: E402
+from rekernel.diffusion import FlowSchedule, GuidedCascade, UpsampleGuidance  # noqa: E402
 
 from ..conftest import CONDITIONED, LATENTS, SD, quiet  # noqa: E402
 from .families import FAMILIES, made, noise  # noqa: E402
@@ -108,3 +108,14 @@ def test_pipelines_whose_denoiser_has_another_name(nets):
     combined.unet, combined.decoder_pipe = nets.unet, None
     with pytest.raises(rk.RekernelError, match="Decoding calls other pipelines; make the cascade of pipe.decoder_pipe"):
         GuidedCascade(combined, [8, 16])
+
+
+def test_a_schedule_of_the_user_s_is_an_option(nets):
+    """The message for a network of unknown times says to pass schedule= and prediction=."""
+    flow = {"schedule": FlowSchedule(times=1000), "prediction": "flow"}
+    family = FAMILIES["sd3"]
+    found = GuidedCascade(family.pipe(), [16, 32], guidance={**flow, "eta": 1.0})(**family.call(generator=seeded()))[0]
+    same = GuidedCascade(family.pipe(), [16, 32], guidance=UpsampleGuidance(eta=1.0))
+    assert torch.equal(found, same(**family.call(generator=seeded()))[0])
+    with pytest.raises(rk.RekernelError, match="guidance: no option scale; there are theta"):
+        GuidedCascade(family.pipe(), [16, 32], guidance={"scale": 2})

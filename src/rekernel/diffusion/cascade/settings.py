@@ -113,7 +113,7 @@ def _settings(kind: type[Any], name: str, given: Any, *, default: bool) -> Any:
             raise RekernelError(f"{name}={given!r} is attached already; remove() it first: a cascade attaches its own")
         return at_scale(kind, given, given.scale)
     if isinstance(given, Mapping):
-        return kind.from_options("auto", given)
+        return kind.from_arguments(given)
     raise RekernelError(f"{name}={shown(repr(given), 80)} must be a mapping of options, such an object, None or False")
 
 
