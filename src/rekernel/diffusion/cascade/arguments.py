@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from ...errors import RekernelError
 _COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
+_OBLONG = ("DDIMPipeline", "DDPMPipeline")  # they read a sample_size of two numbers
 
 
 def check_starts_from_noise(pipe: Any) -> None:
@@ -35,6 +36,15 @@ def check_starts_from_noise(pipe: Any) -> None:
             f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
             f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as image="
         )
+
+
+def check_shapes(pipe: Any, network: Any, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise for oblong sizes of a pipeline that takes no height and width and samples squares alone (DiT)."""
+    if _OURS[0] in inspect.signature(pipe.__call__).parameters or all(height == width for height, width in sizes):
+        return
+    kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    if kinds.isdisjoint(_OBLONG) and isinstance(getattr(getattr(network, "config", None), "sample_size", None), int):
+        raise RekernelError(f"sizes: {type(pipe).__name__} takes no height and width, and makes squares; pass squares")
 
 
 class Arguments:

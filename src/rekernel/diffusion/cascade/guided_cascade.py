@@ -87,7 +87,7 @@ class GuidedCascade:
         enlarge: Enlarge = None,
         scheduler: Any = None,
     ) -> None:
-        from .arguments import check_starts_from_noise
+        from .arguments import check_shapes, check_starts_from_noise
         from .loop import as_pipeline
         from .networks import Networks
 
@@ -97,6 +97,7 @@ class GuidedCascade:
         self._geometry = geometry_of(self.pipe, target.network, target.trained)
         name = type(self.pipe).__name__
         self.sizes = stage_sizes(sizes, scale, self._geometry, name)
+        check_shapes(self.pipe, target.network, self.sizes)
         self.settings = settings_of(strength, len(self.sizes) - 1, guidance, kernels, positions, enlarge)
         if samples_latents(self.pipe) and autoencoder_of(self.pipe) is None and enlarge != LATENT:
             raise RekernelError(f"{name} has no VAE to enlarge pictures with; pass enlarge='latent', or load the VAE")
