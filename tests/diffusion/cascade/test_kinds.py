@@ -11,7 +11,7 @@ import rekernel as rk  # noqa: E402
 from rekernel.diffusion import FlowSchedule, GuidedCascade, UpsampleGuidance  # noqa: E402
 
 from ..conftest import CONDITIONED, LATENTS, SD, quiet  # noqa: E402
-from .families import FAMILIES, made, noise  # noqa: E402
+from .families import FAMILIES, kl, made, noise  # noqa: E402
 
 
 def seeded():
@@ -119,3 +119,42 @@ def test_a_schedule_of_the_user_s_is_an_option(nets):
     assert torch.equal(found, same(**family.call(generator=seeded()))[0])
     with pytest.raises(rk.RekernelError, match="guidance: no option scale; there are theta"):
         GuidedCascade(family.pipe(), [16, 32], guidance={"scale": 2})
+
+
+def test_oblong_sizes_of_pipelines_that_take_no_size(nets):
+    network, scheduler = nets.unconditioned(), diffusers.DDIMScheduler()
+    squares = diffusers.ConsistencyModelPipeline(network, diffusers.CMStochasticIterativeScheduler())
+    with pytest.raises(rk.RekernelError, match="ConsistencyModelPipeline takes no height and width, and makes squares"):
+        GuidedCascade(squares, [8, (16, 8)])
+    pipe = quiet(diffusers.DDIMPipeline(network, scheduler))
+    found = GuidedCascade(pipe, [8, (16, 8)], guidance=False)(num_inference_steps=4, output_type="np").images
+    assert found.shape == (1, 16, 8, 3)
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (32, 16)])
+def test_the_low_pass_of_cogview_is_told_its_own_size(sides):
+    """Its sizes are plain arguments of the network, not conditions in a dictionary."""
+    transformer = made(
+        diffusers.CogView3PlusTransformer2DModel, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4,
+        num_attention_heads=2, out_channels=4, text_embed_dim=8, time_embed_dim=8, condition_dim=2,
+        pos_embed_max_size=32, sample_size=8,
+    )  # fmt: skip
+    scheduler = diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")
+    pipe = quiet(
+        diffusers.CogView3PlusPipeline(
+            tokenizer=None, text_encoder=None, vae=kl(), transformer=transformer, scheduler=scheduler
+        )
+    )  # fmt: skip
+    grids, told = [], []
+    transformer.patch_embed.register_forward_pre_hook(lambda _m, args: grids.append(args[0].shape[-2:]))
+    transformer.time_condition_embed.register_forward_pre_hook(
+        lambda _m, args: told.append([pair[0].tolist() for pair in args[1:4]])
+    )
+    options = {"prompt_embeds": noise(1, 5, 8), "negative_prompt_embeds": noise(1, 5, 8, seed=1)}
+    with UpsampleGuidance(tuple(n / 16 for n in sides), eta=1.0).attach(pipe):
+        pipe(height=sides[0], width=sides[1], crops_coords_top_left=(8, 4), num_inference_steps=2, **options)
+    assert {tuple(grid) for grid in grids} == {(8, 8), (sides[0] // 2, sides[1] // 2)}
+    for grid, (original, target, crop) in zip(grids, told, strict=True):
+        size = [2.0 * n for n in grid]
+        assert original == target == size
+        assert crop == [8 * size[0] / sides[0], 4 * size[1] / sides[1]]

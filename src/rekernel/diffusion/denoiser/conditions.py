@@ -30,7 +30,8 @@ _REFUSED = {
     "image_rotary_emb": "position tables made for the full size",
     "video_coords": "coordinates made for the full size",
 }
-_HEIGHT_AND_WIDTH = ("time_ids", "resolution")
+_HEIGHT_AND_WIDTH = ("time_ids", "resolution", "original_size", "target_size", "crop_coords", "image_meta_size")
+"""Sizes in pixels, as (height, width) pairs: of SDXL, PixArt, CogView and Hunyuan-DiT."""
 
 
 def reduced_conditions(
@@ -38,8 +39,8 @@ def reduced_conditions(
 ) -> dict[str, Any]:
     """The arguments that change when the grid is reduced, at its low size.
 
-    Feature maps of a ControlNet or T2I-Adapter are reduced, each from its own size. SDXL's original size, crop and
-    target size and PixArt's resolution are divided. Times per token are shortened to the new number of tokens. Text and
+    Feature maps of a ControlNet or T2I-Adapter are reduced, each from its own size. The original size, crop and target
+    size of SDXL and CogView and PixArt's resolution are divided. Times per token are shortened to the new number of tokens. Text and
     image embeddings do not change.
 
     Raises
@@ -55,6 +56,7 @@ def reduced_conditions(
     changed = {name: _reduced(arguments[name], split) for name in _MAPS if arguments.get(name) is not None}
     if reducible:
         changed["image_rotary_emb"] = reduced_table(arguments["image_rotary_emb"], tokens, low_tokens)
+    changed |= _divided(arguments, split)
     if isinstance(arguments.get("added_cond_kwargs"), Mapping):
         changed["added_cond_kwargs"] = _sizes(arguments["added_cond_kwargs"], split)
     times = arguments.get("timestep")
@@ -85,10 +87,10 @@ def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Split) -> Tenso
     return result
 
 
-def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    """The conditions with their sizes in pixels, given as (height, width) pairs, divided by the factors."""
-    rows, columns = (n / m for n, m in zip(split.size[-2:], split.low[-2:], strict=True))
-    changed = dict(conditions)
+def _divided(conditions: Mapping[str, Any], split: Split) -> dict[str, Tensor]:
+    """Those of the conditions that are sizes in pixels, divided by the factors."""
+    rows, columns = _factors(split)
+    changed = {}
     for name in _HEIGHT_AND_WIDTH:
         sizes = conditions.get(name)
         if isinstance(sizes, Tensor):
@@ -97,6 +99,17 @@ def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
             divided[..., 0:count:2] /= rows
             divided[..., 1:count:2] /= columns
             changed[name] = divided.to(sizes.dtype)
+    return changed
+
+
+def _factors(split: Split) -> tuple[float, ...]:
+    return tuple(n / m for n, m in zip(split.size[-2:], split.low[-2:], strict=True))
+
+
+def _sizes(conditions: Mapping[str, Any], split: Split) -> dict[str, Any]:
+    """The conditions in a dictionary of their own, for the low size."""
+    rows, columns = _factors(split)
+    changed = {**conditions, **_divided(conditions, split)}
     if isinstance(conditions.get("aspect_ratio"), Tensor):
         changed["aspect_ratio"] = conditions["aspect_ratio"] * (columns / rows)
     if isinstance(hint := conditions.get("hint"), Tensor):  # a picture that the network itself joins to the image
