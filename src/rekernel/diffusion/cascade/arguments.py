@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import RekernelError
+from ..denoiser.caller import calling
 
 _COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -162,6 +163,7 @@ class Arguments:
 
 def _counting(callback: Any, done: int) -> Any:
     def counting(pipe: Any, step: int, timestep: Any, tensors: Any) -> Any:
-        return callback(pipe, done + step, timestep, tensors)
+        with calling(None):  # what the callback samples with the same network is not part of the cascade
+            return callback(pipe, done + step, timestep, tensors)
 
     return counting

@@ -55,6 +55,11 @@ class GuidedCascade:
     sizes : (height, width) of each stage
     passes : passes of the network in the last call, those of guidance too, in units of a pass at the last size
 
+    Notes
+    -----
+    Other threads may sample with the same network meanwhile, through pipelines of their own, and are not guided. Two
+    cascades of one network run one after the other.
+
     Raises
     ------
     RekernelError

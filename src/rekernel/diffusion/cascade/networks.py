@@ -5,15 +5,17 @@ Scope: which attributes hold them, and attaching to each. Not here: reading a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
 from ..denoiser.attachable import Attachable
+from ..denoiser.caller import calling
 from ..denoiser.names import DENOISERS, SECOND
 from ..denoiser.target import LATENT, Target
+from ..denoiser.turns import cascade_turn_of
 from .passes import Passes
 
 
@@ -47,6 +49,12 @@ class Networks:
                 stack.enter_context(part.attach(network, scheduler=self.pipe.scheduler))
         for part in () if self._both else make():
             stack.enter_context(part.attach(self.pipe))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let hooks that are put on inside the `with` block act in its own calls alone, and other cascades wait."""
+        with cascade_turn_of(self._both or [self.main.denoiser]), calling(object()):
+            yield
 
     def count(self, stack: ExitStack, passes: Passes) -> None:
         """Count the passes of each network, for as long as `stack` is open."""

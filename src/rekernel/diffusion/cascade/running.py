@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ..denoiser.call import FRAMES_FIRST
+from ..denoiser.caller import current_caller
 from ..denoiser.picture_decoder import autoencoder_of, samples_latents
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
@@ -64,6 +65,10 @@ class Run:
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
         self._check_decoded(arguments)
+        with self.networks.alone():
+            return self._result(arguments)
+
+    def _result(self, arguments: Arguments) -> Any:
         with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
             self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
@@ -231,9 +236,11 @@ class Run:
                 f"{self._name}: its ControlNet cannot be shown the noisy image that a stage starts from"
             )
 
+        caller = current_caller()
+
         def shown(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             start = scheduler.started
-            if scheduler.steps or start is None:
+            if scheduler.steps or start is None or current_caller() is not caller:
                 return None
             name = next((name for name in IMAGES if name in kwargs), None)
             image = args[0] if name is None else kwargs[name]
