@@ -127,7 +127,7 @@ class Run:
         weight = next((w for w in self.target.denoiser.parameters() if w.is_floating_point()), torch.empty(0))
         device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
         made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
-        return repeated(made, count)
+        return made.repeat_interleave(count // len(made), dim=0)  # as pipelines repeat their prompts
 
     @contextmanager
     def _stage(self, scheduler: LateScheduler, index: int, arguments: Arguments) -> Iterator[None]:
