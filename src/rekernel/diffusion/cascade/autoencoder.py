@@ -34,6 +34,13 @@ class Autoencoder:
         # Flux 2 normalises its latents by statistics of 2 x 2 blocks.
         self._stacked = isinstance(getattr(vae, "bn", None), nn.modules.batchnorm._BatchNorm)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures."""
+        config = self.vae.config
+        found = getattr(config, "in_channels", getattr(config, "input_channels", 3))
+        return found if isinstance(found, int) else 3
+
     def pixels(self, latents: Tensor) -> Tensor:
         """Decode (B, C, [frames,] h, w) latents to (B, 3, [frames,] H, W)."""
         blocks = stacked_blocks(latents.float()) if self._stacked else latents.float()

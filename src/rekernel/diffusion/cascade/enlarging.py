@@ -1,6 +1,7 @@
 """Enlarge a finished sample for the next stage: in latent space, in pixels, or with the user's own enlarger.
 
-Scope: sizes and value ranges of images. Not here: the VAE (see `autoencoder`), noise (see `late_scheduler`).
+Scope: sizes and value ranges of images. Not here: reading a picture (see `start_picture`), the VAE (see `autoencoder`),
+noise (see `late_scheduler`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,34 +85,4 @@ def resized(image: Tensor, size: Size) -> Tensor:
     return made.reshape(*image.shape[:-2], *size).to(image.dtype)
 
 
-def as_picture(given: Any) -> Tensor:
-    """A picture, or several of one size, as a (B, C, H, W) tensor in [0, 1].
-
-    Parameters
-    ----------
-    given : PIL image, (H, W, C) or (B, H, W, C) array in [0, 1] or uint8, (C, H, W) or (B, C, H, W) tensor in [0, 1],
-        or a list of these
-    """
-    if isinstance(given, list | tuple):
-        parts = [as_picture(part) for part in given]
-        if len({part.shape[1:] for part in parts}) != 1:
-            raise RekernelError("the given pictures differ in size or channels; give pictures of one size")
-        return torch.cat(parts)
-    if isinstance(given, Tensor):
-        tensor = given
-    elif isinstance(given, np.ndarray) or hasattr(given, "convert"):
-        array = np.asarray(
-            given.convert("L" if given.mode in ("1", "L") else "RGB") if hasattr(given, "convert") else given
-        )
-        array = array[..., None] if array.ndim == 2 else array
-        tensor = torch.from_numpy(np.moveaxis(array, -1, -3).copy())
-    else:
-        raise RekernelError(f"image: a {type(given).__name__} is not a picture; give a PIL image, an array or a tensor")
-    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
-    tensor = tensor[None] if tensor.ndim == 3 else tensor
-    if tensor.ndim != 4 or not tensor.is_floating_point():
-        raise RekernelError(f"image: of shape {tuple(tensor.shape)} and {tensor.dtype} is not a picture in [0, 1]")
-    return tensor
-
-
-__all__ = ["Enlarger", "as_picture", "resized"]
+__all__ = ["Enlarger", "resized"]

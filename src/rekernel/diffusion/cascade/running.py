@@ -28,13 +28,14 @@ from ..positions.rescaled import RescaledPositions
 from .arguments import Arguments
 from .autoencoder import Autoencoder
 from .borrowing import at_sample_size, exchanged, random_state, told_once
-from .enlarging import Enlarger, as_picture
+from .enlarging import Enlarger
 from .late_scheduler import LateScheduler, Prepared, repeated
 from .networks import Networks
 from .passes import IMAGES, Passes
 from .sample_form import SampleForm
 from .settings import CascadeSettings, at_scale, guidance_at, kernels_at
 from .sizes import Size, text_of
+from .start_picture import as_picture, with_channels
 
 
 class Run:
@@ -126,6 +127,8 @@ class Run:
             raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
         weight = next((w for w in self.target.denoiser.parameters() if w.is_floating_point()), torch.empty(0))
         device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
+        coder, config = self.enlarger.vae, getattr(self.target.network, "config", None)
+        picture = with_channels(picture, getattr(config, "in_channels", None) if coder is None else coder.channels)
         made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
         return made.repeat_interleave(count // len(made), dim=0)  # as pipelines repeat their prompts
 
