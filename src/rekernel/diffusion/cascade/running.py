@@ -84,7 +84,9 @@ class Run:
                 done, form, grid = 0, SampleForm.of(self.pipe, self.cell), self._given(arguments)
             for index in range(1, len(self.sizes)):
                 sampled = index > 1 or arguments.start is None
-                if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                if sampled and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    if not arguments.latents:
+                        return self._decoded(arguments, output, grid)
                     return self._as_it_is(arguments, index - 1, form.latents(grid))
                 scheduler, output = self._again(arguments, index, grid, done, form)
                 if not scheduler.steps and not getattr(self.pipe, "_interrupt", False):
@@ -188,6 +190,15 @@ class Run:
         scheduler = LateScheduler(self.pipe.scheduler, 0.0, self._name)
         with self._stage(scheduler, index, arguments):
             return self.pipe(**made | {"latents": image})
+
+    def _decoded(self, arguments: Arguments, output: Any, grid: Tensor) -> Any:
+        """The same for a pipeline that cannot be given latents: inpainting by a transformer."""
+        kind = arguments.given.get("output_type", getattr(arguments.takes.get("output_type"), "default", "pil"))
+        coder = self.enlarger.vae
+        if coder is None:
+            return output
+        made = output[0] if kind == "latent" else self.pipe.image_processor.postprocess(coder.pixels(grid), kind)
+        return (made,) if arguments.given.get("return_dict") is False else type(output)(**{next(iter(output)): made})
 
     def _handed(self, arguments: Arguments, image: Tensor) -> dict[str, Tensor]:
         return {"latents": image} if arguments.latents else {}
