@@ -44,3 +44,18 @@ def test_inpainting_by_a_transformer_ends_at_the_size_of_its_stage(name, kind):
     assert type(found) is type(small) and torch.allclose(found[0], small[0], atol=1e-5)
     latents = cascade(**{**options, "output_type": "latent"}, callback_on_step_end=stop_at(1, kept), return_dict=False)
     assert isinstance(latents, tuple) and torch.equal(latents[0], kept[-1])
+
+
+def test_latents_that_a_callback_changes_in_the_last_step_of_a_stage(nets):
+    seen = []
+
+    def black(_loop, step, _time, tensors):
+        return {"latents": -torch.ones_like(tensors["latents"])} if step == 3 else {}
+
+    def twice(pixels):
+        seen.append(pixels)
+        return torch.nn.functional.interpolate(pixels, scale_factor=2)
+
+    cascade = GuidedCascade(nets.unconditioned(), [8, 16], scheduler=nets.ddim, guidance=False, enlarge=twice)
+    cascade(1, 4, seeded(), callback_on_step_end=black)
+    assert not seen[0].any()

@@ -30,6 +30,7 @@ from .autoencoder import Autoencoder
 from .borrowing import at_sample_size, exchanged, random_state, told_once
 from .enlarging import Enlarger
 from .late_scheduler import LateScheduler, Prepared, repeated
+from .loop import Denoising
 from .networks import Networks
 from .passes import IMAGES, Passes
 from .sample_form import SampleForm
@@ -278,7 +279,8 @@ class Run:
         if not isinstance(stepped, Tensor):
             raise RekernelError(f"{self._name}: it made no step of its scheduler, so there is no sample to enlarge")
         first = output[0]
-        if isinstance(first, Tensor) and self.latent and first.shape == stepped.shape:
+        kept = self.latent or isinstance(self.pipe, Denoising)  # pipelines of pixels return pictures in [0, 1]
+        if isinstance(first, Tensor) and kept and first.shape == stepped.shape:
             return first
         return stepped[: len(first)]
 
