@@ -59,3 +59,10 @@ def test_latents_that_a_callback_changes_in_the_last_step_of_a_stage(nets):
     cascade = GuidedCascade(nets.unconditioned(), [8, 16], scheduler=nets.ddim, guidance=False, enlarge=twice)
     cascade(1, 4, seeded(), callback_on_step_end=black)
     assert not seen[0].any()
+
+
+def test_the_passes_of_an_interrupted_cascade_are_in_units_of_its_last_size(sd):
+    cascade = GuidedCascade(sd, [16, 32, 64], guidance=False, enlarge="latent")
+    for step, passes in ((1, 2 / 16), (6, 6 / 16 + 1 / 4)):
+        cascade("a cat", num_inference_steps=6, output_type="np", callback_on_step_end=stop_at(step))
+        assert cascade.passes == pytest.approx(passes)

@@ -9,6 +9,7 @@ depend on the size (dynamic shifting), and the noise depends on them. The second
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -86,6 +87,7 @@ class Run:
             for index in range(1, len(self.sizes)):
                 sampled = index > 1 or arguments.start is None
                 if sampled and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    self.passes.reached = math.prod(self.sizes[index - 1]) / math.prod(self.sizes[-1])
                     if not arguments.latents:
                         return self._decoded(arguments, output, grid)
                     return self._as_it_is(arguments, index - 1, form.latents(grid))
