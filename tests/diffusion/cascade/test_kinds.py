@@ -158,3 +158,19 @@ def test_the_low_pass_of_cogview_is_told_its_own_size(sides):
         size = [2.0 * n for n in grid]
         assert original == target == size
         assert crop == [8 * size[0] / sides[0], 4 * size[1] / sides[1]]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_running_out_of_memory_while_kernels_are_planned_is_said_as_it_is(sd, error):
+    calls = []
+
+    def full(*_):
+        calls.append(1)
+        if len(calls) == 5:  # after the four steps of the first stage, the pass that plans
+            raise error("no memory is left")
+
+    sd.unet.mid_block.resnets[0].register_forward_pre_hook(full)
+    cascade = GuidedCascade(sd, [16, 32], kernels=True)
+    with pytest.raises(error, match="no memory is left"):
+        cascade("a cat", num_inference_steps=4)
+    assert "forward" not in vars(sd.unet)
