@@ -174,3 +174,35 @@ def test_running_out_of_memory_while_kernels_are_planned_is_said_as_it_is(sd, er
     with pytest.raises(error, match="no memory is left"):
         cascade("a cat", num_inference_steps=4)
     assert "forward" not in vars(sd.unet)
+
+
+def test_what_is_said_before_the_first_stage_and_not_after_it(nets, sd):
+    class HiDreamImagePipeline:
+        unet, scheduler = nets.unet, nets.ddim
+
+        def __call__(self, num_inference_steps=4): ...
+
+    with pytest.raises(rk.RekernelError, match="HiDreamImagePipeline moves every size to its own area"):
+        GuidedCascade(HiDreamImagePipeline(), [8, 16])
+    lumina = made(
+        diffusers.LuminaNextDiT2DModel, sample_size=8, patch_size=2, in_channels=4, hidden_size=24, num_layers=1,
+        num_attention_heads=3, num_kv_heads=1, multiple_of=16, cross_attention_dim=8,
+    )  # fmt: skip
+    with pytest.raises(rk.RekernelError, match="LuminaNextDiT2DModel: its pipeline gives it image_rotary_emb"):
+        UpsampleGuidance(2, schedule=FlowSchedule(), prediction="flow").attach(lumina)
+    assert "_diffusers_hook" not in vars(lumina)
+    adapter = made(
+        diffusers.MotionAdapter, block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2,
+        motion_num_attention_heads=2,
+    )  # fmt: skip
+    parts = {name: part for name, part in sd.components.items() if name in ("vae", "text_encoder", "tokenizer")}
+    moving = diffusers.AnimateDiffPipeline(unet=sd.unet, scheduler=sd.scheduler, motion_adapter=adapter, **parts)
+    moving.enable_free_init(num_iters=2)
+    with pytest.raises(rk.RekernelError, match=r"FreeInit samples from noise again; call disable_free_init\(\) first"):
+        GuidedCascade(moving, [16, 32])("a cat", num_inference_steps=4, num_frames=2)
+
+
+def test_a_pipeline_that_moves_sizes_to_an_area():
+    flux = FAMILIES["flux"]
+    pipe = quiet(diffusers.FluxKontextPipeline(**flux.pipe().components))
+    assert GuidedCascade(pipe, list(flux.sizes))(**flux.call())[0].shape == (1, 3, 32, 32)

@@ -18,6 +18,7 @@ from ..denoiser.caller import calling
 _COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
+_OWN_SIZE = ("HiDreamImagePipeline",)
 _OBLONG = ("DDIMPipeline", "DDPMPipeline")  # they read a sample_size of two numbers
 
 
@@ -32,6 +33,8 @@ def check_starts_from_noise(pipe: Any) -> None:
             f"{type(pipe).__name__} samples sound, which a cascade cannot enlarge; take a pipeline of pictures or of "
             f"videos without sound"
         )
+    if type(pipe).__name__ in _OWN_SIZE:
+        raise RekernelError(f"{type(pipe).__name__} moves every size to its own area, so a cascade cannot enlarge it")
     if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
         raise RekernelError(
             f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
@@ -79,12 +82,14 @@ class Arguments:
         for name, value in bound.items():
             spread = self.takes[name].kind is inspect.Parameter.VAR_KEYWORD
             self.given |= value if spread else {name: value}
-        self._refuse()
+        self._refuse(pipe)
         if any(self.given.get(name) is not None for name in _OURS):
             raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
 
-    def _refuse(self) -> None:
-        """Raise for arguments of the pipeline that a stage cannot follow."""
+    def _refuse(self, pipe: Any) -> None:
+        """Raise for arguments and options of the pipeline that a stage cannot follow."""
+        if getattr(pipe, "free_init_enabled", False):
+            raise RekernelError(f"{self.name}: FreeInit samples from noise again; call disable_free_init() first")
         steps = self.given.get("num_inference_steps")
         if isinstance(steps, int) and steps < 1:
             raise RekernelError(f"num_inference_steps={steps} must be at least 1")
@@ -146,6 +151,8 @@ class Arguments:
             made.pop("latents", None)
         if self.sized:
             made |= {"height": size[0], "width": size[1]}
+        if "max_area" in self.takes:  # Flux Kontext would move the size to it
+            made["max_area"] = size[0] * size[1]
         if "use_resolution_binning" in self.takes:
             made.setdefault("use_resolution_binning", False)  # it would move the size to a trained one
         if "strength" in self.takes and not first:

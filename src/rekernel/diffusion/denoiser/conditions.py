@@ -30,8 +30,19 @@ _REFUSED = {
     "image_rotary_emb": "position tables made for the full size",
     "video_coords": "coordinates made for the full size",
 }
+_WITH_TABLES = ("LuminaNextDiT2DModel", "HunyuanDiT2DModel")
 _HEIGHT_AND_WIDTH = ("time_ids", "resolution", "original_size", "target_size", "crop_coords", "image_meta_size")
 """Sizes in pixels, as (height, width) pairs: of SDXL, PixArt, CogView and Hunyuan-DiT."""
+
+
+def check_reducible(network: Any) -> None:
+    """Raise for a network whose pipelines always give it an argument that cannot be reduced."""
+    name = type(network).__name__
+    if name in _WITH_TABLES:
+        raise RekernelError(
+            f"{name}: its pipeline gives it image_rotary_emb, {_REFUSED['image_rotary_emb']}, which cannot be reduced "
+            f"for the low-resolution pass; sample without guidance"
+        )
 
 
 def reduced_conditions(
