@@ -144,5 +144,5 @@ def test_a_schedule_that_ends_early_ends_early_in_the_last_stage_alone(sdxl, net
     with nets.passes(sdxl.unet) as sizes:
         cascade("a cat", denoising_end=0.7, **options)
     assert sizes == [(8, 8)] * 10 + [(16, 16)] * 2
-    with pytest.raises(rk.RekernelError, match="made no step at 32x32, so the picture is noisy; check .* denoising_end"):
+    with pytest.raises(rk.RekernelError, match="made no step at 32x32, so the picture is noisy"):
         GuidedCascade(sdxl, [16, 32], strength=0.3, guidance=False)("a cat", denoising_end=0.6, **options)

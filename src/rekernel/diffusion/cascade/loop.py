@@ -99,7 +99,7 @@ def as_pipeline(given: Any, scheduler: Any) -> Any:
             raise RekernelError(f"{type(given).__name__} calls other pipelines; make the cascade of pipe.decoder_pipe")
         return given
     if isinstance(given, DiffusionPipeline):
-        raise RekernelError(f"{type(given).__name__} has no unet or transformer, so a cascade cannot enlarge its samples")
+        raise RekernelError(f"{type(given).__name__} has no unet or transformer, so a cascade cannot take it")
     network = given if denoiser is None or isinstance(given, nn.Module) else denoiser
     scheduler = scheduler or getattr(given, "scheduler", None)
     if not isinstance(network, nn.Module) and not callable(network):

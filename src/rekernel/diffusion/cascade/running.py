@@ -94,8 +94,8 @@ class Run:
                 scheduler, output = self._again(arguments, index, grid, done, form)
                 if not scheduler.steps and not getattr(self.pipe, "_interrupt", False):
                     raise RekernelError(
-                        f"{self._name}: it made no step at {text_of(self.sizes[index])}, so the picture is noisy; check "
-                        f"the arguments that end its schedule early, such as denoising_end"
+                        f"{self._name}: it made no step at {text_of(self.sizes[index])}, so the picture is noisy; "
+                        f"check the arguments that end its schedule early, such as denoising_end"
                     )
                 if index < len(self.sizes) - 1:
                     grid = form.grid(self._finished(output, scheduler), self.sizes[index])

@@ -51,8 +51,8 @@ def reduced_conditions(
     """The arguments that change when the grid is reduced, at its low size.
 
     Feature maps of a ControlNet or T2I-Adapter are reduced, each from its own size. The original size, crop and target
-    size of SDXL and CogView and PixArt's resolution are divided. Times per token are shortened to the new number of tokens. Text and
-    image embeddings do not change.
+    size of SDXL and CogView and PixArt's resolution are divided. Times per token are shortened to the new number of
+    tokens. Text and image embeddings do not change.
 
     Raises
     ------

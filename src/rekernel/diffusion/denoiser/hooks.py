@@ -59,9 +59,10 @@ class ForwardHook(ModelHook):
         if getattr(self.place, "_compiled_call_impl", None) is not None:
             raise compiled_later(self.place)
         with turn_of(self.place._module if isinstance(self.place, _CompiledCall) else self.place):
+            forward: Any = self.fn_ref.original_forward
             if self.caller not in (None, current_caller()):
-                return self.fn_ref.original_forward(*args, **kwargs)
-            return self.run(self.fn_ref.original_forward, args, kwargs)
+                return forward(*args, **kwargs)
+            return self.run(forward, args, kwargs)
 
     def __repr__(self) -> str:
         return self._described()

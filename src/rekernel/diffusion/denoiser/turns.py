@@ -1,7 +1,7 @@
 """Let the calls of one network take turns, where hooks change the network for the time of a call, and so cascades.
 
-Scope: two locks for each network. Not here: the hooks (see `hooks`), the changes (see `substitutes`). The locks are kept
-beside the networks and not on them, so that nothing of them is left behind, copied or pickled.
+Scope: two locks for each network. Not here: the hooks (see `hooks`), the changes (see `substitutes`). The locks are
+kept beside the networks and not on them, so that nothing of them is left behind, copied or pickled.
 """
 
 from __future__ import annotations
