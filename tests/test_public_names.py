@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 
@@ -22,6 +23,7 @@ EXPORTS = {
     "Plan",
     "Recipe",
     "RekernelError",
+    "RekernelWarning",
     "Report",
     "__version__",
     "conv_geometry",
@@ -65,3 +67,16 @@ def test_every_public_name_explains_itself(name):
         head = text[: text.index("Examples\n---")]
         unknown = {name for name in inspect.signature(thing).parameters if not re.search(rf"\b{name}\b", head)}
         assert not unknown, f"{name} does not say what {sorted(unknown)} mean"
+
+
+@pytest.mark.parametrize(
+    "package", ["rekernel", "rekernel.torch", "rekernel.diffusion", "rekernel.onnx", "rekernel.hub"]
+)
+def test_dir_shows_the_public_names_alone(package):
+    for library in {"rekernel.torch": ["torch"], "rekernel.diffusion": ["torch"], "rekernel.onnx": ["onnx"]}.get(
+        package, []
+    ):
+        pytest.importorskip(library)
+    face = importlib.import_module(package)
+    assert dir(face) == sorted(face.__all__)
+    assert all(hasattr(face, name) for name in dir(face))

@@ -19,12 +19,13 @@ CLI = ROOT / "cli" / "rekernel_cli"
 
 FOREIGN = (
     "torch", "scipy", "jax", "cupy", "click", "rich", "array_api_compat", "safetensors", "huggingface_hub",
-    "diffusers", "transformers", "ml_dtypes", "onnx", "flax", "keras", "mlx", "matplotlib", "psutil",
+    "diffusers", "transformers", "ml_dtypes", "onnx", "flax", "keras", "mlx", "matplotlib", "psutil", "tqdm",
 )  # fmt: skip
 
 # Lowest first. A package imports from strictly lower levels, so packages of one level do not know each other.
 LEVELS: list[set[str]] = [
     {"errors", "escape", "text", "version"},
+    {"messages"},
     {"checkpoint", "resampling", "patterns"},
     {"sources", "plan", "architectures"},
     {"planning"},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .options import Planning
 
 _OF_KERNELS = ("--method", "--preset", "--include")
-_ALLOWED = ("--scale", "--from", "--to", *_OF_KERNELS)
+_ALLOWED = ("--scale", "--scale-w", "--scale-h", "--from", "--to", *_OF_KERNELS)
 
 
 def options(text: str) -> dict[str, Any]:
@@ -127,13 +127,13 @@ def record(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("guidance needs diffusers: pip install 'rekernel[diffusion]'") from None
+        raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)
-    positions, scale = positions_of(guidance), planning.scale
+    positions, scale = positions_of(guidance), planning.scale_of(source)
     kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -84,7 +85,7 @@ class Rekernel(LazyGroup):
         if not sys.stderr.isatty():  # otherwise the client of the Hub writes progress bars into logs
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
-            with _printable():
+            with _printable(), _notes():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None
@@ -107,6 +108,23 @@ def _printable() -> Iterator[None]:
     except click.ClickException as error:
         error.message = _inert(error.message)  # type: ignore[misc]
         raise
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show notes of the library in the words of the command. Commands that print notes in a table ignore these."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, *where: Any) -> None:
+            said = getattr(message, "on_command_line", None)
+            if said is None:
+                before(message, *where)
+            else:
+                click.echo(f"note: {_inert(said())}", err=True)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _inert(message: str) -> str:

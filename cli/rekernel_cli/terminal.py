@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,16 @@ def counted(count: int, what: str) -> str:
     ('1 tensor', '1,200 tensors')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+@contextmanager
+def own_notes() -> Iterator[None]:
+    """Keep the library from warning of notes that the command prints itself."""
+    from rekernel.errors import RekernelWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RekernelWarning)
+        yield
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
 from .conversion.report import Report
-from .errors import CheckpointError, RekernelError
+from .errors import CheckpointError, RekernelError, RekernelWarning
 from .inspection import Info, inspect
 from .offline import Estimate, convert, estimate, plan_source
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange
@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "RekernelError",
+    "RekernelWarning",
     "Report",
     "__version__",
     "conv_geometry",
@@ -46,3 +47,7 @@ __all__ = [
     "resample_hidden",
     "resample_linear",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

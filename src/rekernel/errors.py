@@ -1,6 +1,6 @@
-"""`RekernelError`: the exception for every mistake that a user can correct.
+"""`RekernelError`, the exception for every mistake that a user can correct, and `RekernelWarning`, for every note.
 
-Scope: the exception and its message. Every other module raises `RekernelError` or a subclass. Not here: tensors, files.
+Scope: the classes and their messages. Every other module raises `RekernelError` or a subclass. Not here: files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,41 @@ class RekernelError(ValueError):
 
     def on_command_line(self) -> str:
         """Return the message for a user of the command line."""
-        return "".join(part.flag if isinstance(part, Option) else str(part) for part in self.args)
+        return _on_command_line(self.args)
+
+
+class RekernelWarning(UserWarning):
+    """A note: what is ambiguous or may surprise, and the argument that settles it.
+
+    `warnings.filterwarnings("error", category=rekernel.RekernelWarning)` makes notes errors, and "ignore" hides them.
+
+    Parameters
+    ----------
+    *parts : str or Option
+        As for `RekernelError`.
+
+    Examples
+    --------
+    >>> note = RekernelWarning("stride 1 is assumed; pass ", Option("hints=Hints(stride={'a': 2})", "--stride a=2"))
+    >>> print(note)
+    stride 1 is assumed; pass hints=Hints(stride={'a': 2})
+    >>> note.on_command_line()
+    'stride 1 is assumed; pass --stride a=2'
+    """
+
+    def __init__(self, *parts: str | Option) -> None:
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+    def on_command_line(self) -> str:
+        """Return the note for a user of the command line."""
+        return _on_command_line(self.args)
+
+
+def _on_command_line(parts: tuple[str | Option, ...]) -> str:
+    return "".join(part.flag if isinstance(part, Option) else str(part) for part in parts)
 
 
 class CheckpointError(RekernelError):

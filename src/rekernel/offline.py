@@ -12,22 +12,35 @@ from typing import Unpack
 
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
-from .conversion.report import Progress, Report
+from .conversion.report import Report
 from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .formats.trained_size import trained_size
+from .messages.arguments import check_instance, check_names, check_path, kind_of, short
+from .messages.log import logger, timed
+from .messages.progress_bar import Progress, shown_progress
+from .messages.warn import tell
 from .plan.plan import Plan
+from .planning.asked_scale import asked_scale
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
 
-__all__ = ["Estimate", "convert", "estimate", "plan_source"]
+__all__ = ["Estimate", "convert", "estimate", "plan_source", "scale_between"]
+
+Size = int | Sequence[int] | str
+"""A size in pixels: one number for all axes, (height, width), or '1024x768' with the width first."""
+
+_LOG = logger(__name__)
 
 
 def plan_source(
     source: StrPath,
-    scale: Scale,
+    scale: Scale | None = None,
     *,
+    size: Size | None = None,
+    from_size: Size | None = None,
     components: Sequence[str] | None = None,
     allow_cast: bool = False,
     allow_pickle: bool = False,
@@ -42,10 +55,18 @@ def plan_source(
         address only headers are downloaded; for an ONNX model its whole file, since a graph has no header.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        Instead of `scale`: the new size of an image and the trained one, in pixels. The trained one is read from the
+        configuration beside the weights where it tells one.
     components : sequence of str, optional
         Components of a pipeline to plan; by default the UNet.
     allow_cast, allow_pickle, **planning
         As for `plan_checkpoint`.
+
+    Warns
+    -----
+    RekernelWarning
+        As `plan_checkpoint`.
 
     Examples
     --------
@@ -55,8 +76,30 @@ def plan_source(
     >>> list(plan_source(path, scale=2))
     ['']
     """
+    check_names(planning, PlanningOptions.__annotations__, "plan_source")
+    with timed(_LOG, "planning"), open_location(source) as place:
+        asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+        plans = model_files(place).plan(PlanRequest(asked, planning, allow_cast, allow_pickle), components)
+    tell(note for plan in plans.values() for note in plan.warnings)
+    return plans
+
+
+def scale_between(source: StrPath, size: Size, from_size: Size | None = None) -> Scale:
+    """The scale from the trained size of a source, or from `from_size`, to another size.
+
+    Parameters
+    ----------
+    source : path or address
+        As for `plan_source`.
+    size, from_size : int, (height, width) or '1024x768' (width first)
+
+    Examples
+    --------
+    >>> scale_between("net.safetensors", "1024x768", 512)
+    (1.5, 2)
+    """
     with open_location(source) as place:
-        return model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+        return asked_scale(None, size, from_size, lambda: trained_size(place))
 
 
 def estimate(
@@ -85,7 +128,10 @@ def estimate(
     >>> estimate(path, plan_source(path, scale=2)).output_bytes == 8 * 8 * 5 * 5 * 4
     True
     """
+    check_path(source, "source")
     plans = {"": plans} if isinstance(plans, Plan) else plans
+    if not isinstance(plans, Mapping) or not all(isinstance(plan, Plan) for plan in plans.values()):
+        raise RekernelError(f"plans is {kind_of(plans)}, not a Plan; pass what plan_checkpoint or plan_source returned")
     dtype = target_dtype(dtype) if dtype else None
     with open_location(source) as place:
         return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
@@ -96,6 +142,8 @@ def convert(
     target: StrPath,
     *,
     scale: Scale | None = None,
+    size: Size | None = None,
+    from_size: Size | None = None,
     plan: Plan | None = None,
     components: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -104,7 +152,7 @@ def convert(
     force: bool = False,
     allow_cast: bool = False,
     allow_pickle: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
@@ -122,8 +170,10 @@ def convert(
         A file for a file, otherwise a folder. One run at a time writes there; another one is refused.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        As for `plan_source`: instead of `scale`.
     plan : Plan, optional
-        Plan to use instead of `scale` and `planning`.
+        Plan to use instead of `scale`, `size` and `planning`.
     components : sequence of str, optional
         Components of a pipeline to rescale; by default the UNet. All other components are copied.
     dtype : str, optional
@@ -136,8 +186,8 @@ def convert(
         Replace files at the destination.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
-    progress : callable, optional
-        Called with (bytes done, bytes in all) after each piece.
+    progress : bool or callable, optional
+        True shows a bar of tqdm. A function is called with (bytes done, bytes in all) after each piece.
     **planning
         As for `plan_checkpoint`: method, taps, include, hints, ...
 
@@ -150,6 +200,12 @@ def convert(
     RekernelError
         Before anything is written, if possible. A file that was only partly written is removed.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plans before anything is written, unless `plan` is given, whose notes were told when it was
+        made; then each note of `Report.told`.
+
     Examples
     --------
     >>> import tempfile, numpy as np, safetensors.numpy as st
@@ -159,20 +215,38 @@ def convert(
     >>> st.load_file(report.target)["conv.weight"].shape
     (8, 8, 5, 5)
     """
-    options = Options(
-        target_dtype(dtype) if dtype else None, max_shard_size, resume, force, allow_cast, allow_pickle, progress
-    )
-    given = [*planning, *(["scale"] if scale is not None else [])]
+    check_path(source, "source")
+    check_path(target, "target")
+    check_names(planning, PlanningOptions.__annotations__, "convert")
+    if max_shard_size is not None and not isinstance(max_shard_size, int):
+        raise RekernelError(
+            f"max_shard_size={short(max_shard_size)} is not a number of bytes; pass one, such as 5_000_000_000"
+        )
+    asked_for = {"scale": scale, "size": size, "from_size": from_size}
+    given = [*planning, *(name for name, value in asked_for.items() if value is not None)]
     if plan is not None:
         if given:
             raise RekernelError(
                 f"convert takes a plan or {min(given)}=..., not both: the plan already contains that choice"
             )
-        asked: Plan | PlanRequest = plan
-    elif scale is not None:
-        asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
-    else:
-        raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
+        advice = "pass what plan_checkpoint returned, or Plan.from_json(text)"
+        check_instance(plan, Plan, "plan", f"{advice}; of plan_source take the plan of the component")
+    elif scale is None and size is None:
+        raise RekernelError("convert needs a scale or a size, or a plan made by plan_checkpoint")
     into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
-    with open_location(source) as place:
-        return model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+    cast = target_dtype(dtype) if dtype else None
+    with (
+        timed(_LOG, "conversion"),
+        shown_progress(progress, "converting") as callback,
+        open_location(source) as place,
+    ):
+        ordered: Plan | PlanRequest
+        if plan is None:
+            asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+            ordered = PlanRequest(asked, planning, allow_cast, allow_pickle)
+        else:
+            ordered = plan
+        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
+        report = model_files(place).convert(Order(Path(target), into_folder, ordered, components, options))
+    tell(report.told())
+    return report

@@ -44,6 +44,26 @@ def without(name: str) -> Option:
     return Option(f"exclude=[{shown(name)!r}]", f"--exclude {shown(name)}")
 
 
+def hinted(what: str, name: str, value: object, typed: str = "") -> Option:
+    """Return the hint that settles a fact about a layer, for a message.
+
+    Parameters
+    ----------
+    value : object
+        The value of the hint in Python.
+    typed : str
+        The value on the command line, if it is written in another way.
+
+    Examples
+    --------
+    >>> hint = hinted("linear_grid", "fc1", (512, 7, 7), "512,7,7")
+    >>> str(hint), hint.flag
+    ("hints=Hints(linear_grid={'fc1': (512, 7, 7)})", '--linear-grid fc1=512,7,7')
+    """
+    flag = f"--{what.replace('_', '-')} {shown(name)}={typed or value}"
+    return Option(f"hints=Hints({what}={{{shown(name)!r}: {value!r}}})", flag)
+
+
 @lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], bool]:
     """Return a function that tests tensor names against a pattern.

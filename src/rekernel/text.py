@@ -58,3 +58,14 @@ def scale_text(scale: float | Sequence[float] | str) -> str:
     if isinstance(scale, str):
         return scale
     return "x".join(f"{s:g}" for s in (scale if isinstance(scale, Sequence) else (scale,)))
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "tensor"), counted(1200, "tensor")
+    ('1 tensor', '1,200 tensors')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -150,6 +150,14 @@ def test_no_stride_of_a_familys_own_model_is_called_assumed(name, tmp_path):
     assert not [w for w in plan.warnings if "assumed" in w]
 
 
+@pytest.mark.parametrize("kind", ["CLIPText", "T5Encoder", "Bert", "GPT2"])
+def test_a_transformer_without_kernels_is_no_plain_mlp(kind):
+    config = getattr(transformers, f"{kind.removesuffix('Encoder')}Config")()
+    with torch.device("meta"):
+        shapes = shapes_of(getattr(transformers, f"{kind}Model")(config))
+    assert [family.name for family in families() if family.recognises(shapes)] == ["transformer"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_is_recognised_as_its_family_and_no_other(name):
     shapes = shapes_of(built(name))
@@ -197,7 +205,7 @@ def test_an_unknown_architecture_is_called_so_and_no_stride_is_assumed_in_silenc
     # What a layer that absorbs by a whole number becomes does not depend on its stride, which it multiplies.
     strided = [n for n, m in convolutions(model).items() if max(m.stride) > 1]
     assumed = [n for n in strided if n in changes and not changes[n].kept and changes[n].mode == "supersample"]
-    notes = [w for w in plan.warnings if "no family recognised" in w and "--stride" in w]
+    notes = [w for w in plan.warnings if "no family recognised" in w and "hints=Hints(stride=" in w]
     assert notes or not assumed
     for tensor, module in convolutions(model).items():
         if max(module.kernel_size) > 1 and tensor in changes and changes[tensor].kept:
@@ -258,7 +266,7 @@ def test_a_segmentation_network_on_a_resnet_trunk_keeps_stride_one_in_its_decode
     assert plan.family == "ResNet"
     assert changes["encoder.layer2.0.conv2.weight"].geometry[0].stride == 2
     assert changes["decoder.blocks.0.conv1.0.weight"].geometry[0].stride == 1
-    [note] = [w for w in plan.warnings if "--stride" in w]
+    [note] = [w for w in plan.warnings if "hints=Hints(stride=" in w]
     assert "2 convolutions (decoder.blocks.0.conv1.0.weight, segmentation_head.0.weight)" in note
 
 
@@ -276,7 +284,7 @@ def test_of_a_trunk_that_may_be_dilated_no_stride_is_asserted(head, tmp_path):
     strides = {n: changes[f"backbone.{n}.weight"].geometry[0].stride for n in ("conv1", "layer2.0.conv2")}
     assert strides == {"conv1": 2, "layer2.0.conv2": 2}
     assert {changes[f"backbone.layer{n}.0.conv2.weight"].geometry[0].stride for n in (3, 4)} == {1}
-    assert any("dilated" in w and "--stride" in w and "rekernel.torch.rescale" in w for w in plan.warnings)
+    assert any("dilated" in w and "hints=Hints(stride=" in w and "rekernel.torch.rescale" in w for w in plan.warnings)
     [assumed] = [w for w in plan.warnings if "are assumed for" in w]
     assert "backbone.layer3.0.conv2.weight" in assumed and "layer2" not in assumed
 
@@ -292,7 +300,7 @@ def test_a_kernel_of_7_that_is_no_stem_is_not_said_to_stride(tmp_path):
     shapes = shapes_of(built("torchvision ResNet, basic")) | {"layer4.1.attention.conv.weight": (1, 2, 7, 7)}
     plan, changes = plan_of(tmp_path, shapes, **SUPERSAMPLE)
     assert changes["layer4.1.attention.conv.weight"].geometry[0].stride == 1
-    assert any("layer4.1.attention.conv.weight" in w and "--stride" in w for w in plan.warnings)
+    assert any("layer4.1.attention.conv.weight" in w and "hints=Hints(stride=" in w for w in plan.warnings)
 
 
 def test_the_resnet_of_clip_which_pools_where_others_stride_is_not_taken_for_one():
@@ -308,8 +316,8 @@ def test_a_network_that_flattens_names_the_grid_its_first_linear_may_read(tmp_pa
         shapes = shapes_of(nn.ModuleDict({"features": vgg, "classifier": head}))
     plan, changes = plan_of(tmp_path, shapes, **SUPERSAMPLE)
     assert plan.family == "" and changes["classifier.0.weight"].kept
-    about = [w for w in plan.warnings if "--linear-grid" in w]
-    assert len(about) == 1 and "--linear-grid classifier.0=512,7,7" in about[0]
+    about = [w for w in plan.warnings if "hints=Hints(linear_grid=" in w]
+    assert len(about) == 1 and "--linear-grid classifier.0=512,7,7" in about[0].on_command_line()
     plan, changes = plan_of(tmp_path, shapes)  # absorbs, so that the grid keeps its size
     assert [c.name for c in plan.changed] == ["features.0.weight"]
     [note] = plan.warnings
@@ -321,7 +329,7 @@ def test_a_plain_mlp_names_the_image_it_may_read(width, grid, tmp_path):
     shapes = shapes_of(nn.Sequential(nn.Linear(width, 300), nn.ReLU(), nn.Linear(300, 100), nn.Linear(100, 10)))
     plan, _ = plan_of(tmp_path, shapes)
     assert plan.family == "plain MLP" and not plan.changed
-    assert [w for w in plan.warnings if f"--linear-grid 0={grid}" in w] and len(plan.warnings) == 1
+    assert len(plan.warnings) == 1 and f"--linear-grid 0={grid}" in plan.warnings[0].on_command_line()
 
 
 @pytest.mark.parametrize("rows", [[(10, 20), (5, 7)], [(4, 4)]])

@@ -79,7 +79,7 @@ def test_without_a_hint_both_tensors_stay_and_the_note_says_how(kind: str, mode:
     g, v = (f"conv.{part}" for part in PARTS[kind])
     assert not plan.changed
     assert f"{v} [8, 4, 3, 3]: is the direction of a weight norm, and {g} its length" in " ".join(plan.warnings)
-    assert f"--layout {v}=OIHW" in " ".join(plan.warnings)
+    assert f"hints=Hints(layout={{'{v}': 'OIHW'}})" in " ".join(plan.warnings)
     assert sum(g in warning for warning in plan.warnings) == 1
 
 

@@ -50,6 +50,28 @@ def test_a_small_file_goes_in_one_piece_and_a_file_alone_takes_the_licence_from_
     assert b"license: apache-2.0" in head.files["README.md"].data
 
 
+def test_in_python_a_function_hears_of_each_file_and_notes_are_warnings(hub, rekernel, name, out):
+    ran = rekernel(
+        python=f"""
+import json, warnings, rekernel as rk
+from rekernel.hub import push
+seen = []
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    done = push("out", "me/{name}", progress=lambda *at: seen.append(at))
+    push("out", "me/{name}-other", base_model="org/other", license="apache-2.0", dry_run=True)
+said = [str(each.message) for each in caught if each.category is rk.RekernelWarning]
+print(json.dumps([seen, done.files, said]))
+"""
+    )
+    assert ran.code == 0, ran.stderr
+    seen, files, said = json.loads(ran.stdout)
+    total = sum(size for _, size in files)
+    assert seen[0] == [0, total] and seen[-1] == [total, total] and len(seen) == len(files) + 1
+    assert set(hub.repos[f"me/{name}"].head.files) >= {file for file, _ in files}
+    assert any("this one is going to say apache-2.0" in note for note in said) and len(said) == len(set(said))
+
+
 def test_a_dry_run_lists_files_sizes_and_what_stays_and_asks_the_hub_nothing(hub, rekernel, name, out):
     for path, text in {
         ".env": "TOKEN=1",

@@ -67,7 +67,7 @@ def test_scales_that_do_not_fit_a_layer_are_noted_and_a_setting_for_it_resolves_
     shapes = {"a.weight": (8, 4, 3, 3), "t.weight": (8, 8, 3), "t.bias": (8,)}
     plan, changes = planned(shapes, (2, 2))
     assert changes["t.weight"].kept
-    assert any("t.weight" in w and "--set" in w for w in plan.warnings)
+    assert any("t.weight" in w and "overrides" in w and "--set" in w.on_command_line() for w in plan.warnings)
     _, changes = planned(shapes, (2, 2), overrides={"t": {"scale": 3}})
     assert changes["t.weight"].new_shape == (8, 8, 7)
 
@@ -240,7 +240,9 @@ def test_every_note_names_the_option_that_resolves_it(shapes, unclear, new, plan
     plan, changes = planned(shapes, **SUPERSAMPLE)
     assert changes[unclear].kept and changes[unclear].reason == "unclear, see the notes"
     [note] = [w for w in plan.warnings if w.startswith(unclear + " ")]
-    hints = hints_in(note, {"N": 2, "P": 1 if shapes[unclear][-1] == 4 else 0})
+    unknown = {"N": 2, "P": 1 if shapes[unclear][-1] == 4 else 0}
+    hints = eval(re.search(r"hints=(Hints\(.*\))", note)[1], {"Hints": Hints, **unknown})
+    assert "--" not in note and hints_in(note.on_command_line(), unknown) == hints
     plan, changes = planned(shapes, hints=hints, **SUPERSAMPLE)
     assert changes[unclear].new_shape == new
     assert not [w for w in plan.warnings if w.startswith(unclear + " ")]
@@ -249,7 +251,8 @@ def test_every_note_names_the_option_that_resolves_it(shapes, unclear, new, plan
 def test_the_note_on_assumed_strides_goes_away_where_they_are_given(planned):
     plan, _ = planned(CONV, **SUPERSAMPLE)
     [note] = plan.warnings
-    assert "2 convolutions" in note and "--stride NAME=2" in note
+    assert "2 convolutions" in note and note.endswith("hints=Hints(stride={'NAME': 2})")
+    assert note.on_command_line().endswith("--stride NAME=2")
     assert not planned(CONV, hints=Hints(stride={"*": 1}), **SUPERSAMPLE)[0].warnings
 
 

@@ -60,7 +60,7 @@ def test_the_tokens_in_the_file_stand_in_front_of_a_square(count, tokens, prefix
     change, notes = planned(file((1, count, 8), *tokens))
     side = math.isqrt(count - prefix)
     assert (change.prefix, change.view, change.new_shape[1]) == (prefix, (1, side, side, 8), prefix + 4 * side * side)
-    assert f"taken for a grid of {side}x{side}" in notes and "--grid pos_embed=H,W" in notes
+    assert f"taken for a grid of {side}x{side}" in notes and "hints=Hints(grid={'pos_embed': (H, W)})" in notes
 
 
 UNDECIDED = {
@@ -80,9 +80,8 @@ def test_what_the_file_does_not_decide_is_left_and_named(count, tokens, file):
     change, notes = planned(file((1, count, 8), *tokens))
     assert change.kept and change.new_shape == change.shape
     assert f"pos_embed [1, {count}, 8]: " in notes
-    assert (
-        "--grid pos_embed=H,W" in notes or "tokens behind the patches (cls_token (1), detection_tokens (20))" in notes
-    )
+    told = "hints=Hints(grid={'pos_embed': (H, W)})" in notes
+    assert told or "tokens behind the patches (cls_token (1), detection_tokens (20))" in notes
 
 
 CONFIGS = {
@@ -109,7 +108,7 @@ def test_a_class_token_may_lack_a_position_where_config_json_says_so(count, pref
 @pytest.mark.parametrize("size", [224, [128, 256, 3], [100, 100]])
 def test_a_config_json_that_contradicts_the_table_decides_nothing(size, file):
     change, notes = planned(file((1, 129, 8), CLS, config={"image_size": size}))
-    assert change.kept and "--grid pos_embed=H,W" in notes
+    assert change.kept and "hints=Hints(grid={'pos_embed': (H, W)})" in notes
     if size == 224:
         assert "config.json says 224x224 pixels, which are 14x14 patches of 16x16" in notes
     (file((1, 129, 8), CLS).parent / "config.json").write_text("not json")  # is no reason to fail
@@ -164,9 +163,8 @@ def test_a_table_of_two_axes_in_an_unknown_network_is_noted_and_grows_by_a_hint(
     path = file((129, 8), {"class_embedding": (8,)}, name="visual.position_embedding.weight")
     name = "visual.position_embedding.weight"
     change, notes = planned(path, name=name)
-    assert (
-        change.kept and f"{name} [129, 8]: looks like a table of positions" in notes and f"--grid {name}=H,W" in notes
-    )
+    assert change.kept and f"{name} [129, 8]: looks like a table of positions" in notes
+    assert f"hints=Hints(grid={{'{name}': (H, W)}})" in notes
     change, _ = planned(path, name=name, hints=Hints(grid={name: (16, 8)}))
     assert (change.new_shape, change.prefix, change.kind) == ((1 + 32 * 16, 8), 1, "values")
 

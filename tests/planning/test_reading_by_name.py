@@ -114,7 +114,7 @@ def test_of_no_family_the_first_convolution_that_reads_colours_reads_the_image(s
     found = read(shapes)
     assert (found.mode, found.readers) == (mode, {reader})
     assert bool(found.note) == (mode == "supersample")  # the names leave it open, and the note says what to pass
-    assert found.note == "" or "--mode absorb" in found.note
+    assert found.note == "" or "--mode absorb" in found.note.on_command_line()
     for name in shapes:
         assert reader_of(dict.fromkeys([name, *shapes]) | shapes, None) == reader  # whatever comes first
 
@@ -124,7 +124,8 @@ def test_two_layers_that_read_colours_leave_it_open_and_the_plan_says_so(planned
     plan, changes = planned(shapes)
     assert {changes[name].mode for name in ("rgb.weight", "depth.weight")} == {"supersample"}
     [note] = [n for n in plan.warnings if "no name tells which layer reads the image" in n]
-    assert "--mode absorb --mode NAME=absorb" in note
+    assert "--mode absorb --mode NAME=absorb" in note.on_command_line()
+    assert note.endswith("mode='absorb', hints=Hints(mode={'NAME': 'absorb'})")
     with pytest.raises(rk.RekernelError, match=r"no name tells which layer reads.*mode=\{'NAME': 'absorb'\}"):
         planned(shapes, mode="absorb")
     plan, changes = planned(shapes, mode="absorb", hints=Hints(mode={"rgb": "absorb", "dep*": "absorb"}))

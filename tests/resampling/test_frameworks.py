@@ -246,7 +246,7 @@ def test_attention_kernels_with_an_axis_for_heads_are_no_convolutions(tmp_path):
 def test_axes_last_in_a_file_that_does_not_say_so_are_noticed(tmp_path):
     save_file({"conv.weight": np.ones((64, 3, 3, 64), np.float32)}, tmp_path / "in.safetensors")
     plan = plan_checkpoint(tmp_path / "in.safetensors", scale=2)
-    assert not plan.changed and any("--layout conv=OHWI" in note for note in plan.warnings)
+    assert not plan.changed and any("layout={'conv': 'OHWI'}" in note for note in plan.warnings)
 
 
 def test_one_turned_matrix_in_a_file_of_another_layout(tmp_path):

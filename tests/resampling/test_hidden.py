@@ -144,7 +144,7 @@ def test_inputs_are_not_modified():
         ({}, {"order": "activations"}, r"activations of shape \(samples, 8\), not None"),
         ({}, {"order": "activations", "activations": np.ones((4, 5))}, r"\(samples, 8\), not \(4, 5\)"),
         ({}, {"method": "dilate"}, "method='dilate'"),
-        ({}, {"width": 0}, "n_new=0"),
+        ({}, {"width": 0}, "width=0"),
     ],
 )
 def test_errors_name_what_does_not_meet(change, options, message):

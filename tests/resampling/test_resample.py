@@ -339,7 +339,7 @@ def test_response_to_a_constant_is_kept(method):
         (lambda w: rk.resample(w, {3: np.eye(3), -1: np.eye(3)}), "axis 3 .* two operators"),
         (lambda w: rk.resample(w, {0: np.eye(3)}), r"\(3, 3\) does not fit axis 0 .* needs 4 columns"),
         (lambda w: rk.resample(w, {0: np.ones(4)}), r"shape \(4,\)"),
-        (lambda w: rk.resample(w.tolist(), {0: np.eye(4)}), "list is not an array"),
+        (lambda w: rk.resample(w.tolist(), {0: np.eye(4)}), "w is a list, not an array"),
     ],
 )
 def test_errors_name_what_does_not_fit(call, message):

@@ -87,7 +87,7 @@ def convert(
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
         rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
-        rekernel convert hf://org/vit vit-1.5x/ --scale 1.5 --method cubic --dry-run
+        rekernel convert hf://org/vit vit-384/ --to 384x384 --dry-run
         rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
     """
     if guidance is not None:
@@ -142,12 +142,17 @@ def _rehearse(
     """Print what the conversion would do, without writing."""
     from rekernel.offline import estimate, plan_source
 
+    from ..terminal import own_notes
+
     if ready is not None:
         [name] = _names(source, planning.components)
         plans = {name: ready}
     else:
         keywords = planning.keywords()
-        plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
+        with own_notes():
+            plans = plan_source(
+                source, components=planning.components, **planning.asked(), **planning.reading, **keywords
+            )
     expected = estimate(source, plans, **writing, allow_pickle=planning.reading["allow_pickle"])
     if as_json:
         from ..terminal import echo_json
@@ -163,11 +168,12 @@ def _rehearse(
             }
         )
     elif not quiet:
-        from ..tables.plan import print_estimate, print_plans
+        from ..tables.plan import print_dead_ends, print_estimate, print_plans
         from ..terminal import console
 
         out = console()
         print_plans(out, plans, source)
+        print_dead_ends(out, plans)
         print_estimate(out, expected)
         click.echo("Dry run: nothing was written.")
 
@@ -190,15 +196,15 @@ def _perform(
     import rekernel
     from rekernel.conversion.journal import NAME
 
-    from ..terminal import byte_progress
+    from ..terminal import byte_progress, own_notes
 
     common = {**writing, **planning.reading, "components": planning.components}
     try:
-        with byte_progress("converting", quiet=quiet) as progress:
+        with own_notes(), byte_progress("converting", quiet=quiet) as progress:
             if ready is not None:
                 return rekernel.convert(source, target, plan=ready, progress=progress, **common)
-            keywords = planning.keywords()
-            return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
+            keywords, asked = planning.keywords(), planning.asked()
+            return rekernel.convert(source, target, progress=progress, **asked, **common, **keywords)
     except KeyboardInterrupt:
         if (Path(target) / NAME).exists():
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None
@@ -217,16 +223,15 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     notes = console(stderr=True)
     for plan in report.plans.values():
         print_notes(notes, plan.warnings, _NOTES)
-    if report.skipped:
-        names = ", ".join(shown(str(path)) for path in report.skipped[:3])
-        more = f" and {len(report.skipped) - 3} more" if len(report.skipped) > 3 else ""
-        print_notes(notes, [f"not copied, since these files hold the old weights: {names}{more}"])
-    print_notes(notes, report.notes)
+    print_notes(notes, report.told())
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
+    around = sum(bool(change.factors) for plan in report.plans.values() for change in plan.changed)
+    dilated = f", {counted(around, 'layer')} dilated around kept weights" if around else ""
     click.echo(
-        f"Wrote {where}: {byte_size(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
-        f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
+        f"Wrote {where}: {byte_size(report.nbytes)} in {counted(len(report.files), 'file')}{taken}; "
+        f"{counted(report.tensors_changed - around, 'tensor')} rescaled{dilated}, "
+        f"{report.tensors_kept + around:,} kept."
     )
     if report.tensors_changed:
         click.echo(how_to_load(report, where))

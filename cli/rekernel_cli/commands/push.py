@@ -54,12 +54,13 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
     from rekernel.hub import push as publish
 
     from ..tables.plan import print_notes
-    from ..terminal import console
+    from ..terminal import console, own_notes
 
     settings["private"] = settings["private"] or None
-    rehearsed = publish(Path(source), repo, dry_run=True, **settings)
-    print_notes(console(stderr=True), rehearsed.notes)
-    done = rehearsed if dry_run else publish(Path(source), repo, **settings)
+    with own_notes():
+        rehearsed = publish(Path(source), repo, dry_run=True, **settings)
+        print_notes(console(stderr=True), rehearsed.notes)
+        done = rehearsed if dry_run else publish(Path(source), repo, **settings)
     print_notes(console(stderr=True), [note for note in done.notes if note not in rehearsed.notes])
     if as_json:
         from ..terminal import echo_json
@@ -88,6 +89,8 @@ def _conclude(done: Pushed, dry_run: bool) -> None:
 
 
 def _document(done: Pushed) -> dict[str, Any]:
+    from rekernel.messages.note import on_command_line
+
     return {
         "repo": done.repo,
         "url": done.url,
@@ -96,6 +99,6 @@ def _document(done: Pushed) -> dict[str, Any]:
         "message": done.message,
         "files": [{"name": name, "bytes": nbytes} for name, nbytes in done.files],
         "left": [{"name": name, "reason": reason} for name, reason in done.left],
-        "notes": list(done.notes),
+        "notes": [on_command_line(note) for note in done.notes],
         "card": done.card,
     }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..messages.arguments import short
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ def target_dtype(spelling: str) -> str:
     >>> target_dtype("fp16"), target_dtype("BF16")
     ('F16', 'BF16')
     """
+    if not isinstance(spelling, str):
+        plain = str(spelling).removeprefix("torch.")
+        advice = f"{OF_TORCH[plain]!r}" if plain in OF_TORCH else "a name, such as 'F16'"
+        raise RekernelError(f"dtype={short(spelling)} is not text; pass {advice}")
     name = _SPELLINGS.get(spelling.lower(), spelling.upper())
     if name not in FLOATS:
         raise RekernelError(f"dtype {spelling!r} is not one of {', '.join(FLOATS)} (or fp16, bfloat16, ...)")

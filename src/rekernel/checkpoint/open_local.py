@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
+from ..messages.log import logger
 from .discover import PICKLE_SUFFIXES, only_candidate
 from .file_kind import is_pickle, open_regular
 from .header import MAX_HEADER
@@ -18,6 +19,8 @@ from .paths import StrPath, contained
 from .shard import Shard, shard_of_file
 from .shard_index import INDEX_NAME, read_index, weight_map
 from .tensor_source import Checkpoint, TensorSource
+
+_LOG = logger(__name__)
 
 
 def open_checkpoint(
@@ -45,6 +48,7 @@ def open_checkpoint(
     rekernel.errors.CheckpointError: weights.ckpt: no such file or folder.
     """
     path = Path(path)
+    _LOG.debug("opened: %s", shown_path(path))
     read_shard = read_shard or shard_of_file
     where = shown_path(path)
     if not os.path.lexists(path):

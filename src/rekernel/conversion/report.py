@@ -1,21 +1,22 @@
 """Describe the result of a conversion.
 
-Scope: the report, and the type of progress callbacks. Not here: the conversion (see `conversion.run`).
+Scope: the report. Not here: the conversion (see `conversion.run`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..escape import shown, shown_path
+from ..messages.display import Displayed, Table, notes_table
 from ..plan.plan import Plan
+from ..text import byte_size, counted, few
 
-Progress = Callable[[int, int], None]
 
-
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """The result of a conversion.
 
     target : file or folder that was written
@@ -37,3 +38,28 @@ class Report:
     resumed: int = 0
     skipped: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files on the disk: weights, and what was copied beside them."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def _line(self) -> str:
+        files = f"{byte_size(self.nbytes)} in {counted(len(self.files), 'file')}"
+        tensors = f"{counted(self.tensors_changed, 'tensor')} rescaled, {self.tensors_kept:,} kept"
+        notes = [*self.told(), *(note for plan in self.plans.values() for note in plan.warnings)]
+        return f"{shown_path(self.target)}: {files}; {tensors}" + (f"; {counted(len(notes), 'note')}" if notes else "")
+
+    def _tables(self) -> Iterator[Table]:
+        yield Table(counted(len(self.files), "file"), (), [(shown_path(path),) for path in self.files])
+        yield notes_table(self.told())
+        for name, plan in self.plans.items():
+            for table in plan._tables():
+                yield Table(f"{shown(name)}: {table.title}" if name else table.title, table.heads, table.rows)
+
+    def told(self) -> tuple[str, ...]:
+        """The notes about the files, without those of the plans: which stay behind, and what a configuration lacks."""
+        if not self.skipped:
+            return self.notes
+        names = few([shown(str(path)) for path in self.skipped], 3)
+        return (f"not copied, since these files hold the old weights: {names}", *self.notes)

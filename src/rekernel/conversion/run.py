@@ -23,6 +23,8 @@ from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
 from ..errors import FORCE, Option, RekernelError
 from ..escape import shown_path
+from ..messages.log import logger
+from ..messages.progress_bar import Progress
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
@@ -35,9 +37,11 @@ from .downloads import Fetched
 from .journal import Journal
 from .modelspec import rescaled_metadata
 from .output_files import OutputFile, Outputs, arrange, output_tensors
-from .report import Progress, Report
+from .report import Report
 from .streaming import stream
 from .transformers_config import rescaled_configs
+
+_LOG = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,7 @@ class Conversion:
                     write_atomic(target, prepared.contents[target], force=replace, inputs=[source, *inputs])
                 else:
                     copy_atomic(source, target, force=replace, inputs=inputs)
+                _LOG.debug("copied: %s", shown_path(target))
                 self._advance(source.stat().st_size)
                 self.files.append(target)
             for job in jobs:
@@ -219,7 +224,9 @@ class Conversion:
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""
         path = job.folder / file.name
-        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale)
+        # Weights that stay are still those of the trained resolution to every other program.
+        grown = any(change.operators for change in job.plan.changed)
+        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale if grown else 1.0)
         recipe = Recipe(
             job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
         )
@@ -240,6 +247,7 @@ class Conversion:
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         prepared.journal.add(path)
+        _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
         self.written += writer.nbytes
         self.files.append(path)
 

@@ -1,5 +1,6 @@
-"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers."""
+"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers, and their measure."""
 
+from .applying import apply, detach
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
 from .formulas.low_band import Split, block_split
@@ -9,12 +10,15 @@ from .formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, Noi
 from .guidance.upsample import UpsampleGuidance
 from .guidance.wrapper import guide_denoiser
 from .kernels.supersampled import SupersampledKernels
+from .measure.denoiser_verification import AtTime, DenoiserVerification, verify_denoiser
 from .pipelines.load import load_pipeline
 from .pipelines.record import Recorded
 from .pipelines.write_record import record
 from .positions.rescaled import RescaledPositions
 
 __all__ = [
+    "AtTime",
+    "DenoiserVerification",
     "DiscreteSchedule",
     "EDMSchedule",
     "FlowSchedule",
@@ -28,7 +32,9 @@ __all__ = [
     "UpsampleGuidance",
     "VPSchedule",
     "Window",
+    "apply",
     "block_split",
+    "detach",
     "from_x0",
     "guide_denoiser",
     "guided_prediction",
@@ -40,4 +46,9 @@ __all__ = [
     "octaves",
     "record",
     "to_x0",
+    "verify_denoiser",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from ..errors import RekernelError
 from ..escape import shown
@@ -48,7 +49,7 @@ class SamplerSettings:
     def option_types(cls) -> dict[str, type]:
         """The type of each option; where its annotation is a union, the first type of the union."""
         hints = get_type_hints(cls)
-        return {name: (get_args(hints[name]) or (hints[name],))[0] for name in cls.option_names()}
+        return {name: _first_type(hints[name]) for name in cls.option_names()}
 
     @classmethod
     def from_options(cls, scale: Scale, options: Mapping[str, Any]) -> Self:
@@ -96,3 +97,10 @@ class SamplerSettings:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._described()})"
+
+
+def _first_type(hint: Any) -> type:
+    """The type of a value: of the words of a Literal, and the first of a union."""
+    if get_origin(hint) is Literal:
+        return type(get_args(hint)[0])
+    return _first_type(get_args(hint)[0]) if isinstance(hint, UnionType) or get_origin(hint) is Union else hint

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..architectures.detect import architecture
 from ..checkpoint.discover import candidates_in
-from ..checkpoint.pipeline_folder import find_pipeline
+from ..checkpoint.pipeline_folder import Component, find_pipeline
 from ..checkpoint.variants import chosen_weights
 from ..conversion.downloads import fetch
 from ..conversion.output_files import arrange, output_tensors
@@ -21,11 +21,13 @@ from ..conversion.run import Conversion
 from ..conversion.streaming import peak_bytes
 from ..errors import RekernelError
 from ..escape import shown_path
+from ..messages.warn import tell
+from ..plan.config_entry import recipe_beside, recipe_of
 from ..plan.plan import Plan
-from ..plan.recipe import find_recipe
-from ..planning.by_name import plan_checkpoint
+from ..planning.by_name import plan_opened
 from ..planning.guards import nothing_changes, refuse_recorded
 from ..planning.position_grid import CONFIG
+from ..planning.settings import Request
 from ..sources.place import Place
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
@@ -62,6 +64,8 @@ class CheckpointFiles:
             plans = dict.fromkeys(parts, order.plan)
         if all(p.empty for p in plans.values()) and options.dtype is None and options.max_shard_size is None:
             raise nothing_changes(shown_path(self.place.path), [w for p in plans.values() for w in p.warnings])
+        if isinstance(order.plan, PlanRequest):
+            tell(note for plan in plans.values() for note in plan.warnings)
         fetched = fetch(self.place, parts, allow_pickle=options.allow_pickle)
         run = Conversion(options, plans, fetched.origin)
         pipeline = fetched.pipeline()
@@ -75,7 +79,7 @@ class CheckpointFiles:
         if pipeline is None:
             return self._info(path, allow_pickle)
         components = {
-            name: self._info(weights, allow_pickle)
+            name: self._with_record(self._info(weights, allow_pickle), component)
             for name, component in pipeline.components.items()
             if (weights := chosen_weights(component)) is not None
         }
@@ -100,26 +104,41 @@ class CheckpointFiles:
         for name, weights in chosen.items():
             if weights is not None:
                 with self.place.open(weights) as opened:
-                    found[name] = Weights(opened.files, find_recipe(opened.metadata))
+                    found[name] = Weights(opened.files, recipe_of(opened))
         return found
 
     def _plans(self, parts: Mapping[str, Path], request: PlanRequest) -> dict[str, Plan]:
-        reading = {"allow_cast": request.allow_cast, "allow_pickle": request.allow_pickle}
+        asked = Request.of(request.scale, allow_cast=request.allow_cast, **request.options)
         plans = {}
         for name, path in parts.items():
             refuse_recorded(path, whole=bool(name) or path.is_dir())
             with self.place.open(path, allow_pickle=request.allow_pickle) as opened:
                 self.place.complete(opened.path.parent / CONFIG)
-                plans[name] = plan_checkpoint(opened, request.scale, **request.options, **reading)
+                plans[name] = plan_opened(opened, asked)
         return plans
+
+    def _with_record(self, info: Info, component: Component) -> Info:
+        """The same, with what the component's config records."""
+        from ..diffusion.denoiser.names import DENOISERS
+        from ..diffusion.pipelines.record import read_record
+
+        if component.name not in DENOISERS:
+            return info
+        self.place.complete(component.folder / CONFIG)
+        try:
+            return replace(info, recorded=read_record(component.folder))
+        except RekernelError as error:  # looking must not fail on what it could show
+            return replace(info, recipe_error=info.recipe_error or str(error))
 
     def _info(self, path: Path, allow_pickle: bool) -> Info:
         with self.place.open(path, allow_pickle=allow_pickle) as opened:
             tensors = tuple(opened.tensors.values())
             found = architecture({info.name: info.shape for info in tensors}, opened.metadata)
             family, shapes = found.family, found.shapes
+            info = counted(self.place.named(opened.path), opened.kind, tensors, opened.metadata)
             return replace(
-                counted(self.place.named(opened.path), opened.kind, tensors, opened.metadata),
+                info,
+                recipe=info.recipe or (None if info.recipe_error else recipe_beside(opened.path)),
                 family=family.name if family else "",
                 presets=tuple(sorted(family.presets(shapes))) if family else ("all",),
             )

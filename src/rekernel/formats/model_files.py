@@ -6,16 +6,19 @@ Scope: the protocol. Not here: the formats (see `checkpoints`, `onnx_models`), a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ..conversion.report import Report
 from ..conversion.run import Options
+from ..escape import shown
+from ..messages.display import Displayed, Table
 from ..plan.plan import Plan
 from ..plan.recipe import Recipe
 from ..planning.settings import PlanningOptions, Scale
+from ..text import byte_size, counted
 from .info import Info
 
 INTERPRETER = 80 << 20
@@ -49,8 +52,8 @@ class Order:
     options: Options
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Displayed):
     """What a conversion will need.
 
     output_bytes : of all files it writes, headers aside
@@ -61,6 +64,14 @@ class Estimate:
     output_bytes: int
     peak_memory: int
     files: tuple[tuple[str, int], ...]
+
+    def _line(self) -> str:
+        files = f"{byte_size(self.output_bytes)} in {counted(len(self.files), 'file')}"
+        return f"{files}, peak memory about {byte_size(self.peak_memory)}"
+
+    def _tables(self) -> Iterator[Table]:
+        files = [(shown(name), byte_size(nbytes)) for name, nbytes in self.files]
+        yield Table(counted(len(files), "file"), ("file", "size"), files)
 
 
 @dataclass(frozen=True)

@@ -6,3 +6,7 @@ from .contents import Payload, payload
 from .upload import Pushed, push
 
 __all__ = ["HeadMovedError", "HubError", "Payload", "Pushed", "model_card", "payload", "push"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

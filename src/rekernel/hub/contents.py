@@ -19,8 +19,11 @@ from ..diffusion.pipelines.record import Recorded, read_records
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..formats.recognise import model_files
+from ..messages.arguments import check_path
+from ..messages.display import Displayed
 from ..plan.recipe import Recipe
 from ..sources.place import Place
+from ..text import counted
 
 CARD = "README.md"
 _CACHES = re.compile(
@@ -28,8 +31,8 @@ _CACHES = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Payload:
+@dataclass(frozen=True, repr=False)
+class Payload(Displayed):
     """A converted file or folder, ready to be uploaded.
 
     files : local path of each file, by its name in the repository
@@ -50,6 +53,10 @@ class Payload:
     pipeline: bool = False
     recorded: dict[str, Recorded] = field(default_factory=dict)
     brings_code: bool = False
+
+    def _line(self) -> str:
+        rescaled = f"{counted(len(self.checkpoints), 'rescaled file')} and {len(self.left)} left"
+        return f"{counted(len(self.files), 'file')}, {rescaled}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -76,6 +83,7 @@ def payload(path: StrPath) -> Payload:
         If `path` holds neither a recipe nor recorded guidance, so rekernel did not convert it, or if a link leads out
         of the folder.
     """
+    check_path(path, "path")
     root = Path(path)
     if root.is_file():
         weights = model_files(Place(root)).weights()[""]
@@ -112,7 +120,8 @@ def payload(path: StrPath) -> Payload:
 
 def _no_recipe(path: Path) -> RekernelError:
     return RekernelError(
-        f"{shown_path(path)}: holds no recipe, so rekernel did not convert it; push what `rekernel convert` wrote."
+        f"{shown_path(path)}: holds no recipe, so rekernel did not convert it; push what `rekernel convert` wrote, or "
+        f"save_pretrained of a rescaled model, as safetensors."
     )
 
 

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.config_file import HOW_TO_LOAD
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
+from ..messages.display import Displayed, Table, notes_table
+from ..messages.log import logger, timed
+from ..messages.note import Note
+from ..messages.progress_bar import Progress
+from ..messages.warn import tell
 from ..sources.address import Address, is_repo
 from ..sources.hub_client import HeadMovedError, HubError, api, explained, hub
+from ..text import byte_size, counted
 from ..version import __version__
 from .card import Story, checked_verification, model_card, summary
 from .contents import CARD, Payload, payload
 from .licence import Terms, terms_of
+from .upload_progress import client_bars, uploaded_one_by_one
 
+_LOG = logger(__name__)
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _LARGEST_CARD = 1 << 22
 
 
-@dataclass(frozen=True)
-class Pushed:
+@dataclass(frozen=True, repr=False)
+class Pushed(Displayed):
     """The result of a push, or of a dry run.
 
     repo : the repository
@@ -53,6 +62,17 @@ class Pushed:
     url: str = ""
     commit: str = ""
     unchanged: bool = False
+
+    def _line(self) -> str:
+        where = shown(self.url, 400) if self.url else "nothing was uploaded"
+        notes = f"; {counted(len(self.notes), 'note')}" if self.notes else ""
+        return f"{self.repo}: {counted(len(self.files), 'file')}, {byte_size(self.nbytes)}; {where}{notes}"
+
+    def _tables(self) -> Iterator[Table]:
+        files = [(shown(name), byte_size(size)) for name, size in self.files]
+        yield Table(counted(len(files), "file"), ("file", "size"), files)
+        yield Table("not uploaded", ("file", "why"), [(shown(name), reason) for name, reason in self.left])
+        yield notes_table(self.notes)
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +98,7 @@ def push(
     figure: StrPath | None = None,
     dry_run: bool = False,
     token: str | None = None,
+    progress: Progress | bool | None = None,
 ) -> Pushed:
     """Publish a converted file or folder on the Hugging Face Hub, in one commit, with a model card.
 
@@ -116,6 +137,9 @@ def push(
         Only return the result that a push would have: upload and create nothing.
     token : str, optional
         Token for the Hub; by default the one from HF_TOKEN or `hf auth login`.
+    progress : bool or callable, optional
+        True shows the bars of huggingface_hub, and False hides them; the default is the client's own setting. A
+        function is called with (bytes done, bytes in all) after each file, and the files are uploaded one by one.
 
     Returns
     -------
@@ -127,6 +151,12 @@ def push(
         Before anything is uploaded wherever possible.
     HubError
         If the Hub refuses a request; `HeadMovedError` if the repository got another commit.
+
+    Warns
+    -----
+    RekernelWarning
+        Each note of the result: about the licence and the base model before anything is uploaded, and about old weights
+        in the repository afterwards.
 
     Examples
     --------
@@ -156,8 +186,13 @@ def push(
     plan = Pushed(repo, tuple(sizes.items()), tuple(sorted(load.left.items())), tuple(notes), said, text)
     if dry_run:
         hub()  # raises if huggingface_hub is missing
+    tell(plan.notes)
+    if dry_run:
         return plan
-    return _publish(plan, contents, load, private, exist_ok, pr, revision, parent_commit, token)
+    with client_bars(progress) as callback, timed(_LOG, f"push to {repo}"):
+        done = _publish(plan, contents, load, private, exist_ok, pr, revision, parent_commit, token, callback)
+    tell(done.notes[len(plan.notes) :])
+    return done
 
 
 def _check(repo: str, parent_commit: str | None, license: str | None, base_model: str | None) -> None:
@@ -180,6 +215,7 @@ def _publish(
     revision: str | None,
     parent_commit: str | None,
     token: str | None,
+    callback: Progress | None,
 ) -> Pushed:
     client, hf = hub(), api(token)
     where = Address(plan.repo, revision or "")
@@ -193,6 +229,10 @@ def _publish(
             for name, content in sorted(contents.items())
         ]
         try:
+            if callback is not None:
+                uploaded_one_by_one(
+                    hf, plan.repo, operations, dict(plan.files), callback, revision=revision, create_pr=pr
+                )
             done = hf.create_commit(
                 plan.repo, operations, commit_message=plan.message, commit_description=_description(load),
                 revision=revision, create_pr=pr, parent_commit=parent_commit or head.sha,
@@ -232,7 +272,7 @@ def _story(
     load: Payload, base_model: str | None, license: str | None, token: str | None
 ) -> tuple[Story, Terms, list[str]]:
     """Return the origin of the model, the terms of its source, and notes about both."""
-    notes = []
+    notes: list[str] = []
     origins = {(s.repo, s.commit) for recipe in load.recipes.values() for s in recipe.sources if s.repo}
     base, commit = origins.pop() if len(origins) == 1 else ("", "")
     if base and not is_repo(base):
@@ -240,7 +280,8 @@ def _story(
     if base_model and base_model != base:
         base, commit = base_model, ""
     if not base:
-        notes.append("the base model is unknown: a file of the disk was converted; say it with --base-model ORG/NAME.")
+        name_it = Option("base_model='org/name'", "--base-model ORG/NAME")
+        notes.append(Note("the base model is unknown: a file of the disk was converted; say it with ", name_it, "."))
     source, problem = _source_terms(load, base, commit, token)
     notes += [problem] if problem else []
     if source.note and (source.forbids or not license):
@@ -254,7 +295,9 @@ def _story(
 def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> tuple[Terms, str]:
     """Read the terms from the copied card, or else from the card of the source on the Hub; return a problem if any."""
     if CARD in load.files:
-        return terms_of(_front(load.files[CARD])), ""
+        front = _front(load.files[CARD])
+        if front or not base or not _only_how_to_load(load.files[CARD]):
+            return terms_of(front), ""
     if not base:
         return Terms(), ""
     client = hub()
@@ -268,12 +311,19 @@ def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> t
     return terms_of(_front(Path(found))), ""
 
 
+def _only_how_to_load(path: Path) -> bool:
+    """Whether a README.md is the one that `save_pretrained` of a rescaled model makes: it says no licence."""
+    return path.read_bytes().startswith(HOW_TO_LOAD.encode())
+
+
 def _front(path: Path) -> Mapping[str, Any]:
     """Read the front matter of a card; empty if there is none, or it cannot be read."""
     if path.stat().st_size > _LARGEST_CARD:
         return {}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if not text.lstrip().startswith("---"):  # the client would warn
+            return {}
         data: Mapping[str, Any] = hub().ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:  # a YAML parser may raise any error for text from anyone
         if isinstance(error, RekernelError):

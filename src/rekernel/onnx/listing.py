@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.header import TensorInfo
+from ..messages.display import Displayed
+from ..text import counted
 from .external_data import data_bytes, data_files, tensors_of
 from .graph import constants_of, dtype_name, metadata_of, read_proto
 
@@ -29,8 +31,8 @@ class Value:
     shape: tuple[int | str, ...] | None
 
 
-@dataclass(frozen=True)
-class Listing:
+@dataclass(frozen=True, repr=False)
+class Listing(Displayed):
     """The constants, metadata, inputs and outputs of a model.
 
     tensors : its constants, named as in a plan; the offsets are those of tensors stored one after the other
@@ -44,6 +46,10 @@ class Listing:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     beside: tuple[Path, ...]
+
+    def _line(self) -> str:
+        ends = f"{counted(len(self.inputs), 'input')}, {counted(len(self.outputs), 'output')}"
+        return f"{counted(len(self.tensors), 'tensor')}, {ends}"
 
 
 def list_model(path: Path) -> Listing:

@@ -23,6 +23,7 @@ from ..conversion.report import Report
 from ..conversion.transformers_config import rescaled_configs
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
+from ..messages.warn import tell
 from ..patterns import select
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
@@ -111,6 +112,8 @@ def convert_onnx(
     plan, done = (asked, _walked_again(model, asked)) if isinstance(asked, Plan) else _planned(model, asked)
     if not plan.changed and done.front is None:
         raise nothing_changes(shown_path(place.path), plan.warnings)
+    if isinstance(asked, Request):
+        tell(plan.warnings)
     proto = read_proto(model.path)
     refuse_too_large(model.path.stat().st_size + _brought_in(proto, plan), file)  # before gigabytes are downloaded
     data_beside = data_files(tensors_of(proto), path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
 from ..planning.layers import NOT_RESCALED
@@ -69,7 +69,7 @@ def _through(at: GraphPass) -> GraphPass:
             _visit(at)
         except (Refusal, RekernelError) as error:
             where = f"{shown(at.model.named(node))} ({shown(node.op_type)})"
-            raise RekernelError(f"{where}: ", *error.args, _way_out(at)) from None
+            raise RekernelError(f"{where}: ", *error.args, *_way_out(at)) from None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             if said := wrong_of(node, at.model.proto):
                 raise RekernelError(f"{shown(at.model.named(node))} ({shown(node.op_type)}): {said}") from None
@@ -88,11 +88,12 @@ def _through(at: GraphPass) -> GraphPass:
     return at
 
 
-def _way_out(at: GraphPass) -> str:
+def _way_out(at: GraphPass) -> tuple[str | Option, ...]:
     """What to do where a node of a network that supersamples cannot be rescaled; empty for other networks."""
     if at.ready is not None or at.reading.per_layer or at.reading.keeps_patch or at.reading.mode != SUPERSAMPLE:
-        return ""
-    return "; mode absorb (--mode absorb) leaves this node as it was trained, and the output at its trained size"
+        return ()
+    leaves = " leaves this node as it was trained, and the output at its trained size"
+    return "; ", Option("mode='absorb'", "--mode absorb"), leaves
 
 
 def _visit(at: GraphPass) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Option
 from ..plan.changes import AxisGeometry, LayerChange
 from .axes import Axes, old_shape
 from .graph_pass import GraphPass, Refusal
@@ -86,7 +87,7 @@ def set_window(
     repeats = padding_mode == "replicate" and any(map(any, sides))
     if repeats or any(left < 0 or right < 0 for left, right in sides):
         if transposed:
-            raise Refusal(f"would need a negative padding, {sides}; choose an odd number of taps, --taps")
+            raise Refusal(f"would need a negative padding, {sides}; choose an odd number of ", Option("taps", "--taps"))
         pad_before(at, sides, None if repeats else 0.0)
 
 

@@ -13,13 +13,19 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..escape import shown
+from ..messages.display import Displayed
 from ..resampling.arrays import resample
-from ..resampling.methods import KEYS_A, SMOOTHNESS
+from ..resampling.methods import GRID_METHODS, KEYS_A, SMOOTHNESS, Gain, canonical_method
 from ..resampling.operators import grid_operator, kernel_operator
+from ..text import dims
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
 Mode = Literal["", "supersample", "absorb"]
+NetworkMode = Literal["auto", "supersample", "absorb"]
+"""What a caller may ask of a whole network."""
+LayerMode = Literal["supersample", "absorb"]
 Form = Literal["plain", "dense", "factored", "auto"]
 FORMS: tuple[str, ...] = get_args(Form)
 """The ways to run a rescaled convolution."""
@@ -43,7 +49,7 @@ class AxisOperator:
     geometry: str
     scale: float
     method: str
-    gain: str
+    gain: Gain
     phase: float = 0.0
     dilation: int = 1
     a: float = KEYS_A
@@ -74,8 +80,8 @@ class AxisGeometry:
     dilation: int = 1
 
 
-@dataclass(frozen=True)
-class LayerChange:
+@dataclass(frozen=True, repr=False)
+class LayerChange(Displayed):
     """What happens to one tensor.
 
     name, dtype, shape, new_shape : name, dtype, old shape and new shape of the tensor; the dtype is spelled as in
@@ -128,6 +134,10 @@ class LayerChange:
         (4,)
         """
         return cls(name, dtype, shape, shape, "keep", reason)
+
+    def _line(self) -> str:
+        new = "" if self.kept else f" -> {dims(self.new_shape)}"
+        return f"{shown(self.name)} {dims(self.shape)}{new}, {self.settings()}"
 
     @property
     def kept(self) -> bool:
@@ -222,6 +232,21 @@ class LayerChange:
         )  # fmt: skip
         return " ".join(dict.fromkeys(texts))
 
+    def on_grid(self) -> str:
+        """The grid that a fully-connected layer reads or writes, as it was told or assumed; empty for other layers.
+
+        Examples
+        --------
+        >>> double = AxisOperator(2, 14, 28, "grid", 2.0, "area", "dc")
+        >>> LayerChange("fc", "F32", (9, 28), (9, 56), "linear-in", "", (9, 2, 14), (double,)).on_grid()
+        ', grid 2x14'
+        """
+        axes = len(self.view) - len(self.shape) + 1
+        if not self.kind.startswith("linear") or axes < 2:
+            return ""
+        first = next((i for i, (n, m) in enumerate(zip(self.view, self.shape, strict=False)) if n != m), 0)
+        return f", grid {dims(self.view[first : first + axes])}"
+
 
 @dataclass(frozen=True)
 class ModuleChange:
@@ -253,10 +278,11 @@ def _matrix(o: AxisOperator) -> NDArray[np.float64]:
     # A checkpoint has hundreds of layers, and only a few different matrices.
     shape = {"a": o.a, "smoothness": o.smoothness}
     if o.geometry == "grid":
-        matrix = grid_operator(o.old, o.new, o.method, gain=o.gain, **shape)
+        matrix = grid_operator(o.old, o.new, canonical_method(o.method, GRID_METHODS), gain=o.gain, **shape)
     else:
         spread = o.dilation * (o.old - 1) + 1
-        dense = kernel_operator(spread, o.scale, o.method, taps=o.new, gain=o.gain, phase=o.phase, **shape)
+        method = canonical_method(o.method)
+        dense = kernel_operator(spread, o.scale, method, taps=o.new, gain=o.gain, phase=o.phase, **shape)
         matrix = dense[:, :: o.dilation]
     matrix.setflags(write=False)
     return matrix

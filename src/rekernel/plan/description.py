@@ -7,16 +7,29 @@ Scope: the options that a plan stores for its reader. Not here: reading the opti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ..resampling.methods import AUTO_METHOD
 from ..text import dims, scale_text
-from .changes import AxisGeometry
-from .plan import Plan
+from .changes import AxisGeometry, LayerChange, ModuleChange
 
 _SHOWN = ("method", "taps", "gain", "selection")
 
 
-def described(plan: Plan) -> dict[str, str]:
+class Planned(Protocol):
+    """What a plan says of itself; this module does not import plans, which import it."""
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+    @property
+    def scale(self) -> tuple[float, ...] | float: ...
+    @property
+    def changed(self) -> tuple[LayerChange, ...]: ...
+    @property
+    def modules(self) -> tuple[ModuleChange, ...]: ...
+
+
+def described(plan: Planned) -> dict[str, str]:
     """Return texts by label: the scale, then method, taps, gain and selection where the plan states them.
 
     If the method was left to the role of each layer, the methods are those of the layers that change.
@@ -24,8 +37,11 @@ def described(plan: Plan) -> dict[str, str]:
 
     Examples
     --------
+    >>> from rekernel import Plan
     >>> described(Plan((), options={"method": "cubic", "a": -0.5}, scale=2))
     {'scale': '2', 'method': 'cubic'}
+    >>> described(Plan((), scale=(1.5, 2.0)))
+    {'scale': '2 in width and 1.5 in height'}
     """
     said = {label: plan.options[label] for label in _SHOWN if label in plan.options}
     if said.get("method") == AUTO_METHOD:
@@ -33,7 +49,16 @@ def described(plan: Plan) -> dict[str, str]:
         used += [module.method for module in plan.modules if module.method]
         said["method"] = " and ".join(dict.fromkeys(used)) or AUTO_METHOD
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}
-    return {"scale": scale_text(plan.scale), **texts}
+    return {"scale": _scale(plan.scale), **texts}
+
+
+def _scale(scale: float | tuple[float, ...]) -> str:
+    """A scale as people read it: one number where the axes share it, and the names of the sides where they do not."""
+    if not isinstance(scale, tuple) or len(set(scale)) == 1:
+        return scale_text(scale[0] if isinstance(scale, tuple) else scale)
+    if len(scale) == 2:
+        return f"{scale[1]:g} in width and {scale[0]:g} in height"
+    return scale_text(scale)
 
 
 def geometry_text(axes: Sequence[AxisGeometry]) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ..errors import RekernelError
 from ..escape import inert, shown
-from ..text import dims
+from ..messages.arguments import check_instance
+from ..messages.display import Displayed, Table, notes_table
+from ..messages.note import from_json, to_json
+from ..text import counted, dims
 from .changes import LayerChange, ModuleChange
+from .description import described
 from .serialization import change_of, facts_of, facts_written, filled, module_of, sparse, sparse_module
 
 SCHEMA = "rekernel.plan"
@@ -26,8 +31,8 @@ _FIELDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Displayed):
     """All changes that a conversion makes to a checkpoint.
 
     changes : one `LayerChange` per tensor
@@ -106,7 +111,7 @@ class Plan:
             "version": VERSION,
             "family": self.family,
             "options": self.options,
-            "warnings": list(self.warnings),
+            "warnings": to_json(self.warnings),
             "changes": [sparse(change) for change in changes],
             "modules": [sparse_module(module) for module in self.modules],
             **facts_written(self.origin, self.scale, self.size, self.form),
@@ -133,6 +138,7 @@ class Plan:
         >>> Plan.from_json(plan.to_json()) == plan
         True
         """
+        check_instance(text, str, "plan", "pass the text of a plan: Plan.from_json(Path('plan.json').read_text())")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -149,7 +155,11 @@ class Plan:
         try:
             changes = tuple(change_of(entry) for entry in document["changes"])
             modules = tuple(module_of(entry) for entry in document.get("modules", ()))
-            family, options, warnings = document["family"], document["options"], tuple(document["warnings"])
+            family, options, warnings = (
+                document["family"],
+                document["options"],
+                tuple(map(from_json, document["warnings"])),
+            )
             checked = document.get("checked", "")
         except KeyError as error:
             raise RekernelError(f"plan: field {error} is missing") from None
@@ -166,15 +176,31 @@ class Plan:
             raise RekernelError(f"plan: {shown(repeated[0])} is listed twice")
         return cls(changes, family, options, warnings, modules, **facts_of(document), checked=checked)
 
+    def _line(self) -> str:
+        said = described(self)
+        asked = ", ".join(f"{label} {inert(said[label], 60)}" for label in ("scale", "method") if label in said)
+        notes = f"; {counted(len(self.warnings), 'note')}" if self.warnings else ""
+        return f"{inert(self.family, 80) or 'no family recognised'}, {asked}: {self.counted()}{notes}"
+
+    def _tables(self) -> Iterator[Table]:
+        rows = [(shown(c.name), dims(c.shape), dims(c.new_shape), c.settings()) for c in self.changed]
+        yield Table(f"{self.counted()}", ("tensor", "old shape", "new shape", "method and taps"), rows)
+        layers = [(shown(m.name) if m.name else "the model itself", m.kind, m.reason) for m in self.modules]
+        yield Table(counted(len(layers), "layer") + " without tensors", ("layer", "kind", "why"), layers)
+        kept = Counter(c.reason for c in self.changes if c.kept)
+        reasons = [(f"{count:,}", reason) for reason, count in kept.most_common()]
+        yield Table(f"{counted(sum(kept.values()), 'tensor')} kept", ("tensors", "why"), reasons)
+        yield notes_table(self.warnings)
+
     def __str__(self) -> str:
         """Return a table of the changes, and a line for each reason why tensors stay unchanged."""
-        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "DC deviation")]
+        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "gain error")]
         rows += [
             (
                 shown(c.name, 70),
                 dims(c.shape),
                 dims(c.new_shape),
-                c.settings(),
+                f"{c.settings()}{c.on_grid()}",
                 c.resamplings[0].gain,
                 f"{c.dc_deviation():.1g}",
             )

@@ -6,12 +6,14 @@ Scope: the JSON under one metadata key. Not here: files (see `conversion`). Form
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import RekernelError
-from ..escape import shown
+from ..escape import inert, shown
+from ..messages.display import Displayed, Table
+from ..text import counted
 from .plan import Plan
 
 KEY = "rekernel"
@@ -48,8 +50,8 @@ class SourceFile:
         return cls(nbytes, *texts)
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Displayed):
     """The plan of a conversion and the files that were converted.
 
     plan : the plan, without the tensors that stay unchanged
@@ -62,6 +64,15 @@ class Recipe:
     sources: tuple[SourceFile, ...]
     dtype: str = ""
     tool: str = ""
+
+    def _line(self) -> str:
+        cast = f", cast to {self.dtype}" if self.dtype else ""
+        return f"{self.plan._line()}{cast}; {counted(len(self.sources), 'source file')}, by {inert(self.tool, 80)}"
+
+    def _tables(self) -> Iterator[Table]:
+        files = [(f"{s.nbytes:,}", s.sha256, shown(s.path) if s.path else "") for s in self.sources]
+        yield Table(counted(len(files), "source file"), ("bytes", "sha256", "path"), files)
+        yield from self.plan._tables()
 
     def to_json(self) -> str:
         """Return one line of JSON with sorted keys, so equal recipes give equal bytes."""

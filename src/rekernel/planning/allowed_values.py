@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import Option, RekernelError
 from ..escape import shown
+from ..messages.note import Note
 from ..patterns import by_pattern
 from ..resampling.methods import KEYS_A, TAPS_RULES
 from ..text import dims, scale_text
@@ -23,7 +24,9 @@ LARGEST_SCALE = 64
 LARGEST_IMAGE = 1 << 30
 """Pixels of an image that a rescaled model is run on once: as floats, its first feature maps take 100 GB and more."""
 
-SCALE_1 = "the scale is 1, so nothing changes; pass the new pixels per old pixel, such as --scale 2"
+SCALE_1 = Note(
+    "the scale is 1, so nothing changes; pass the new pixels per old pixel, such as ", Option("scale=2", "--scale 2")
+)
 """The note of a plan for a scale of 1."""
 
 
@@ -119,6 +122,17 @@ def check_numbers(*, taps: Any = None, a: Any = KEYS_A, smoothness: Any = None) 
 
 def _number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def rows_of_a_picture(grid: Sequence[int]) -> bool:
+    """Whether a grid of channels and one size may be a picture whose one channel was left out.
+
+    Examples
+    --------
+    >>> rows_of_a_picture((28, 28)), rows_of_a_picture((3, 28)), rows_of_a_picture((1, 28, 28))
+    (True, False, False)
+    """
+    return len(grid) == 2 and grid[0] > 4 and 1 / 4 <= grid[0] / grid[1] <= 4
 
 
 def sizes(grid: Any) -> bool:

@@ -18,12 +18,17 @@ from ..checkpoint.dtypes import FLOATS, ROUNDED
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import finding, shown, shown_path
-from ..patterns import select, without
-from ..plan.changes import LayerChange, ModuleChange
+from ..messages.arguments import check_path
+from ..messages.log import logger
+from ..messages.note import Note
+from ..messages.warn import tell
+from ..patterns import hinted, select, without
+from ..plan.changes import LayerChange, ModuleChange, NetworkMode
 from ..plan.plan import Plan
-from ..resampling.methods import KEYS_A
+from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..sources.opening import open_location
-from .allowed_values import SCALE_1, is_one
+from .allowed_values import SCALE_1, is_one, rows_of_a_picture
+from .asked_scale import asked_scale
 from .guards import refuse_rescaled
 from .layers import Unclear
 from .no_effect import without_effect
@@ -35,20 +40,23 @@ from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer
 from .weight_norm import with_lengths
 
+_LOG = logger(__name__)
 _WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
 
 
 def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
-    scale: Scale,
+    scale: Scale | None = None,
     *,
-    method: str = "auto",
-    taps: int | str | None = None,
-    gain: str = "dc",
+    size: int | Sequence[int] | str | None = None,
+    from_size: int | Sequence[int] | str | None = None,
+    method: Method = "auto",
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float | None = None,
-    reading_filter: str | None = None,
-    mode: str = "auto",
+    reading_filter: ReadingFilter | Alias | None = None,
+    mode: NetworkMode = "auto",
     preset: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -66,6 +74,9 @@ def plan_checkpoint(
     scale : float or sequence of float
         New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
         it is).
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        Instead of `scale`: the new size of an image and the trained one, in pixels. The trained one is read from a
+        config.json beside the weights where it tells one.
     method, taps, gain, a, smoothness
         As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where a layer absorbs a whole
         scale, and 'lanczos3' another scale; 'optimal' in a network that gives an image back, with all taps where the
@@ -101,6 +112,11 @@ def plan_checkpoint(
     RekernelError
         For a pattern without a match, an unknown preset, a dtype that may not be cast, or a geometry that cannot be.
 
+    Warns
+    -----
+    RekernelWarning
+        Each note of the plan: what names and shapes do not tell, and the argument that tells it.
+
     Examples
     --------
     >>> import tempfile, safetensors.numpy, numpy as np
@@ -113,13 +129,23 @@ def plan_checkpoint(
     >>> [change.new_shape for change in plan_checkpoint(path, scale=2, mode="supersample", method="optimal").changed]
     [(8, 3, 5, 5), (8, 8, 5, 5)]
     """
-    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
-    asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
+    typed = not hasattr(source, "tensors")
+
+    def planned(opened: TensorSource) -> Plan:
+        asked = plain_scale(asked_scale(scale, size, from_size, lambda: trained_image(opened.path.parent), typed=typed))
+        settings = Settings(asked, method, taps, gain, a, smoothness, reading_filter)
+        return plan_opened(opened, Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast))
+
+    if typed:
+        check_path(source, "source")
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             place.complete(opened.path.parent / CONFIG)
-            return _plan(opened, asked)
-    return _plan(source, asked)
+            plan = planned(opened)
+    else:
+        plan = planned(source)
+    tell(plan.warnings, "plan.warnings has them all")
+    return plan
 
 
 @dataclass(frozen=True)
@@ -142,7 +168,8 @@ class _Checkpoint:
     selection: str
 
 
-def _plan(source: TensorSource, asked: Request) -> Plan:
+def plan_opened(source: TensorSource, asked: Request) -> Plan:
+    """Do the same as `plan_checkpoint` for an open checkpoint, without warnings."""
     refuse_rescaled(source)
     if not source.tensors:
         raise RekernelError(f"{shown_path(source.path)}: holds no tensors, so there is nothing to plan")
@@ -193,7 +220,7 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
         try:
             change = layer.change() if name in given.chosen else layer.kept(f"not selected by {given.selection}")
         except Unclear as unclear:
-            warnings.append(f"{shown(name)} {list(info.shape)}: {unclear}")
+            warnings.append(Note(f"{shown(name)} {list(info.shape)}: ", *unclear.args))
             change = layer.kept("unclear, see the notes")
         castable = info.dtype in ROUNDED
         if not change.kept and info.dtype not in FLOATS and not (castable and asked.allow_cast):
@@ -205,9 +232,11 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
                 *(cast if castable else ()),
                 ").",
             )
+        _LOG.debug("planned: %s: %s", shown(name), change.settings())
         changes.append(change)
     changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
+    warnings += filter(None, (_signal(change, hints) for change in changes))
     warnings += [note for c in changes if not image and (note := assumed_square(c, hints))]
     windows = [name for name in shapes if name.endswith(_WINDOWS)] if supersamples else []
     if windows:
@@ -236,6 +265,18 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
 
 
+def _signal(change: LayerChange, hints: Hints) -> str:
+    """A note about a given grid that may be a picture whose one channel was left out; empty for any other."""
+    grid = hints.given("linear_grid", change.name) if change.kind == "linear-in" else None
+    if not grid or not rows_of_a_picture(grid):
+        return ""
+    sizes = ",".join(map(str, grid))
+    return (
+        f"{shown(change.name)}: a grid of {sizes} is a signal of {grid[1]} samples with {grid[0]} channels; for a "
+        f"picture of one channel write 1,{sizes}"
+    )
+
+
 def _assumed(
     changes: Sequence[LayerChange], shapes: Mapping[str, tuple[int, ...]], family: Family | None, hints: Hints
 ) -> list[str]:
@@ -245,9 +286,12 @@ def _assumed(
         if c.kind == "conv" and hints.given("stride", c.name) is None
         and not (family and (facts := family.facts(c.name, shapes)) and facts.stride)
     ]  # fmt: skip
-    notes = [
-        f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
-        f"rekernel.torch.load takes them from the model, and --stride and --padding tell them to any other reader"
+    notes: list[str] = [
+        Note(
+            f"{shown(c.name)}: no name tells its stride and padding, both of which grow by the scale; "
+            f"rekernel.torch.load takes them from the model, and ",
+            Option("hints=Hints(stride=..., padding=...)", "--stride and --padding"), " tell them to any other reader",
+        )
         for c in unknown if c.mode == ABSORB
     ]  # fmt: skip
     guessed = [c.name for c in unknown if c.mode != ABSORB]
@@ -259,8 +303,11 @@ def _assumed(
         why, whose = f"the names of a {family.name} do not tell every stride", f" ({listed})"
     return [
         *notes,
-        f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is wrong, "
-        f"pass --stride NAME=2",
+        Note(
+            f"{why}: stride 1 and 'same' padding are assumed for {len(guessed)} convolutions{whose}; where that is "
+            f"wrong, pass ",
+            hinted("stride", "NAME", 2),
+        ),
     ]
 
 

@@ -15,17 +15,18 @@ from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown, shown_path
+from ..messages.note import names_option, parts_of
 from ..plan.recipe import find_recipe
 from ..text import scale_text
 
 
 def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
     """The error for a plan that changes nothing. It quotes up to three notes, those that name an option first."""
-    telling = sorted(warnings, key=lambda note: "--" not in note)
+    telling = sorted(warnings, key=names_option, reverse=True)
     more = len(telling) - 3
     rest = f" ({more} more note{'s' if more > 1 else ''}: see the plan.)" if more > 0 else ""
-    notes = "".join(f" Note: {note.rstrip('.')}." for note in telling[:3])
-    return RekernelError(f"{where}: the plan changes nothing.{notes}{rest}")
+    notes = [part for note in telling[:3] for part in (" Note: ", *parts_of(note), ".")]
+    return RekernelError(f"{where}: the plan changes nothing.", *notes, rest)
 
 
 def refuse_rescaled(source: TensorSource) -> None:

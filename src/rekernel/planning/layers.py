@@ -16,7 +16,7 @@ NOT_RESCALED = "no spatial kernel (bias, norm, 1x1), or its input keeps its trai
 
 
 class Unclear(Exception):  # noqa: N818 - not an error: becomes a note in the plan
-    """The shape and name of a tensor do not say what it is, so it is left as it is."""
+    """The shape and name of a tensor do not say what it is, so it stays. The arguments are parts of a note."""
 
 
 @dataclass(frozen=True)

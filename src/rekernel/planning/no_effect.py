@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import Option
 from ..escape import shown
+from ..messages.note import Note
 from ..patterns import matcher
 from ..plan.changes import LayerChange, ModuleChange
 from ..resampling.methods import ALIASES, AUTO_METHOD, KEYS_A, for_grid, for_values
@@ -53,8 +55,8 @@ def without_effect(
         for pattern in getattr(hints, what, ()):
             matched = [change for change in changes if matcher(pattern)(change.name)]
             if matched and all(change.kept for change in matched):
-                flag = f"--{what.replace('_', '-')}"
-                notes.append(f"{flag} {shown(pattern)} has no effect: {_stay(matched)}")
+                named = Option(f"the hint {what} of {shown(pattern)}", f"--{what.replace('_', '-')} {shown(pattern)}")
+                notes.append(Note(named, f" has no effect: {_stay(matched)}"))
     return notes
 
 

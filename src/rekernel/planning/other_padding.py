@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..errors import RekernelError
 from ..plan.changes import AxisGeometry, AxisOperator, LayerChange
 from ..resampling.geometry import ConvGeometry, conv_geometry
+from ..resampling.methods import canonical_method
 from .roles import ABSORB
 
 _CLOSE = 1e-9
@@ -78,8 +79,8 @@ def _placed(
 ) -> ConvGeometry | None:
     try:
         return conv_geometry(
-            old.kernel, method=o.method, taps=o.new, stride=old.stride, padding=padding, dilation=old.dilation,
-            scale_in=o.scale, scale_out=1.0 if absorbs else o.scale, aligned=aligned,
+            old.kernel, method=canonical_method(o.method), taps=o.new, stride=old.stride, padding=padding,
+            dilation=old.dilation, scale_in=o.scale, scale_out=1.0 if absorbs else o.scale, aligned=aligned,
         )  # fmt: skip
     except RekernelError:  # no output without that padding
         return None

@@ -17,8 +17,9 @@ from typing import Any
 
 from ..architectures.tokens import Tokens, tokens_beside
 from ..checkpoint.strict_json import read_object
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown
+from ..messages.note import Note
 from ..plan.changes import LayerChange
 from ..text import dims
 from .layers import Unclear
@@ -77,7 +78,7 @@ def position_grid(
     count, tokens = shapes[name][-2], tokens_beside(name, shapes)
     if hint is not None:
         return _told(name, count, tuple(hint))
-    option = f"pass --grid {shown(name)}=H,W"
+    option = grid_of(name)
     if tokens.behind:
         raise Unclear(
             f"some of its {count} positions belong to tokens behind the patches ({tokens}), so it is left as it is; a "
@@ -89,7 +90,8 @@ def position_grid(
         if prefix not in tokens.in_front() and not (prefix == 0 < math.prod(grid)):
             raise Unclear(
                 f"{CONFIG} says {dims(image)} pixels, which are {dims(grid)} patches of {dims(patch)}; with "
-                f"{_beside(tokens)} these do not make its {count} positions. Left as it is; {option}"
+                f"{_beside(tokens)} these do not make its {count} positions. Left as it is; pass ",
+                option,
             )
         return PositionGrid(grid, prefix)
     sides = {front: math.isqrt(max(count - front, 0)) for front in tokens.in_front()}
@@ -98,7 +100,8 @@ def position_grid(
         raise Unclear(
             f"nothing tells the grid of its {count} positions: with {_beside(tokens)} they are "
             f"{'no square' if not square else 'more than one square'}, and no {CONFIG} gives the size of the image. "
-            f"Left as it is; {option}"
+            f"Left as it is; pass ",
+            option,
         )
     [(front, side)] = square
     return PositionGrid((side, side), front)
@@ -119,10 +122,22 @@ def assumed_square(change: LayerChange, hints: Hints) -> str:
     if change.kind != "values" or len(change.shape) > 3 or hints.given("grid", change.name) is not None:
         return ""
     grid = change.view[change.grid_axis : change.grid_axis + 2]
-    return (
+    return Note(
         f"{shown(change.name)}: its {math.prod(grid)} patches are taken for a grid of {dims(grid)}, since no {CONFIG} "
-        f"beside the weights gives the size of the image; for another grid pass --grid {shown(change.name)}=H,W"
+        f"beside the weights gives the size of the image; for another grid pass ",
+        grid_of(change.name),
     )
+
+
+def grid_of(name: str) -> Option:
+    """The hint that tells the grid of a table of positions, for a message.
+
+    Examples
+    --------
+    >>> str(grid_of("pos_embed")), grid_of("pos_embed").flag
+    ("hints=Hints(grid={'pos_embed': (H, W)})", '--grid pos_embed=H,W')
+    """
+    return Option(f"hints=Hints(grid={{{shown(name)!r}: (H, W)}})", f"--grid {shown(name)}=H,W")
 
 
 def trained_image(folder: Path) -> tuple[int, int] | None:

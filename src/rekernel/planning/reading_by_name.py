@@ -15,11 +15,12 @@ from ..architectures.base import MAKES_IMAGES, Family, has_all
 from ..architectures.detect import is_weight
 from ..errors import Option, RekernelError
 from ..escape import shown
+from ..messages.note import Note
 from ..patterns import layer_of
-from ..plan.changes import Mode
+from ..plan.changes import LayerMode, Mode
 from ..resampling.geometry import is_whole
 from ..text import few, scale_text
-from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
+from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode, patches_stay
 from .settings import Hints, Settings
 from .weight_norm import computed_from, length_of
 
@@ -93,8 +94,12 @@ def reading(
             SUPERSAMPLE,
             network,
             readers,
-            note="the names do not tell whether this network gives an image back, so its feature maps grow with the "
-            "image; for a classifier pass --mode absorb (mode='absorb'), which loses nothing",
+            note=Note(
+                "the names do not tell whether this network gives an image back, so its feature maps grow with the "
+                "image; for a classifier pass ",
+                Option("mode='absorb'", "--mode absorb"),
+                ", which loses nothing",
+            ),
         )
     mode = network_mode(asked, network)
     if mode == SUPERSAMPLE:
@@ -104,9 +109,10 @@ def reading(
         if readers:
             why = f"{few([shown(name) for name in sorted(readers)])}: reads the image, but is not selected"
         if asked == AUTO:
-            note = (
+            note = Note(
                 f"{why}, so the feature maps grow with the image, which can cost a classifier accuracy; name the layer "
-                f"that absorbs the scale instead: --mode absorb --mode NAME=absorb"
+                f"that absorbs the scale instead: ",
+                Option("mode='absorb', hints=Hints(mode={'NAME': 'absorb'})", "--mode absorb --mode NAME=absorb"),
             )
             return Reading(SUPERSAMPLE, network, note=note)
         raise RekernelError(
@@ -121,7 +127,8 @@ def reading(
         return Reading(ABSORB, readers=readers)
     facts = [family.facts(name, shapes) for name in readers] if family else []
     if asked == AUTO and not small and facts and all(f and f.role == "patch" for f in facts):
-        return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True)
+        kernels = [(shapes[name][2:], settings.scales(len(shapes[name]) - 2) or ()) for name in sorted(readers)]
+        return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True, note=patches_stay(*kernels[0]))
     return Reading(ABSORB, resample=next(filter(None, told)))
 
 
@@ -132,7 +139,7 @@ def _told(
     if computed := computed_from(reader, shapes):
         return f"{shown(reader)}: {computed}"
     if length_of(reader, shapes) and hints.given("layout", reader) is None:
-        return f"{shown(reader)}: is the direction of a weight norm, which is rescaled where --layout names its axes"
+        return f"{shown(reader)}: is the direction of a weight norm, which is rescaled where a hint gives its layout"
     facts = family.facts(reader, shapes) if family else None
     stride = hints.given("stride", reader) or (facts.stride if facts else 0)
     scales = settings.scales(len(shapes[reader]) - 2) or ()
@@ -147,7 +154,7 @@ def _told(
     return f"{shown(layer_of(reader))}: {what} cannot absorb a scale of {scale_text(settings.scale)}"
 
 
-def _named(shapes: Mapping[str, tuple[int, ...]], modes: Mapping[str, str]) -> frozenset[str]:
+def _named(shapes: Mapping[str, tuple[int, ...]], modes: Mapping[str, LayerMode]) -> frozenset[str]:
     """The names of the convolutions that the caller told to absorb."""
     told = Hints(mode=modes)
     return frozenset(n for n, s in shapes.items() if len(s) > 2 and told.given("mode", n) == ABSORB)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, get_args
 
 from ..errors import RekernelError
 from ..escape import shown
-from ..plan.changes import Mode
+from ..plan.changes import LayerMode, Mode, NetworkMode
+from ..text import dims, scale_text
 from .settings import Settings
 
 SUPERSAMPLE: Final = "supersample"
@@ -26,9 +27,23 @@ FAR: Final = 4
 """Distance of taps, in trained pixels, from which nothing is interpolated between them."""
 FLAT: Final = 0.003
 """Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
-MODES: tuple[Mode, ...] = (SUPERSAMPLE, ABSORB)
-NETWORK_MODES: tuple[str, ...] = (AUTO, *MODES)
-"""What a caller may ask of a whole network."""
+MODES: tuple[LayerMode, ...] = get_args(LayerMode)
+NETWORK_MODES: tuple[NetworkMode, ...] = get_args(NetworkMode)
+
+
+def patches_stay(kernel: Sequence[int], scale: Sequence[float]) -> str:
+    """The note about a vision transformer whose patches cannot grow by the scale.
+
+    Examples
+    --------
+    >>> patches_stay((16, 16), (1.5, 1.5))
+    'patches of 16x16 pixels cannot grow by 1.5, so they stay: more tokens are read, at interpolated positions'
+    """
+    each = scale if len(set(scale)) > 1 else scale[:1]
+    return (
+        f"patches of {dims(kernel)} pixels cannot grow by {scale_text(tuple(each))}, so they stay: more tokens are "
+        f"read, at interpolated positions"
+    )
 
 
 class Role(StrEnum):
@@ -180,7 +195,7 @@ def aligned(settings: Settings, network: Network, *, reads_image: bool) -> tuple
     return (dilated and not reads_image, dilated)
 
 
-def checked_mode(mode: str) -> Mode:
+def checked_mode(mode: str) -> LayerMode:
     """Return `mode`; raise an error that lists the modes if it is not one of them.
 
     Examples

@@ -21,7 +21,7 @@ from ..resampling.geometry import (
     conv_transpose_geometry,
     new_size,
 )
-from ..resampling.methods import for_grid
+from ..resampling.methods import TapsRule, canonical_method, for_grid
 from ..resampling.operators import kernel_taps
 from .layers import Became, Cells, ConvAxis, Weight
 from .roles import ABSORB, AUTO, SUPERSAMPLE, reading_method
@@ -170,8 +170,10 @@ def _boxes(axis: ConvAxis) -> int:
     return left + math.ceil(scale * (g.dilation * (g.kernel - 1) + 1 - g.padding[0]) - 1e-9)
 
 
-def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: bool, aligned: Aligned) -> ConvGeometry:
-    g = axis.geometry
+def _placed(
+    axis: ConvAxis, name: str, taps: int | TapsRule | None, *, transposed: bool, aligned: Aligned
+) -> ConvGeometry:
+    g, method = axis.geometry, canonical_method(name)
     if transposed:
         return conv_transpose_geometry(
             g.kernel, method=method, taps=taps, stride=g.stride, padding=g.padding[0],
@@ -184,7 +186,7 @@ def _placed(axis: ConvAxis, method: str, taps: int | str | None, *, transposed: 
     )  # fmt: skip
 
 
-def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
+def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | TapsRule | None]:
     """Method and number of taps of the factored form.
 
     The blur is the same filter for every tap of the kernel, so the method is the shift-invariant one. Interpolation
@@ -197,7 +199,8 @@ def _blur(axis: ConvAxis, settings: Settings) -> tuple[str, int | str | None]:
     if settings.method in ("optimal", "dilate"):
         return ("optimal-filter" if settings.method == "optimal" else "dilate"), None
     spread = axis.geometry.dilation * (axis.geometry.kernel - 1)
-    return settings.method, kernel_taps(1, axis.scale_in, settings.method) + round(axis.scale_in) * spread
+    taps = kernel_taps(1, axis.scale_in, canonical_method(settings.method))
+    return settings.method, taps + round(axis.scale_in) * spread
 
 
 def reads_grid(weight: Weight, axis: int, cells: Sequence[Cells], settings: Settings, reason: str) -> LayerChange:

@@ -11,8 +11,10 @@ from typing import Any, Self, TypedDict
 
 from ..errors import Option, RekernelError
 from ..escape import shown
+from ..messages.arguments import check_instance
 from ..patterns import by_pattern, matcher, select
-from ..plan.changes import AxisOperator
+from ..plan.changes import AxisOperator, LayerMode, NetworkMode
+from ..resampling.arrays import Order
 from ..resampling.geometry import is_whole
 from ..resampling.methods import (
     ALL_METHODS,
@@ -21,6 +23,11 @@ from ..resampling.methods import (
     KEYS_A,
     READING_FILTERS,
     SMOOTHNESS,
+    Alias,
+    Gain,
+    Method,
+    ReadingFilter,
+    TapsRule,
     canonical_method,
     for_grid,
     for_values,
@@ -48,11 +55,11 @@ class Hints:
 
     linear_grid: Mapping[str, Grid] = field(default_factory=dict)
     output_grid: Mapping[str, Grid] = field(default_factory=dict)
-    order: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[str, Order] = field(default_factory=dict)
     stride: Mapping[str, int] = field(default_factory=dict)
     padding: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
-    mode: Mapping[str, str] = field(default_factory=dict)
+    mode: Mapping[str, LayerMode] = field(default_factory=dict)
     dilation: Mapping[str, int] = field(default_factory=dict)
     grid: Mapping[str, Grid] = field(default_factory=dict)
 
@@ -117,8 +124,8 @@ class Settings:
 
     scale: Any
     method: str = AUTO_METHOD
-    taps: int | str | None = None
-    gain: str = "dc"
+    taps: int | TapsRule | None = None
+    gain: Gain = "dc"
     a: float = KEYS_A
     smoothness: float | None = None
     reading_filter: str | None = None
@@ -160,10 +167,8 @@ class Settings:
         """
         if old == new:
             return None
-        if values:
-            method, gain = for_values(self.method), "none"
-        else:
-            method, gain = for_grid(self.method), self.gain
+        method = for_values(self.method) if values else for_grid(self.method)
+        gain: Gain = "none" if values else self.gain
         return AxisOperator(axis, old, new, "grid", new / old, method, gain, a=self.a, smoothness=self.smooth)
 
     def on_kernel(
@@ -178,13 +183,13 @@ class Settings:
 class PlanningOptions(TypedDict, total=False):
     """The keyword arguments that `plan_checkpoint`, `plan_source` and `convert` share; the first explains each."""
 
-    method: str
-    taps: int | str | None
-    gain: str
+    method: Method
+    taps: int | TapsRule | None
+    gain: Gain
     a: float
     smoothness: float | None
-    reading_filter: str | None
-    mode: str
+    reading_filter: ReadingFilter | Alias | None
+    mode: NetworkMode
     preset: str | None
     include: Sequence[str] | None
     exclude: Sequence[str]
@@ -256,7 +261,8 @@ class Request:
 
     def checked_hints(self, names: Sequence[str]) -> Hints:
         """Return the hints; raise if a pattern matches no tensor."""
-        hints = self.hints or Hints()
+        hints = Hints() if self.hints is None else self.hints
+        check_instance(hints, Hints, "hints", "pass rekernel.Hints(stride={'conv1': 2})")
         hints.check(names)
         return hints
 

@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 from ..architectures.axis_order import PYTORCH, Layout
 from ..architectures.base import Family, LayerFacts
 from ..architectures.detect import is_weight
+from ..architectures.diffusion import SingleFileDiffusion
 from ..architectures.tokens import is_table
 from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
 from ..escape import shown
-from ..patterns import layer_of, without
+from ..patterns import hinted, layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
-from ..resampling.geometry import new_size
+from ..resampling.geometry import is_whole, new_size
 from ..text import scale_text
 from .layers import Cells, ConvAxis, Unclear, Weight, grid_cells
-from .position_grid import position_grid
+from .position_grid import grid_of, position_grid
 from .reading_by_name import NOT_NEEDED, RESAMPLED, Reading
 from .roles import ABSORB, AUTO, SUPERSAMPLE, checked_mode, role_of, settings_of
 from .rules import convolution, is_patch, reads_grid, values, writes_grid
@@ -92,7 +93,7 @@ class Layer:
             if self.hints.given("linear_grid", self.name):
                 return self._linear("in")
             if is_table(self.name) and not re.search(r"(^|[._/])(text|language)", self.name):
-                raise Unclear(self._suspect_table())
+                raise Unclear(*self._suspect_table())
             self._suspect_grid()
             return self.kept("fully connected: no spatial axis")
         layout = self._asked_layout() or (facts.layout if facts else "") or self._guessed_layout()
@@ -114,7 +115,8 @@ class Layer:
         if scales is None:
             raise Unclear(
                 f"has {len(kernel)} spatial axes, but the scale has {len(self.settings.scale)}; give this layer a "
-                f"scale of its own with --set"
+                f"scale of its own with ",
+                Option("overrides", "--set"),
             )
         known = self.hints.given("stride", self.name) or facts.stride
         stride = known or 1
@@ -134,8 +136,8 @@ class Layer:
         if max(kernel) > _LARGEST_KERNEL:
             size = "x".join(map(str, kernel))
             raise Unclear(
-                f"in layout {layout} its kernel would be {size}; left as it is. If the layout is another, pass "
-                f"{self._option()}"
+                f"in layout {layout} its kernel would be {size}; left as it is. If the layout is another, pass ",
+                self._option("..."),
             )
         if all(k == 1 for k in kernel) and stride == 1 and mode != ABSORB:
             return self.kept("1x1 convolution: pointwise")
@@ -149,11 +151,14 @@ class Layer:
         ]
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
         step = "unknown" if anywhere else stride
+        # No program loads a single file with larger kernels, so its weights stay and the layers are dilated.
+        keeps = (settings.method, settings.gain) == ("dilate", "dc") and isinstance(self.family, SingleFileDiffusion)
+        keeps = keeps and all(map(is_whole, scales))
         with self._named():
             change = convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
-                aligned=(self.aligned and not cuts, self.aligned),
+                aligned=(self.aligned and not cuts, self.aligned), factored=keeps,
             ).change  # fmt: skip
         if by_tap(change, self.shapes):
             raise Unclear("its weight norm has a length for each tap, which rescaling mixes; left as it is")
@@ -199,9 +204,13 @@ class Layer:
                     f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",
                     Option("hints=Hints(padding=...)", "--padding"),
                 )
+            layer = shown(layer_of(self.name))
             raise Unclear(
-                f"has an even kernel, {'x'.join(map(str, kernel))}, so it is probably strided; left as it is. "
-                f"Pass --stride {layer_of(self.name)}=N and --padding {layer_of(self.name)}=P"
+                f"has an even kernel, {'x'.join(map(str, kernel))}, so it is probably strided; left as it is. Pass ",
+                Option(
+                    f"hints=Hints(stride={{{layer!r}: N}}, padding={{{layer!r}: P}})",
+                    f"--stride {layer}=N and --padding {layer}=P",
+                ),
             )
         side = dilation * (kernel[-1] - 1) // 2
         return side, side
@@ -266,8 +275,8 @@ class Layer:
         axes = self.layout.of(len(self.shape))
         if axes is None or not is_weight(self.name):
             raise Unclear(
-                f"does not have the name of a convolution; left as it is. If it is one, pass "
-                f"{self._option()}{axes or ''}"
+                "does not have the name of a convolution; left as it is. If it is one, pass ",
+                self._option(axes or "..."),
             )
         if len(self.shape) == 3 and re.search(
             r"(^|[./])(query|key|value|qkv|out|attention_output)[./]kernel", self.name
@@ -283,8 +292,8 @@ class Layer:
             raise RekernelError(f"{shown(self.name)} {list(self.shape)}: layout {shown(asked)} is not OI or IO")
         return str(asked)
 
-    def _option(self) -> str:
-        return f"--layout {layer_of(self.name)}="
+    def _option(self, layout: str) -> Option:
+        return hinted("layout", layer_of(self.name), layout)
 
     def _positions(self, facts: LayerFacts | None) -> LayerChange:
         patches = [
@@ -314,11 +323,11 @@ class Layer:
         cells = self._position_cells(found.grid, scales)
         return values(self.weight, {len(self.shape) - 2: cells}, self.settings, reason, prefix=found.prefix)
 
-    def _suspect_table(self) -> str:
+    def _suspect_table(self) -> tuple[str | Option, ...]:
         """The reason to leave a table of positions in a network of no known family."""
         return (
-            f"looks like a table of positions, whose grid no name tells; left as it is. If it is one of patches, pass "
-            f"--grid {shown(self.name)}=H,W"
+            "looks like a table of positions, whose grid no name tells; left as it is. If it is one of patches, pass ",
+            grid_of(self.name),
         )
 
     def _position_map(self) -> LayerChange:
@@ -336,17 +345,17 @@ class Layer:
 
     def _guessed_layout(self) -> str | None:
         """PyTorch's layout if shape and name are those of a convolution; raises `Unclear` where they are not."""
-        shape, option = self.shape, self._option()
+        shape, option = self.shape, self._option
         usual = "OIHW" if len(shape) == 4 else "OIDHW"
         if len(shape) > 5:
             return None
         if re.search(
             r"pos(ition)?(al)?_?(bias_table|embed|emb\b|enc)|(^|[._])(cls|class|mask|reg(ister)?)_token", self.name
         ):
+            if is_table(self.name):
+                raise Unclear(*self._suspect_table())
             raise Unclear(
-                self._suspect_table()
-                if is_table(self.name)
-                else "looks like a position embedding or a token, but its model family is not recognised; left as it is"
+                "looks like a position embedding or a token, but its model family is not recognised; left as it is"
             )
         if self.layout is not PYTORCH:
             return self._layout_of_all()
@@ -354,21 +363,22 @@ class Layer:
             usual = "OIW" if len(shape) == 3 else usual
             raise Unclear(
                 f"is the direction of a weight norm, and {shown(length)} its length, which has to change with it; left "
-                f"as they are. To rescale both, pass {option}{usual}"
+                f"as they are. To rescale both, pass ",
+                option(usual),
             )
         if len(shape) == 3:
             has_bias = self.name.endswith(".weight") and self.shapes.get(layer_of(self.name) + ".bias") == shape[:1]
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
                 return "OIW"
-            raise Unclear(f"may or may not be a Conv1d; left as it is. If it is one, pass {option}OIW")
+            raise Unclear("may or may not be a Conv1d; left as it is. If it is one, pass ", option("OIW"))
         if self.name.endswith(".kernel") or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[: len(shape) - 2]):
             guess = "HWIO" if len(shape) == 4 else "DHWIO"
-            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass {option}{guess}")
+            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass ", option(guess))
         if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:
             guess = "OHWI" if len(shape) == 4 else "ODHWI"
-            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass {option}{guess}")
+            raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass ", option(guess))
         if not is_weight(self.name) or max(shape[2:]) > _LARGEST_KERNEL:
-            raise Unclear(f"may or may not be a convolution; left as it is. If it is one, pass {option}{usual}")
+            raise Unclear("may or may not be a convolution; left as it is. If it is one, pass ", option(usual))
         return usual
 
     def _suspect_grid(self) -> None:
@@ -385,6 +395,6 @@ class Layer:
             if inputs == c * side * side and side > 1 and (c > 3 or side >= 8):
                 grid = f"{c},{side},{side}"
                 raise Unclear(
-                    f"may read a {grid} grid; left as it is. If it does, pass --linear-grid "
-                    f"{layer_of(self.name)}={grid}"
+                    f"may read a {grid} grid; left as it is. If it does, pass ",
+                    hinted("linear_grid", layer_of(self.name), (c, side, side), grid),
                 )

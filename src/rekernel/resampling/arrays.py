@@ -8,20 +8,28 @@ Derivation: docs/mathematics.md, "A resampling is a matrix".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from .methods import KEYS_A, SMOOTHNESS
+from ..messages.arguments import check_array, check_sizes, kind_of, short
+from ..messages.warn import tell
+from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule, canonical_method
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
 
 Order = Literal["channels-first", "channels-last"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 """The orders in which a grid is flattened: C,H,W and H,W,C."""
+Side = Literal["in", "out"]
+SIDES: tuple[Side, ...] = get_args(Side)
+"""Which axis of a matrix is a grid."""
+MatrixLayout = Literal["OI", "IO"]
+MATRIX_LAYOUTS: tuple[MatrixLayout, ...] = get_args(MatrixLayout)
+"""(out, in) as in PyTorch, and (in, out) as in JAX and Keras."""
 _SPATIAL = "DHW"
 
 
@@ -57,16 +65,20 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     >>> resample(w, {-1: kernel_operator(3, 2.0, "linear")}).shape
     (4, 2, 7)
     """
-    if not (hasattr(w, "shape") and hasattr(w, "dtype")):
-        raise RekernelError(f"{type(w).__name__} is not an array; pass one of NumPy, PyTorch, JAX or CuPy")
+    check_array(w)
+    if not isinstance(operators, Mapping):
+        raise RekernelError(
+            f"operators is {kind_of(operators)}, not a dict of matrices by axis; pass one: {{2: kernel_operator(3, 2)}}"
+        )
     shape = tuple(w.shape)
     matrices: dict[int, NDArray[np.float64]] = {}
     for axis, operator in operators.items():
-        if not -len(shape) <= axis < len(shape):
-            raise RekernelError(f"axis {axis} is not one of the {len(shape)} axes of an array of shape {shape}")
+        if not isinstance(axis, int | np.integer) or not -len(shape) <= axis < len(shape):
+            raise RekernelError(f"axis {short(axis)} is not one of the {len(shape)} axes of an array of shape {shape}")
         position = axis % len(shape)
         if position in matrices:
             raise RekernelError(f"axis {position} of an array of shape {shape} was given two operators")
+        check_array(operator, f"operators[{axis}]")
         matrix = np.asarray(operator, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[1] != shape[position]:
             raise RekernelError(
@@ -80,11 +92,11 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
 def resample_conv(
     w: Any,
     scale: float | Sequence[float],
-    method: str = "optimal",
+    method: KernelMethod | Alias = "optimal",
     *,
     layout: str | None = None,
-    taps: int | str | Sequence[int | str | None] | None = None,
-    gain: str = "dc",
+    taps: int | TapsRule | Sequence[int | TapsRule | None] | None = None,
+    gain: Gain = "dc",
     phase: float | Sequence[float] = 0.0,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
@@ -118,6 +130,11 @@ def resample_conv(
     RekernelError
         As `kernel_operator` and `resample`; also for a layout that does not fit.
 
+    Warns
+    -----
+    RekernelWarning
+        For a scale of 1 along every axis, and for an `a` or a `smoothness` that the method does not have.
+
     Examples
     --------
     >>> resample_conv(np.zeros((8, 4, 3, 3), np.float32), scale=2).shape
@@ -125,6 +142,7 @@ def resample_conv(
     >>> resample_conv(np.zeros((3, 3, 4, 8), np.float32), (2, 1), "linear", layout="HWIO").shape
     (7, 3, 4, 8)
     """
+    check_array(w)
     axes = spatial_axes(tuple(w.shape), layout)
     scales, all_taps, phases = (
         per_axis(value, len(axes), name) for value, name in ((scale, "scale"), (taps, "taps"), (phase, "phase"))
@@ -135,6 +153,7 @@ def resample_conv(
         if k == 1 and p == 0 and not isinstance(t, int | np.integer):
             continue
         operators[axis] = kernel_operator(k, s, method, taps=t, gain=gain, phase=p, a=a, smoothness=smoothness)
+    tell(_without_effect(method, scales, phases, a, smoothness))
     return resample(w, operators, allow_cast=allow_cast)
 
 
@@ -142,12 +161,12 @@ def resample_linear(
     w: Any,
     grid: Sequence[int],
     new_grid: Sequence[int],
-    method: str = "optimal",
+    method: GridMethod | Alias = "optimal",
     *,
-    side: str = "in",
-    order: str = "channels-first",
-    layout: str = "OI",
-    gain: str | None = None,
+    side: Side = "in",
+    order: Order = "channels-first",
+    layout: MatrixLayout = "OI",
+    gain: Gain | None = None,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
     allow_cast: bool = False,
@@ -189,10 +208,12 @@ def resample_linear(
     >>> resample_linear(np.ones((10, 3 * 16 * 16)), (3, 16, 16), (3, 32, 32), "linear").shape
     (10, 3072)
     """
+    check_array(w)
     shape = tuple(w.shape)
-    if side not in ("in", "out"):
+    grid, new_grid = check_sizes(grid, "grid", "(3, 16, 16)"), check_sizes(new_grid, "new_grid", "(3, 32, 32)")
+    if side not in SIDES:
         raise RekernelError(f"side={side!r} is neither 'in' nor 'out'")
-    if layout not in ("OI", "IO"):
+    if layout not in MATRIX_LAYOUTS:
         raise RekernelError(f"layout={layout!r} is neither 'OI' nor 'IO'")
     if len(shape) not in (1, 2) or (len(shape) == 1 and side == "in"):
         raise RekernelError(
@@ -211,6 +232,20 @@ def resample_linear(
     return out.reshape((*shape[:axis], math.prod(new_cells), *shape[axis + 1 :]))
 
 
+def _without_effect(
+    method: str, scales: Sequence[float], phases: Sequence[float], a: float, smoothness: float
+) -> Iterator[str]:
+    """Notes about arguments that change nothing."""
+    name = canonical_method(method)
+    if all(s == 1 for s in scales) and not any(phases):
+        yield "the scale is 1, so nothing changes; pass new pixels per old pixel, such as scale=2"
+        return
+    if a != KEYS_A and name != "cubic":
+        yield f"a={a:g} has no effect: the method is {name!r}; a belongs to method='cubic'"
+    if smoothness != SMOOTHNESS and not name.startswith("optimal"):
+        yield f"smoothness={smoothness:g} has no effect: the method is {name!r}; smoothness belongs to method='optimal'"
+
+
 def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int, ...]:
     """Positions of the spatial axes of a convolution weight, in the layout's order.
 
@@ -224,7 +259,8 @@ def spatial_axes(shape: tuple[int, ...], layout: str | None = None) -> tuple[int
             raise RekernelError(f"a convolution weight has 3 to 5 axes, not {len(shape)}: shape {shape}")
         layout = "OI" + _SPATIAL[5 - len(shape) :]
     if (
-        len(layout) != len(shape)
+        not isinstance(layout, str)
+        or len(layout) != len(shape)
         or len(set(layout)) != len(layout)
         or not {"O", "I"} < set(layout) <= set("OI" + _SPATIAL)
     ):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import RekernelError
+from ..messages.arguments import check_number
+from .methods import Alias, KernelMethod, TapsRule
 from .operators import kernel_taps
 
 _CLOSE = 1e-9
@@ -162,8 +164,8 @@ def conv_phase(
 def conv_geometry(
     k: int,
     *,
-    method: str = "optimal",
-    taps: int | str | None = None,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
     stride: int = 1,
     padding: int | tuple[int, int] = 0,
     dilation: int = 1,
@@ -213,6 +215,8 @@ def conv_geometry(
     >>> conv_geometry(16, taps=32, stride=16, scale_in=2.0, scale_out=1.0).stride  # a patch embedding absorbs
     32
     """
+    for name, value in (("k", k), ("stride", stride), ("dilation", dilation), ("scale_in", scale_in)):
+        check_number(value, name, "2")
     scale_out = scale_in if scale_out is None else scale_out
     left_old, right_old = (padding, padding) if isinstance(padding, int) else padding
     new_stride = _new_stride(stride, scale_in, scale_out)
@@ -237,8 +241,8 @@ def conv_geometry(
 def conv_transpose_geometry(
     k: int,
     *,
-    method: str = "optimal",
-    taps: int | str | None = None,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
     stride: int = 1,
     padding: int = 0,
     output_padding: int = 0,
@@ -346,7 +350,9 @@ def pool_geometry(
     return ConvGeometry(taps, as_conv.stride, as_conv.padding, new_dilation, as_conv.phase)
 
 
-def _place(method: str, taps: int | str | None, *, k: int, dilation: int, scale_in: float, **layer: Any) -> Place:
+def _place(
+    method: KernelMethod | Alias, taps: int | TapsRule | None, *, k: int, dilation: int, scale_in: float, **layer: Any
+) -> Place:
     """Taps, left padding and phase; one tap more than the rule says where the phase is too large for so many."""
     spread = dilation * (k - 1) + 1  # extent of the dilated kernel, zeros included: a dense kernel must cover it
     count = kernel_taps(spread, scale_in, method, taps)

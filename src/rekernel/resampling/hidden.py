@@ -7,14 +7,18 @@ copied equally often; interpolation along ordered neurons is ours.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..messages.arguments import check_array, check_whole
 from .arrays import resample_linear
-from .methods import GRID_METHODS, canonical_method
+from .methods import GRID_METHODS, Alias, GridMethod, canonical_method
+
+NeuronOrder = Literal["activations", "weights"]
+"""By what the neurons of a hidden layer are sorted into a chain."""
 
 
 def resample_hidden(
@@ -22,9 +26,9 @@ def resample_hidden(
     bias: Any | None,
     w_out: Any,
     width: int,
-    method: str = "nearest",
+    method: GridMethod | Alias = "nearest",
     *,
-    order: str | None = None,
+    order: NeuronOrder | None = None,
     activations: Any | None = None,
 ) -> tuple[Any, Any | None, Any]:
     """Give the hidden layer between two linear weights another width.
@@ -65,6 +69,9 @@ def resample_hidden(
     >>> bool(np.allclose(v2 @ np.maximum(v1 @ x + c, 0), w2 @ np.maximum(w1 @ x + b, 0)))
     True
     """
+    check_array(w_in, "w_in")
+    check_array(w_out, "w_out")
+    check_whole(width, "width", "128")
     method = canonical_method(method, GRID_METHODS)
     hidden = int(w_in.shape[0])
     if w_out.shape[1] != hidden or (bias is not None and tuple(bias.shape) != (hidden,)):
@@ -105,6 +112,9 @@ def neuron_order(features: Any) -> NDArray[np.intp]:
     >>> neuron_order(np.array([[0.0, 5.0, 1.0], [1.0, 0.0, 1.0], [2.0, -5.0, 3.0]])).tolist()
     [1, 2, 0]
     """
+    check_array(features, "features")
+    if len(features.shape) != 2:
+        raise RekernelError(f"features has shape {tuple(features.shape)}; pass an array (samples, neurons)")
     x = np.asarray(features, dtype=np.float64)
     x = x - x.mean(axis=0)
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)

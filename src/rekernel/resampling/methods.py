@@ -5,7 +5,7 @@ Scope: names. Not here: what a method computes (see `operators`). Imports no Num
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Final, Literal, TypeVar, get_args, overload
 
 from ..errors import RekernelError
 
@@ -20,19 +20,37 @@ Gain = Literal["dc", "ratio", "none"]
 TapsRule = Literal["full", "same-extent"]
 """Words that stand for a number of taps."""
 
-KERNEL_METHODS: tuple[str, ...] = get_args(KernelMethod)
-GRID_METHODS: tuple[str, ...] = get_args(GridMethod)
-ALL_METHODS = tuple(dict.fromkeys(KERNEL_METHODS + GRID_METHODS))
-"""What a caller may ask for: a plan takes the nearest kin of the method where a layer has no use for it."""
-AUTO_METHOD = "auto"
-"""Not a method: it leaves the method to the role of each layer."""
-READING_FILTERS = tuple(method for method in KERNEL_METHODS if method not in ("dilate", "optimal-filter"))
+Alias = Literal["bilinear", "trilinear", "bicubic", "tricubic"]
+"""Other names of methods."""
+Method = Literal["auto", KernelMethod, GridMethod, Alias]
+"""What a caller may ask of a plan; 'auto' leaves the method to the role of each layer."""
+ReadingFilter = Literal["optimal", "nearest", "linear", "cubic", "lanczos3", "area"]
 """Methods for the layer that reads the image."""
+
+KERNEL_METHODS: tuple[KernelMethod, ...] = get_args(KernelMethod)
+GRID_METHODS: tuple[GridMethod, ...] = get_args(GridMethod)
+ALL_METHODS: tuple[KernelMethod | GridMethod, ...] = tuple(dict.fromkeys((*KERNEL_METHODS, *GRID_METHODS)))
+"""What a caller may ask for: a plan takes the nearest kin of the method where a layer has no use for it."""
+AUTO_METHOD: Final = "auto"
+"""Not a method: it leaves the method to the role of each layer."""
+READING_FILTERS: tuple[ReadingFilter, ...] = get_args(ReadingFilter)
 GAINS: tuple[Gain, ...] = get_args(Gain)
 TAPS_RULES: tuple[TapsRule, ...] = get_args(TapsRule)
-ALIASES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "tricubic": "cubic"}
+ALIASES: dict[str, KernelMethod] = {
+    "bilinear": "linear",
+    "trilinear": "linear",
+    "bicubic": "cubic",
+    "tricubic": "cubic",
+}
 
 
+_Name = TypeVar("_Name", bound=str)
+
+
+@overload
+def canonical_method(method: str) -> KernelMethod: ...
+@overload
+def canonical_method(method: str, choices: tuple[_Name, ...]) -> _Name: ...
 def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> str:
     """Resolve aliases (bilinear, bicubic, ...) and check the name.
 

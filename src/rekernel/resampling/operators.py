@@ -14,10 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..messages.arguments import check_number, short
 from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
-from .methods import GAINS, GRID_METHODS, KEYS_A, SMOOTHNESS, TAPS_RULES, canonical_method
+from .methods import (
+    GAINS,
+    GRID_METHODS,
+    KEYS_A,
+    SMOOTHNESS,
+    TAPS_RULES,
+    Alias,
+    Gain,
+    GridMethod,
+    KernelMethod,
+    TapsRule,
+    canonical_method,
+)
 
 Array = NDArray[np.float64]
 
@@ -33,7 +46,11 @@ _OPTIMAL_REACH = 2.0  # old samples on either side that an optimal grid tap may 
 
 
 def kernel_taps(
-    k: int, scale: float, method: str = "optimal", taps: int | str | None = None, phase: float = 0.0
+    k: int,
+    scale: float,
+    method: KernelMethod | Alias = "optimal",
+    taps: int | TapsRule | None = None,
+    phase: float = 0.0,
 ) -> int:
     """Number of taps that `kernel_operator` returns: the rule behind its argument `taps`.
 
@@ -93,10 +110,10 @@ def _count_taps(k: int, scale: float, method: str, taps: int | str | None, phase
 def kernel_operator(
     k: int,
     scale: float,
-    method: str = "optimal",
+    method: KernelMethod | Alias = "optimal",
     *,
-    taps: int | str | None = None,
-    gain: str = "dc",
+    taps: int | TapsRule | None = None,
+    gain: Gain = "dc",
     phase: float = 0.0,
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
@@ -154,6 +171,7 @@ def kernel_operator(
     """
     method = canonical_method(method)
     _check_gain(gain)
+    check_number(a, "a", "-0.5")
     _check_smoothness(smoothness)
     count = kernel_taps(k, scale, method, taps, phase)
     if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
@@ -176,9 +194,9 @@ def kernel_operator(
 def grid_operator(
     n: int,
     n_new: int,
-    method: str = "optimal",
+    method: GridMethod | Alias = "optimal",
     *,
-    gain: str = "dc",
+    gain: Gain = "dc",
     a: float = KEYS_A,
     smoothness: float = SMOOTHNESS,
 ) -> Array:
@@ -220,6 +238,7 @@ def grid_operator(
     """
     method = canonical_method(method, GRID_METHODS)
     _check_gain(gain)
+    check_number(a, "a", "-0.5")
     _check_smoothness(smoothness)
     for name, size in (("n", n), ("n_new", n_new)):
         if not _is_whole(size) or size < 1:
@@ -227,7 +246,8 @@ def grid_operator(
     if n == n_new:
         return np.eye(n)
     if method.startswith("pinv-"):
-        resize = grid_operator(n, n_new, method.removeprefix("pinv-"), gain="none", a=a)
+        plain = canonical_method(method.removeprefix("pinv-"), GRID_METHODS)
+        resize = grid_operator(n, n_new, plain, gain="none", a=a)
         return np.asarray(np.linalg.pinv(resize.T), dtype=np.float64)
     scale = n_new / n
     what = f"grid_operator({n}, {n_new}, {method!r})"
@@ -323,9 +343,9 @@ def _with_gain(values: Array, scale: float, gain: str, what: str) -> Array:
 
 def _check_kernel_arguments(k: int, scale: float, phase: float) -> None:
     if not _is_whole(k) or k < 1:
-        raise RekernelError(f"k={k!r} is not a kernel size; pass a whole number of taps, 1 or more")
+        raise RekernelError(f"k={short(k)} is not a kernel size; pass a whole number of taps, 1 or more")
     if not _is_finite(scale) or scale <= 0:
-        raise RekernelError(f"scale={scale!r} must be a finite number above 0")
+        raise RekernelError(f"scale={short(scale)} must be a finite number above 0")
     if not _is_finite(phase):
         raise RekernelError(f"phase={phase!r} must be a finite number of new samples")
 
@@ -344,6 +364,7 @@ def _check_gain(gain: str) -> None:
 
 
 def _check_smoothness(smoothness: float) -> None:
+    check_number(smoothness, "smoothness", "0.01")
     if not 0 <= smoothness < 1:
         raise RekernelError(f"smoothness={smoothness!r} must be at least 0 and below 1")
 

@@ -16,6 +16,7 @@ from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
+from ..messages.arguments import check_path
 from .address import Address, address_of
 from .hub_place import BY_HEADER, RemotePlace, remote_place
 from .place import Place
@@ -36,6 +37,7 @@ def open_location(source: StrPath) -> Iterator[Place]:
     ...     place.path.name
     'unet.safetensors'
     """
+    check_path(source, "source")
     address = address_of(source)
     if address is None:
         yield Place(Path(source))

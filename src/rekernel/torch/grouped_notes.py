@@ -25,14 +25,19 @@ class _Note:
     text : what the first of them says of its layer
     places : number of notes
     others : whether some of them have other numbers
+    said : a single note as it was; empty for several
     """
 
     layers: tuple[str, ...]
     text: str
     places: int = 1
     others: bool = False
+    said: str = ""
 
-    def __str__(self) -> str:
+    def spoken(self) -> str:
+        """The text; of a single note the note itself, which knows the words of the command line."""
+        if self.said:
+            return self.said
         names = f"{few(self.layers, 2 if len(self.layers) > _STAY else _STAY)}: " if self.layers else ""
         numbers = f" (at {self.places} places, with other numbers at some)" if self.others else ""
         return f"{names}{self.text}{numbers}"
@@ -52,12 +57,12 @@ def grouped(notes: Iterable[str]) -> list[str]:
     """
     each = [_read(note) for note in dict.fromkeys(notes)]
     same = _joined(each, lambda note: note.text)
-    return list(map(str, _joined(same, lambda note: _NUMBER.sub("0", note.text))))
+    return [note.spoken() for note in _joined(same, lambda note: _NUMBER.sub("0", note.text))]
 
 
 def _read(note: str) -> _Note:
     found = _NAMED.fullmatch(note)
-    return _Note((found[1],), found[2]) if found else _Note((), note)
+    return _Note((found[1],), found[2], said=note) if found else _Note((), note, said=note)
 
 
 def _joined(notes: Sequence[_Note], key: Callable[[_Note], str]) -> list[_Note]:

@@ -26,6 +26,7 @@ from ..patterns import listed, matcher
 from ..plan.plan import Plan
 from ..resampling.geometry import new_size
 from ..text import dims, few
+from .checked_arguments import check_module
 from .editing.apply import PLAN
 from .running import Forward, call_with, more_inputs, said_by
 from .surroundings import own_precision
@@ -142,6 +143,7 @@ def recalibrate(
     >>> torch.equal(larger[1].running_mean, model[1].running_mean)
     True
     """
+    check_module(model)
     norms = _norms(model, exclude)
     moments = {name: _Moments() for name in norms}
     before: Saved = [

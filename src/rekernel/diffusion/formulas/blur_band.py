@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...resampling.arrays import resample
+from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
 
 
@@ -69,7 +70,7 @@ class FilterSplit:
 @lru_cache(maxsize=32)
 def _taps(factor: float, method: str) -> NDArray[np.float64]:
     """The blur along one axis: the kernel into which one old tap is rescaled."""
-    return kernel_operator(1, factor, method, gain="dc")[:, 0] if factor != 1 else np.ones(1)
+    return kernel_operator(1, factor, canonical_method(method), gain="dc")[:, 0] if factor != 1 else np.ones(1)
 
 
 @lru_cache(maxsize=32)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from ...errors import RekernelError
 from ...resampling.arrays import resample
+from ...resampling.methods import GRID_METHODS, canonical_method
 from ...resampling.operators import grid_operator
 
-REDUCE = ("area", "linear", "cubic", "lanczos3")
-ENLARGE = ("nearest", "linear", "cubic")
+Reduce = Literal["area", "linear", "cubic", "lanczos3"]
+Enlarge = Literal["nearest", "linear", "cubic"]
+REDUCE: tuple[Reduce, ...] = get_args(Reduce)
+ENLARGE: tuple[Enlarge, ...] = get_args(Enlarge)
 
 
 def grid_factors(factor: float | Sequence[float], default_axes: int = 2) -> tuple[float, ...]:
@@ -207,7 +210,7 @@ def _reduction(size: int, low: int, method: str) -> NDArray[np.float64]:
         matrix = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None)
     else:
         # The adjoint of an interpolation is its anti-aliased reduction.
-        matrix = grid_operator(low, size, method, gain="none").T
+        matrix = grid_operator(low, size, canonical_method(method, GRID_METHODS), gain="none").T
     result: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
     return result
 
@@ -216,6 +219,7 @@ def _reduction(size: int, low: int, method: str) -> NDArray[np.float64]:
 def _enlargement(size: int, low: int, reduce: str, enlarge: str) -> NDArray[np.float64]:
     """U along one axis: a (size, low) matrix, the right inverse of D whose columns span the interpolation `enlarge`."""
     down = _reduction(size, low, reduce)
-    shape = down.T if enlarge == "nearest" else grid_operator(low, size, enlarge, gain="none")
+    method = canonical_method(enlarge, GRID_METHODS)
+    shape = down.T if method == "nearest" else grid_operator(low, size, method, gain="none")
     result: NDArray[np.float64] = shape @ np.linalg.inv(down @ shape)
     return result

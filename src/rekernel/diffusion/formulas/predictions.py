@@ -10,11 +10,13 @@ The noisy image is `x = alpha x0 + sigma n`. For a given x, a prediction of ever
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import RekernelError
 
 Slope = Callable[[Any, Any], tuple[Any, Any]]
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow", "negated_flow", "score", "edm", "edm_v"]
+"""What a network may predict; a test compares these words with `KINDS`."""
 
 
 def _epsilon(alpha: Any, sigma: Any) -> tuple[Any, Any]:
@@ -58,7 +60,7 @@ def _edm_velocity(alpha: Any, sigma: Any) -> tuple[Any, Any]:
     return -a, -b
 
 
-KINDS: dict[str, Slope] = {
+KINDS: dict[Prediction, Slope] = {
     "epsilon": _epsilon,
     "sample": _sample,
     "v_prediction": _velocity,

@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from ...errors import RekernelError
+from ...messages.arguments import check_number
 from ..formulas.blur_band import FilterSplit
 from ..formulas.guided import LowBand, Window, octaves
-from ..formulas.low_band import ENLARGE, REDUCE, Split
-from ..formulas.predictions import KINDS
+from ..formulas.low_band import ENLARGE, REDUCE, Enlarge, Reduce, Split
+from ..formulas.predictions import KINDS, Prediction
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import factors_for, low_size
 from ..sampler_settings import SamplerSettings
 
-PREDICTORS = ("reduced", "rescaled")
+Predictor = Literal["reduced", "rescaled"]
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+_MOST_THETA = 10.0  # the measured best is 1.5; a larger weight is a slip
 
 
 @dataclass(eq=False, repr=False)
@@ -42,17 +45,20 @@ class GuidanceSettings(SamplerSettings):
     stop: float | None = None
     log_snr: tuple[float, float] | None = None
     schedule: NoiseSchedule | None = None
-    prediction: str | None = None
+    prediction: Prediction | None = None
     levels: int | None = None
-    reduce: str = "area"
-    enlarge: str | None = None
-    predictor: str = "reduced"
+    reduce: Reduce = "area"
+    enlarge: Enlarge | None = None
+    predictor: Predictor = "reduced"
 
     _what: ClassVar[str] = "guidance"
     _not_options: ClassVar[tuple[str, ...]] = ("scale", "log_snr", "schedule", "prediction")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, number in (("theta", self.theta), ("eta", self.eta), ("start", self.start), ("stop", self.stop)):
+            if number is not None and number not in (math.inf, -math.inf):
+                check_number(number, name, "0.6")
         if self.eta is not None and (self.start is not None or self.stop is not None):
             raise RekernelError("eta= sets when guidance acts, and so do start= and stop=; give one or the other")
         for name, value, known in (
@@ -64,6 +70,10 @@ class GuidanceSettings(SamplerSettings):
         if self.levels is not None and not (hasattr(self.levels, "__index__") and self.levels >= 1):
             raise RekernelError(f"levels={self.levels!r} must be a whole number of at least 1")
         self.window()  # validate eagerly
+        if self.theta is not None and not 0 <= self.theta <= _MOST_THETA:
+            raise RekernelError(
+                f"theta={self.theta!r} must be a number from 0 (off) to {_MOST_THETA:g}; 1 replaces the low band"
+            )
 
     def window(self, theta: float = 1.0, eta: float = 1.0) -> Window:
         """When guidance acts and how strongly; the arguments are the defaults for settings that are None."""
@@ -80,8 +90,9 @@ class GuidanceSettings(SamplerSettings):
         )
 
     def splits(
-        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest"
-    ) -> tuple[LowBand, ...]:
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest",
+        factors: Sequence[float] | None = None,
+    ) -> tuple[LowBand, ...]:  # fmt: skip
         """The reductions between the levels, from the trained size upwards; empty at the trained size.
 
         Parameters
@@ -90,13 +101,14 @@ class GuidanceSettings(SamplerSettings):
         trained : pixels of the trained size, per grid axis; needed for scale='auto'
         multiple : divisor of height and width that the network requires
         enlarge : U where the setting `enlarge` is None
+        factors : size over trained size, per grid axis; by default as the scale says
 
         Examples
         --------
         >>> [s.low for s in GuidanceSettings(4).splits((64, 64))]
         [(16, 16), (32, 32)]
         """
-        factors = factors_for(self.scale, size, trained)
+        factors = factors_for(self.scale, size, trained) if factors is None else tuple(factors)
         if self.predictor == "rescaled":
             return (FilterSplit(tuple(size), factors),) if any(f > 1 for f in factors) else ()
         found: list[LowBand] = []

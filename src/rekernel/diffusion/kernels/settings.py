@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Self
 
 from ...errors import RekernelError
 from ...patterns import matcher
-from ...plan.changes import FORMS
-from ...resampling.methods import canonical_method
+from ...plan.changes import FORMS, Form
+from ...resampling.methods import Alias, KernelMethod, canonical_method
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
 from ..sampler_settings import SamplerSettings
@@ -34,12 +34,12 @@ class KernelSettings(SamplerSettings):
     """
 
     layers: str | Sequence[str] = "inner"
-    method: str | Mapping[float, str | None] = "optimal"
+    method: KernelMethod | Alias | Mapping[float, KernelMethod | Alias | None] = "optimal"
     _: KW_ONLY
     until: float | Mapping[str, float] = 1.0
     progressive: bool = False
     noise_damped: bool = False
-    form: str = "factored"
+    form: Form = "factored"
     schedule: NoiseSchedule | None = None
 
     _what: ClassVar[str] = "kernels"

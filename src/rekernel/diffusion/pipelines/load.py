@@ -9,59 +9,38 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, find_pipeline
+from ...checkpoint.strict_json import read_object
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.arguments import check_path
+from ...messages.warn import tell
+from ...plan.config_entry import CONFIG, recipe_of
 from ...plan.plan import Plan
-from ...plan.recipe import find_recipe
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
 from ...sources.opening import open_source
+from ...text import scale_text
+from ..denoiser.attached import ATTRIBUTE, Attached
 from ..denoiser.names import DENOISERS
-from ..guidance.upsample import UpsampleGuidance
-from ..kernels.supersampled import SupersampledKernels
-from ..positions.rescaled import RescaledPositions
+from .attached_cascade import AttachedCascade
 from .record import Recorded, listed, read_records
-from .recorded_cascade import RecordedCascade
+from .recorded_cascade import recorded_cascade
+from .single_file import dilated_pipeline
 
 if TYPE_CHECKING:
     from torch import nn
-
-ATTRIBUTE = "rekernel"
-"""The attribute of a loaded pipeline that holds what is attached to it."""
 
 _OF_HUB = (
     "revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors",
     "custom_pipeline", "trust_remote_code",
 )  # fmt: skip
-
-
-@dataclass
-class Attached:
-    """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
-
-    guidance, kernels, positions : None where the folder does not record them
-    cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
-    """
-
-    guidance: UpsampleGuidance | None = None
-    kernels: SupersampledKernels | None = None
-    positions: RescaledPositions | None = None
-    cascade: RecordedCascade | None = None
-
-    def remove(self) -> None:
-        """Remove guidance, kernels and positions."""
-        for part in (self.guidance, self.positions, self.kernels):
-            if part is not None:
-                part.remove()
 
 
 def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
@@ -70,7 +49,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Parameters
     ----------
     source : folder, or the name of a repository on the Hub (org/name, hf://org/name[@revision])
-        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
+        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here, or of one with a rescaled
+        network. Also a single file of Stable Diffusion that `rekernel convert --method dilate` wrote; then the options
+        are those of `from_single_file`.
     **options
         Arguments of `DiffusionPipeline.from_pretrained`: dtype (formerly torch_dtype), variant, custom_pipeline, ...;
         for a repository also revision, token, cache_dir, ... Where the folder has only weights of one variant, that
@@ -92,9 +73,13 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
 
     Warns
     -----
-    UserWarning
+    RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
+    check_path(source, "source")
+    if Path(source).is_file():
+        pipe = dilated_pipeline(Path(source), dict(options))
+        return _finished(pipe, options, {"unet": pipe.unet}, {})
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
     pipeline = find_pipeline(folder)
@@ -134,9 +119,14 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     except OSError as error:
         said = shown(" ".join(str(error).split()).removeprefix("Error "), 300)
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
+    return _finished(pipe, options, modules, records)
+
+
+def _finished(pipe: Any, options: dict[str, Any], modules: dict[str, nn.Module], records: dict[str, Recorded]) -> Any:
+    """The pipeline with its new default size, and with what is recorded attached."""
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
-    setattr(pipe, ATTRIBUTE, _attached(pipe, records))
+    _attached(pipe, modules, records)
     return pipe
 
 
@@ -160,6 +150,7 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
     """
     from diffusers import DiffusionPipeline
 
+    check_path(source, "source")
     path = Path(source)
     if path.is_dir():
         return path
@@ -210,13 +201,14 @@ def is_rescaled(component: Component, variant: str | None = None) -> bool:
     if not component.candidates:
         return False
     with open_source(weights_of(component, variant)) as source:
-        return find_recipe(source.metadata) is not None
+        return recipe_of(source) is not None
 
 
 def load_component(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
     """Build a component from its config at the trained size, then load its rescaled weights and their geometry."""
     import torch
 
+    from ...torch.files.built_model import built
     from ...torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
@@ -225,11 +217,8 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     made: Any = getattr(importlib.import_module(library), kind, None)
     if made is None:
         raise RekernelError(f"{shown(name)}: {library} has no class {shown(kind)}")
-    if library == "diffusers":
-        config = made.load_config(folder / name)
-        module = made.from_config(config)
-    else:
-        module = made(made.config_class.from_pretrained(folder / name))
+    path = folder / name / CONFIG
+    module = built(read_object(path), shown_path(path), made)
     module = load(module, weights_of(component, options.get("variant")), plan=plan).eval()
     dtype = _dtype_of(name, options)
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
@@ -269,17 +258,17 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
             plan: Plan = getattr(denoiser, PLAN)
             if found is None and KEY in denoiser.config:  # a module passed by the caller, from a pipeline loaded here
                 found = Recorded.from_entry(denoiser.config[KEY], name)
-            size = found.sample_size if found else _sides(denoiser.config.sample_size)
+            size = found.sample_size if found else _sides(denoiser.config.get("sample_size"))
             found = Recorded(scale_of(plan), size, plan=plan)
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
+        if new is None:
+            continue
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
-            warnings.warn(
-                f"{type(pipe).__name__} has one number for both sides of its default size, which cannot be {new}; pass "
-                f"height= and width= when calling the pipeline",
-                stacklevel=3,
-            )
+            kind = type(pipe).__name__
+            note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "
+            tell([f"{note}width= when calling the pipeline"])
             continue
         denoiser.register_to_config(sample_size=listed(new))
 
@@ -305,23 +294,24 @@ def scale_of(plan: Plan) -> float | tuple[float, ...]:
     return scales if len(set(scales)) > 1 else scales[0]
 
 
-def _sides(size: Any) -> int | tuple[int, ...]:
-    return tuple(size) if isinstance(size, list | tuple) else int(size)
+def _sides(size: Any) -> int | tuple[int, ...] | None:
+    return tuple(size) if isinstance(size, list | tuple) else None if size is None else int(size)
 
 
-def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
-    made = Attached()
+def _attached(pipe: Any, modules: Mapping[str, nn.Module], records: dict[str, Recorded]) -> Attached:
+    """Attach what the folder records, and list it; the list stays when a part of it is removed."""
+    from ...torch.editing.apply import PLAN
+
+    made = Attached(pipe, {name: scale_of(getattr(module, PLAN)) for name, module in modules.items()})
+    vars(pipe)[ATTRIBUTE] = made
     for found in records.values():
-        made.kernels, made.positions, made.guidance = (
-            found.make_kernels(), found.make_positions(), found.make_guidance()
-        )  # fmt: skip
-    attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
-    for part in attached:
-        part.attach(pipe)
-    for found in records.values():
+        for part in found.parts():
+            part.attach(pipe)
         if found.cascade is not None:
-            made.cascade = RecordedCascade(pipe, found, attached)
-    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
+            made.cascade = AttachedCascade(recorded_cascade(pipe, found))
+    made.keep()
+    said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in made.rescaled.items()]
+    said += [repr(part) for part in (*made.parts, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

@@ -10,14 +10,15 @@ of YaRN's upper boundary is ours: docs/guidance.md, "Positions of a transformer"
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import RekernelError
 
-METHODS = ("interpolate", "ntk", "yarn", "dype")
+PositionMethod = Literal["interpolate", "ntk", "yarn", "dype"]
+METHODS: tuple[PositionMethod, ...] = get_args(PositionMethod)
 """Names of the ways to place the tokens of an axis that is longer than in training."""
 
 _FEW, _MANY = 1.0, 32.0  # turns over the trained axis: interpolated up to the first, untouched from the second (YaRN)

@@ -13,7 +13,7 @@ from typing import ClassVar
 from ...errors import RekernelError
 from ..formulas.schedules import NoiseSchedule
 from ..sampler_settings import SamplerSettings
-from .frequencies import check_method
+from .frequencies import PositionMethod, check_method
 
 
 @dataclass(eq=False, repr=False)
@@ -28,7 +28,7 @@ class PositionSettings(SamplerSettings):
     {'scale': 2.0, 'temperature': 0.0}
     """
 
-    method: str = "interpolate"
+    method: PositionMethod = "interpolate"
     temperature: float = 1.0
     _: KW_ONLY
     schedule: NoiseSchedule | None = None

@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...messages.arguments import check_instance
 from ...plan.changes import LayerChange, ModuleChange
 from ...plan.plan import Plan
+from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
+from ..checked_arguments import check_module
+from ..files.save_pretrained import stand_in
 from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
@@ -25,6 +29,8 @@ from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.prefixes import prefix_between
 from ..layers.resample_image import resampler
 from ..layers.same_class import PadInput
+from ..marks import PLAN as PLAN
+from ..marks import SAVE
 from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
@@ -32,9 +38,6 @@ from .held_sizes import set_position_ids, set_sizes
 from .memory import refuse_too_large
 from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
-
-PLAN = "rekernel_plan"
-"""The attribute of a rescaled module that holds its plan."""
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
@@ -50,6 +53,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
     nn.Module
         The same model; a new one only if `model` is a single layer.
     """
+    check_module(model)
+    check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     with own_tensors(), Edits(model) as edits:
         carry_out(edits, plan, weights=weights)
     return edits.model
@@ -116,6 +121,8 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     if (resample := resampler(plan)) is not None:
         edits.hook(edits.model, resample, with_kwargs=True)
     edits.set(edits.model, PLAN, plan)
+    if not plan.empty and (saving := stand_in(edits.model)) is not None:
+        edits.set(edits.model, SAVE, saving)
 
 
 def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple[float, ...] = ()) -> None:
@@ -212,6 +219,11 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         plain = dilated_conv(old, change.new_geometry, spread_by, padding_mode=change.padding_mode)
         if plain is not None:
             return plain
+    return smoothing_layer(old, change, old.weight.dtype)
+
+
+def smoothing_layer(old: Any, change: LayerChange, dtype: torch.dtype) -> FactoredConv | FactoredConvTranspose:
+    """The factored form of a layer, with a blur of the given dtype; a blur of one tap where the method is 'dilate'."""
     by_axis = {o.axis - 2: o for o in change.factors}
     filters, spread = [], []
     for axis, before in enumerate(change.geometry):
@@ -222,13 +234,20 @@ def _factored(old: Any, change: LayerChange) -> nn.Module:
         taps = [[1.0]]
         if o and o.method != "dilate":
             taps = kernel_operator(
-                1, o.scale, o.method, taps=length, gain=o.gain, phase=o.phase, a=o.a, smoothness=o.smoothness
+                1,
+                o.scale,
+                canonical_method(o.method),
+                taps=length,
+                gain=o.gain,
+                phase=o.phase,
+                a=o.a,
+                smoothness=o.smoothness,
             ).tolist()
         elif o and o.gain != "dc":
             taps = [[1.0 / o.scale if o.gain == "ratio" else 1.0]]
         device = None if old.weight.device.type == "meta" else old.weight.device  # a blur has values even on meta
         taps_of_axis = torch.tensor(taps, dtype=torch.float64, device="cpu").reshape(-1)
-        filters.append(taps_of_axis.to(device, old.weight.dtype))
+        filters.append(taps_of_axis.to(device, dtype))
     sides = tuple(g.padding for g in change.new_geometry)
     geometry: dict[str, Any] = {"stride": [g.stride for g in change.new_geometry], "spread": spread}
     geometry |= {"dilation": [g.dilation for g in change.geometry], "sides": sides, "groups": old.groups}

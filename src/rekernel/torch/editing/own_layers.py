@@ -13,6 +13,7 @@ from torch import nn
 
 from ...errors import RekernelError
 from ...escape import shown
+from ...patterns import without
 from ...plan.changes import LayerChange
 from ..layers.dense import plain_layer
 from ..layers.module_names import owner_of
@@ -81,11 +82,11 @@ def way_of(old: nn.Module, change: LayerChange, weight: nn.Parameter) -> Way:
         return Way(old, linear)
     found = examined(old)
     if found.does == "computes":
-        layer = shown(owner_of(change.name))
         raise RekernelError(
             f"{shown(change.name)}: {type(old).__name__} computes the weight that it convolves by (as weight "
             f"standardisation does), so the weight that was rescaled is not its kernel; use rekernel.torch.rescale, or "
-            f"convert again without this layer: --exclude {layer} (exclude=['{layer}'])"
+            f"convert again without this layer: ",
+            without(owner_of(change.name)),
         )
     if found.replaced:
         return Way(plain_layer(old, old.weight, old.bias, padding_mode=found.mode))

@@ -111,11 +111,10 @@ def _dense_conv(
 ) -> nn.Module:  # fmt: skip
     dims = len(sides)
     if not by_hand and all(left == right >= 0 for left, right in sides):
-        new: nn.Module = _CONVS[dims - 1](
-            old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride, tuple(left for left, _ in sides), 1,
-            old.groups, bias=old.bias is not None, padding_mode=padding_mode, device="meta",
+        return _layer(
+            _CONVS[dims - 1], weight, old.bias, old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride,
+            tuple(left for left, _ in sides), 1, old.groups, padding_mode=padding_mode,
         )  # fmt: skip
-        return _with_parameters(new, weight, old.bias)
     padded = PaddedConv(
         weight, old.bias, stride=stride, sides=sides, groups=old.groups, padding_mode=padding_mode,
         by_hand=by_hand, by_hand_mode=by_hand_mode,
@@ -142,12 +141,11 @@ def dilated_conv(
     if isinstance(old, _TRANSPOSES) or any(left != right or left < 0 for left, right in (g.padding for g in geometry)):
         return None
     dilation = tuple(d * spread.get(axis, 1) for axis, d in enumerate(old.dilation))
-    new = _CONVS[len(dilation) - 1](
-        old.in_channels, old.out_channels, old.kernel_size, tuple(g.stride for g in geometry),
-        tuple(g.padding[0] for g in geometry), dilation, old.groups, bias=old.bias is not None,
-        padding_mode=padding_mode or old.padding_mode, device="meta",
+    return _layer(
+        _CONVS[len(dilation) - 1], old.weight, old.bias, old.in_channels, old.out_channels, old.kernel_size,
+        tuple(g.stride for g in geometry), tuple(g.padding[0] for g in geometry), dilation, old.groups,
+        padding_mode=padding_mode or old.padding_mode,
     )  # fmt: skip
-    return _with_parameters(new, old.weight, old.bias)
 
 
 def plain_layer(
@@ -172,16 +170,13 @@ def plain_layer(
         weight, bias = nn.Parameter(computed, requires_grad=trained), old.bias
     kernel, bias = _parameter(weight), None if bias is None else _parameter(bias)
     if isinstance(old, nn.Linear):
-        new: nn.Module = nn.Linear(old.in_features, old.out_features, bias=bias is not None, device="meta")
-        return _with_parameters(new, kernel, bias)
+        return _layer(nn.Linear, kernel, bias, old.in_features, old.out_features)
     known = (_TRANSPOSES if old.transposed else _CONVS)[len(old.kernel_size) - 1]
     options = {"output_padding": old.output_padding} if old.transposed else {}
-    new = known(
-        old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, groups=old.groups,
-        bias=bias is not None, dilation=old.dilation, padding_mode=padding_mode or old.padding_mode, device="meta",
-        **options,
+    return _layer(
+        known, kernel, bias, old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding,
+        groups=old.groups, dilation=old.dilation, padding_mode=padding_mode or old.padding_mode, **options,
     )  # fmt: skip
-    return _with_parameters(new, kernel, bias)
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
@@ -191,26 +186,37 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 def linear(old: Any, weight: nn.Parameter) -> nn.Module:
     """A fully-connected layer like `old` with another weight."""
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, device="meta")
-    return _with_parameters(new, weight, old.bias)
+    return _layer(nn.Linear, weight, old.bias, weight.shape[1], weight.shape[0])
 
 
 def _dense_transpose(old: Any, weight: nn.Parameter, stride: tuple[int, ...], sides: Sides) -> nn.Module:
     extra = [left - right for left, right in sides]
     if all(left >= 0 for left, _ in sides) and all(0 <= e < t for e, t in zip(extra, stride, strict=True)):
-        new: nn.Module = _TRANSPOSES[len(stride) - 1](
-            old.in_channels, old.out_channels, tuple(weight.shape[2:]), stride, tuple(left for left, _ in sides),
-            tuple(extra), old.groups, bias=old.bias is not None, device="meta",
+        return _layer(
+            _TRANSPOSES[len(stride) - 1], weight, old.bias, old.in_channels, old.out_channels, tuple(weight.shape[2:]),
+            stride, tuple(left for left, _ in sides), tuple(extra), old.groups,
         )  # fmt: skip
-        return _with_parameters(new, weight, old.bias)
     return CroppedConvTranspose(weight, old.bias, stride=stride, sides=sides, groups=old.groups)
 
 
-def _with_parameters(new: nn.Module, weight: nn.Parameter, bias: Any) -> nn.Module:
+def _layer(kind: Any, weight: nn.Parameter, bias: Any, *geometry: Any, **options: Any) -> nn.Module:
+    """A layer of torch's own class `kind` that holds the given parameters."""
+    new: nn.Module = _UNFILLED[kind](*geometry, bias=bias is not None, device="meta", **options)
+    new.__class__ = kind
     new.weight = weight
     if bias is not None:
         new.bias = bias
     return new
+
+
+def _do_nothing(_layer: nn.Module) -> None:
+    """In place of `reset_parameters`."""
+
+
+# The constructors of torch draw random values, which here would take longer than all else that they do.
+_UNFILLED: dict[Any, Any] = {
+    kind: type(kind.__name__, (kind,), {"reset_parameters": _do_nothing}) for kind in (*_CONVS, *_TRANSPOSES, nn.Linear)
+}
 
 
 def described(weight: Tensor, stride: tuple[int, ...], sides: Sides, groups: int, padding_mode: str) -> str:

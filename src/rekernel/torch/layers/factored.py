@@ -117,13 +117,22 @@ class FactoredConv(_Smoothing, PaddedConv):
         ]
         self._before, self._inside, self._behind = (tuple(part) for part in zip(*split, strict=True))
 
-    def forward(self, x: Tensor) -> Tensor:
-        conv = _CONV[len(self.sides) - 1]
+    @property
+    def behind(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Stride, padding and dilation of the convolution behind the blur."""
+        return self._stride, self._behind, self._spread
+
+    def smoothed(self, x: Tensor) -> Tensor:
+        """The input of the convolution behind the blur."""
         x = self._padded(x, self._before)
         for axis, blurred in enumerate(self.blurred):
             if blurred:
-                x = self._smooth(conv, x, axis, self._inside)
-        out: Tensor = conv(x, self.weight, self.bias, self._stride, self._behind, self._spread, self.groups)
+                x = self._smooth(_CONV[len(self.sides) - 1], x, axis, self._inside)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        run = _CONV[len(self.sides) - 1]
+        out: Tensor = run(self.smoothed(x), self.weight, self.bias, *self.behind, self.groups)
         return out
 
 

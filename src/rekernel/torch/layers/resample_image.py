@@ -18,6 +18,7 @@ from ...errors import RekernelError
 from ...plan.changes import AxisGeometry
 from ...plan.plan import Plan
 from ...resampling.geometry import new_size
+from ...resampling.methods import GRID_METHODS, canonical_method
 from ...resampling.operators import grid_operator
 from ...text import dims, scale_text
 
@@ -124,5 +125,5 @@ def _matrix(n: int, small: int, method: str) -> NDArray[np.float64]:
     # An array, since a cached tensor would keep what is around the first call: fake tensors, inference mode.
     if max(n, small) > _LARGEST:
         raise RekernelError(f"an image of {n} pixels is too large to be resampled to {small}")
-    method = "cubic" if method == "area" and small > n else method
-    return grid_operator(n, small, method, gain="none").copy()
+    name = "cubic" if method == "area" and small > n else method
+    return grid_operator(n, small, canonical_method(name, GRID_METHODS), gain="none").copy()

@@ -1,7 +1,7 @@
 """Compare a rescaled network with its original layer by layer: the equivariance error of every layer.
 
 Scope: two modules with the same layer names, and an input. Not here: the error of the whole network (see
-`torch.measure.verify`).
+`torch.measure.equivariance`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checked_arguments import check_module, check_tensor
 from ..running import Forward, run
 from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
-from .verify import NEW_SIZE, reduce_grid
+from .equivariance import NEW_SIZE, reduce_grid
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def layer_errors(
     >>> [(layer.name, layer.error) for layer in layer_errors(model, model, torch.ones(1, 1, 8, 8), (4, 4))]
     [('0', 0.0)]
     """
+    check_module(model)
+    check_module(rescaled, "rescaled")
+    check_tensor(x)
     small = _outputs(model, reduce_grid(x, size), "the original", forward)
     large = _outputs(rescaled, x, "the rescaled model", forward)
     modules = dict(model.named_modules())

@@ -1,6 +1,6 @@
 """Measure how much the answer of a network changes when the picture moves.
 
-Scope: one module and its input. Not here: a rescaled network against its original (see `torch.measure.verify`).
+Scope: one module and its input. Not here: a rescaled network against its original (see `torch.measure.equivariance`).
 
 A strided layer that keeps its stride on a finer grid computes the trained network on moved pictures, too: with a total
 stride of T and a scale of s, on pictures moved by T/s, 2T/s, ... trained pixels (docs/mathematics.md). So an original
@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Option, RekernelError
+from ...messages.arguments import check_number
 from ...resampling.arrays import per_axis
+from ..checked_arguments import check_module, check_tensor
 from ..running import Forward, arguments, run
 from ..surroundings import own_precision, own_tensors
 from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import trace
 from ..tracing.tensor_state import first_tensor
-from .verify import reduce_grid
+from .equivariance import reduce_grid
 
 _CLOSE = 1e-6
 _TRAINED_SIZE = Option("pass pictures of the trained size, or size=", "check that --input is the trained size")
@@ -119,6 +121,10 @@ def shift_sensitivity(
     >>> shift_sensitivity(corner, x).change > 0.1
     True
     """
+    check_module(model)
+    check_tensor(x)
+    for step in per_axis(pixels, max(x.ndim - 2, 1), "pixels"):
+        check_number(step, "pixels", "1")
     if x.ndim < 3:
         raise RekernelError(f"x has shape {tuple(x.shape)} without a spatial axis; pass pictures (N, C, *spatial)")
     axes = x.ndim - 2
@@ -177,6 +183,7 @@ def total_stride(model: nn.Module, x: Any, *, forward: Forward | None = None) ->
     >>> total_stride(model, torch.zeros(1, 1, 14, 14))
     (4, 4)
     """
+    check_module(model)
     if forward is not None:
         model, x = _Run(model, forward), (x,)
     args, kwargs = arguments(x)

@@ -167,7 +167,7 @@ def _fitted(
                 f"{shown(change.name)}: was converted for stride {assumed.stride}, padding {assumed.padding}, dilation "
                 f"{assumed.dilation}, but the layer has stride {stride}, padding {seen[axis]}, dilation {dilation}; "
                 f"convert again with ",
-                Option(f"{flags} (hints=Hints({hints}))", flags),
+                Option(f"hints=Hints({hints})", flags),
                 f", or use rekernel.torch.rescale{less}",
             )
         by_hand.append(hand)

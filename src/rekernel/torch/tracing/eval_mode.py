@@ -12,10 +12,12 @@ from torch import nn
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put all modules into evaluation mode, so that a pass changes no statistics; restore their modes afterwards."""
     before = {module: module.training for model in models for module in model.modules()}
-    for model in models:
-        model.eval()
+    if any(before.values()):
+        for model in models:
+            model.eval()
     try:
         yield
     finally:
         for module, training in before.items():
-            module.training = training
+            if module.training != training:  # setting an attribute of a module takes longer than looking
+                module.training = training

@@ -116,8 +116,9 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         self._tables.note(func, args, result, self._name)
-        self.log.add(func, self._module() if self._modules else IN_FRONT, args, kwargs, result)
-        tensors = [a for a in tensors_in((args, kwargs)) if a in self._states]
+        given = tensors_in((args, kwargs))
+        self.log.add(func, self._module() if self._modules else IN_FRONT, args, kwargs, result, given)
+        tensors = [a for a in given if a in self._states]
         if tensors or (func is nn.functional.linear and args and args[0].ndim == 2):
             with computing():  # positions are real tensors, even in a pass with fake ones
                 self._note(func, args, kwargs, result, tensors)
@@ -270,9 +271,9 @@ class Recorder(TorchFunctionMode):
                 state.reshaped = self._module() if unflattens and given.in_place else given.reshaped
                 state.tokens = moved_tokens(state)
             elif like is not None and (known := self.state(like)) is not None:
-                state = replace(known, sources=sources)
-                if event.func in NORMS and out.ndim == 2:
-                    state.in_place, state.index = False, known.places()  # one weight for each feature
+                state = known if known.sources == sources else replace(known, sources=sources)
+                if event.func in NORMS and out.ndim == 2:  # one weight for each feature
+                    state = replace(state, in_place=False, index=known.places())
             elif given.in_place and out.ndim == len(given.origin):
                 if all(n == 1 for n in out.shape[2:]):
                     continue  # reduced to one pixel, which is not a grid

@@ -21,6 +21,7 @@ from ...planning.roles import gives_image
 from ..running import out_of_memory, said_by
 from .eval_mode import evaluating
 from .layer_call import LayerCall
+from .no_collections import without_collections
 from .recorder import Recorder
 from .shape_only import fake_tensors, on_meta, unchanged, worth_it
 from .steps import StepLog
@@ -152,6 +153,7 @@ def _pass(
         stack.enter_context(unchanged(model))
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(without_collections())
         given = tensors_in([args, kwargs])
         fake = stack.enter_context(fake_tensors(model, given)) if shape_only else _as_it_is
         recorder = Recorder(model, modules)

@@ -87,7 +87,7 @@ class StepLog:
     --------
     >>> log, x = StepLog(), torch.zeros(1, 3, 8, 8)
     >>> log.begin(x)
-    >>> log.add(torch.Tensor.sum, "head", (x, (2, 3)), {}, x.sum((2, 3)))
+    >>> log.add(torch.Tensor.sum, "head", (x, (2, 3)), {}, x.sum((2, 3)), [x])
     >>> log.steps[0].name, log.steps[0].operands[0].shape, log.steps[0].args[1], log.steps[0].results[0].shape
     ('sum', (1, 3, 8, 8), (2, 3), (1, 3))
     """
@@ -104,13 +104,16 @@ class StepLog:
         """Note a parameter or a buffer of the model."""
         self._seen[tensor] = Operand(tuple(tensor.shape), held=True)
 
-    def add(self, func: Any, module: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
-        """Note a call, if one of its tensors is known or its result may count pixels."""
+    def add(
+        self, func: Any, module: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any,
+        given: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        """Note a call, if one of the tensors that it is `given` is known or its result may count pixels."""
         outputs = tensors_in(result)
         if not outputs:
             return
         name = name_of(func)
-        known = [note for t in tensors_in((args, kwargs)) if (note := self._seen.get(t)) is not None]
+        known = [note for t in given if (note := self._seen.get(t)) is not None]
         tables = bool(known) and all(o.held for o in known)
         if (not known and name not in _FROM_SIZES) or (tables and name not in READS):
             return
