@@ -20,7 +20,7 @@ from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
 from rekernel.diffusion import GuidedCascade, load_pipeline
 from rekernel.diffusion.denoiser.names import DENOISERS
-from rekernel.diffusion.denoiser.picture_decoder import cell_of
+from rekernel.diffusion.picture_decoder import cell_of
 from rekernel.diffusion.pipelines.load import is_rescaled
 from rekernel.diffusion.pipelines.record import read_records
 from rekernel.errors import RekernelError

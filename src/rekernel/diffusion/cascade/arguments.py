@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import RekernelError
-from ..denoiser.caller import calling
+from ..caller import calling
 
 _COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")

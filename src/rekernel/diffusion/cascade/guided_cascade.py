@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import RekernelError
-from ..denoiser.picture_decoder import autoencoder_of, samples_latents
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
+from ..picture_decoder import autoencoder_of, samples_latents
 from ..positions.settings import PositionSettings
 from .settings import LATENT, STRENGTH, Enlarge, settings_of
 from .sizes import geometry_of, stage_sizes, text_of

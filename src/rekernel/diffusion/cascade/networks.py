@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from ..caller import calling
 from ..denoiser.attachable import Attachable
-from ..denoiser.caller import calling
 from ..denoiser.names import DENOISERS, SECOND
 from ..denoiser.target import LATENT, Target
 from ..denoiser.turns import cascade_turn_of

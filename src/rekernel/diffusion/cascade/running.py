@@ -19,12 +19,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ..caller import current_caller
 from ..denoiser.call import FRAMES_FIRST
-from ..denoiser.caller import current_caller
-from ..denoiser.picture_decoder import autoencoder_of, samples_latents
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
+from ..picture_decoder import autoencoder_of, samples_latents
 from ..positions.rescaled import RescaledPositions
 from .arguments import Arguments
 from .autoencoder import Autoencoder

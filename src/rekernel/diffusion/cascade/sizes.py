@@ -15,9 +15,9 @@ from typing import Any
 
 from ...errors import RekernelError
 from ...escape import shown
-from ..denoiser.picture_decoder import cell_of
 from ..formulas.guided import octaves
 from ..formulas.sizes import checked_scale, enlargement
+from ..picture_decoder import cell_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

@@ -24,7 +24,7 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from ...errors import RekernelError
-from .caller import current_caller
+from ..caller import current_caller
 from .turns import turn_of
 
 GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"

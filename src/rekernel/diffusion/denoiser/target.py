@@ -18,9 +18,9 @@ from ...torch.editing.apply import PLAN
 from ..cascade.sizes import geometry_of, text_of
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
+from ..picture_decoder import samples_latents
 from .hooks import compiled_later, refuse_caches
 from .names import IMAGE_AND_TIME, SECOND
-from .picture_decoder import samples_latents
 from .scheduler_config import schedule_of
 
 LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709

@@ -1,7 +1,8 @@
 """Tell the calls of one cascade from those of everybody else who uses the same network.
 
 Scope: one context variable. A cascade sets it, and hooks that were made meanwhile act in its calls alone. Not here: the
-hooks (see `hooks`). A thread starts without the variable, so the calls of another thread are those of somebody else.
+hooks (see `denoiser/hooks`). A thread starts without the variable, so the calls of another thread are those of somebody
+else.
 """
 
 from __future__ import annotations
