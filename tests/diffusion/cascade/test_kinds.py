@@ -206,3 +206,19 @@ def test_a_pipeline_that_moves_sizes_to_an_area():
     flux = FAMILIES["flux"]
     pipe = quiet(diffusers.FluxKontextPipeline(**flux.pipe().components))
     assert GuidedCascade(pipe, list(flux.sizes))(**flux.call())[0].shape == (1, 3, 32, 32)
+
+
+def test_the_low_pass_of_chroma_has_a_mask_of_its_own_tokens():
+    """Its network gets one mask for the text and the tokens of the image."""
+    transformer = made(
+        diffusers.ChromaTransformer2DModel, patch_size=1, in_channels=16, num_layers=1, num_single_layers=1,
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=8, axes_dims_rope=(4, 6, 6),
+        approximator_hidden_dim=16, approximator_layers=1, approximator_num_channels=16,
+    )  # fmt: skip
+    parts = {name: part for name, part in FAMILIES["flux"].pipe().components.items() if name in ("scheduler", "vae")}
+    pipe = quiet(diffusers.ChromaPipeline(**parts, text_encoder=None, tokenizer=None, transformer=transformer))
+    masks = {"prompt_attention_mask": torch.ones(1, 5), "negative_prompt_attention_mask": torch.ones(1, 5)}
+    text = {"prompt_embeds": noise(1, 5, 8), "negative_prompt_embeds": noise(1, 5, 8, seed=1), **masks}
+    cascade = GuidedCascade(pipe, [16, 32], guidance={"schedule": FlowSchedule(), "prediction": "flow", "eta": 1.0})
+    assert cascade(**text, num_inference_steps=4, output_type="pt")[0].shape == (1, 3, 32, 32)
+    assert cascade.passes == pytest.approx(2 * (4 / 4 + 2 + 2 / 4))

@@ -74,6 +74,8 @@ def reduced_conditions(
     if isinstance(times, Tensor) and times.ndim == 2:  # one time per token
         changed["timestep"] = times[:, : times.shape[1] * math.prod(split.low) // math.prod(split.size)]
     text, frames = arguments.get("encoder_hidden_states"), split.low[0]
+    if (mask := _joint_mask(arguments, math.prod(tokens), math.prod(low_tokens))) is not None:
+        changed["attention_mask"] = mask
     if len(split.size) == 3 and frames != split.size[0] and isinstance(text, Tensor):
         changed["encoder_hidden_states"] = _by_frame(text, arguments, split)
     return changed
@@ -85,6 +87,15 @@ def _reduced(value: Any, split: Split) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_reduced(v, split) for v in value)
     return value
+
+
+def _joint_mask(arguments: Mapping[str, Any], tokens: int, low_tokens: int) -> Tensor | None:
+    """The mask of the text and, behind it, of all low tokens; None where there is no such mask (Chroma has one)."""
+    mask, text = arguments.get("attention_mask"), arguments.get("encoder_hidden_states")
+    if not (isinstance(mask, Tensor) and isinstance(text, Tensor) and mask.ndim == 2 and text.ndim == 3):
+        return None
+    both = mask.shape[1] == text.shape[1] + tokens and bool(mask[:, text.shape[1] :].all())
+    return mask[:, : text.shape[1] + low_tokens] if both else None
 
 
 def _by_frame(text: Tensor, arguments: Mapping[str, Any], split: Split) -> Tensor:
