@@ -41,7 +41,8 @@ _LARGEST_PLAN = 1 << 28
     group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5, kernels=switched, until=0.7, ...",
+    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
+    "until=0.7, ... (enlarge= is guidance's U).",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(

@@ -74,7 +74,7 @@ def test_colours(alpha):
         (COLOURS.astype(np.int64), "torch.int64 is not a picture"),
         (COLOURS.astype(complex), "an array of complex128 is not a picture"),
         (pil.fromarray(np.full((4, 4), 70000, np.int32)), "values from 70000 to 70000 are not those of 16 bits"),
-        ([], "an empty list is not a picture"),
+        ([], "the list of pictures is empty"),
         ("cat.png", "a str is not a picture"),
         (torch.from_numpy(np.dstack([RAMP] * 5)).movedim(-1, 0), "has 5 channels, and the model takes 3"),
     ],

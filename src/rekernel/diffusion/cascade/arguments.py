@@ -14,31 +14,40 @@ from torch import Tensor
 
 from ...errors import RekernelError
 from ..caller import calling
+from .loop import Denoising
 
 _COUNTS = ("prompt", "prompt_embeds", "image_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
 _OWN_SIZE = ("HiDreamImagePipeline",)
 _OBLONG = ("DDIMPipeline", "DDPMPipeline")  # they read a sample_size of two numbers
+_MAKING = ("sizes", "scale", "strength", "guidance", "kernels", "positions", "enlarge", "scheduler")
+"""The arguments of `GuidedCascade` itself: pipelines that take any name would ignore them."""
 
 
 def check_starts_from_noise(pipe: Any) -> None:
-    """Raise for an img2img pipeline, which would start each stage from the same picture, and for one of sound.
+    """Raise for a pipeline that starts each stage from the same picture: img2img, edits and upscalers; and for sound.
 
     A pipeline that samples sound beside its video starts the sound from noise, which cannot start late.
     """
-    takes = inspect.signature(pipe.__call__).parameters
-    if any(name.startswith("audio_") for name in takes) and getattr(pipe, "audio_vae", takes) is not None:
+    takes, name = inspect.signature(pipe.__call__).parameters, type(pipe).__name__
+    if any(given.startswith("audio_") for given in takes) and getattr(pipe, "audio_vae", takes) is not None:
         raise RekernelError(
-            f"{type(pipe).__name__} samples sound, which a cascade cannot enlarge; take a pipeline of pictures or of "
-            f"videos without sound"
+            f"{name} samples sound, which a cascade cannot enlarge; take a pipeline of pictures or of videos without "
+            f"sound"
         )
-    if type(pipe).__name__ in _OWN_SIZE:
-        raise RekernelError(f"{type(pipe).__name__} moves every size to its own area, so a cascade cannot enlarge it")
+    if name in _OWN_SIZE:
+        raise RekernelError(f"{name} moves every size to its own area, so a cascade cannot enlarge it")
     if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
+        given = "start= (image= is that of the control)" if "control_image" in takes else "image="
         raise RekernelError(
-            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
-            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as image="
+            f"{name} starts from a picture itself; make the cascade of a pipeline that starts from "
+            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as {given}"
+        )
+    if "image" in takes and ("image_guidance_scale" in takes or "noise_level" in takes or "Upscale" in name):
+        raise RekernelError(
+            f"{name} edits or enlarges a picture that it is given, at the size of that picture; make the cascade of a "
+            f"pipeline that starts from noise, and pass the picture as image= to the cascade"
         )
 
 
@@ -68,6 +77,11 @@ class Arguments:
         for name in _OURS:
             if rest.pop(name, None) is not None:
                 raise RekernelError(f"{name}=: the sizes are those of the cascade; make one with other sizes=")
+        for name in () if isinstance(pipe, Denoising) else _MAKING:  # a network alone may have such options
+            if name in rest and name not in self.takes:
+                raise RekernelError(
+                    f"{name}=: belongs to the cascade, not to its call; write GuidedCascade(pipe, {name}=...)"
+                )
         self.start = rest.pop("start", None)
         if "image" not in self.takes:
             image = rest.pop("image", None)
@@ -85,6 +99,15 @@ class Arguments:
         self._refuse(pipe)
         if any(self.given.get(name) is not None for name in _OURS):
             raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
+        if self.start is not None and self.given.get("latents") is not None:
+            raise RekernelError(
+                "latents= is the noise of the first stage, which a picture to start from leaves out; give one of them"
+            )
+        if self.given.get("padding_mask_crop") is not None:
+            raise RekernelError(
+                "padding_mask_crop=: crops the picture around its mask, and the stages of a cascade have their own "
+                "sizes; omit it, or crop the picture before"
+            )
 
     def _refuse(self, pipe: Any) -> None:
         """Raise for arguments and options of the pipeline that a stage cannot follow."""

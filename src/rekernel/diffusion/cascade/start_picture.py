@@ -39,7 +39,7 @@ def as_picture(given: Any) -> Tensor:
     if isinstance(given, list | tuple):
         parts = [as_picture(part) for part in given]
         if not parts:
-            raise RekernelError("image: an empty list is not a picture")
+            raise RekernelError("image: the list of pictures is empty; give a picture")
         if len({part.shape[1:] for part in parts}) != 1:
             raise RekernelError("the given pictures differ in size or channels; give pictures of one size")
         return torch.cat(parts)
