@@ -49,7 +49,9 @@ def test_a_network_with_something_attached_is_not_copied(nets, kind, how):
     for part in parts:
         part.attach(net, scheduler=flow if kind == "positions" else nets.ddim)
     for value in (net, *parts):
-        with pytest.raises(RekernelError, match=r"cannot be copied or pickled with its network; remove\(\) it") as caught:
+        with pytest.raises(
+            RekernelError, match=r"cannot be copied or pickled with its network; remove\(\) it"
+        ) as caught:
             how(value)
         assert str(caught.value).isprintable()
     for part in reversed(parts):
