@@ -17,7 +17,7 @@ ONE_THREAD = OMP_NUM_THREADS=1
 IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
+.PHONY: setup demo test test-numeric test-lowest test-slow soak lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
   bench-diffusion bench-diffusion-quick docs site upgrade comfyui
 
 setup: $(READY)
@@ -58,6 +58,9 @@ test-lowest: $(LOWEST_READY)  ## the core with the lowest versions that pyprojec
 
 test-slow: $(READY)  ## full-size architectures and the long fault tests
 	$(BIN)/python -m pytest -m slow
+
+soak: $(READY)  ## 2,000 random conversions against formulas of their own, 500 cycles of attaching; an hour
+	$(ONE_THREAD) $(BIN)/python benchmarks/soak/soak.py --conversions 2000 --cycles 500
 
 lint: $(READY)
 	$(BIN)/ruff check .

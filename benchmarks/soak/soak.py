@@ -29,7 +29,7 @@ def resident() -> int:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def watched(what: str, count: int, warm_up: int, run: Callable[[int, int], Counter], seed: int) -> dict[str, Any]:

@@ -142,10 +142,9 @@ def expected(change, source: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
         if matrix is None:
             return None
         matrices[o.axis] = matrix
-    front, rest = None, source.reshape(change.view or source.shape)
     if change.prefix:
-        front, rest = np.split(rest, [change.prefix], axis=change.grid_axis)
         return None
+    rest = source.reshape(change.view or source.shape)
     size = np.abs(rest)
     for axis, matrix in matrices.items():
         rest = np.moveaxis(np.tensordot(matrix, rest, axes=(1, axis)), 0, axis)

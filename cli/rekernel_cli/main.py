@@ -64,7 +64,10 @@ class Stopped(click.ClickException):
 
     def __init__(self, state: str = "nothing was left behind.") -> None:
         super().__init__(f"Stopped; {state}")
-        self.exit_code = exit_code()
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return exit_code()
 
     def show(self, file: Any = None) -> None:
         click.echo(f"\n{self.message}", err=True)

@@ -188,7 +188,8 @@ def convert(
     resume : bool
         Take over the files that an interrupted conversion with the same source and options finished.
     force : bool
-        Replace files at the destination.
+        Replace what is at the destination. A folder is written aside and swapped at the end; where the system cannot
+        swap it, or it holds other files, its files are replaced one by one at the end.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
     progress : bool or callable, optional

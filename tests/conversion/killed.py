@@ -75,13 +75,14 @@ def serve() -> None:
             sys.addaudithook(count)
             try:
                 rekernel.convert(*request["arguments"], **request["options"])
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 sys.stderr.write(f"{error}\n")
                 os._exit(1)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print("killed" if killed else "done" if status == 0 else f"failed: {status}", flush=True)
+        sys.stdout.write(("killed" if killed else "done" if status == 0 else f"failed: {status}") + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def test_kernels_are_recorded_where_something_asks_for_them(folder, tmp_path, gi
 @pytest.mark.parametrize("where", ["", "inside", "unet/inside", "../small"])
 def test_the_copy_is_not_written_into_its_source(folder, where):
     before = contents(folder)
-    with pytest.raises(RekernelError, match="of the source, which|inside the source"):
+    with pytest.raises(RekernelError, match=r"of the source, which|inside the source"):
         record(folder, folder / where, 2.0, guidance={}, force=True)
     assert contents(folder) == before
 

@@ -62,7 +62,7 @@ _LARGEST_PLAN = 1 << 28
     help="Write a folder of files of at most this size (5GB, 800MB, 1.5GiB), with an index.",
 )
 @option("--resume", group=OUTPUT, is_flag=True, help="Continue an interrupted conversion.")
-@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET if it exists.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET; it stays whole until the end.")
 @option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors (and --json).")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the plan.")
 def convert(

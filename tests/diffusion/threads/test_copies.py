@@ -106,7 +106,8 @@ def test_a_block_whose_layers_are_lent_to_a_call_is_not_copied(nets):
 
 @every_way
 @pytest.mark.parametrize(
-    "options", [{"mode": "supersample", "form": "dense"}, {"mode": "supersample", "form": "factored"}, {}, {"scale": 1.5}],
+    "options",
+    [{"mode": "supersample", "form": "dense"}, {"mode": "supersample", "form": "factored"}, {}, {"scale": 1.5}],
     ids=str,
 )  # fmt: skip
 def test_a_rescaled_network_is_copied_with_its_own_weights(options, how):
