@@ -21,7 +21,7 @@ from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
-from ..errors import FORCE, Option, RekernelError
+from ..errors import FORCE, RESUME, RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
 from ..messages.progress_bar import Progress
@@ -134,10 +134,11 @@ class Conversion:
         source = fetched.path
         with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
+            replace = self.options.force or self.options.resume
             folder, name = (
                 file_target(opened, target, into_folder)
                 if to_file
-                else (folder_target(target, source), opened.path.name)
+                else (folder_target(target, source, replace=replace, resumes=True), opened.path.name)
             )
             refuse_recorded(opened.path, whole=source.is_dir())
             job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
@@ -152,7 +153,8 @@ class Conversion:
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
         """Convert the chosen components, copy everything else, and write model_index.json last."""
         parts = fetched.parts
-        folder = folder_target(target, pipeline.path)
+        replace = self.options.force or self.options.resume
+        folder = folder_target(target, pipeline.path, replace=replace, resumes=True)
         jobs = []
         with ExitStack() as sources:
             for name, path in parts.items():
@@ -287,7 +289,7 @@ def prepare(
             f"{shown_path(existing[0])}: exists already; pass ",
             FORCE,
             " to replace it, ",
-            Option("resume=True", "--resume"),
+            RESUME,
             " to resume an interrupted conversion, or another destination",
         )
     stale = _stale(jobs)
