@@ -107,6 +107,7 @@ bench-real: $(READY) $(PACKAGES)/.ready  ## the tables on real data; needs Debia
 	$(BIN)/python benchmarks/real/fashion.py --data $(DATA)
 	$(MAKE) -j2 bench-segmentation bench-efficientnet
 	$(BIN)/python benchmarks/real/training.py --data $(DATA)
+	$(BIN)/python benchmarks/real/verdicts.py --data $(DATA)
 	$(BIN)/python benchmarks/real/tables.py
 
 bench-segmentation: $(READY)

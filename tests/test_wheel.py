@@ -24,7 +24,7 @@ def test_the_wheel_holds_the_modules_and_the_example_of_the_demo(tmp_path):
         path.relative_to(base).as_posix()
         for base in (ROOT / "src", ROOT / "cli")
         for path in base.rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".j2") or path.name == "py.typed"
     }
     examples = {name for name in held if name.startswith("rekernel_cli/examples/")}
     assert held == modules | examples

@@ -281,6 +281,17 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Parse '0.485,0.456,0.406', or one number.
+
+    Examples
+    --------
+    >>> numbers("0.5"), numbers("0.1,0.2")
+    ((0.5,), (0.1, 0.2))
+    """
+    return tuple(number(part.strip()) for part in text.split(","))
+
+
 def seed(text: str) -> int:
     """Parse a whole number that every generator accepts."""
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):

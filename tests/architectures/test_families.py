@@ -150,6 +150,14 @@ def test_no_stride_of_a_familys_own_model_is_called_assumed(name, tmp_path):
     assert not [w for w in plan.warnings if "assumed" in w]
 
 
+@pytest.mark.parametrize("kind", ["CLIPText", "T5Encoder", "Bert", "GPT2"])
+def test_a_transformer_without_kernels_is_no_plain_mlp(kind):
+    config = getattr(transformers, f"{kind.removesuffix('Encoder')}Config")()
+    with torch.device("meta"):
+        shapes = shapes_of(getattr(transformers, f"{kind}Model")(config))
+    assert [family.name for family in families() if family.recognises(shapes)] == ["transformer"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_is_recognised_as_its_family_and_no_other(name):
     shapes = shapes_of(built(name))

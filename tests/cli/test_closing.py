@@ -35,7 +35,10 @@ def test_a_checkpoint_says_the_loader_and_the_layers(run, checkpoint, tmp_path):
     ours = (
         f"rekernel.torch.load(model, {str(tmp_path / 'out.safetensors')!r}) loads it into the model as it was trained"
     )
-    assert said.startswith(ours) and "needs a model whose layers have the kernels, strides and padding that" in said
+    assert (
+        said.startswith(ours)
+        and "needs a model with the new kernels, strides and padding, which `rekernel inspect" in said
+    )
     listed = ok(run("inspect", tmp_path / "out.safetensors")).split("Layers, before -> after:")[1]
     assert "kernel 3, stride 1, padding 1 -> " in listed and listed.rstrip().endswith(": conv1")
     assert "conv1.weight" in load_file(tmp_path / "out.safetensors")
@@ -82,11 +85,12 @@ def test_a_folder_whose_configuration_tells_all_says_from_pretrained(run, tmp_pa
     )
     transformers.ViTModel(config).save_pretrained(tmp_path / "in")
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "out", "--scale", "2")))
-    loads = f"It loads as before, for images of the new size: from_pretrained({str(tmp_path / 'out')!r})"
+    loads = f"It loads as before, for images of the new size: ViTModel.from_pretrained({str(tmp_path / 'out')!r})"
     assert said.startswith(f"{loads} Names alone cannot be checked: ")
     assert transformers.AutoModel.from_pretrained(tmp_path / "out").config.image_size == 32
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "other", "--scale", "2", "--mode", "supersample")))
-    assert "safetensors.torch.load_file" in said
+    ours = f"rekernel.torch.load_pretrained({str(tmp_path / 'other')!r}) loads it. ViTModel.from_pretrained does not"
+    assert said.startswith(ours)
 
 
 def test_a_folder_whose_configuration_tells_its_sizes_elsewhere_does_not(run, tmp_path):
@@ -99,7 +103,12 @@ def test_a_folder_whose_configuration_tells_its_sizes_elsewhere_does_not(run, tm
     told = ("--stride", f"{patch}=4", "--padding", f"{patch}=0", "--mode", f"{patch}=absorb")
     only = ("--include", f"{patch}.weight")
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "out", "--scale", "2", *told, *only)))
-    assert "safetensors.torch.load_file" in said and "from_pretrained" not in said
+    call, rest = said.split(" loads it. ", 1)
+    assert call == f"rekernel.torch.load_pretrained({str(tmp_path / 'out')!r})" and rest.startswith("CLIPModel.from_")
+    import rekernel.torch
+
+    loaded = eval(call, {"rekernel": rekernel})
+    assert loaded.vision_model.embeddings.patch_embedding.kernel_size == (8, 8)
 
 
 def test_an_onnx_model_says_its_runtime(run, tmp_path):

@@ -119,7 +119,7 @@ def test_the_snippet_is_python_whatever_a_file_is_called(tmp_path):
 
 def test_class_names_of_a_config_become_code_only_as_identifiers(converted):
     for config, expected in (
-        ({"_class_name": "UNet2DModel"}, "from diffusers import UNet2DModel"),
+        ({"_class_name": "UNet2DModel"}, "rkt.load_pretrained(\"me/x\")  # a UNet2DModel"),
         ({"_class_name": "x; import os"}, "load_file"), ({"_class_name": "_private"}, "load_file"),
         ({"architectures": ["os\nimport sys"]}, "load_file"), ({"architectures": "ViT"}, "load_file"),
         ({"architectures": []}, "load_file"), ([1, 2], "load_file"),

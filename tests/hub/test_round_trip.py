@@ -185,6 +185,30 @@ print(tuple(a.shape), torch.allclose(a, b, atol=1e-6))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "how", ["large.push_to_hub({repo!r})", "large.save_pretrained('made', push_to_hub=True, repo_id={repo!r})"]
+)
+@pytest.mark.parametrize("source", [UNET, RESNET], ids=["diffusers", "transformers"])
+def test_what_the_other_library_pushes_loads_by_name(hub, rekernel, name, source, how):
+    repo = f"me/{name}-{'resnet' if source is RESNET else 'unet'}-{len(how)}"
+    size, kind = (64, "ResNetForImageClassification") if source is RESNET else (16, "UNet2DModel")
+    said = ok(rekernel(python=source + f"""
+import rekernel.torch as rkt
+of = {"'transformers'" if source is RESNET else "'diffusers'"}
+small = getattr(__import__(of), "{kind}").from_pretrained("source")
+x = torch.rand(1, 3, {2 * size}, {2 * size})
+example = torch.zeros(1, 3, {size}, {size})
+inputs = example if of == "transformers" else dict(sample=example, timestep=torch.tensor(1))
+large = rkt.rescale(small, 2, inputs).eval()
+{how.format(repo=repo)}
+again = rkt.load_pretrained("{repo}")
+given = [model(x) if of == "transformers" else model(x, 1) for model in (large, again)]
+print(torch.equal(given[0][0], given[1][0]))
+"""))  # fmt: skip
+    assert said.endswith("True\n")
+
+
+@pytest.mark.slow
 def test_a_convolutional_transformers_model_loads_by_the_lines_of_its_card(hub, rekernel, name, tmp_path):
     ok(rekernel(python=RESNET))
     repo = published(hub, rekernel, name, saved(tmp_path / "source"))

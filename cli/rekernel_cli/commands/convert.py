@@ -166,11 +166,12 @@ def _rehearse(
             }
         )
     elif not quiet:
-        from ..tables.plan import print_estimate, print_plans
+        from ..tables.plan import print_dead_ends, print_estimate, print_plans
         from ..terminal import console
 
         out = console()
         print_plans(out, plans, source)
+        print_dead_ends(out, plans)
         print_estimate(out, expected)
         click.echo("Dry run: nothing was written.")
 
@@ -223,9 +224,12 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     print_notes(notes, report.told())
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
+    around = sum(bool(change.factors) for plan in report.plans.values() for change in plan.changed)
+    dilated = f", {counted(around, 'layer')} dilated around kept weights" if around else ""
     click.echo(
-        f"Wrote {where}: {byte_size(report.bytes_written)} in {counted(len(report.files), 'file')}{taken}; "
-        f"{counted(report.tensors_changed, 'tensor')} rescaled, {report.tensors_kept:,} kept."
+        f"Wrote {where}: {byte_size(report.nbytes)} in {counted(len(report.files), 'file')}{taken}; "
+        f"{counted(report.tensors_changed - around, 'tensor')} rescaled{dilated}, "
+        f"{report.tensors_kept + around:,} kept."
     )
     if report.tensors_changed:
         click.echo(how_to_load(report, where))

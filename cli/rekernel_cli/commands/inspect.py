@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +46,7 @@ def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> No
     from ..tables.plan import print_info
     from ..terminal import console
 
-    print_info(console(), info, shown(source, 400), tensors=tensors)
+    print_info(console(), info, shown(source, 400), tensors=tensors, source=Path(source))
 
 
 def _document(info: Info) -> dict[str, Any]:
@@ -59,6 +60,8 @@ def _document(info: Info) -> dict[str, Any]:
     }
     if info.components:
         return document | {"components": {name: _document(part) for name, part in info.components.items()}}
+    if info.recorded is not None:
+        document["recorded"] = info.recorded.to_entry()
     return document | {
         "family": info.family,
         "presets": list(info.presets),

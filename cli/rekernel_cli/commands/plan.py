@@ -46,9 +46,10 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
             raise click.UsageError(f"--json prints one plan, but SOURCE has {len(plans)} parts; give one --component.")
         echo_json(json.loads(next(iter(plans.values())).to_json()))
         return
-    from ..tables.plan import print_estimate, print_plans
+    from ..tables.plan import print_dead_ends, print_estimate, print_plans
     from ..terminal import console
 
     out = console()
     print_plans(out, plans, source)
+    print_dead_ends(out, plans)
     print_estimate(out, estimate(source, plans, allow_pickle=planning.reading["allow_pickle"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -18,18 +19,21 @@ from rekernel.escape import inert, shown
 from rekernel.messages.note import on_command_line
 from rekernel.patterns import layer_of
 from rekernel.plan.description import described, geometry_text
-from rekernel.text import byte_size, dims, few
+from rekernel.text import byte_size, dims, few, scale_text
 
+from ..load_hint import CONFIG, NO_OTHER_LOADER, foreign_loader, is_single_file, model_loader, pipeline_loader
 from ..terminal import counted, show
 
 if TYPE_CHECKING:
     from rekernel import Estimate, Info, LayerChange, Plan, Recipe
     from rekernel.checkpoint.header import TensorInfo
+    from rekernel.diffusion import Recorded
     from rekernel.onnx import Value
 
 _NAME = 200
 _LAYER = 60
 _REASONS = 12
+_FEW_NAMES = 3
 _ROUNDING = 1e-12
 _GAP = 2  # columns between columns
 _NARROWEST = 20
@@ -157,6 +161,13 @@ def print_plans(console: Console, plans: Mapping[str, Plan], source: str) -> Non
         console.print()
 
 
+def print_dead_ends(console: Console, plans: Mapping[str, Plan]) -> None:
+    """Print what to do instead of a conversion whose result no other program loads."""
+    for plan in plans.values():
+        if is_single_file(change.name for change in plan.changes) and any(c.operators for c in plan.changed):
+            _line(console, NO_OTHER_LOADER)
+
+
 def print_notes(console: Console, warnings: Sequence[str], limit: int | None = None) -> None:
     """Print notes: each names an ambiguity and the option that resolves it."""
     for warning in warnings[:limit]:
@@ -167,8 +178,13 @@ def print_notes(console: Console, warnings: Sequence[str], limit: int | None = N
         _line(console, f"note: and {len(warnings) - limit} more; `rekernel plan` shows them all")
 
 
-def print_geometry(console: Console, plan: Plan) -> None:
-    """Print the new geometry of the layers; the model that loads the weights needs this geometry."""
+def print_geometry(console: Console, plan: Plan, *, names: int | None = _FEW_NAMES) -> None:
+    """Print the new geometry of the layers; the model that loads the weights needs this geometry.
+
+    Parameters
+    ----------
+    names : how many layers are named of those that change alike; None for all
+    """
     layers: dict[str, list[str]] = {}
     for change in plan.changed:
         if change.geometry and change.new_geometry:
@@ -176,7 +192,11 @@ def print_geometry(console: Console, plan: Plan) -> None:
             layers.setdefault(text, []).append(shown(layer_of(change.name), _LAYER))
     if layers:
         _line(console, "Layers, before -> after:")
-        _listed(console, {f"{text}: {few(names, 3)}": len(names) for text, names in layers.items()}, "in other ways")
+        _listed(
+            console,
+            {f"{text}: {few(there, names or len(there))}": len(there) for text, there in layers.items()},
+            "in other ways",
+        )
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
@@ -186,11 +206,18 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
     _line(console, f"Output: {byte_size(estimate.output_bytes)}{files}; {memory}.")
 
 
-def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> None:
-    """Print the contents of a checkpoint; for a pipeline, component by component."""
+def print_info(console: Console, info: Info, title: str, *, tensors: bool, source: Path | None = None) -> None:
+    """Print the contents of a checkpoint; for a pipeline, component by component.
+
+    Parameters
+    ----------
+    source : the path as it was asked for, whose loader is shown; None for a component, which its pipeline loads
+    """
     if info.components:
         parts = f"pipeline of {counted(len(info.components), 'component')} with weights"
         _line(console, f"{title}: {parts}, {byte_size(info.nbytes)}, {info.parameters:,} parameters")
+        if source is not None and any(part.recipe or part.recorded for part in info.components.values()):
+            _line(console, f"  loaded by {pipeline_loader(source)}")
         for name, component in info.components.items():
             console.print()
             print_info(console, component, shown(name), tensors=tensors)
@@ -210,9 +237,14 @@ def print_info(console: Console, info: Info, title: str, *, tensors: bool) -> No
         facts.add_row("" if i else "  metadata", Text(f"{shown(key, 80)}: {shown(value, 200)}"))
     for i, text in enumerate(_recipe(info.recipe)):
         facts.add_row("" if i else "  recipe", Text(text))
+    if info.recorded is not None and info.recorded.plan is None:
+        for i, text in enumerate(_recorded(info.recorded)):
+            facts.add_row("" if i else "  sampling", Text(text))
+    if info.recipe is not None and source is not None and info.kind != "ONNX model":
+        facts.add_row("  loaded by", Text(_loader(info, source, info.recipe.plan)))
     show(console, facts)
     if info.recipe is not None:
-        print_geometry(console, info.recipe.plan)
+        print_geometry(console, info.recipe.plan, names=None if tensors else _FEW_NAMES)
     if tensors:
         console.print()
         _show_table(console, _TENSOR_COLUMNS, info.tensors, right=("bytes",))
@@ -229,12 +261,37 @@ def _foreign(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(key, value) for key, value in sorted(metadata.items()) if key != KEY]
 
 
+def _loader(info: Info, source: Path, plan: Plan) -> str:
+    if is_single_file(tensor.name for tensor in info.tensors):
+        kept = not any(change.operators for change in plan.changed)
+        return f"rekernel.diffusion.load_pipeline({str(source)!r})" if kept else "no program: see `rekernel convert`"
+    if other := foreign_loader(info.metadata):
+        return f"{other}({str(info.path)!r})"
+    folder = source if source.is_dir() else source.parent
+    return model_loader(source, folder if (folder / CONFIG).is_file() else None, plan)[0]
+
+
+def _recorded(found: Recorded) -> list[str]:
+    """The rows about guidance that a folder records; its options come from a file."""
+    said = [f"recorded at {scale_text(found.scale)} times the trained size"]
+    parts = {"guidance": found.guidance, "kernels": found.kernels, "positions": found.positions}
+    for name, options in parts.items():
+        if options is not None:
+            given = ", ".join(f"{shown(str(key), 40)}={shown(str(value), 80)}" for key, value in options.items())
+            said.append(f"{name}: {given or 'as by default'}")
+    if found.cascade is not None:
+        said.append(f"cascade: {', then '.join(f'{strength:g}' for strength in found.cascade)}")
+    return said
+
+
 def _recipe(recipe: Recipe | None) -> list[str]:
     if recipe is None:
         return ["none: not rescaled by rekernel"]
     asked = described(recipe.plan)
     said = [f"scale {inert(asked['scale'], 60)}", f"method {inert(asked.get('method', '?'), 60)}"]
-    said += [f"{counted(len(recipe.plan.changed), 'tensor')} rescaled"]
+    around = sum(bool(change.factors) for change in recipe.plan.changed)
+    said += [f"{counted(len(recipe.plan.changed) - around, 'tensor')} rescaled"]
+    said += [f"{counted(around, 'layer')} changed around kept weights"] if around else []
     said += [f"cast to {inert(recipe.dtype, 20)}"] if recipe.dtype else []
     sources = [f"source: {byte_size(source.nbytes)}, sha256 {inert(source.sha256, 80)}" for source in recipe.sources]
     more = [f"and {counted(len(sources) - 3, 'file')} more"] if len(sources) > 3 else []

@@ -1,6 +1,7 @@
-"""Build the two models of `rekernel verify` by the user's code, and load the original and the converted weights.
+"""Build the two models of `rekernel verify`, and load the original and the converted weights.
 
-Scope: the user's code and files. Not here: running the models (see `verifying.run`).
+Scope: the user's code and files. Not here: models that a config.json names (see `verifying.from_config`), and running
+the models (see `verifying.run`).
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +26,28 @@ from rekernel.sources.opening import local_path, open_source
 from rekernel.torch import load
 
 from ..user_code import import_file, running
+from .from_config import build, config_beside
+from .preprocessing import Preprocessing, read_preprocessing
 
 
-def loaded(source: str, converted: str, factory: str, *, allow_pickle: bool) -> tuple[nn.Module, nn.Module]:
-    """The original and the rescaled model; a source or a converted checkpoint is a file, an index or a folder."""
-    files = [local_path(path, allow_pickle=allow_pickle) for path in (source, converted)]
+@dataclass(frozen=True)
+class Pair:
+    """The original and the rescaled model, and what the files beside the original say.
+
+    folder, config : the original's folder and the content of its config.json; None and empty without one
+    preprocessing : how its pictures are prepared
+    """
+
+    original: nn.Module
+    rescaled: nn.Module
+    folder: Path | None
+    config: Mapping[str, Any]
+    preprocessing: Preprocessing
+
+
+def loaded(source: str, converted: str, factory: str | None, *, allow_pickle: bool) -> Pair:
+    """Both models; a source or a converted checkpoint is a file, an index or a folder."""
+    files = [_present(path, allow_pickle) for path in (source, converted)]
     scaled = [_is_rescaled(path, allow_pickle) for path in files]
     if scaled[0]:
         raise RekernelError(
@@ -40,8 +59,20 @@ def loaded(source: str, converted: str, factory: str, *, allow_pickle: bool) -> 
             f"{shown(converted, 400)}: has no recipe, so rekernel did not rescale it; pass SOURCE and then what "
             f"`rekernel convert` wrote"
         )
-    original = load(_build(factory), files[0], plan=Plan(()), allow_pickle=allow_pickle)
-    return original, load(_build(factory), files[1])
+    folder, config = config_beside(files[0])
+
+    def made() -> nn.Module:
+        return build(folder, config, source) if factory is None else _build(factory)
+
+    original = load(made(), files[0], plan=Plan(()), allow_pickle=allow_pickle)
+    return Pair(original, load(made(), files[1]), folder, config, read_preprocessing(folder))
+
+
+def _present(path: str, allow_pickle: bool) -> Path:
+    found = local_path(path, allow_pickle=allow_pickle)
+    if not found.exists():
+        raise RekernelError(f"{shown(path, 400)}: no such file or folder")
+    return found
 
 
 def function(place: str, option: str) -> Callable[..., Any]:

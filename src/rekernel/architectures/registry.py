@@ -12,7 +12,7 @@ from ..errors import RekernelError
 from ..escape import shown
 from .base import Family, Shapes
 from .diffusion import AutoencoderKL, DiffusersUNet, SingleFileDiffusion
-from .vision import MLP, ConvNeXt, ResNet, ViT
+from .vision import MLP, ConvNeXt, ResNet, Transformer, ViT
 
 _families: tuple[Family, ...] = (
     DiffusersUNet(),
@@ -21,6 +21,7 @@ _families: tuple[Family, ...] = (
     ViT(),
     ResNet(),
     ConvNeXt(),
+    Transformer(),
     MLP(),
 )
 

@@ -39,8 +39,13 @@ class Report(Displayed):
     skipped: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files on the disk: weights, and what was copied beside them."""
+        return sum(path.stat().st_size for path in self.files)
+
     def _line(self) -> str:
-        files = f"{byte_size(self.bytes_written)} in {counted(len(self.files), 'file')}"
+        files = f"{byte_size(self.nbytes)} in {counted(len(self.files), 'file')}"
         tensors = f"{counted(self.tensors_changed, 'tensor')} rescaled, {self.tensors_kept:,} kept"
         notes = [*self.told(), *(note for plan in self.plans.values() for note in plan.warnings)]
         return f"{shown_path(self.target)}: {files}; {tensors}" + (f"; {counted(len(notes), 'note')}" if notes else "")

@@ -226,7 +226,9 @@ class Conversion:
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""
         path = job.folder / file.name
-        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale)
+        # Weights that stay are still those of the trained resolution to every other program.
+        grown = any(change.operators for change in job.plan.changed)
+        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale if grown else 1.0)
         recipe = Recipe(
             job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
         )

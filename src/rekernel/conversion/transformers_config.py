@@ -18,6 +18,7 @@ from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
+from ..plan.config_entry import class_name
 from ..plan.plan import Plan
 from ..planning.position_grid import pair_of
 from ..resampling.geometry import new_size
@@ -225,21 +226,6 @@ def loads_plainly(config: Mapping[str, Any], plan: Plan) -> bool:
     absorbed = not plan.resamples and all(change.kind in ("patch", "values") for change in plan.changed)
     named = "architectures" in config and class_name(config)
     return bool(absorbed and named) and sizes_are_those(config, plan.changed, new=True)
-
-
-def file_loads_plainly(path: Path, plan: Plan) -> bool:
-    """As `loads_plainly`, for a config.json. False if the file cannot be read."""
-    try:
-        return loads_plainly(read_object(path), plan)
-    except RekernelError:
-        return False
-
-
-def class_name(config: Mapping[str, Any]) -> str:
-    """Return the class that a transformers or diffusers config names; empty if there is none, or not a plain name."""
-    named = config.get("architectures") or [config.get("_class_name")]
-    first = named[0] if isinstance(named, list) and named else None
-    return first if isinstance(first, str) and first.isascii() and first.isidentifier() and first[0] != "_" else ""
 
 
 def sizes_are_those(config: Mapping[str, Any], changes: Iterable[LayerChange], *, new: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers."""
+"""Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers, and their measure."""
 
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
@@ -9,12 +9,15 @@ from .formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, Noi
 from .guidance.upsample import UpsampleGuidance
 from .guidance.wrapper import guide_denoiser
 from .kernels.supersampled import SupersampledKernels
+from .measure.denoiser_verification import AtTime, DenoiserVerification, verify_denoiser
 from .pipelines.load import load_pipeline
 from .pipelines.record import Recorded
 from .pipelines.write_record import record
 from .positions.rescaled import RescaledPositions
 
 __all__ = [
+    "AtTime",
+    "DenoiserVerification",
     "DiscreteSchedule",
     "EDMSchedule",
     "FlowSchedule",
@@ -40,6 +43,7 @@ __all__ = [
     "octaves",
     "record",
     "to_x0",
+    "verify_denoiser",
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..architectures.detect import architecture
 from ..checkpoint.discover import candidates_in
-from ..checkpoint.pipeline_folder import find_pipeline
+from ..checkpoint.pipeline_folder import Component, find_pipeline
 from ..checkpoint.variants import chosen_weights
 from ..conversion.downloads import fetch
 from ..conversion.output_files import arrange, output_tensors
@@ -22,8 +22,8 @@ from ..conversion.streaming import peak_bytes
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..messages.warn import tell
+from ..plan.config_entry import recipe_beside, recipe_of
 from ..plan.plan import Plan
-from ..plan.recipe import find_recipe
 from ..planning.by_name import plan_opened
 from ..planning.guards import nothing_changes, refuse_recorded
 from ..planning.position_grid import CONFIG
@@ -79,7 +79,7 @@ class CheckpointFiles:
         if pipeline is None:
             return self._info(path, allow_pickle)
         components = {
-            name: self._info(weights, allow_pickle)
+            name: self._with_record(self._info(weights, allow_pickle), component)
             for name, component in pipeline.components.items()
             if (weights := chosen_weights(component)) is not None
         }
@@ -104,7 +104,7 @@ class CheckpointFiles:
         for name, weights in chosen.items():
             if weights is not None:
                 with self.place.open(weights) as opened:
-                    found[name] = Weights(opened.files, find_recipe(opened.metadata))
+                    found[name] = Weights(opened.files, recipe_of(opened))
         return found
 
     def _plans(self, parts: Mapping[str, Path], request: PlanRequest) -> dict[str, Plan]:
@@ -117,13 +117,28 @@ class CheckpointFiles:
                 plans[name] = plan_opened(opened, asked)
         return plans
 
+    def _with_record(self, info: Info, component: Component) -> Info:
+        """The same, with what the component's config records."""
+        from ..diffusion.denoiser.names import DENOISERS
+        from ..diffusion.pipelines.record import read_record
+
+        if component.name not in DENOISERS:
+            return info
+        self.place.complete(component.folder / CONFIG)
+        try:
+            return replace(info, recorded=read_record(component.folder))
+        except RekernelError as error:  # looking must not fail on what it could show
+            return replace(info, recipe_error=info.recipe_error or str(error))
+
     def _info(self, path: Path, allow_pickle: bool) -> Info:
         with self.place.open(path, allow_pickle=allow_pickle) as opened:
             tensors = tuple(opened.tensors.values())
             found = architecture({info.name: info.shape for info in tensors}, opened.metadata)
             family, shapes = found.family, found.shapes
+            info = counted(self.place.named(opened.path), opened.kind, tensors, opened.metadata)
             return replace(
-                counted(self.place.named(opened.path), opened.kind, tensors, opened.metadata),
+                info,
+                recipe=info.recipe or (None if info.recipe_error else recipe_beside(opened.path)),
                 family=family.name if family else "",
                 presets=tuple(sorted(family.presets(shapes))) if family else ("all",),
             )

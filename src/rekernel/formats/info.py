@@ -17,6 +17,7 @@ from ..text import byte_size, dims
 from ..text import counted as number
 
 if TYPE_CHECKING:
+    from ..diffusion.pipelines.record import Recorded
     from ..onnx import Value
 
 
@@ -33,6 +34,7 @@ class Info(Displayed):
     recipe : how it was rescaled, if it was
     recipe_error : why the metadata's recipe cannot be read, or empty
     components : for a pipeline, each component that has weights
+    recorded : of a pipeline's denoiser: how its folder says to sample it above the trained size, if it does
     inputs, outputs : of an ONNX model: name, dtype and shape of each
     """
 
@@ -48,6 +50,7 @@ class Info(Displayed):
     recipe: Recipe | None = None
     recipe_error: str = ""
     components: dict[str, Info] = field(default_factory=dict)
+    recorded: Recorded | None = None
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
 

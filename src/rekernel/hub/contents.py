@@ -120,7 +120,8 @@ def payload(path: StrPath) -> Payload:
 
 def _no_recipe(path: Path) -> RekernelError:
     return RekernelError(
-        f"{shown_path(path)}: holds no recipe, so rekernel did not convert it; push what `rekernel convert` wrote."
+        f"{shown_path(path)}: holds no recipe, so rekernel did not convert it; push what `rekernel convert` wrote, or "
+        f"save_pretrained of a rescaled model, as safetensors."
     )
 
 

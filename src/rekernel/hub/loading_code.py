@@ -6,7 +6,8 @@ Scope: configs and plans. A name from a config becomes code only if it is a plai
 
 from __future__ import annotations
 
-from ..conversion.transformers_config import class_name, loads_plainly, sizes_are_those
+from ..conversion.transformers_config import loads_plainly, sizes_are_those
+from ..plan.config_entry import CONFIG, class_name, plan_in
 from .contents import Payload
 
 
@@ -37,18 +38,10 @@ def snippet(load: Payload, repo: str) -> str:
     if called and "architectures" in config:
         if loads_plainly(config, recipe.plan):
             return f'from transformers import {called}\n\nmodel = {called}.from_pretrained("{repo}")\n'
-        if sizes_are_those(config, recipe.plan.changed, new=False):
-            return (
-                f"import rekernel.torch as rkt\nfrom transformers import {called}\n\n"
-                f'config = {called}.config_class.from_pretrained("{repo}")\n'
-                f'model = rkt.load_pretrained("{repo}", model={called}(config))\n'
-            )
+        if plan_in(config, CONFIG) or sizes_are_those(config, recipe.plan.changed, new=False):
+            return _built_from_config(called, repo)
     elif called:
-        return (
-            f"import rekernel.torch as rkt\nfrom diffusers import {called}\n\n"
-            f'config = {called}.load_config("{repo}")\n'
-            f'model = rkt.load_pretrained("{repo}", model={called}.from_config(config))\n'
-        )
+        return _built_from_config(called, repo)
     first = load.checkpoints[0]
     return (
         "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n\n"
@@ -56,6 +49,11 @@ def snippet(load: Payload, repo: str) -> str:
         '# Into the architecture they belong to, built at its trained size:\n'
         f'# model = rekernel.torch.load_pretrained("{repo}", model=model)\n'
     )  # fmt: skip
+
+
+def _built_from_config(called: str, repo: str) -> str:
+    """Return code for a model that rekernel builds from its config, at its trained size."""
+    return f'import rekernel.torch as rkt\n\nmodel = rkt.load_pretrained("{repo}")  # a {called}\n'
 
 
 def _session(load: Payload, repo: str) -> str:

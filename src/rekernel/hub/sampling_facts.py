@@ -42,8 +42,10 @@ def facts_of_record(found: Recorded) -> list[tuple[str, str]]:
     sampled at: 2 times the trained size, 64 to 128 on the denoiser's grid
     upsample guidance: theta=1, eta=0.6
     """
-    old, new = (dims(_sides(n)) for n in (found.sample_size, found.new_size))
-    facts = [("sampled at", f"{scale_text(found.scale)} times the trained size, {old} to {new} on the denoiser's grid")]
+    facts = [("sampled at", f"{scale_text(found.scale)} times the trained size")]
+    if found.sample_size is not None and (size := found.new_size) is not None:
+        old, new = dims(_sides(found.sample_size)), dims(_sides(size))
+        facts = [("sampled at", f"{facts[0][1]}, {old} to {new} on the denoiser's grid")]
     if found.guidance is not None:
         facts.append(("upsample guidance", _options(found.guidance, GuidanceSettings.option_names())))
     if found.kernels is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.config_file import HOW_TO_LOAD
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
@@ -294,7 +295,9 @@ def _story(
 def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> tuple[Terms, str]:
     """Read the terms from the copied card, or else from the card of the source on the Hub; return a problem if any."""
     if CARD in load.files:
-        return terms_of(_front(load.files[CARD])), ""
+        front = _front(load.files[CARD])
+        if front or not base or not _only_how_to_load(load.files[CARD]):
+            return terms_of(front), ""
     if not base:
         return Terms(), ""
     client = hub()
@@ -308,12 +311,19 @@ def _source_terms(load: Payload, base: str, commit: str, token: str | None) -> t
     return terms_of(_front(Path(found))), ""
 
 
+def _only_how_to_load(path: Path) -> bool:
+    """Whether a README.md is the one that `save_pretrained` of a rescaled model makes: it says no licence."""
+    return path.read_bytes().startswith(HOW_TO_LOAD.encode())
+
+
 def _front(path: Path) -> Mapping[str, Any]:
     """Read the front matter of a card; empty if there is none, or it cannot be read."""
     if path.stat().st_size > _LARGEST_CARD:
         return {}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if not text.lstrip().startswith("---"):  # the client would warn
+            return {}
         data: Mapping[str, Any] = hub().ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:  # a YAML parser may raise any error for text from anyone
         if isinstance(error, RekernelError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ..architectures.axis_order import PYTORCH, Layout
 from ..architectures.base import Family, LayerFacts
 from ..architectures.detect import is_weight
+from ..architectures.diffusion import SingleFileDiffusion
 from ..architectures.tokens import is_table
 from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
@@ -22,7 +23,7 @@ from ..escape import shown
 from ..patterns import hinted, layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
-from ..resampling.geometry import new_size
+from ..resampling.geometry import is_whole, new_size
 from ..text import scale_text
 from .layers import Cells, ConvAxis, Unclear, Weight, grid_cells
 from .position_grid import grid_of, position_grid
@@ -150,11 +151,14 @@ class Layer:
         ]
         what = "patch embedding" if mode == ABSORB and is_patch(axes) else "convolution"
         step = "unknown" if anywhere else stride
+        # No program loads a single file with larger kernels, so its weights stay and the layers are dilated.
+        keeps = (settings.method, settings.gain) == ("dilate", "dc") and isinstance(self.family, SingleFileDiffusion)
+        keeps = keeps and all(map(is_whole, scales))
         with self._named():
             change = convolution(
                 self.weight, axes, settings, first=positions[0], mode=mode, view=view,
                 reason=f"{what}, stride {step}: {mode}s", transposed=facts.role == "conv-transpose",
-                aligned=(self.aligned and not cuts, self.aligned),
+                aligned=(self.aligned and not cuts, self.aligned), factored=keeps,
             ).change  # fmt: skip
         if by_tap(change, self.shapes):
             raise Unclear("its weight norm has a length for each tap, which rescaling mixes; left as it is")

@@ -4,16 +4,24 @@ from .editing.apply import apply_plan
 from .files.pretrained import load_pretrained
 from .files.save_load import load, save
 from .measure.compare import LayerError, layer_errors
+from .measure.difference import Difference
+from .measure.equivariance import equivariance_error, reduce_grid
+from .measure.scores import Scores
 from .measure.shift import Shift, ShiftSensitivity, shift_sensitivity, total_stride
-from .measure.verify import equivariance_error, reduce_grid
+from .measure.verdict import Verdict
+from .measure.verification import Verification, verify
 from .recalibration import Recalibration, recalibrate
 from .rescaling import rescale
 
 __all__ = [
+    "Difference",
     "LayerError",
     "Recalibration",
+    "Scores",
     "Shift",
     "ShiftSensitivity",
+    "Verdict",
+    "Verification",
     "apply_plan",
     "equivariance_error",
     "layer_errors",
@@ -25,6 +33,7 @@ __all__ = [
     "save",
     "shift_sensitivity",
     "total_stride",
+    "verify",
 ]
 
 

@@ -10,28 +10,31 @@ import importlib
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, find_pipeline
+from ...checkpoint.strict_json import read_object
 from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.arguments import check_path
 from ...messages.warn import tell
+from ...plan.config_entry import CONFIG, recipe_of
 from ...plan.plan import Plan
-from ...plan.recipe import find_recipe
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
 from ...sources.opening import open_source
+from ...text import scale_text
 from ..denoiser.names import DENOISERS
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
 from ..positions.rescaled import RescaledPositions
 from .record import Recorded, listed, read_records
 from .recorded_cascade import RecordedCascade
+from .single_file import dilated_pipeline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,12 +54,14 @@ class Attached:
 
     guidance, kernels, positions : None where the folder does not record them
     cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
+    rescaled : the scale of each component whose weights are rescaled, by name; they stay so
     """
 
     guidance: UpsampleGuidance | None = None
     kernels: SupersampledKernels | None = None
     positions: RescaledPositions | None = None
     cascade: RecordedCascade | None = None
+    rescaled: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def remove(self) -> None:
         """Remove guidance, kernels and positions."""
@@ -71,7 +76,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     Parameters
     ----------
     source : folder, or the name of a repository on the Hub (org/name, hf://org/name[@revision])
-        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here.
+        Written by `rekernel convert`, or by `save_pretrained` of a pipeline loaded here, or of one with a rescaled
+        network. Also a single file of Stable Diffusion that `rekernel convert --method dilate` wrote; then the options
+        are those of `from_single_file`.
     **options
         Arguments of `DiffusionPipeline.from_pretrained`: dtype (formerly torch_dtype), variant, custom_pipeline, ...;
         for a repository also revision, token, cache_dir, ... Where the folder has only weights of one variant, that
@@ -96,6 +103,10 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
     """
+    check_path(source, "source")
+    if Path(source).is_file():
+        pipe = dilated_pipeline(Path(source), dict(options))
+        return _finished(pipe, options, {"unet": pipe.unet}, {})
     diffusers: Any = importlib.import_module("diffusers")
     folder = pipeline_folder(source, options)
     pipeline = find_pipeline(folder)
@@ -135,9 +146,14 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     except OSError as error:
         said = shown(" ".join(str(error).split()).removeprefix("Error "), 300)
         raise RekernelError(f"{shown_path(folder)}: diffusers cannot load this folder: {said}") from error
+    return _finished(pipe, options, modules, records)
+
+
+def _finished(pipe: Any, options: dict[str, Any], modules: dict[str, nn.Module], records: dict[str, Recorded]) -> Any:
+    """The pipeline with its new default size, and with what is recorded attached."""
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
-    setattr(pipe, ATTRIBUTE, _attached(pipe, records))
+    setattr(pipe, ATTRIBUTE, _attached(pipe, modules, records))
     return pipe
 
 
@@ -212,13 +228,14 @@ def is_rescaled(component: Component, variant: str | None = None) -> bool:
     if not component.candidates:
         return False
     with open_source(weights_of(component, variant)) as source:
-        return find_recipe(source.metadata) is not None
+        return recipe_of(source) is not None
 
 
 def load_component(folder: Path, component: Component, plan: Plan | None, options: dict[str, Any]) -> nn.Module:
     """Build a component from its config at the trained size, then load its rescaled weights and their geometry."""
     import torch
 
+    from ...torch.files.built_model import built
     from ...torch.files.save_load import load
 
     name, library, kind = component.name, component.library, component.class_name
@@ -227,11 +244,8 @@ def load_component(folder: Path, component: Component, plan: Plan | None, option
     made: Any = getattr(importlib.import_module(library), kind, None)
     if made is None:
         raise RekernelError(f"{shown(name)}: {library} has no class {shown(kind)}")
-    if library == "diffusers":
-        config = made.load_config(folder / name)
-        module = made.from_config(config)
-    else:
-        module = made(made.config_class.from_pretrained(folder / name))
+    path = folder / name / CONFIG
+    module = built(read_object(path), shown_path(path), made)
     module = load(module, weights_of(component, options.get("variant")), plan=plan).eval()
     dtype = _dtype_of(name, options)
     return module.to(dtype) if isinstance(dtype, torch.dtype) else module
@@ -271,11 +285,13 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
             plan: Plan = getattr(denoiser, PLAN)
             if found is None and KEY in denoiser.config:  # a module passed by the caller, from a pipeline loaded here
                 found = Recorded.from_entry(denoiser.config[KEY], name)
-            size = found.sample_size if found else _sides(denoiser.config.sample_size)
+            size = found.sample_size if found else _sides(denoiser.config.get("sample_size"))
             found = Recorded(scale_of(plan), size, plan=plan)
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
+        if new is None:
+            continue
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             kind = type(pipe).__name__
             note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "
@@ -305,12 +321,14 @@ def scale_of(plan: Plan) -> float | tuple[float, ...]:
     return scales if len(set(scales)) > 1 else scales[0]
 
 
-def _sides(size: Any) -> int | tuple[int, ...]:
-    return tuple(size) if isinstance(size, list | tuple) else int(size)
+def _sides(size: Any) -> int | tuple[int, ...] | None:
+    return tuple(size) if isinstance(size, list | tuple) else None if size is None else int(size)
 
 
-def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
-    made = Attached()
+def _attached(pipe: Any, modules: Mapping[str, nn.Module], records: dict[str, Recorded]) -> Attached:
+    from ...torch.editing.apply import PLAN
+
+    made = Attached(rescaled={name: scale_of(getattr(module, PLAN)) for name, module in modules.items()})
     for found in records.values():
         made.kernels, made.positions, made.guidance = (
             found.make_kernels(), found.make_positions(), found.make_guidance()
@@ -321,7 +339,8 @@ def _attached(pipe: Any, records: dict[str, Recorded]) -> Attached:
     for found in records.values():
         if found.cascade is not None:
             made.cascade = RecordedCascade(pipe, found, attached)
-    said = [repr(part) for part in (*attached, made.cascade) if part is not None]
+    said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in made.rescaled.items()]
+    said += [repr(part) for part in (*attached, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

@@ -39,17 +39,16 @@ class Recorded:
     """The record of a folder: what `load_pipeline` attaches.
 
     scale : requested size over trained size, a number or one per axis
-    sample_size : the trained size, from the original config
+    sample_size : the trained size, from the original config; None where that has none, as it may with rescaled weights
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
-    plan : plan of weights that are rescaled in the folder itself (a pipeline saved again after loading); then all
-        others are None
+    plan : plan of weights that are rescaled in the folder itself (saved by `save_pretrained`); then all others are None
     positions : options of `RescaledPositions`, or None for trained positions
     cascade : strengths of a `GuidedCascade`, one per stage after the first, or one for all; None for no cascade
     """
 
     scale: float | tuple[float, ...]
-    sample_size: int | tuple[int, ...]
+    sample_size: int | tuple[int, ...] | None
     guidance: Mapping[str, Any] | None = None
     kernels: Mapping[str, Any] | None = None
     plan: Plan | None = None
@@ -98,14 +97,18 @@ class Recorded:
         return tuple(part for part in made if part is not None)
 
     @property
-    def new_size(self) -> int | tuple[int, ...]:
+    def new_size(self) -> int | tuple[int, ...] | None:
         """The config's sample size at the requested scale: one number where the config had one and all sides are equal.
+
+        None where the config has no sample size.
 
         Examples
         --------
         >>> Recorded((2.0, 2.0, 2.0), 8).new_size, Recorded((2.0, 1.5), 8).new_size
         (16, (16, 12))
         """
+        if self.sample_size is None:
+            return None
         trained = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,) * 2
         factors = self.scale if isinstance(self.scale, tuple) else (self.scale,) * 2
         factors = ((1.0,) * len(trained) + factors)[-len(trained) :]
@@ -121,7 +124,8 @@ class Recorded:
         {'theta': 1.0}
         """
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
-        entry |= {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
+        sizes = {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
+        entry |= {name: value for name, value in sizes.items() if value is not None}
         options = {"guidance": self.guidance, "kernels": self.kernels, "positions": self.positions}
         entry |= {name: dict(given) for name, given in options.items() if given is not None}
         if self.cascade is not None:
@@ -147,8 +151,8 @@ class Recorded:
             if isinstance(scale, str):
                 raise ValueError("scale is not a number")
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
-            size = entry["sample_size"]
-            sides = tuple(map(int, size)) if isinstance(size, list | tuple) else int(size)
+            size = entry["sample_size"] if plan is None else entry.get("sample_size")
+            sides = tuple(map(int, size)) if isinstance(size, list | tuple) else None if size is None else int(size)
             parts = (entry.get(name) for name in ("positions", "cascade"))
             return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
         except (KeyError, TypeError, ValueError) as error:

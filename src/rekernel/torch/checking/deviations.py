@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from ...resampling.geometry import is_whole
-from ..measure.verify import reduce_grid
+from ..measure.equivariance import reduce_grid
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _TINY = 1e-30

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import RekernelError
 from ...resampling.geometry import new_size
 from ...text import dims
-from ..measure.verify import reduce_grid
+from ..measure.equivariance import reduce_grid
 
 CYCLES = 2.0
 """Highest number of cycles of a smooth picture across the image."""

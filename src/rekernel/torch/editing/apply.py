@@ -20,6 +20,7 @@ from ...plan.plan import Plan
 from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
 from ..checked_arguments import check_module
+from ..files.save_pretrained import stand_in
 from ..layers.dense import dense_conv, dilated_conv, linear
 from ..layers.enlarge import Enlarge
 from ..layers.factored import FactoredConv, FactoredConvTranspose
@@ -28,6 +29,8 @@ from ..layers.pools import AVG_POOLS, MAX_POOLS, pool
 from ..layers.prefixes import prefix_between
 from ..layers.resample_image import resampler
 from ..layers.same_class import PadInput
+from ..marks import PLAN as PLAN
+from ..marks import SAVE
 from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
 from .edits import Edits
@@ -35,9 +38,6 @@ from .held_sizes import set_position_ids, set_sizes
 from .memory import refuse_too_large
 from .own_layers import bake_computed, way_of
 from .windows import enlarge_window
-
-PLAN = "rekernel_plan"
-"""The attribute of a rescaled module that holds its plan."""
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Module:
@@ -121,6 +121,8 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     if (resample := resampler(plan)) is not None:
         edits.hook(edits.model, resample, with_kwargs=True)
     edits.set(edits.model, PLAN, plan)
+    if not plan.empty and (saving := stand_in(edits.model)) is not None:
+        edits.set(edits.model, SAVE, saving)
 
 
 def announce(edits: Edits, plan: Plan, size: tuple[int, ...] = (), scales: tuple[float, ...] = ()) -> None:

@@ -15,9 +15,13 @@ from torch import nn
 
 from ...plan.changes import LayerChange
 from ..layers.module_names import owner_of
-from ..layers.settings_objects import CONFIGS, is_config
+from ..layers.settings_objects import CONFIGS, holders_in, is_config
+from ..marks import TRAINED
 from ..planning.held_sizes import HeldSize
 from .edits import Edits
+
+_SAVED = ("config", "_internal_dict")
+"""Where transformers and diffusers keep the configuration that `save_pretrained` writes."""
 
 
 def set_sizes(edits: Edits, sizes: Sequence[HeldSize]) -> None:
@@ -41,6 +45,7 @@ def set_sizes(edits: Edits, sizes: Sequence[HeldSize]) -> None:
     within = [held for held in sizes if held.holder.attribute]
     if not within:
         return
+    trained = _before(edits.model, within)
     copies: dict[int, Any] = {}  # of all configurations, so that those that are one object stay one
     for module in edits.model.modules():
         for attribute in CONFIGS:
@@ -49,6 +54,8 @@ def set_sizes(edits: Edits, sizes: Sequence[HeldSize]) -> None:
                 edits.set(module, attribute, copy.deepcopy(value, copies))
     for held in within:
         _put(copies[id(held.holder.holds)], held.name, held.new)
+    if trained:
+        edits.set(edits.model, TRAINED, trained)
 
 
 def set_position_ids(edits: Edits, changes: Sequence[LayerChange]) -> None:
@@ -76,6 +83,19 @@ def set_position_ids(edits: Edits, changes: Sequence[LayerChange]) -> None:
                 if ids.device.type == "meta" or torch.equal(ids.flatten(), numbers.to(ids.dtype)):
                     new = torch.arange(change.new_shape[0], device=ids.device, dtype=ids.dtype)
                     edits.set_buffer(around, name, new.expand(*ids.shape[:-1], -1))
+
+
+def _before(model: nn.Module, sizes: Sequence[HeldSize]) -> dict[str, Any]:
+    """The old values of those sizes that are entries of the model's own configuration, laid out as there."""
+    own = {id(h.holds): h.inner for h in holders_in("", model) if h.attribute in _SAVED}
+    found: dict[str, Any] = {}
+    for held in sizes:
+        if id(held.holder.holds) in own:
+            inner = found
+            for name in own[id(held.holder.holds)]:
+                inner = inner.setdefault(name, {})
+            inner[held.name] = held.old
+    return found
 
 
 def _put(config: Any, name: str, value: Any) -> None:

@@ -25,8 +25,9 @@ from ...escape import shown, shown_path
 from ...messages.arguments import check_instance
 from ...messages.log import logger
 from ...messages.warn import tell
+from ...plan.config_entry import recipe_beside, recipe_of
 from ...plan.plan import Plan
-from ...plan.recipe import KEY, Recipe, find_recipe
+from ...plan.recipe import KEY, Recipe
 from ...sources.opening import open_source
 from ...text import few, scale_text
 from ...version import __version__
@@ -113,13 +114,15 @@ def load(
     model : nn.Module
         The model, built for the trained size; it is changed in place.
     path : path
-        A file, an index, or a folder with one of them, written by `save` or by `rekernel.convert`.
+        A file, an index, or a folder with one of them, written by `save`, by `rekernel.convert`, or by the
+        `save_pretrained` of a model that `rescale` or `load` returned.
     plan : Plan, optional
         What was done to the weights, for a file of another program that has no recipe.
     prefix : str
         The beginning of the names in the file that the names of the model do not have, such as 'module.'.
     allow_pickle : bool
-        With `plan`, also read .bin, .pt, .pth and .ckpt, by torch with `weights_only=True`. Rekernel writes none.
+        With `plan`, or where a `config.json` beside it has the plan, also read .bin, .pt, .pth and .ckpt, by torch with
+        `weights_only=True`. Rekernel writes none, `save_pretrained` of diffusers may.
 
     Returns
     -------
@@ -155,13 +158,12 @@ def load(
     if plan is not None:
         check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     where = shown_path(path)
-    with own_tensors(), without_pickles(where, plan), open_source(path, allow_pickle=allow_pickle) as source:
+    told = plan is not None or recipe_beside(Path(path)) is not None
+    with own_tensors(), without_pickles(where, told=told), open_source(path, allow_pickle=allow_pickle) as source:
         if plan is None:
-            recipe = find_recipe(source.metadata)
+            recipe = recipe_of(source)
             if recipe is None:
-                raise RekernelError(
-                    f"{where}: has no recipe, so it was not rescaled by rekernel; load it as any other file"
-                )
+                raise no_recipe(where)
             plan = recipe.plan
         earlier = getattr(model, PLAN, None)
         if isinstance(earlier, Plan) and not earlier.empty:
@@ -197,13 +199,22 @@ def load(
     return edits.model
 
 
+def no_recipe(where: str) -> RekernelError:
+    """The error for weights of which nothing says that they were rescaled."""
+    return RekernelError(
+        f"{where}: has no recipe, neither in its metadata nor in a config.json beside it; load it as any other file, "
+        f"or, if another program saved a rescaled model there, pass rekernel.torch.load plan=, the rekernel_plan of "
+        f"that model"
+    )
+
+
 @contextmanager
-def without_pickles(where: str, plan: Plan | None = None) -> Iterator[None]:
-    """Say of a pickle that it was not rescaled, instead of which option reads it, unless a plan is at hand."""
+def without_pickles(where: str, *, told: bool = False) -> Iterator[None]:
+    """Say of a pickle that it was not rescaled, instead of which option reads it, unless a plan is at hand (`told`)."""
     try:
         yield
     except RekernelError as error:
-        if plan is not None or ALLOW_PICKLE not in error.args:
+        if told or ALLOW_PICKLE not in error.args:
             raise
         raise RekernelError(
             f"{where}: is a pickle, and rekernel writes safetensors, so it was not rescaled; convert it first "

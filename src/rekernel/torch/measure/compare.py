@@ -1,7 +1,7 @@
 """Compare a rescaled network with its original layer by layer: the equivariance error of every layer.
 
 Scope: two modules with the same layer names, and an input. Not here: the error of the whole network (see
-`torch.measure.verify`).
+`torch.measure.equivariance`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..checked_arguments import check_module, check_tensor
 from ..running import Forward, run
 from ..surroundings import own_precision
 from ..tracing.eval_mode import evaluating
-from .verify import NEW_SIZE, reduce_grid
+from .equivariance import NEW_SIZE, reduce_grid
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Measure how much the answer of a network changes when the picture moves.
 
-Scope: one module and its input. Not here: a rescaled network against its original (see `torch.measure.verify`).
+Scope: one module and its input. Not here: a rescaled network against its original (see `torch.measure.equivariance`).
 
 A strided layer that keeps its stride on a finer grid computes the trained network on moved pictures, too: with a total
 stride of T and a scale of s, on pictures moved by T/s, 2T/s, ... trained pixels (docs/mathematics.md). So an original
@@ -27,7 +27,7 @@ from ..tracing.eval_mode import evaluating
 from ..tracing.layer_call import LayerCall
 from ..tracing.run import trace
 from ..tracing.tensor_state import first_tensor
-from .verify import reduce_grid
+from .equivariance import reduce_grid
 
 _CLOSE = 1e-6
 _TRAINED_SIZE = Option("pass pictures of the trained size, or size=", "check that --input is the trained size")

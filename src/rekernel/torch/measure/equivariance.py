@@ -103,16 +103,47 @@ def equivariance_error(
     if size is None:
         size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
     with own_precision(), evaluating(model, rescaled), torch.no_grad():
-        small = _answer(model, reduce_grid(x, size), "the original", forward)
-        large = _answer(rescaled, x, "the rescaled model", forward)
-    if large.shape != small.shape:
-        if large.ndim < 3 or large.ndim != small.ndim:
-            raise RekernelError(
-                f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared; compare layers "
-                f"instead (rekernel.torch.layer_errors)"
-            )
-        large = reduce_grid(large, tuple(small.shape[2:]))
+        small = answer(model, reduce_grid(x, size), "the original", forward)
+        large = on_the_grid_of(answer(rescaled, x, "the rescaled model", forward), small)
     return float((large - small).norm() / small.norm().clamp_min(1e-30))
+
+
+def answer(model: nn.Module, x: Tensor, which: str, forward: Forward | None) -> Tensor:
+    """The first tensor that a model returns, in floating point.
+
+    Raises
+    ------
+    RekernelError
+        If the model does not run on `x`, or returns no tensor.
+    """
+    output = run(model, x, forward, which, NEW_SIZE)
+    found = first_tensor(output)
+    if found is None:
+        raise RekernelError(f"the model returned {type(output).__name__} without a tensor; nothing can be compared")
+    return found if found.is_floating_point() else found.float()
+
+
+def on_the_grid_of(large: Tensor, small: Tensor) -> Tensor:
+    """Answers at the new size, averaged to the grid of the answers at the trained size.
+
+    Raises
+    ------
+    RekernelError
+        If the two cannot be compared.
+
+    Examples
+    --------
+    >>> on_the_grid_of(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 1)).tolist()
+    [[[2.0]]]
+    """
+    if large.shape == small.shape:
+        return large
+    if large.ndim < 3 or large.ndim != small.ndim or large.shape[:2] != small.shape[:2]:
+        raise RekernelError(
+            f"the outputs, {tuple(small.shape)} and {tuple(large.shape)}, cannot be compared; compare layers "
+            f"instead (rekernel.torch.layer_errors)"
+        )
+    return reduce_grid(large, tuple(small.shape[2:]))
 
 
 def plan_scales(rescaled: nn.Module, count: int) -> tuple[float, ...]:
@@ -133,11 +164,3 @@ def _traced_size(rescaled: nn.Module) -> tuple[int, ...]:
     """The grid a rescaled module was traced at; of a generator, the one it draws."""
     plan: Plan | None = getattr(rescaled, PLAN, None)
     return plan.size if plan is not None else ()
-
-
-def _answer(model: nn.Module, x: Tensor, which: str, forward: Forward | None) -> Tensor:
-    output = run(model, x, forward, which, NEW_SIZE)
-    found = first_tensor(output)
-    if found is None:
-        raise RekernelError(f"the model returned {type(output).__name__} without a tensor; nothing can be compared")
-    return found

@@ -69,14 +69,16 @@ def test_folders_of_transformers_are_compared_by_the_command_that_convert_prints
     assert result_of(*files, *words[2:])["error"] < 1e-4
 
 
-def test_folders_of_diffusers_need_a_function_that_passes_the_time(mine, tmp_path):
+def test_a_unet_is_compared_as_a_denoiser_or_as_a_function_runs_it(mine, tmp_path):
     pytest.importorskip("diffusers")
     made(mine, "unet").save_pretrained(tmp_path / "unet")
     rk.convert(tmp_path / "unet", tmp_path / "unet-2x", scale=2, mode="supersample")
-    words = tmp_path / "unet", tmp_path / "unet-2x", "--model", f"{mine}:unet", "--input", "3x16x16"
-    refused = verify(*words)
-    assert refused.exit_code == 1 and "Traceback" not in refused.output
-    assert "it also needs timestep; name a function that runs it: --forward mine.py:run" in refused.stderr
+    words = tmp_path / "unet", tmp_path / "unet-2x"
+    found = result_of(*words)
+    assert (found["size"], found["new_size"], len(found["times"])) == ([16, 16], [32, 32], 4)
+    assert found["notes"][0].startswith("no scheduler lies beside the network: a linear schedule")
+    with_code = result_of(*words, "--model", f"{mine}:unet", "--input", "3x16x16", "--timesteps", "500")
+    assert [at["t"] for at in with_code["times"]] == [500]
     found = result_of(*words, "--forward", f"{mine}:run")
     assert found["new_size"] == [32, 32] and found["error"] > 0 and found["strided"]
     assert "--forward nothing" in verify(*words, "--forward", "nothing").stderr

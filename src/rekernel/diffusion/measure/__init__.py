@@ -1,0 +1,1 @@
+"""Measure a rescaled denoiser against the trained one."""
