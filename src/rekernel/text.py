@@ -85,6 +85,17 @@ def near(word: str, known: Iterable[str], most: int = 1) -> list[str]:
     return [lowered[name] for name in get_close_matches(word.lower(), lowered, n=most)]
 
 
+def meant(word: str, known: Iterable[str]) -> str:
+    """What a misspelt word may mean, as the end of a message that lists all names; empty if nothing is near.
+
+    Examples
+    --------
+    >>> meant("cubik", ["linear", "cubic"]), meant("zzz", ["linear", "cubic"])
+    ('; did you mean cubic?', '')
+    """
+    return "".join(f"; did you mean {name}?" for name in near(word, known))
+
+
 def choices(word: str, known: Iterable[str]) -> str:
     """What a misspelt word may mean, and all names there are, as the end of a message.
 

@@ -35,7 +35,9 @@ def missing(path: Path) -> CheckpointError:
     """
     where = shown_path(path)
     if path.is_symlink():
-        return CheckpointError(f"{where}: is a link to {shown_path(path.readlink())}, which does not exist; link it again.")
+        return CheckpointError(
+            f"{where}: is a link to {shown_path(path.readlink())}, which does not exist; link it again."
+        )
     names: list[str] = []
     with suppress(OSError, ValueError):
         names = os.listdir(path.parent)

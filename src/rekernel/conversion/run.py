@@ -22,7 +22,7 @@ from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
 from ..errors import FORCE, RESUME, RekernelError
-from ..escape import shown_path
+from ..escape import shown, shown_path
 from ..messages.log import logger
 from ..messages.progress_bar import Progress
 from ..plan.plan import Plan
@@ -30,6 +30,7 @@ from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
 from ..sources.opening import open_source
 from ..sources.place import Origin
+from ..text import few
 from ..version import __version__
 from .destinations import beside, file_target, folder_target, making_folders, refuse_inputs, split_weights
 from .digests import Digests, digesting, placeholder, resolved, stand_ins
@@ -245,11 +246,14 @@ class Conversion:
         with StreamingWriter(
             path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files
         ) as writer:
-            stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+            broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         prepared.journal.add(path)
         _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
+        if broken:
+            names = few([shown(name) for name in broken], 3)
+            self.notes.append(f"{names}: NaN or infinite values in the source, which spread to their neighbours")
         self.written += writer.nbytes
         self.files.append(path)
 

@@ -25,6 +25,7 @@ from ...patterns import matcher, select
 from ...plan.plan import Plan
 from ...planning.roles import SUPERSAMPLE
 from ...planning.settings import Settings
+from ...text import meant
 from ...torch.editing.apply import carry_out
 from ...torch.editing.edits import Edits
 from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
@@ -210,6 +211,7 @@ class KernelBank:
         presets = family.presets(shapes) if family is not None else {}
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
+            maybe = meant(layers, [*presets, ALL])
             kind = type(self.denoiser).__name__
             instead = (
                 "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
@@ -217,7 +219,7 @@ class KernelBank:
                 if "Transformer" in kind
                 else "pass one of these, or patterns on the names of its parameters"
             )
-            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}); {instead}")
+            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}{maybe}); {instead}")
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
         if not getattr(self.denoiser, "peft_config", ()):
