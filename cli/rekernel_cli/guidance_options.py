@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .options import Planning
 
 _OF_KERNELS = ("--method", "--preset", "--include")
-_ALLOWED = ("--scale", "--from", "--to", *_OF_KERNELS)
+_ALLOWED = ("--scale", "--scale-w", "--scale-h", "--from", "--to", *_OF_KERNELS)
 
 
 def options(text: str) -> dict[str, Any]:
@@ -132,6 +132,10 @@ def positions_of(given: dict[str, Any]) -> dict[str, Any] | None:
         if temperature is not None:
             raise click.UsageError("--guidance temperature=: applies to rescaled positions; also give positions=METHOD")
         return None
+    if method not in position_methods():
+        from rekernel.text import choices
+
+        raise click.UsageError(f"positions {method!r}: unknown; {choices(method, position_methods())}")
     return {"method": method} if temperature is None else {"method": method, "temperature": temperature}
 
 
@@ -160,13 +164,13 @@ def record(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("guidance needs diffusers: pip install 'rekernel[diffusion]'") from None
+        raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)
-    positions, scale = positions_of(guidance), planning.scale
+    positions, scale = positions_of(guidance), planning.scale_of(source)
     kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")

@@ -55,6 +55,14 @@ class GroupedCommand(click.Command):
         params = super().get_params(ctx)
         return [*params, _help_all(hidden=not any(map(_is_rare, params)))]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.possibilities or ctx.parent is None or ctx.resilient_parsing:
+                raise
+            raise click.UsageError(f"No such option {error.option_name!r}{_others(error.option_name, ctx)}", ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
@@ -88,6 +96,19 @@ def _print_everything(ctx: click.Context, param: click.Parameter, given: bool) -
     if given and not ctx.resilient_parsing:
         click.echo(show_rare(ctx).get_help(), color=ctx.color)
         ctx.exit()
+
+
+def _others(option: str, ctx: click.Context) -> str:
+    """Name the other commands that have an option; empty if none has."""
+    group = ctx.parent.command if ctx.parent else None
+    if not isinstance(group, click.Group):
+        return "."
+    having = []
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if command is not None and any(option in param.opts for param in command.params):
+            having.append(name)
+    return f"; {' and '.join(having)} {'has' if len(having) == 1 else 'have'} it." if having else "."
 
 
 def _is_rare(param: click.Parameter) -> bool:

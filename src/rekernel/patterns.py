@@ -89,8 +89,8 @@ def matcher(pattern: str) -> Callable[[str], bool]:
         compiled = re.compile(source)
     except re.error as error:
         raise RekernelError(
-            f"pattern {shown(pattern)} is not a regular expression: {error}; write \\ before a plain bracket, or leave out re: for a "
-            f"pattern with *"
+            f"pattern {shown(pattern)} is not a regular expression: {error}; write \\ before a plain "
+            f"bracket, or leave out re: for a pattern with *"
         ) from None
 
     def matches(name: str) -> bool:

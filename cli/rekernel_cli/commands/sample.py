@@ -139,7 +139,7 @@ def sample(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("sampling needs diffusers and torch: pip install 'rekernel[diffusion]'") from None
+        raise Failure("sampling needs diffusers and torch: pip install torch diffusers transformers") from None
     from rekernel.diffusion.pipelines.load import pipeline_folder
     from rekernel.escape import shown, shown_path
 

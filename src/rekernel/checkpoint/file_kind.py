@@ -78,7 +78,8 @@ def foreign_format(prefix: bytes) -> tuple[str | Option, ...]:
         if entry.endswith(b".npy"):
             return ("a NumPy archive (.npz), not safetensors: save its arrays with safetensors.numpy.save_file first.",)
         if entry in _KERAS:
-            return ("a Keras archive, not safetensors: save its weights as docs/how-to/frameworks.md shows.",)
+            how = "save {w.path: numpy.asarray(w) for w in model.weights} with safetensors.numpy.save_file first."
+            return (f"a Keras archive, not safetensors: load it with Keras, and {how}",)
         return ("a zip archive, not safetensors: unpack it, and pass the weights in it.",)
     if _msgpack_map(prefix):
         return ("Flax's msgpack, not safetensors: save its parameters with safetensors.flax.save_file first.",)

@@ -70,11 +70,10 @@ def open_checkpoint(
             f"{where}: an ONNX model, not a checkpoint; `rekernel plan` shows what happens to each layer."
         )
     if path.suffix.lower() == ".json":
-        weights = "a .safetensors file or a *.safetensors.index.json"
-        beside = path.name in _BESIDE_WEIGHTS
-        raise CheckpointError(
-            f"{where}: not the index of a checkpoint; pass {f'its folder, {shown_path(path.parent)}' if beside else weights}."
-        )
+        instead = "a .safetensors file or a *.safetensors.index.json"
+        if path.name in _BESIDE_WEIGHTS:
+            instead = f"its folder ({shown_path(path.parent)})"
+        raise CheckpointError(f"{where}: not the index of a checkpoint; pass {instead}.")
     return Checkpoint(path, "file", (read_shard(path),))
 
 

@@ -38,11 +38,11 @@ def missing(path: Path) -> CheckpointError:
         return CheckpointError(
             f"{where}: is a link to {shown_path(path.readlink())}, which does not exist; link it again."
         )
-    names: list[str] = []
+    names: dict[str, str] = {}
     with suppress(OSError, ValueError):
-        names = os.listdir(path.parent)
-    found = near(path.name, names)
-    meant = f"; did you mean {shown_path(path.parent / found[0])}?" if found else "."
+        names = {other.stem: other.name for other in sorted(path.parent.iterdir())}
+    found = near(path.stem, names)
+    meant = f"; did you mean {shown_path(path.parent / names[found[0]])}?" if found else "."
     return CheckpointError(f"{where}: no such file or folder{meant}")
 
 

@@ -19,7 +19,7 @@ from ..text import few
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:
     """Return the folder and the name of a single converted file."""
-    _refuse_file_above(target)
+    _refuse_elsewhere(target)
     name = source.path.with_suffix(".safetensors").name
     if into_folder or target.is_dir():
         return target, name
@@ -42,7 +42,7 @@ def folder_target(target: Path, source: Path, *, replace: bool, resumes: bool = 
         Whether the caller can resume an interrupted conversion.
     """
     where = shown_path(target)
-    _refuse_file_above(target)
+    _refuse_elsewhere(target)
     if target.suffix == ".safetensors" or (target.exists() and not target.is_dir()):
         raise RekernelError(f"{where}: the result is a folder; pass the name of a folder")
     root = source if source.is_dir() else source.parent
@@ -56,19 +56,24 @@ def folder_target(target: Path, source: Path, *, replace: bool, resumes: bool = 
         raise RekernelError(f"{where}: holds the source, {shown_path(source)}; pass a new folder in it or elsewhere")
     held = sorted(path.name for path in target.iterdir() if path.name[0] != ".") if target.is_dir() else []
     if held and not replace:
+        listed = few([shown(name) for name in held], 3)
+        resume = (", or ", RESUME, " to resume an interrupted conversion") if resumes else ()
         raise RekernelError(
-            f"{where}: exists already and is not empty ({few([shown(name) for name in held], 3)}); pass a new folder, or ",
-            FORCE,
-            " to write among its files",
-            *([", or ", RESUME, " to resume an interrupted conversion"] if resumes else []),
-        )
+            f"{where}: exists already and is not empty ({listed}); pass a new folder, or ", FORCE,
+            " to write among its files", *resume,
+        )  # fmt: skip
     if held:
         other_files(target, [])  # raises for a link that leads out, before anything is written
     return target
 
 
-def _refuse_file_above(target: Path) -> None:
-    """Raise if a folder on the way to the destination is a file."""
+def _refuse_elsewhere(target: Path) -> None:
+    """Raise if the destination is an address on the Hub, or a folder on the way to it is a file."""
+    if str(target).startswith("hf:"):
+        raise RekernelError(
+            f"{shown_path(target)}: a conversion is written to the disk; pass a local folder, and publish it with "
+            f"`rekernel push`"
+        )
     above = next((path for path in target.parents if path.exists()), None)
     if above is not None and not above.is_dir():
         raise RekernelError(

@@ -1,5 +1,6 @@
 """Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers, and their measure."""
 
+from .applying import apply, detach
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
 from .formulas.low_band import Split, block_split
@@ -31,7 +32,9 @@ __all__ = [
     "UpsampleGuidance",
     "VPSchedule",
     "Window",
+    "apply",
     "block_split",
+    "detach",
     "from_x0",
     "guide_denoiser",
     "guided_prediction",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.file_kind import open_regular
+from ..checkpoint.file_kind import DOWNLOAD_AGAIN, open_regular
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 
@@ -27,7 +27,7 @@ try:
     from onnx import numpy_helper, shape_inference
     from onnx.reference import ReferenceEvaluator
 except ImportError:  # pragma: no cover - the tests have it
-    raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
+    raise RekernelError("an ONNX model needs the onnx package: pip install onnx") from None
 
 from ..checkpoint.dtypes import OF_ONNX
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
@@ -148,7 +148,7 @@ def read_proto(path: Path) -> Any:
     try:
         proto = onnx.ModelProto.FromString(raw)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RekernelError(f"{where}: not a readable ONNX model: {_first_line(error)}") from None
+        raise RekernelError(f"{where}: not a readable ONNX model: {_first_line(error)}; {DOWNLOAD_AGAIN}") from None
     if not _is_text(proto):
         raise RekernelError(f"{where}: not a readable ONNX model: a name in it is not UTF-8 text")
     if not proto.graph.node:

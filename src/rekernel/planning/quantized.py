@@ -35,11 +35,10 @@ def quantized_notes(names: Iterable[str]) -> list[str]:
     for quantizer, endings in _BESIDE.items():
         found = [name.removesuffix(end) for name in names for end in endings if name.endswith(end)]
         if found:
-            several = len(found) > 1
+            shape, it_is = ("their shapes", "they are") if len(found) > 1 else ("its shape", "it is")
             layers = few([shown(layer_of(name)) for name in found], 3)
             notes.append(
-                f"{layers}: packed into fewer bits by {quantizer}, which hides {'their shapes' if several else 'its shape'}"
-                f"; left as {'they are' if several else 'it is'}. Convert the weights from before the quantization, and "
-                f"quantize the result"
+                f"{layers}: packed into fewer bits by {quantizer}, which hides {shape}; left as {it_is}. Convert the "
+                f"weights from before the quantization, and quantize the result"
             )
     return notes

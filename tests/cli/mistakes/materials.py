@@ -166,7 +166,7 @@ def _converted(root: Path) -> None:
     (root / "plan.txt").write_text("conv1.weight  8x3x3x3  8x3x5x5")
     (root / "list.json").write_text("[1, 2]")
     (root / "noplan.json").write_text("{}")
-    (root / "newer.json").write_text(plan.replace('"rekernel-plan', '"rekernel-next', 1))
+    (root / "newer.json").write_text(json.dumps({**json.loads(plan), "version": 99}))
     (root / "unet-plan.json").write_text(rk.plan_checkpoint(root / "unet.safetensors", scale=2).to_json())
     (root / "measured.json").write_text('{"error": 1}')
 
@@ -178,7 +178,7 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1, bias=False)
         self.point, self.fc = nn.Conv2d(16, 16, 1, bias=False), nn.Linear(256, 10, bias=False)
     def forward(self, x):
         x = nn.functional.adaptive_avg_pool2d(self.point(self.conv2(self.conv1(x))), 4)
@@ -222,8 +222,7 @@ def write_onnx(root: Path) -> None:
         helper.make_node("Conv", ["x", "w"], ["a"], "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         helper.make_node("MaxPool", ["a"], ["y"], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     ]
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, None, None]) for name, c in (("x", 3), ("y", 4))
-    ]
+    sizes = {"x": [1, 3, None, None], "y": [1, 4, None, None]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), root / "net.onnx")

@@ -12,7 +12,8 @@ np = pytest.importorskip("numpy")
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, Recorded, load_pipeline, record  # noqa: E402
-from rekernel.diffusion.pipelines.recorded_cascade import RecordedCascade  # noqa: E402
+from rekernel.diffusion.pipelines.attached_cascade import AttachedCascade  # noqa: E402
+from rekernel.diffusion.pipelines.recorded_cascade import recorded_cascade  # noqa: E402
 from rekernel.hub.sampling_facts import facts_of_record, what_is_recorded  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
@@ -76,7 +77,7 @@ def test_positions_are_recorded_with_it(tmp_path):
     pipe = family.pipe()
     pipe.transformer.register_to_config(_rekernel=entry)
     attached = [made.make_positions().attach(pipe), made.make_guidance().attach(pipe)]
-    cascade = RecordedCascade(pipe, made, attached)
+    cascade = AttachedCascade(recorded_cascade(pipe, made))
     assert repr(cascade).endswith("16x16 -> 32x32 at 0.5, guided, positions rescaled)")
     assert cascade(**family.call(generator=torch.Generator().manual_seed(0)))[0].shape == (1, 3, 32, 32)
     assert all(part.attached for part in attached)

@@ -84,7 +84,7 @@ def test_no_two_at_once_and_guidance_stays_outermost(made):
     family, net = FAMILIES["flux"], made("flux")
     before = dict(vars(net))
     one, other = RescaledPositions(2, "yarn"), RescaledPositions(2)
-    guidance = UpsampleGuidance(2)
+    guidance = UpsampleGuidance(2, eta=1.0)
     with one.attach(net, scheduler=FLOW):
         with pytest.raises(rk.RekernelError, match=r"has RescaledPositions|has PositionSettings"):
             other.attach(net, scheduler=FLOW)

@@ -40,13 +40,16 @@ class Networks:
         """The default share of the schedule in which guidance acts."""
         return LATENT[1] if self._both else self.main.defaults[1]
 
+    @property
+    def targets(self) -> list[tuple[Any, Any]]:
+        """The arguments of `attach`: the pipeline, or each of its two networks with the scheduler."""
+        return [(network, self.pipe.scheduler) for network in self._both] or [(self.pipe, None)]
+
     def attach(self, stack: ExitStack, make: Callable[[], Sequence[Attachable]]) -> None:
         """Attach what `make()` returns to each network, for as long as `stack` is open."""
-        for network in self._both:
+        for target, scheduler in self.targets:
             for part in make():
-                stack.enter_context(part.attach(network, scheduler=self.pipe.scheduler))
-        for part in () if self._both else make():
-            stack.enter_context(part.attach(self.pipe))
+                stack.enter_context(part.attach(target, scheduler=scheduler))
 
     def count(self, stack: ExitStack, passes: Passes) -> None:
         """Count the passes of each network, for as long as `stack` is open."""

@@ -74,7 +74,7 @@ def _unit(pipe: Any, network: Any) -> int:
     return patch if isinstance(patch, int) else 1
 
 
-def parsed_size(value: Any) -> Size:
+def parsed_size(value: Any, called: str = "sizes") -> Size:
     """A size as (height, width), from a number, a pair, or text as on the command line ('32' or '48x32', width first).
 
     Examples
@@ -88,7 +88,7 @@ def parsed_size(value: Any) -> Size:
     pair = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(pair) != 2 or not all(hasattr(n, "__index__") and n >= 1 for n in pair):
         raise RekernelError(
-            f"sizes: {shown(repr(value), 80)} is not a size; write 1024, (height, width) or '1024x768' (width first)"
+            f"{called}: {shown(repr(value), 80)} is not a size; write 1024, (height, width) or '1024x768' (width first)"
         )
     return int(pair[0]), int(pair[1])
 
@@ -117,7 +117,7 @@ def stage_sizes(sizes: Any, scale: Any, geometry: Geometry, name: str) -> tuple[
         raise RekernelError("give either sizes=[512, 1024, ...] or scale=2, the last size over the trained size")
     found = _scaled(scale, geometry, name) if sizes is None else _given(sizes)
     for size in found:
-        _check_multiple(size, geometry.multiple, name)
+        check_multiple(size, geometry.multiple, name)
     for before, after in itertools.pairwise(found):
         if not all(m <= n for m, n in zip(before, after, strict=True)) or before == after:
             raise RekernelError(
@@ -126,6 +126,25 @@ def stage_sizes(sizes: Any, scale: Any, geometry: Geometry, name: str) -> tuple[
             )
     _check_first(found[0], geometry.trained, name)
     return found
+
+
+def sizes_up_to(size: Size, geometry: Geometry) -> tuple[Size, ...]:
+    """The sizes of the stages of a cascade that ends at `size`: of its shape, from the trained area upwards.
+
+    Examples
+    --------
+    >>> sizes_up_to((2048, 1024), Geometry((512, 512), 8, 8))
+    ((728, 360), (1448, 728), (2048, 1024))
+    """
+    trained = geometry.trained or geometry.usual
+    assert trained is not None
+    whole = math.sqrt(math.prod(size) / math.prod(trained))
+    sides, found = tuple(n / whole for n in size), []
+    for step in ((1.0,), *octaves((whole,))):
+        sides = tuple(n * step[0] for n in sides)
+        fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in sides]
+        found.append((fitting[0], fitting[1]))
+    return tuple(found)
 
 
 def _given(sizes: Any) -> tuple[Size, ...]:
@@ -155,7 +174,8 @@ def _scaled(scale: Any, geometry: Geometry, name: str) -> tuple[Size, ...]:
     return tuple(found)
 
 
-def _check_multiple(size: Size, multiple: int, name: str) -> None:
+def check_multiple(size: Size, multiple: int, name: str, called: str = "sizes") -> None:
+    """Raise for a size that a pipeline cannot have, and name the next ones."""
     if any(n % multiple for n in size):
         lower, upper = (
             text_of((multiple * max(1, turn(size[0] / multiple)), multiple * max(1, turn(size[1] / multiple))))
@@ -163,7 +183,7 @@ def _check_multiple(size: Size, multiple: int, name: str) -> None:
         )
         near = lower if lower == upper else f"{lower} or {upper}"
         raise RekernelError(
-            f"sizes: {text_of(size)} does not fit {name}, which takes multiples of {multiple}; {near} do"
+            f"{called}: {text_of(size)} does not fit {name}, which takes multiples of {multiple}; {near} do"
         )
 
 

@@ -37,11 +37,12 @@ class ForwardHook(ModelHook):
     place : the object whose attribute `forward` the hook replaces: the network, or its compiled call
     callable : the callable that the hook put there
     bare : whether `place` had no `forward` of its own before, only the method of its class
+    owner : what was attached with this hook, and can be removed; None for a hook that its maker takes off
     """
 
-    def __init__(self, run: Callable[..., Any], described: Callable[[], str]) -> None:
+    def __init__(self, run: Callable[..., Any], described: Callable[[], str], owner: Any = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.run, self._described = run, described
+        self.run, self._described, self.owner = run, described, owner
         self.place: Any = None
         self.callable: Any = None
         self.bare = False
@@ -108,7 +109,10 @@ def _put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     refuse_caches(module)
     attached = hook_on(module, name)
     if attached is not None:
-        raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
+        raise RekernelError(
+            f"{type(module).__name__} has {attached!r} attached already; take it off first: its remove(), or "
+            f"rekernel.diffusion.detach(pipe)"
+        )
     inside = getattr(module, "_orig_mod", None)
     earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _ORDER]
     place = module if getattr(module, "_compiled_call_impl", None) is None else None

@@ -211,15 +211,16 @@ class KernelBank:
         presets = family.presets(shapes) if family is not None else {}
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
-            maybe = meant(layers, [*presets, ALL])
             kind = type(self.denoiser).__name__
+            transformer = "Transformer" in kind
+            has = "" if transformer else f" (it has: {known}{meant(layers, [*presets, ALL])})"
             instead = (
                 "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
                 "positions and its attention"
-                if "Transformer" in kind
+                if transformer
                 else "pass one of these, or patterns on the names of its parameters"
             )
-            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}{maybe}); {instead}")
+            raise RekernelError(f"layers={layers!r} is not a preset of this {kind}{has}; {instead}")
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
         if not getattr(self.denoiser, "peft_config", ()):

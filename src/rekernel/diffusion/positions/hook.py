@@ -63,6 +63,8 @@ class PositionedDenoiser(NetworkHook[PositionSettings]):
         self.target.check()
         self._check_method()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
+        if self._is_idle(call.size):
+            return forward(*args, **kwargs)
         scales = scale_of_pass(self.settings.scale, call.size, self.target.usual)
         if all(s == 1 for s in scales):
             return forward(*args, **kwargs)

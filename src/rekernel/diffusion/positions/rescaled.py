@@ -52,6 +52,11 @@ class RescaledPositions(PositionSettings, Attachable):
         super().__post_init__()
         Attachable.__init__(self)
 
+    @property
+    def slot(self) -> str:
+        """The name under which a pipeline's `rekernel` lists this."""
+        return self._what
+
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .hook import PositionedDenoiser
 
