@@ -31,14 +31,14 @@ OVERVIEW = {  # what is sampled: its results, the rows to show, and their names 
     "clothes, 32x32 from a model of 16x16": ("fashion 32", "cascade 0.5"),
     "digits, 32x32 from a transformer of 16x16": ("transformer 32", "cascade 0.3"),
 }
-SHOWN = {
+SHOWN = {  # {} is the cascade on the left, and its strengths on the right
     "trained size, enlarged bicubically": "enlarged bicubically",
     "untouched": "untouched",
-    "{}": "cascade without guidance",
+    "{}": "cascade at {} without guidance",
     "guidance 1.5": "guidance from noise",
     "nested guidance 1.5": "guidance from noise",
-    "{}, guidance 1.5": "**guided cascade**",
-    "{}, guidance 1.5 + yarn positions, temperature 0": "**guided cascade, `yarn` positions**",
+    "{}, guidance 1.5": "**guided cascade at {}**",
+    "{}, guidance 1.5 + yarn positions, temperature 0": "**guided cascade at {}, `yarn` positions**",
 }
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def first(results: Row) -> str:
     for name, shown in SHOWN.items():
         if row := rows.get(name.format("cascade 0.4")):
             right = [_cell(column, row[column]) for column in ("one_object", "sure")]
-            lines.append([shown, *right, f"{row['frechet'][0]:.3g}", f"{row['passes']:.4g}"])
+            lines.append([shown.format("0.4"), *right, f"{row['frechet'][0]:.3g}", f"{row['passes']:.4g}"])
     return markdown(["sampled at 32x32", "shows one digit", "recognised", "distance", "passes"], lines)
 
 
@@ -79,14 +79,15 @@ def overview(results: Row) -> str:
     """The main rows of every model."""
     lines = []
     for what, (label, cascade) in OVERVIEW.items():
-        rows = results.get(label, {}).get("rows", {})
+        rows, strengths = results.get(label, {}).get("rows", {}), cascade.removeprefix("cascade ")
         for name, shown in SHOWN.items():
             row = rows.get(name.format(cascade))
             if row is None:
                 continue
             right = row.get("recognised") or row.get("sure")
             cells = [f"{row['passes']:.4g}", _cell("frechet", row["frechet"]), _cell("sure", right)]
-            lines.append([f"{what}: {shown}", *cells, _cell("sharpness", row["sharpness"])])
+            told = shown.format(strengths.replace(", ", ", then "))
+            lines.append([f"{what}: {told}", *cells, _cell("sharpness", row["sharpness"])])
     return markdown(["sampled", "passes", "Frechet distance", "recognised", "sharpness"], lines)
 
 

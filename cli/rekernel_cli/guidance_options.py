@@ -38,6 +38,8 @@ def options(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in types:
+            if not equals and "cascade" in found and _is_number(name):
+                raise click.BadParameter(f"{part!r} is a strength of its own; join strengths with /: cascade=0.5/0.4")
             from rekernel.text import near
 
             meant = f"did you mean {word}=?" if (word := next(iter(near(name, types)), "")) else "write theta=1,eta=0.6"
@@ -50,6 +52,14 @@ def options(text: str) -> dict[str, Any]:
             kind = {int: "a whole number", float: "a number"}.get(types[name], "a number, or several as in 0.5/0.4")
             raise click.BadParameter(f"{part!r}: {value!r} is not {kind}") from None
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _strengths(text: str) -> tuple[float, ...]:

@@ -61,7 +61,9 @@ class GroupedCommand(click.Command):
         except click.NoSuchOption as error:
             if error.possibilities or ctx.parent is None or ctx.resilient_parsing:
                 raise
-            raise click.UsageError(f"No such option {error.option_name!r}{_others(error.option_name, ctx)}", ctx) from None
+            raise click.UsageError(
+                f"No such option {error.option_name!r}{_others(error.option_name, ctx)}", ctx
+            ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

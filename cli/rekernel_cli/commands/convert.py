@@ -43,7 +43,8 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
     type=guiding.parsed,
     shell_complete=completion.settings(guiding.words),
     metavar="K=V,...",
-    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5, kernels=switched, until=0.7, ...",
+    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
+    "until=0.7, ... (enlarge= is guidance's U).",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
@@ -133,7 +134,9 @@ def _read_plan(file: BinaryIO) -> Plan:
     except UnicodeDecodeError:
         raise Failure(f"--plan {where}: is not text; {_MAKE_PLAN}.") from None
     except RekernelError as error:
-        raise Failure(f"--plan {where}: {inert(error.on_command_line()).removeprefix('plan: ')}; {_MAKE_PLAN}.") from None
+        raise Failure(
+            f"--plan {where}: {inert(error.on_command_line()).removeprefix('plan: ')}; {_MAKE_PLAN}."
+        ) from None
 
 
 def _rehearse(

@@ -93,8 +93,7 @@ def _class(library: str, name: str, folder: Path) -> Any:
         module = importlib.import_module(library)
     except ImportError:
         raise RekernelError(
-            f"{shown_path(folder / CONFIG)}: {shown(name)} needs {library}: pip install 'rekernel[diffusion]', or pass "
-            f"--model"
+            f"{shown_path(folder / CONFIG)}: {shown(name)} needs {library}: pip install {library}, or pass --model"
         ) from None
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):

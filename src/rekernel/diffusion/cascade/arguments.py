@@ -13,19 +13,28 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import RekernelError
+from .loop import Denoising
 
 _COUNTS = ("prompt", "prompt_embeds", "class_labels", "labels")
 _TIMES = ("num_images_per_prompt", "num_videos_per_prompt")
 _OURS = ("height", "width")
+_MAKING = ("sizes", "scale", "strength", "guidance", "kernels", "positions", "enlarge", "scheduler")
+"""The arguments of `GuidedCascade` itself: pipelines that take any name would ignore them."""
 
 
 def check_starts_from_noise(pipe: Any) -> None:
-    """Raise for an img2img pipeline: it would start each stage from the same picture."""
-    takes = inspect.signature(pipe.__call__).parameters
+    """Raise for a pipeline that starts each stage from the same picture: img2img, edits and upscalers."""
+    takes, name = inspect.signature(pipe.__call__).parameters, type(pipe).__name__
     if {"image", "strength"} <= takes.keys() and "mask_image" not in takes:
+        given = "start= (image= is that of the control)" if "control_image" in takes else "image="
         raise RekernelError(
-            f"{type(pipe).__name__} starts from a picture itself; make the cascade of a pipeline that starts from "
-            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as image="
+            f"{name} starts from a picture itself; make the cascade of a pipeline that starts from "
+            f"noise (diffusers.AutoPipelineForText2Image.from_pipe(pipe)), and pass the picture as {given}"
+        )
+    if "image" in takes and ("image_guidance_scale" in takes or "noise_level" in takes or "Upscale" in name):
+        raise RekernelError(
+            f"{name} edits or enlarges a picture that it is given, at the size of that picture; make the cascade of a "
+            f"pipeline that starts from noise, and pass the picture as image= to the cascade"
         )
 
 
@@ -46,6 +55,11 @@ class Arguments:
         for name in _OURS:
             if rest.pop(name, None) is not None:
                 raise RekernelError(f"{name}=: the sizes are those of the cascade; make one with other sizes=")
+        for name in () if isinstance(pipe, Denoising) else _MAKING:  # a network alone may have such options
+            if name in rest and name not in self.takes:
+                raise RekernelError(
+                    f"{name}=: belongs to the cascade, not to its call; write GuidedCascade(pipe, {name}=...)"
+                )
         self.start = rest.pop("start", None)
         if "image" not in self.takes:
             image = rest.pop("image", None)
@@ -62,6 +76,15 @@ class Arguments:
             self.given |= value if spread else {name: value}
         if any(self.given.get(name) is not None for name in _OURS):
             raise RekernelError("height and width: the sizes are those of the cascade; make one with other sizes=")
+        if self.start is not None and self.given.get("latents") is not None:
+            raise RekernelError(
+                "latents= is the noise of the first stage, which a picture to start from leaves out; give one of them"
+            )
+        if self.given.get("padding_mask_crop") is not None:
+            raise RekernelError(
+                "padding_mask_crop=: crops the picture around its mask, and the stages of a cascade have their own "
+                "sizes; omit it, or crop the picture before"
+            )
 
     @property
     def generator(self) -> Any:

@@ -97,6 +97,8 @@ def as_picture(given: Any) -> Tensor:
         or a list of these
     """
     if isinstance(given, list | tuple):
+        if not given:
+            raise RekernelError("image: the list of pictures is empty; give a picture")
         parts = [as_picture(part) for part in given]
         if len({part.shape[1:] for part in parts}) != 1:
             raise RekernelError("the given pictures differ in size or channels; give pictures of one size")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 
 _NEEDED = ("set_timesteps", "step")
 _CLOSE = 0.02  # the pipeline may have rounded the start to half precision
@@ -137,8 +137,8 @@ class LateScheduler:
             return
         if kept < 1:
             raise RekernelError(
-                f"{self.name}: strength={strength:g} of {steps} steps leaves no step; raise the strength or "
-                f"num_inference_steps"
+                f"{self.name}: strength={strength:g} of {steps} steps leaves no step; raise the strength or ",
+                Option("num_inference_steps", "--steps"),
             )
         self._offset = (steps - kept) * order
         self.timesteps = self.timesteps[self._offset :]

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from ...errors import RekernelError
 from ..denoiser.attachable import Attachable
+from ..denoiser.hooks import GUIDANCE, KERNELS, POSITIONS, ForwardHook, hook_on
 from ..denoiser.names import DENOISERS, SECOND
 from ..denoiser.target import LATENT, Target
 from .passes import Passes
@@ -44,6 +46,21 @@ class Networks:
     def targets(self) -> list[tuple[Any, Any]]:
         """The arguments of `attach`: the pipeline, or each of its two networks with the scheduler."""
         return [(network, self.pipe.scheduler) for network in self._both] or [(self.pipe, None)]
+
+    @property
+    def attached(self) -> ForwardHook | None:
+        """Guidance, kernels or positions that are on one of the networks now, or None."""
+        networks = [module for n in self._both or [self.main.denoiser] for module in (n, getattr(n, "_orig_mod", n))]
+        found = (hook_on(module, name) for module in networks for name in (GUIDANCE, KERNELS, POSITIONS))
+        return next((hook for hook in found if hook is not None), None)
+
+    def check_bare(self) -> None:
+        """Raise where something is attached: it would act in every stage, in the first one too."""
+        if (hook := self.attached) is not None:
+            raise RekernelError(
+                f"{type(self.main.network).__name__} has {hook!r} attached already; take it off first: remove() it, or "
+                f"rekernel.diffusion.detach(pipe); a cascade attaches its own parts at each stage"
+            )
 
     def attach(self, stack: ExitStack, make: Callable[[], Sequence[Attachable]]) -> None:
         """Attach what `make()` returns to each network, for as long as `stack` is open."""

@@ -57,11 +57,15 @@ class Run:
         self.passes = Passes()
         self._name = type(pipe).__name__
 
+    def check(self) -> None:
+        """Raise for parts that cannot be attached."""
+        with ExitStack() as trial:
+            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
+
     @torch.no_grad()
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
-        with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
-            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
+        self.check()  # again, before the first stage: the pipeline may have been changed
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
         with exchanged(self.pipe, whole), ExitStack() as stack:
             self.networks.count(stack, self.passes)

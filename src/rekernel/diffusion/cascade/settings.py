@@ -73,10 +73,11 @@ def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
     single = not isinstance(strength, Sequence) or isinstance(strength, str)
     given = [strength] * stages if single else list(strength)
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 0 < float(value) <= 1:
             raise RekernelError(
-                f"strength={shown(repr(value), 40)} must be above 0 and at most 1: the share of the steps that a stage "
-                f"runs again"
+                f"strength={shown(repr(value), 40)} must be {'' if number else 'a number '}above 0 and at most 1: the "
+                f"share of the steps that a stage runs again"
             )
     if len(given) != stages:
         raise RekernelError(

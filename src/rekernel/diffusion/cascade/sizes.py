@@ -124,7 +124,7 @@ def stage_sizes(sizes: Any, scale: Any, geometry: Geometry, name: str) -> tuple[
                 f"sizes: {text_of(after)} after {text_of(before)} does not enlarge the picture; each stage must be "
                 f"larger than the one before"
             )
-    _check_first(found[0], geometry.trained, name)
+    _check_first(found[0], geometry, name)
     return found
 
 
@@ -157,20 +157,28 @@ def _given(sizes: Any) -> tuple[Size, ...]:
 
 
 def _scaled(scale: Any, geometry: Geometry, name: str) -> tuple[Size, ...]:
-    checked = checked_scale(scale)
+    try:
+        checked = checked_scale(scale)
+    except RekernelError:
+        checked = 1.0  # refused below, without the 'auto' that others take
+    factors = checked if isinstance(checked, tuple) else (checked, checked)
+    if isinstance(checked, str) or len(factors) != 2 or max(factors) == 1:
+        raise RekernelError(f"scale={shown(repr(scale), 80)} must be a number above 1, or (height, width)")
     start = geometry.trained or geometry.usual
     if start is None:
         raise RekernelError(
             f"{name}: its config has no sample_size, so scale={scale!r} has no size to start from; pass sizes=[...]"
         )
-    factors = checked if isinstance(checked, tuple) else (checked, checked)
-    if isinstance(checked, str) or len(factors) != 2 or max(factors) == 1:
-        raise RekernelError(f"scale={scale!r} must be a number above 1, or (height, width)")
     found, size = [start], tuple(map(float, start))
     for step in octaves([float(f) for f in factors]):
         size = tuple(n * f for n, f in zip(size, step, strict=True))
         fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in size]
         found.append((fitting[0], fitting[1]))
+    if found[-1] == start:
+        raise RekernelError(
+            f"scale={scale!r} does not enlarge {text_of(start)} by a whole step of {geometry.multiple} pixels; pass a "
+            f"larger scale"
+        )
     return tuple(found)
 
 
@@ -187,19 +195,23 @@ def check_multiple(size: Size, multiple: int, name: str, called: str = "sizes") 
         )
 
 
-def _check_first(first: Size, trained: Size | None, name: str) -> None:
+def _check_first(first: Size, geometry: Geometry, name: str) -> None:
+    """Raise for a first size above or below the trained size.
+
+    A default size is the largest that the pipeline is made for, but its network may be trained at smaller ones too
+    (Flux). So only a first size above it is refused.
+    """
+    trained = geometry.trained or geometry.usual
     if trained is None or first == trained:
         return
+    what = f"the {'default' if geometry.trained is None else 'trained'} size {text_of(trained)} of {name}"
     if any(f > 1 for f in enlargement(first, trained)):
         raise RekernelError(
-            f"sizes: the first size, {text_of(first)}, is above the trained size {text_of(trained)} of {name}, and the "
-            f"first stage samples without guidance; start with {text_of(trained)}"
-        )
-    if math.prod(first) < _LEAST * math.prod(trained):
-        raise RekernelError(
-            f"sizes: the first size, {text_of(first)}, is below the trained size {text_of(trained)} of {name}; "
+            f"sizes: the first size, {text_of(first)}, is above {what}, and the first stage samples without guidance; "
             f"start with {text_of(trained)}"
         )
+    if geometry.trained is not None and math.prod(first) < _LEAST * math.prod(trained):
+        raise RekernelError(f"sizes: the first size, {text_of(first)}, is below {what}; start with {text_of(trained)}")
 
 
 def text_of(size: Size) -> str:

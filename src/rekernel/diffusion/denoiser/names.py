@@ -9,3 +9,6 @@ IMAGE_AND_TIME = (("sample", "timestep"), ("hidden_states", "timestep"), ("x", "
 """Names of the arguments of a denoiser that hold the noisy image and its time."""
 SECOND = ("transformer_2", "unet_2")
 """Names of the second denoiser, in a pipeline that has two."""
+
+SIZE_OF_PIPELINE = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
+"""Networks whose pipelines have their default size in `default_sample_size`, on the network's grid."""

@@ -215,8 +215,8 @@ class KernelBank:
             transformer = "Transformer" in kind
             has = "" if transformer else f" (it has: {known}{meant(layers, [*presets, ALL])})"
             instead = (
-                "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
-                "positions and its attention"
+                "a transformer slides no kernels over its image; use UpsampleGuidance or a GuidedCascade instead, with "
+                "RescaledPositions where the network has rotary positions"
                 if transformer
                 else "pass one of these, or patterns on the names of its parameters"
             )

@@ -19,13 +19,12 @@ from ..cascade.sizes import geometry_of, text_of
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
 from .hooks import compiled_later, refuse_caches
-from .names import IMAGE_AND_TIME, SECOND
+from .names import IMAGE_AND_TIME, SECOND, SIZE_OF_PIPELINE
 from .scheduler_config import schedule_of
 
 LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
 ALONE = 1.0, 1.0, "nearest"  # a denoiser without its pipeline that may be of either kind
-_SIZE_OF_PIPELINE = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
 _LEARNED = ("learned", "learned_range")
 _OF_PIXELS = (1, 3, 6)  # output channels of networks of pixels: grey, colours, colours and their variances
 
@@ -129,7 +128,7 @@ class Target:
         """What scale='auto' compares with: the trained size, else the size that the pipeline samples by default."""
         if self.trained is not None:
             return self.trained
-        known = type(self.network).__name__ in _SIZE_OF_PIPELINE  # other pipelines have it in other units
+        known = type(self.network).__name__ in SIZE_OF_PIPELINE  # other pipelines have it in other units
         default = getattr(self.pipe, "default_sample_size", None) if known else None
         own = None if self.latent else getattr(getattr(self.pipe, "config", None), "sample_size", None)
         return _sides(own if default is None else default)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..cascade.guided_cascade import GuidedCascade
+from ..cascade.sizes import Size
 from ..denoiser.attached import ATTRIBUTE, Attached
 
 
@@ -23,6 +24,16 @@ class AttachedCascade:
 
     def __init__(self, made: GuidedCascade) -> None:
         self.made = made
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(height, width) of each stage."""
+        return self.made.sizes
+
+    @property
+    def passes(self) -> float:
+        """Passes of the network in the last call, in units of a pass at the last size."""
+        return self.made.passes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Sample in stages: the arguments and the result of `GuidedCascade`."""

@@ -30,6 +30,7 @@ from ...text import scale_text
 from ..denoiser.attached import ATTRIBUTE, Attached
 from ..denoiser.names import DENOISERS
 from .attached_cascade import AttachedCascade
+from .default_size import set_default_size
 from .record import Recorded, listed, read_records
 from .recorded_cascade import recorded_cascade
 from .single_file import dilated_pipeline
@@ -75,6 +76,7 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     -----
     RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
+        Where the pipeline has no default size that can be set (Wan, Z-Image): then height and width have to be passed.
     """
     check_path(source, "source")
     if Path(source).is_file():
@@ -126,6 +128,7 @@ def _finished(pipe: Any, options: dict[str, Any], modules: dict[str, nn.Module],
     """The pipeline with its new default size, and with what is recorded attached."""
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
+    set_default_size(pipe, records)
     _attached(pipe, modules, records)
     return pipe
 
@@ -266,8 +269,8 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
-        if new is None:
-            continue
+        if new is None or (name not in modules and "sample_size" not in denoiser.config):
+            continue  # see `set_default_size`
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             kind = type(pipe).__name__
             note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "

@@ -52,10 +52,12 @@ class PositionedDenoiser(NetworkHook[PositionSettings]):
                     f"table; pass method='interpolate'"
                 )
         elif position_module(network) is None:
-            raise RekernelError(
-                f"{self.target}: has no positions that rekernel knows how to rescale; for the kernels of a UNet, use "
-                f"SupersampledKernels"
+            instead = (
+                "SupersampledKernels would not act on it either, so use UpsampleGuidance or a GuidedCascade"
+                if self.target.experimental
+                else "for the kernels of a UNet, use SupersampledKernels"
             )
+            raise RekernelError(f"{self.target}: has no positions that rekernel knows how to rescale; {instead}")
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._lets_through():
