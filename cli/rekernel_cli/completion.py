@@ -100,7 +100,8 @@ def _parts(ctx: click.Context) -> list[Any]:
 
 def _info(ctx: click.Context) -> Any:
     """What `rekernel.inspect` says of a local SOURCE; None where it cannot be read."""
-    source = ctx.params.get("source")
+    # click stops at the option that lacks its value, before it gives the arguments their names.
+    source = ctx.params.get("source") or next(iter(ctx.args), None)
     if not source or not Path(source).exists():
         return None
     import rekernel

@@ -38,11 +38,13 @@ def missing(path: Path) -> CheckpointError:
         return CheckpointError(
             f"{where}: is a link to {shown_path(path.readlink())}, which does not exist; link it again."
         )
-    names: dict[str, str] = {}
+    others: list[Path] = []
     with suppress(OSError, ValueError):
-        names = {other.stem: other.name for other in sorted(path.parent.iterdir())}
-    found = near(path.stem, names)
-    meant = f"; did you mean {shown_path(path.parent / names[found[0]])}?" if found else "."
+        others = sorted(path.parent.iterdir())
+    alike = {other.stem: other.name for other in others if other.suffix == path.suffix}
+    names = {other.stem: other.name for other in others}
+    found = [alike[stem] for stem in near(path.stem, alike)] or [names[stem] for stem in near(path.stem, names)]
+    meant = f"; did you mean {shown_path(path.parent / found[0])}?" if found else "."
     return CheckpointError(f"{where}: no such file or folder{meant}")
 
 

@@ -80,6 +80,7 @@ def _sound(root: Path) -> None:
     }  # fmt: skip
     save_file(quantized, root / "bnb.safetensors")
     save_file({name: t for name, t in quantized.items() if name != "conv1.weight"}, root / "all4bit.safetensors")
+    save_file({"my conv.weight": np.ones((4, 3, 3, 3), np.int8)}, root / "spaced.safetensors")
     nan = arrays(NET)
     nan["conv2.weight"][0, 0, 1, 1] = np.nan
     save_file(nan, root / "nan.safetensors")
@@ -104,7 +105,7 @@ def _folders(root: Path) -> None:
     save_file(arrays(VIT), root / "vit" / "model.safetensors", metadata={"format": "pt"})
     config = {"model_type": "vit", "architectures": ["ViTModel"], "image_size": 224, "patch_size": 16}
     (root / "vit" / "config.json").write_text(json.dumps(config))
-    for pipe in ("sd", "my sd", "here"):
+    for pipe in ("sd", "my sd"):
         for part in ("unet", "vae"):
             (root / pipe / part).mkdir(parents=True)
             save_file(arrays(UNET), root / pipe / part / "diffusion_pytorch_model.safetensors")
@@ -113,9 +114,10 @@ def _folders(root: Path) -> None:
         (root / pipe / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
         parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
         (root / pipe / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}))
-    (root / "linked").mkdir()
-    save_file(arrays(NET), root / "linked" / "model.safetensors")
-    (root / "linked" / "away").symlink_to(root / "net.safetensors")
+    (root / "links").mkdir()
+    (root / "links" / "away").symlink_to(root / "net.safetensors")
+    (root / "pixels").mkdir()
+    (root / "pixels" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
 
 
 def _broken(root: Path) -> None:
@@ -136,7 +138,7 @@ def _broken(root: Path) -> None:
         "empty.safetensors.index.json": b"{}",
     }.items():
         (root / name).write_bytes(content)
-    (root / "gone.safetensors").symlink_to(root / "nowhere")
+    (root / "gone.safetensors").symlink_to("nowhere")
 
 
 def _foreign(root: Path) -> None:
