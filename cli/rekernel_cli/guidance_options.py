@@ -14,7 +14,6 @@ import click
 from . import completion
 from .load_hint import pipeline_loader
 from .main import Failure
-from .terminal import counted, echo_json
 
 if TYPE_CHECKING:
     from .options import Planning
@@ -177,6 +176,8 @@ def record(
         raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
+
+    from .terminal import counted, echo_json
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)

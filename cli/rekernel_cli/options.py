@@ -94,7 +94,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--preset", group=SELECTION, metavar="NAME", shell_complete=completion.presets,
            help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,
-           help="Rescale these tensors; also beside those of --preset."),
+           help="Rescale these tensors, also beside those of --preset."),
     option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,
            help="Keep these tensors unchanged."),
     option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,

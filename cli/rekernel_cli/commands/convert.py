@@ -125,7 +125,7 @@ def _read_plan(file: BinaryIO) -> Plan:
     from rekernel import Plan, RekernelError
     from rekernel.escape import inert, shown
 
-    where = shown(file.name, 400)
+    where = shown(str(getattr(file, "name", "-")), 400)
     raw = file.read(_LARGEST_PLAN + 1)
     try:
         if len(raw) > _LARGEST_PLAN:

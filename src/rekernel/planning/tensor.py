@@ -371,9 +371,7 @@ class Layer:
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
                 return "OIW"
             raise Unclear("may or may not be a Conv1d; left as it is. If it is one, pass ", option("OIW"))
-        if self.name.endswith((".kernel", "/kernel")) or min(shape[-2:]) > _LARGEST_KERNEL >= max(
-            shape[: len(shape) - 2]
-        ):
+        if self.name.endswith((".kernel", "/kernel")) or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[:-2]):
             guess = "HWIO" if len(shape) == 4 else "DHWIO"
             raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass ", option(guess))
         if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:
