@@ -95,8 +95,8 @@ def test_code_of_a_folder_runs_where_it_is_allowed(sampled, run):
     assert refused.exit_code == 2 and "--allow-code: runs only the code of a folder" in " ".join(refused.stderr.split())
 
 
-def test_the_commands_of_the_readme_run(sampled):
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+def test_the_commands_beside_the_tables_run(sampled):
+    text = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("rekernel sample ")]
     assert len(commands) == 3
     for folder, *options in commands:

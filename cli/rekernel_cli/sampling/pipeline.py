@@ -21,6 +21,7 @@ from rekernel.checkpoint.variants import only_variant
 from rekernel.diffusion import load_pipeline
 from rekernel.diffusion.denoiser.names import DENOISERS
 from rekernel.diffusion.denoiser.target import Target
+from rekernel.diffusion.picture_decoder import cell_of
 from rekernel.diffusion.pipelines.load import is_rescaled
 from rekernel.diffusion.pipelines.record import read_records
 from rekernel.errors import RekernelError
@@ -43,8 +44,8 @@ def from_pipeline(request: Request, pipeline: Pipeline, stack: ExitStack, said: 
     kind = type(pipe).__name__
     _check_call(request, type(pipe))
     takes = inspect.signature(pipe.__call__).parameters
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    record, times = next(iter(records.values()), None), _pixels_per_cell(pipe)
+    denoiser = next((part for name in DENOISERS if (part := getattr(pipe, name, None)) is not None), None)
+    record, times = next(iter(records.values()), None), cell_of(pipe)
     # For rescaled weights, `load_pipeline` wrote the new size into the config.
     own = pair(getattr(getattr(denoiser, "config", None), "sample_size", None) or Target(pipe).usual, times)
     sizes = Sizes(
@@ -149,13 +150,3 @@ def _sized(size: Size, kind: str, takes: Mapping[str, Any], denoiser: Any, times
     cells = [height // times, width // times]
     denoiser.register_to_config(sample_size=cells if height != width else cells[0])
     return {}
-
-
-def _pixels_per_cell(pipe: Any) -> int:
-    """Return the number of image pixels per pixel of the denoiser, along an axis."""
-    said = getattr(pipe, "vae_scale_factor", None)
-    if isinstance(said, int):
-        return said
-    vae: Any = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-    channels = getattr(getattr(vae, "config", None), "block_out_channels", None)
-    return 2 ** (len(channels) - 1) if channels else 1

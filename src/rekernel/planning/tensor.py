@@ -19,7 +19,7 @@ from ..architectures.diffusion import SingleFileDiffusion
 from ..architectures.tokens import is_table
 from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
-from ..escape import shown
+from ..escape import shell_word, shown
 from ..patterns import hinted, layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
@@ -204,12 +204,12 @@ class Layer:
                     f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",
                     Option("hints=Hints(padding=...)", "--padding"),
                 )
-            layer = shown(layer_of(self.name))
+            name = layer_of(self.name)
             raise Unclear(
                 f"has an even kernel, {'x'.join(map(str, kernel))}, so it is probably strided; left as it is. Pass ",
                 Option(
-                    f"hints=Hints(stride={{{layer!r}: N}}, padding={{{layer!r}: P}})",
-                    f"--stride {layer}=N and --padding {layer}=P",
+                    f"hints=Hints(stride={{{shown(name)!r}: N}}, padding={{{shown(name)!r}: P}})",
+                    f"--stride {shell_word(f'{name}=N')} and --padding {shell_word(f'{name}=P')}",
                 ),
             )
         side = dilation * (kernel[-1] - 1) // 2

@@ -10,10 +10,11 @@ diffusers = pytest.importorskip("diffusers")
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, SupersampledKernels, UpsampleGuidance  # noqa: E402
 from rekernel.diffusion.cascade.autoencoder import Autoencoder  # noqa: E402
-from rekernel.diffusion.cascade.enlarging import as_picture, resized  # noqa: E402
+from rekernel.diffusion.cascade.enlarging import resized  # noqa: E402
 from rekernel.diffusion.cascade.sample_form import SampleForm  # noqa: E402
 from rekernel.diffusion.cascade.settings import guidance_at, settings_of  # noqa: E402
 from rekernel.diffusion.cascade.sizes import Geometry, geometry_of, stage_sizes  # noqa: E402
+from rekernel.diffusion.cascade.start_picture import as_picture  # noqa: E402
 from rekernel.diffusion.denoiser.blocks import stacked_blocks, unstacked_blocks  # noqa: E402
 
 from ..conftest import quiet  # noqa: E402

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RekernelError
 from ..guidance.settings import GuidanceSettings
 from ..kernels.settings import KernelSettings
+from ..picture_decoder import autoencoder_of, samples_latents
 from ..positions.settings import PositionSettings
 from ..sampler_settings import SamplerSettings
-from .settings import STRENGTH, Enlarge, settings_of
+from .settings import LATENT, STRENGTH, Enlarge, settings_of
 from .sizes import geometry_of, stage_sizes, text_of
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class GuidedCascade:
     scale : number, or (height, width), optional
         Instead of `sizes`: the last size over the trained size; each stage doubles the size.
     strength : float, or one per stage after the first
-        Share of the schedule that a stage runs: it makes int(steps * strength) steps, like diffusers' img2img
-        pipelines.
+        Share of the schedule that a stage runs: it makes steps * strength steps, rounded up for flow-matching
+        schedulers and down for others, like diffusers' img2img pipelines.
     guidance : UpsampleGuidance, or a mapping of its options; None or False
         None is the recommended guidance of this kind of pipeline, False turns guidance off. `scale` is that of each
         stage, and `eta` counts in the part of the schedule that a stage runs.
@@ -58,6 +59,11 @@ class GuidedCascade:
     ----------
     sizes : (height, width) of each stage
     passes : passes of the network in the last call, those of guidance too, in units of a pass at the last size
+
+    Notes
+    -----
+    Other threads may sample with the same network meanwhile, through pipelines of their own, and are not guided. Two
+    cascades of one network run one after the other.
 
     Raises
     ------
@@ -91,7 +97,7 @@ class GuidedCascade:
         enlarge: Enlarge = None,
         scheduler: Any = None,
     ) -> None:
-        from .arguments import check_starts_from_noise
+        from .arguments import check_shapes, check_starts_from_noise
         from .loop import as_pipeline
         from .networks import Networks
 
@@ -106,12 +112,16 @@ class GuidedCascade:
         self._geometry = geometry_of(self.pipe, target.network, target.usual if not target.latent else target.trained)
         name = type(self.pipe).__name__
         self.sizes = stage_sizes(sizes, scale, self._geometry, name)
+        check_shapes(self.pipe, target.network, self.sizes)
         self.settings = settings_of(strength, len(self.sizes) - 1, guidance, kernels, positions, enlarge)
+        if samples_latents(self.pipe) and autoencoder_of(self.pipe) is None and enlarge != LATENT:
+            raise RekernelError(f"{name} has no VAE to enlarge pictures with; pass enlarge='latent', or load the VAE")
         self.passes = 0.0
         if self.settings.guidance is not None:
             target.schedule(self.settings.guidance.schedule, self.settings.guidance.prediction)  # validate eagerly
         if networks.attached is None:  # else the call says that it must be removed
-            self._run(networks).check()
+            with networks.alone():
+                self._run(networks).check()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Sample: the arguments of the pipeline's own call, except for height and width.
@@ -139,7 +149,6 @@ class GuidedCascade:
         from .networks import Networks
 
         arguments, networks = Arguments(self.pipe, args, kwargs), Networks(self.pipe)
-        networks.check_bare()
         run = self._run(networks)
         output = run.result(arguments)
         self.passes = run.passes.full

@@ -5,17 +5,19 @@ Scope: which attributes hold them, and attaching to each. Not here: reading a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
 from ...errors import RekernelError
+from ..caller import calling
 from ..denoiser.attachable import Attachable
 from ..denoiser.hooks import GUIDANCE, KERNELS, POSITIONS, ForwardHook, hook_on
 from ..denoiser.names import DENOISERS, SECOND
 from ..denoiser.target import LATENT, Target
+from ..denoiser.turns import cascade_turn_of
 from .passes import Passes
 
 
@@ -67,6 +69,12 @@ class Networks:
         for target, scheduler in self.targets:
             for part in make():
                 stack.enter_context(part.attach(target, scheduler=scheduler))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let hooks that are put on inside the `with` block act in its own calls alone, and other cascades wait."""
+        with cascade_turn_of(self._both or [self.main.denoiser]), calling(object()):
+            yield
 
     def count(self, stack: ExitStack, passes: Passes) -> None:
         """Count the passes of each network, for as long as `stack` is open."""

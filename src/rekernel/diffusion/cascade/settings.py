@@ -123,7 +123,7 @@ def settings_from(kind: type[Any], name: str, given: Any, *, default: bool) -> A
             raise RekernelError(f"{name}={given!r} is attached already; remove() it first")
         return at_scale(kind, given, given.scale)
     if isinstance(given, Mapping):
-        return kind.from_options("auto", given)
+        return kind.from_arguments(given)
     raise RekernelError(f"{name}={shown(repr(given), 80)} must be a mapping of options, such an object, None or False")
 
 

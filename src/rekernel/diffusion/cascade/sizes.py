@@ -17,12 +17,12 @@ from ...errors import RekernelError
 from ...escape import shown
 from ..formulas.guided import octaves
 from ..formulas.sizes import checked_scale, enlargement
+from ..picture_decoder import cell_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 _LEAST = 0.85  # of the trained area: the smallest shape in the lists of SDXL, PixArt and Sana has .90
-_SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Geometry:
     """What a pipeline says about its sizes.
 
     trained : trained size, or None where the network's config has none
-    cell : pixels of the picture for one pixel of the latents, along an axis; 1 without a VAE
+    cell : pixels of the picture for one pixel of the latents, along an axis; 1 for a pipeline of pixels
     multiple : divisor of height and width that the pipeline requires
     usual : the size that the pipeline makes by default; `scale` starts there where the trained size is not known
     """
@@ -49,12 +49,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
     >>> geometry_of(object(), object(), (16, 16))
     Geometry(trained=(16, 16), cell=1, multiple=1, usual=None)
     """
-    vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-    cell = 1
-    if vae is not None:
-        said = [n for name in _SPATIAL if isinstance(n := getattr(pipe, name, None), int)]
-        widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
-        cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
+    cell = cell_of(pipe)
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
     config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
     own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
@@ -66,6 +61,8 @@ def _unit(pipe: Any, network: Any) -> int:
     """The divisor of the latents' height and width: a packed block, a patch, or the halvings of a UNet of pixels."""
     if hasattr(pipe, "_pack_latents"):
         return int(getattr(pipe, "transformer_spatial_patch_size", 2))
+    if hasattr(pipe, "movq"):  # Kandinsky rounds its latents to multiples of a cell
+        return cell_of(pipe)
     config = getattr(network, "config", None)
     if type(network).__name__ == "UNet2DModel":
         return int(2 ** (len(getattr(config, "block_out_channels", ())) - 1))

@@ -18,6 +18,7 @@ from ...torch.editing.apply import PLAN
 from ..cascade.sizes import geometry_of, text_of
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
+from ..picture_decoder import samples_latents
 from .hooks import compiled_later, refuse_caches
 from .names import IMAGE_AND_TIME, SECOND, SIZE_OF_PIPELINE
 from .scheduler_config import schedule_of
@@ -102,7 +103,7 @@ class Target:
         if self.pipe is None:
             channels = getattr(getattr(self.network, "config", None), "out_channels", None)
             return self.experimental or (isinstance(channels, int) and channels not in _OF_PIXELS)
-        return getattr(self.pipe, "vae", None) is not None or getattr(self.pipe, "vqvae", None) is not None
+        return samples_latents(self.pipe)
 
     @property
     def defaults(self) -> tuple[float, float, str]:

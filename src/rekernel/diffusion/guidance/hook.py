@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import RekernelError, RekernelWarning
 from ..denoiser.call import Call, read_call
+from ..denoiser.conditions import check_reducible
 from ..denoiser.hooks import GUIDANCE
 from ..denoiser.network_hook import NetworkHook
 from ..denoiser.pass_context import running
@@ -29,6 +30,7 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
     name = GUIDANCE
 
     def _prepare(self) -> None:
+        check_reducible(self.target.network)
         if self.settings.theta != 0:
             self._validate()
             self._check_defaults()
