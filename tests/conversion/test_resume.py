@@ -1,4 +1,4 @@
-"""Signals that end a run, and what `--resume` takes over from one: only files that are byte for byte what was written."""
+"""Signals that end a run, and what `--resume` takes over from one: files that are what was written."""
 
 from __future__ import annotations
 

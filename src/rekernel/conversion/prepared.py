@@ -15,7 +15,7 @@ from pathlib import Path
 from ..checkpoint.atomic_file import check_free_space
 from ..checkpoint.tensor_source import TensorSource
 from ..checkpoint.variants import split_variant
-from ..errors import FORCE, Option, RekernelError
+from ..errors import FORCE, RESUME, RekernelError
 from ..escape import shown_path
 from ..plan.plan import Plan
 from .aside import unfinished
@@ -141,7 +141,7 @@ def prepare(
     existing = [path for path in destinations if os.path.lexists(path)]
     root = jobs[0].folder if commit is None else commit[1].parent
     if existing and not (options.force or options.resume):
-        resumed = (Option("resume=True", "--resume"), " to resume an interrupted conversion, ") if jobs else ()
+        resumed = (RESUME, " to resume an interrupted conversion, ") if jobs else ()
         raise RekernelError(
             f"{shown_path(existing[0])}: exists already; pass ", FORCE, " to replace it, ", *resumed,
             "or another destination",

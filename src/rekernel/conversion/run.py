@@ -18,13 +18,14 @@ from ..checkpoint.locked_file import claimed, identity
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.writer import StreamingWriter
-from ..escape import shown_path
+from ..escape import shown, shown_path
 from ..messages.log import logger
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
 from ..sources.opening import open_source
 from ..sources.place import Origin
+from ..text import few
 from ..version import __version__
 from .aside import clean, finish, kept_if_useful, place_for, restore
 from .destinations import beside, file_target, folder_target, making_folders, split_weights
@@ -61,10 +62,11 @@ class Conversion:
         source = fetched.path
         with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
+            replace = self.options.force or self.options.resume
             folder, name = (
                 file_target(opened, target, into_folder)
                 if to_file
-                else (folder_target(target, source), opened.path.name)
+                else (folder_target(target, source, replace=replace, resumes=True), opened.path.name)
             )
             refuse_recorded(opened.path, whole=source.is_dir())
             job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
@@ -83,7 +85,8 @@ class Conversion:
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
         """Convert the chosen components, copy everything else, and write model_index.json last."""
         parts = fetched.parts
-        folder = folder_target(target, pipeline.path)
+        replace = self.options.force or self.options.resume
+        folder = folder_target(target, pipeline.path, replace=replace, resumes=True)
         jobs = []
         with ExitStack() as sources:
             for name, path in parts.items():
@@ -201,13 +204,16 @@ class Conversion:
                 path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files,
                 like=_read_from(job.source, file),
             ) as writer:  # fmt: skip
-                stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+                broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
                 for i, digest in enumerate(digests):
                     writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         finally:  # an interrupt may come after the file has appeared
             if identity(path) not in (None, before):
                 prepared.journal.add(path)
         _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
+        if broken:
+            names = few([shown(name) for name in broken], 3)
+            self.notes.append(f"{names}: NaN or infinite values in the source, which spread to their neighbours")
         self.written += writer.nbytes
         self.files.append(path)
 

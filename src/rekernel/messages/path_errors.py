@@ -66,7 +66,7 @@ def check_reachable(value: Any, name: str) -> None:
     >>> check_reachable("no/such/file", "source")
     >>> check_reachable("a\\0b", "source")
     Traceback (most recent call last):
-    rekernel.errors.CheckpointError: source='a\\x00b' has a zero byte, which no path has; pass another name
+    rekernel.errors.CheckpointError: source=a\\x00b has a zero byte, which no path has; pass another name
     """
     if not isinstance(value, str | os.PathLike):
         return
@@ -74,7 +74,7 @@ def check_reachable(value: Any, name: str) -> None:
     if not isinstance(text, str) or "://" in text:
         return
     if "\0" in text:
-        raise CheckpointError(f"{name}={shown(repr(text), 80)} has a zero byte, which no path has; pass another name")
+        raise CheckpointError(f"{name}={shown(text, 80)} has a zero byte, which no path has; pass another name")
     try:
         os.lstat(text)
         os.stat(text)  # noqa: PTH116 - of a link what it leads to
@@ -83,7 +83,7 @@ def check_reachable(value: Any, name: str) -> None:
             raise _explained(text, error) from None
     except UnicodeEncodeError:
         raise CheckpointError(
-            f"{name}={shown(repr(text), 80)} has a character that no path on this system has; pass another name"
+            f"{name}={shown(text, 80)} has a character that no path on this system has; pass another name"
         ) from None
 
 

@@ -105,7 +105,7 @@ def convert_onnx(
         file = _file_target(target, path.name, into_folder)
         root = file.parent
     else:
-        root = folder_target(target, folder)
+        root = folder_target(target, folder, replace=force)
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     model = _opened(place, path)

@@ -7,7 +7,7 @@ Scope: shapes and operators, and applying them to an array. Not here: JSON (see 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -273,7 +273,7 @@ class ModuleChange:
     by_hand: tuple[tuple[int, int], ...] = ()
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _matrix(o: AxisOperator) -> NDArray[np.float64]:
     # A checkpoint has hundreds of layers, and only a few different matrices.
     shape = {"a": o.a, "smoothness": o.smoothness}

@@ -78,11 +78,12 @@ def record(
             f"{shown_path(source)}: is not a diffusers pipeline folder, so there is no sampler to guide; "
             f"pass the folder with model_index.json"
         )
+    folder = folder_target(Path(target), Path(source), replace=force)
     if guidance is None and kernels is None and positions is None:
         raise RekernelError(
             "there is nothing to record; pass guidance=, kernels= or positions= ({} for their defaults)"
         )
-    root, aim = Path(source), Path(target)
+    root = Path(source)
     component, config = _denoiser(pipeline, root)
     path, trained = component.folder / "config.json", trained_size(pipeline, component, config)
     strengths = None if cascade is None else tuple(cascade)
@@ -95,7 +96,6 @@ def record(
     _check_original(component, config)
     _check_scale(made, pipeline, component)
     _try(made, pipeline, component, config)
-    folder = folder_target(aim, root)
     if dry_run:
         return made
     text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
