@@ -133,7 +133,7 @@ class PickleCheckpoint:
                 f"save the tensors again with torch.save, or as safetensors."
             )
         # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
-        mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
+        mapped = bool(entries) and self.path.suffix.lower() != ".safetensors"
         try:
             with self.path.open("rb") as file:
                 return torch.load(self.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)

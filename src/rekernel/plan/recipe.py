@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from ..checkpoint.strict_json import strict_text
 from ..errors import RekernelError
 from ..escape import inert, shown
 from ..messages.display import Displayed, Table
 from ..text import counted
-from .plan import Plan
+from .plan import Plan, plan_of
 
 KEY = "rekernel"
 """The metadata key. Every other entry of the source's metadata is copied unchanged."""
@@ -100,20 +101,22 @@ class Recipe(Displayed):
         >>> Recipe.from_json(recipe.to_json()) == recipe
         True
         """
+        document = strict_text(text, "recipe", f"metadata key {KEY!r}")
+        if not isinstance(document, dict):
+            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe (it is not an object)")
         try:
-            document = json.loads(text)
             version = document["version"]
             if version != VERSION:
                 raise RekernelError(
                     f"recipe: version {shown(repr(version), 80)} is not {VERSION}, the one this rekernel reads"
                 )
             sources = tuple(SourceFile.from_document(source) for source in document["sources"])
-            plan = Plan.from_json(json.dumps(document["plan"]))
+            plan = plan_of(document["plan"])
             dtype, tool = document["dtype"], document["tool"]
             if not isinstance(dtype, str) or not isinstance(tool, str):
                 raise TypeError("dtype and tool must be text")
             return cls(plan, sources, dtype, tool)
-        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             why = shown(str(error), 200)
             raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({why})") from None
 
