@@ -25,6 +25,7 @@ from ..errors import FORCE, Option, RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
 from ..messages.progress_bar import Progress
+from ..plan.not_finite import NotFinite
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
@@ -128,6 +129,7 @@ class Conversion:
     done: int = 0
     total: int = 0
     notes: list[str] = field(default_factory=list)
+    found: NotFinite = field(default_factory=NotFinite)
 
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """Convert a checkpoint to a file, or to a folder with the other files of the source's folder."""
@@ -243,7 +245,8 @@ class Conversion:
         with StreamingWriter(
             path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files
         ) as writer:
-            stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+            allow_cast = self.options.allow_cast
+            stream(job.source, file, writer, allow_cast=allow_cast, progress=self._advance, found=self.found)
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         prepared.journal.add(path)
@@ -261,7 +264,7 @@ class Conversion:
         kept = sum(len(plan.changes) for plan in self.plans.values()) - changed
         return Report(
             target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped),
-            tuple(self.notes),
+            (*self.notes, *self.found.notes()),
         )  # fmt: skip
 
 

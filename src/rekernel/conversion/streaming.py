@@ -24,6 +24,7 @@ from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
+from ..plan.not_finite import NotFinite
 from .output_files import OutputFile, OutputTensor
 
 _COPY = 32 << 20  # bytes of a piece that is copied, by the kernel if the system allows
@@ -90,8 +91,14 @@ def stream(
     *,
     allow_cast: bool = False,
     progress: Callable[[int], None] | None = None,
+    found: NotFinite | None = None,
 ) -> None:
     """Write every tensor of `file`. `progress` is called in this thread with the bytes of each finished piece.
+
+    Parameters
+    ----------
+    found : NotFinite, optional
+        Receives the numbers of values that are NaN or infinite in the tensors that change.
 
     Raises
     ------
@@ -99,6 +106,7 @@ def stream(
         If the values of a tensor cannot be computed or cast; the message names the tensor.
     """
     workers = os.cpu_count() or 1
+    found = NotFinite() if found is None else found
     _load_torch_for_halves(file)
     pool = ThreadPoolExecutor(workers)
     running: dict[Future[None], Piece] = {}
@@ -114,7 +122,7 @@ def stream(
     try:
         for piece in pieces(file):
             collect(2 * workers - 1)  # enough pieces that no thread waits, few enough to bound the memory
-            running[pool.submit(_do, piece, source, writer, allow_cast)] = piece
+            running[pool.submit(_do, piece, source, writer, allow_cast, found)] = piece
         collect(0)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -146,7 +154,7 @@ def _held(piece: Piece) -> int:
     return piece.source_bytes + 2 * _bytes(change.dtype, change.new_shape, piece._new_rows) + piece.target_bytes
 
 
-def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool) -> None:
+def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool, found: NotFinite) -> None:
     change, dtype = piece.tensor.change, piece.tensor.dtype
     if piece.raw:
 
@@ -169,11 +177,19 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
         if not change.kept:
             refuse_overflow(result, lambda: change.apply(values.astype(np.float64)))
+            _look(found, change.name, values, result)
     except RekernelError as error:
         raise RekernelError(f"{shown(change.name)}: {error}") from None
     # Viewed as bytes: the buffer protocol does not know bfloat16.
     offset = _bytes(dtype, change.new_shape, piece.start)
     writer.write_at(change.name, offset, result.reshape(-1).view(np.uint8))
+
+
+def _look(found: NotFinite, name: str, values: NDArray[Any], result: NDArray[Any]) -> None:
+    """Count what is not finite. Where all of a result is finite, all that it was made of is."""
+    after = int(np.count_nonzero(~np.isfinite(result)))
+    before = int(np.count_nonzero(~np.isfinite(values))) if after else 0
+    found.add(name, before, values.size, after, result.size)
 
 
 def _values(piece: Piece, source: TensorSource) -> Any:

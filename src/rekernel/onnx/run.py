@@ -138,7 +138,7 @@ def convert_onnx(
     changed = len(plan.changed)
     return Report(
         file if folder is None else root, (file, *(b for _, b in copies)), len(data), changed,
-        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=tuple(notes),
+        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=(*notes, *done.found.notes()),
     )  # fmt: skip
 
 

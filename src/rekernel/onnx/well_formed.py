@@ -1,8 +1,8 @@
 """Check that an ONNX model is one: every node has the inputs and attributes that ONNX gives its operator.
 
-Scope: nodes and sizes, before the graph is followed. Not here: reading the file (see `onnx.graph`), and what a node does
-to a grid (see `onnx.walk`). ONNX's own checker refuses models that every runtime accepts, so only what the walk relies
-on is checked.
+Scope: nodes and sizes, before the graph is followed. Not here: reading the file (see `onnx.graph`), and what a node
+does to a grid (see `onnx.walk`). ONNX's own checker refuses models that every runtime accepts, so only what the walk
+relies on is checked.
 """
 
 from __future__ import annotations

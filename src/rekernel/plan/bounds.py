@@ -11,8 +11,9 @@ from typing import Any
 
 from ..errors import RekernelError
 from ..escape import shown
+from ..resampling.limits import LARGEST_A, MOST_ENTRIES, MOST_TAPS
 from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_method
-from ..resampling.operators import LARGEST_A, MOST_ENTRIES, MOST_TAPS, kernel_taps
+from ..resampling.operators import kernel_taps
 from .changes import AxisGeometry, AxisOperator
 
 LARGEST_SIZE = 1 << 30
@@ -89,7 +90,9 @@ def check_numbers(o: AxisOperator) -> None:
                 f"an operator's {name} of {shown(repr(value), 40)} is not a number from {least:g} to {most:g}"
             )
     if not is_number(o.smoothness) or not 0 <= o.smoothness < 1:
-        raise RekernelError(f"an operator's smoothness of {shown(repr(o.smoothness), 40)} is not at least 0 and below 1")
+        raise RekernelError(
+            f"an operator's smoothness of {shown(repr(o.smoothness), 40)} is not at least 0 and below 1"
+        )
 
 
 def check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
@@ -104,7 +107,9 @@ def check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
     if not 0 <= o.axis < len(view) or view[o.axis] != o.old:
         raise RekernelError(f"operator {shown(f'{o.old}->{o.new}', 60)} does not fit axis {o.axis} of view {view}")
     if o.geometry not in ("kernel", "grid") or o.gain not in GAINS:
-        raise RekernelError(f"operator geometry {shown(repr(o.geometry), 40)} or gain {shown(repr(o.gain), 40)} is unknown")
+        raise RekernelError(
+            f"operator geometry {shown(repr(o.geometry), 40)} or gain {shown(repr(o.gain), 40)} is unknown"
+        )
     canonical_method(o.method, KERNEL_METHODS if o.geometry == "kernel" else GRID_METHODS)
     if o.new < 1 or o.old < 1 or o.dilation < 1:
         raise RekernelError(f"operator {o.old}->{o.new}, dilation {o.dilation}, is impossible")

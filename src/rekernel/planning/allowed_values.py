@@ -15,8 +15,8 @@ from ..errors import Option, RekernelError
 from ..escape import shown
 from ..messages.note import Note
 from ..patterns import by_pattern
+from ..resampling.limits import check_a
 from ..resampling.methods import KEYS_A, TAPS_RULES
-from ..resampling.operators import check_a
 from ..text import dims, scale_text
 
 LARGEST_SCALE = 64

@@ -18,6 +18,7 @@ from ..messages.arguments import check_number, short
 from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
+from .limits import MOST_TAPS, check_a, check_entries
 from .methods import (
     GAINS,
     GRID_METHODS,
@@ -34,14 +35,6 @@ from .methods import (
 
 Array = NDArray[np.float64]
 
-
-MOST_TAPS = 4096
-"""Upper bound along one axis. A larger count almost always means a mistyped scale and would exhaust memory."""
-
-MOST_ENTRIES = 1 << 24
-"""Most entries of a matrix, 128 MiB: far above every known layer, and small enough for every machine."""
-LARGEST_A = 16.0
-"""Largest size of the parameter of the cubic filter. Those in use lie between -1 and 0; huge ones overflow."""
 
 _TAPS_REACH = 16  # old samples that a number of taps may reach beyond twice the kernel, on either side
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
@@ -179,7 +172,7 @@ def kernel_operator(
     check_a(a)
     _check_smoothness(smoothness)
     count = kernel_taps(k, scale, method, taps, phase)
-    _check_entries(count, k, f"kernel_operator(k={short(k)}, scale={short(scale)})")
+    check_entries(count, k, f"kernel_operator(k={short(k)}, scale={short(scale)})")
     if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
         return np.eye(count, k, -(count - k) // 2)
     old = _centred(k)
@@ -249,7 +242,7 @@ def grid_operator(
     for name, size in (("n", n), ("n_new", n_new)):
         if not _is_whole(size) or size < 1:
             raise RekernelError(f"{name}={size!r} is not a grid size; pass a whole number of pixels, 1 or more")
-    _check_entries(n_new, n, f"grid_operator({n}, {n_new})")
+    check_entries(n_new, n, f"grid_operator({n}, {n_new})")
     if n == n_new:
         return np.eye(n)
     if method.startswith("pinv-"):
@@ -363,30 +356,6 @@ def _is_whole(x: object) -> TypeGuard[int]:
 
 def _is_finite(x: object) -> TypeGuard[float]:
     return isinstance(x, int | float | np.integer | np.floating) and math.isfinite(x)
-
-
-def _check_entries(rows: int, columns: int, what: str) -> None:
-    if int(rows) * int(columns) > MOST_ENTRIES:
-        raise RekernelError(
-            f"{what} is a matrix of {rows} x {columns} entries, and {MOST_ENTRIES} is the limit; check the size and "
-            f"the scale"
-        )
-
-
-def check_a(a: object) -> None:
-    """Raise unless a value is a parameter of the cubic filter.
-
-    Examples
-    --------
-    >>> check_a(1e308)
-    Traceback (most recent call last):
-    rekernel.errors.RekernelError: a=1e+308 lies outside -16 to 16; it is the parameter of the cubic filter, -0.5
-    """
-    check_number(a, "a", "-0.5")
-    if not -LARGEST_A <= a <= LARGEST_A:  # type: ignore[operator]
-        raise RekernelError(
-            f"a={short(a)} lies outside {-LARGEST_A:g} to {LARGEST_A:g}; it is the parameter of the cubic filter, -0.5"
-        )
 
 
 def _check_gain(gain: str) -> None:

@@ -167,7 +167,9 @@ def _check_sample_size(size: Any) -> None:
     sides = size if isinstance(size, tuple) else () if size is None else (size,)
     whole = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= LARGEST_IMAGE for n in sides)
     if size is not None and not (whole and 1 <= len(sides) <= 3):
-        raise RekernelError(f"sample_size={shown(repr(size), 80)} is not a number of pixels, or a list of 1 to 3 of them")
+        raise RekernelError(
+            f"sample_size={shown(repr(size), 80)} is not a number of pixels, or a list of 1 to 3 of them"
+        )
 
 
 def read_record(folder: Path) -> Recorded | None:
