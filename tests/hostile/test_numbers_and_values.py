@@ -46,7 +46,7 @@ def test_a_matrix_of_gigabytes_is_refused_before_it_is_made(n):
 
 
 def test_the_largest_grids_in_use_have_room():
-    assert rk.grid_operator(1500, 3000, "linear").shape == (3000, 1500)
+    assert rk.grid_operator(1024, 4096, "nearest").shape == (4096, 1024)
 
 
 def test_a_plan_made_in_python_is_checked_before_anything_is_written(source, tmp_path):
@@ -107,7 +107,6 @@ def test_a_module_with_a_weight_that_is_not_finite_is_named():
     [
         {"lokr_w1": [2, 2], "lokr_w2_a": [4, 2], "lokr_w2_b": [36]},
         {"lokr_w1": [2, 2], "lokr_w2_a": [4, 2], "lokr_w2_b": [2, 36, 36]},
-        {"lokr_w1": [2, 2, 3, 3], "lokr_w2_a": [4, 2], "lokr_w2_b": [2, 35]},
         {"lokr_w1": [2, 2], "lokr_w2_b": []},
         {"hada_w1_a": [4, 2], "hada_w1_b": [36]},
         {"lora_down.weight": [4, 8, 1, 1, 3, 3, 3], "lora_up.weight": [8, 4]},

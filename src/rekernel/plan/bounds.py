@@ -16,7 +16,7 @@ from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, canonical_
 from ..resampling.operators import kernel_taps
 from .changes import AxisGeometry, AxisOperator
 
-LARGEST_SIZE = 1 << 30
+LARGEST_SIZE = 1 << 48
 """Largest pixels, tokens, taps, stride or padding of a layer along one axis."""
 MOST_AXES = 16
 """Most axes of a tensor that is resampled; planning gives one at most two axes beside those of the image."""

@@ -176,9 +176,9 @@ def _listing(address: Address) -> tuple[str, dict[str, int]]:
         try:
             info = hf.model_info(address.repo, revision=address.revision or None, timeout=_PATIENCE)
             tree = hf.list_repo_tree(address.repo, revision=info.sha, recursive=True)
-            files = {file.path: file.size for file in tree if isinstance(file, client.hf_api.RepoFile)}
+            files = [(file.path, file.size) for file in tree if isinstance(file, client.hf_api.RepoFile)]
             _check_listing(info.sha, files)
-            return info.sha, files
+            return info.sha, dict(files)
         except Exception as error:
             found = _cached_listing(address) if is_away(error) or is_foreign(error) else None
             if found is None:
@@ -186,9 +186,9 @@ def _listing(address: Address) -> tuple[str, dict[str, int]]:
             return found
 
 
-def _check_listing(commit: Any, files: dict[Any, Any]) -> None:
+def _check_listing(commit: Any, files: list[tuple[Any, Any]]) -> None:
     named = isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,64}", commit)
-    sized = all(isinstance(path, str) and type(size) is int and size >= 0 for path, size in files.items())
+    sized = all(isinstance(path, str) and type(size) is int and size >= 0 for path, size in files)
     if not (named and sized):
         raise NotTheHubError("a listing without a commit, or with a file that has no name or size")
 
