@@ -1,10 +1,12 @@
-# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel and its extras,
-# every package in the version that constraints.txt names. `make upgrade` renews that list.
+# Every target sets up what it needs: a virtual environment with the pinned torch first, then rekernel with what the demo
+# needs, and then, for all targets but the demo, the packages of development. Every package has the version that
+# constraints.txt names. `make upgrade` renews that list.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
 BIN = $(VENV)/bin
 READY = $(VENV)/.rekernel-ready
+DEMO_READY = $(VENV)/.rekernel-demo-ready
 LOWEST ?= $(VENV)-lowest
 LOWEST_READY = $(LOWEST)/.rekernel-ready
 LOWEST_TESTS = tests/checkpoint tests/cli/test_commands.py tests/cli/test_help.py tests/cli/test_usage.py \
@@ -20,13 +22,17 @@ TORCH = $$(grep '^torch==' constraints.txt)
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q $(TORCH)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[torch]' matplotlib
+	touch $@
+
+$(READY): $(DEMO_READY)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[dev]'
 	touch $@
 
-demo: $(READY)  ## convert two trained classifiers to 2x and 4x and show that they still classify
+demo: $(DEMO_READY)  ## convert two trained classifiers to 2x and 4x and show that they still classify
 	$(BIN)/rekernel demo --out $(OUT)
 
 test: $(READY)  ## the default tests, README and docstring examples among them
@@ -70,9 +76,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m rekernel_cli.reference --check
 
-docs: $(READY)  ## what is generated: the CLI reference and the figures
+docs: $(READY)  ## what is generated: the CLI reference, the figures, and what the notebook shows
 	$(BIN)/python -m rekernel_cli.reference
 	$(BIN)/python docs/figures/make.py
+	$(BIN)/python tools/run_notebook.py
 
 site: $(READY)  ## the documentation as a site, in out/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -94,7 +101,7 @@ bench-diffusion: $(READY)  ## guidance, kernels, positions and cascades on three
 bench-diffusion-quick: $(READY)  ## their headline rows with fewer samples; needs Debian's dataset-fashion-mnist
 	$(BIN)/python benchmarks/diffusion/cascades.py --quick
 
-bench: $(READY)  ## the tables in the README; needs 40 GB in BENCH_FOLDER
+bench: $(READY)  ## the tables of designs and speed; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/design.py
 	$(BIN)/python benchmarks/accuracy/architectures.py
 	$(BIN)/python benchmarks/accuracy/diffusion.py --samples 200

@@ -67,3 +67,18 @@ def test_every_link_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in target:
             assert (Path(__file__).parents[1] / target).exists(), target
+
+
+def test_the_first_screen_shows_what_one_gets_and_the_command_that_needs_nothing():
+    first = README[: README.index("## ")]
+    assert first.index("![") < first.index("```console") < first.index("<!-- table:headline -->")
+    assert "$ pip install '.[torch]' && rekernel demo" in first
+    assert len(README.splitlines()) < 200
+
+
+def test_every_word_of_the_sampling_table_is_explained_below_it():
+    table, _, below = README.partition("<!-- table:readme-cascade -->")[2].partition("<!-- /table:readme-cascade -->")
+    explained = {word.lower() for word in re.findall(r"\*([A-Z][^*]+)\*:", below)}
+    head, _, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.split("\n") if line]
+    plain = {"sampled at 32x32", "shows one digit", "enlarged bicubically"}
+    assert {*head, *(row[0] for row in rows)} - plain == explained

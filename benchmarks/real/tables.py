@@ -19,9 +19,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from marked_tables import markdown, rewrite  # noqa: E402 - beside this folder
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "training-small.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "training-small.md")
 NETWORKS = {"MLP": "MLP", "CNN": "strided CNN", "VGG": "VGG-like", "ResNet": "ResNet", "ViT": "ViT"}
-CLASSIFIED = {  # rows of the README's first table: the row in results/fashion.json, and its name on the page
+CLASSIFIED = {  # rows of the first table of docs/measured.md: the row in results/fashion.json, and its name on the page
     "trained size": "at the trained size, 14x14",
     "untouched": "untouched, at 28x28",
     "picture reduced by area, enlarged bilinearly": "picture reduced to 14x14",

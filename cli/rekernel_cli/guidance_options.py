@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .options import Planning
 
 _OF_KERNELS = ("--method", "--preset", "--include")
-_ALLOWED = ("--scale", "--from", "--to", *_OF_KERNELS)
+_ALLOWED = ("--scale", "--scale-w", "--scale-h", "--from", "--to", *_OF_KERNELS)
 
 
 def options(text: str) -> dict[str, Any]:
@@ -36,6 +36,8 @@ def options(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in types:
+            if not equals and "cascade" in found and _is_number(name):
+                raise click.BadParameter(f"{part!r} is a strength of its own; join strengths with /: cascade=0.5/0.4")
             known = ", ".join(types)
             raise click.BadParameter(f"{part!r} is not NAME=VALUE with a name from {known}; write theta=1,eta=0.6")
         if name in found:
@@ -46,6 +48,14 @@ def options(text: str) -> dict[str, Any]:
             kind = {int: "a whole number", float: "a number"}.get(types[name], "a number, or several as in 0.5/0.4")
             raise click.BadParameter(f"{part!r}: {value!r} is not {kind}") from None
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _strengths(text: str) -> tuple[float, ...]:
@@ -127,13 +137,13 @@ def record(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("guidance needs diffusers: pip install 'rekernel[diffusion]'") from None
+        raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)
-    positions, scale = positions_of(guidance), planning.scale
+    positions, scale = positions_of(guidance), planning.scale_of(source)
     kernels = kernels_of(planning, guidance)
     if planning.raw["component"]:
         raise click.UsageError("--component: guidance acts on the denoiser of the pipeline; omit --component")

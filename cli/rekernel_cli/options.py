@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 from click.core import ParameterSource
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from rekernel.planning.settings import PlanningOptions
 
 Command = Callable[..., Any]
+
+
+class Asked(TypedDict, total=False):
+    """How large the result is: the scale, or the new size and the trained one, (height, width)."""
+
+    scale: values.Scale
+    size: tuple[int, int]
+    from_size: tuple[int, int]
+
 
 RESAMPLING = "Resampling"
 SELECTION = "Selection (PATTERN is a glob, or re:REGEX; repeatable)"
@@ -50,11 +59,15 @@ def _repeated(
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--scale", group=RESAMPLING, type=values.scale, metavar="S",
-           help="New pixels per old pixel: 2, 1.5, or per axis, height first: 2x1.5, 1x2x2."),
-    option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="Size of the trained image, as 512x512; with --to, instead of --scale."),
+           help="New pixels per old pixel: 2, 1.5; for videos frames x height x width: 1x2x2."),
+    option("--scale-w", group=RESAMPLING, type=values.factor, metavar="S", rare=True,
+           help="Scale of the width alone, with --scale-h, instead of --scale."),
+    option("--scale-h", group=RESAMPLING, type=values.factor, metavar="S", rare=True,
+           help="Scale of the height alone, with --scale-w."),
     option("--to", "to_size", group=RESAMPLING, type=values.size, metavar="WxH",
-           help="Size of the image to run at, as 1024x768; with --from."),
+           help="Instead of --scale: the new size, width first: 1024x768."),
+    option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
+           help="With --to: the trained size, width first. Default: that which config.json beside the weights tells."),
     option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", shell_complete=_completed(names.methods),
            help=lambda: f"{names.methods_by_use()}. Default: {names.default('method')}; by the role of the layer."),
     option("--reading-filter", group=RESAMPLING, rare=True, type=values.choice(names.reading_filters), metavar="METHOD",
@@ -81,7 +94,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--preset", group=SELECTION, metavar="NAME",
            help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
-           help="Rescale these tensors; with --preset, in addition to the preset."),
+           help="Rescale these tensors, also beside those of --preset."),
     option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Keep these tensors unchanged."),
     option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,
            metavar="PATTERN:K=V,...",
@@ -112,8 +125,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 )  # fmt: skip
 
 _NAMES = (
-    "scale", "from_size", "to_size", "method", "reading_filter", "gain", "taps", "a", "smoothness", "preset",
-    "include", "exclude", "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
+    "scale", "scale_w", "scale_h", "to_size", "from_size", "method", "reading_filter", "gain", "taps", "a",
+    "smoothness", "preset", "include", "exclude", "overrides", "component", *_HINTS, "allow_cast", "allow_pickle",
 )  # fmt: skip
 
 
@@ -143,16 +156,25 @@ class Planning:
         """Keyword arguments that also apply to a ready plan."""
         return {"allow_cast": self.raw["allow_cast"], "allow_pickle": self.raw["allow_pickle"]}
 
-    @property
-    def scale(self) -> values.Scale:
-        """The scale.
+    def asked(self) -> Asked:
+        """Keyword arguments of `plan_source` and `convert` that say how large: the scale, or the sizes.
 
         Raises
         ------
         click.UsageError
             If the scale is missing, given twice or incomplete.
         """
-        return _scale(self.raw["scale"], self.raw["from_size"], self.raw["to_size"])
+        return _asked(*(self.raw[name] for name in ("scale", "scale_w", "scale_h", "from_size", "to_size")))
+
+    def scale_of(self, source: str) -> values.Scale:
+        """The scale; the trained size is read beside the weights of `source` where --to is given alone."""
+        asked = self.asked()
+        if "scale" in asked:
+            return asked["scale"]
+        from rekernel.offline import scale_between
+
+        found: Any = scale_between(source, asked["size"], asked.get("from_size"))
+        return tuple(found) if isinstance(found, Sequence) else found
 
     def keywords(self) -> PlanningOptions:
         """Keyword arguments of `plan_source` and `convert` that say how to plan, without the scale.
@@ -210,18 +232,24 @@ def _typed() -> tuple[str, ...]:
     )
 
 
-def _scale(scale: values.Scale | None, old: tuple[int, int] | None, new: tuple[int, int] | None) -> values.Scale:
+def _asked(
+    scale: values.Scale | None, width: float | None, height: float | None,
+    old: tuple[int, int] | None, new: tuple[int, int] | None,
+) -> Asked:  # fmt: skip
+    sides = width is not None or height is not None
+    if sum((scale is not None, sides, bool(old or new))) > 1:
+        raise click.UsageError("--scale, --scale-w/--scale-h and --from/--to all set the scale; give only one of them.")
     if scale is not None:
-        if old or new:
-            raise click.UsageError("--scale and --from/--to both set the scale; give only one of them.")
-        return scale
-    if old and new:
-        return values.scale_between(old, new)
-    if old or new:
-        raise click.UsageError(
-            f"--{'from' if old else 'to'} needs --{'to' if old else 'from'}: --from 512x512 --to 1024x768."
-        )
-    raise click.UsageError("the scale is missing; give --scale 2, or --from 512x512 --to 1024x768.")
+        return {"scale": scale}
+    if sides:
+        if width is None or height is None:
+            raise click.UsageError("--scale-w and --scale-h go together: --scale-w 2 --scale-h 1.5.")
+        return {"scale": (height, width)}
+    if new:
+        return {"size": new, "from_size": old} if old else {"size": new}
+    if old:
+        raise click.UsageError("--from needs --to: --from 512x512 --to 1024x768.")
+    raise click.UsageError("the scale is missing; give --scale 2, or --to 1024x768.")
 
 
 def _unique(pairs: Sequence[tuple[str, Any]], name: str) -> dict[str, Any]:

@@ -21,55 +21,66 @@ Scale = float | tuple[float, ...]
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BYTES = re.compile(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?)(B?)", re.ASCII | re.IGNORECASE)
 _MAX_AXES = 3
+_LARGEST_TYPED = 16  # a larger factor is a size; any ratio can be given as --from and --to
 
 
 def scale(text: str) -> Scale:
-    """'2' -> 2, '1.5x2' -> (1.5, 2): one number, or one per spatial axis.
+    """'2' -> 2, '1x2x2' -> (1, 2, 2): one number, or one for frames (or depth), height and width.
+
+    Two different numbers are refused, since sizes have the width first, and the axes of a tensor the height.
 
     Examples
     --------
     >>> scale("2"), scale("1.5"), scale("1x2x2")
     (2, 1.5, (1, 2, 2))
     """
-    factors = tuple(_factor(part, text) for part in re.split("[xX]", text))
+    try:
+        factors = tuple(map(factor, re.split("[xX]", text)))
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is not a scale; give a finite number above 0, such as 2 or 1.5, or for a video 1x2x2"
+        ) from None
     if len(factors) > _MAX_AXES:
-        raise click.BadParameter(f"{text!r} has {len(factors)} factors; give one, or one per spatial axis: 2x1.5")
+        raise click.BadParameter(f"{text!r} has {len(factors)} factors; give one, or frames, height and width: 1x2x2")
+    if max(factors) > _LARGEST_TYPED:
+        sides = [f"{n:g}" for n in factors[-2:]]
+        meant = "x".join(sides if len(sides) == 2 else sides * 2)
+        raise click.BadParameter(f"{text!r} is new pixels per old pixel; did you mean --to {meant}?")
+    if len(factors) == 2 and factors[0] != factors[1]:
+        one, other = (f"{n:g}" for n in factors)
+        raise click.BadParameter(
+            f"{text!r} does not tell the width from the height; write --scale-w {one} --scale-h {other}, or --scale-w "
+            f"{other} --scale-h {one} (in --set: scale_w=, scale_h=)"
+        )
     return factors if len(factors) > 1 else factors[0]
 
 
-def _factor(part: str, text: str) -> float:
-    value = float(part) if _NUMBER.fullmatch(part) else math.nan
+def factor(text: str) -> float:
+    """Parse the scale of one axis: a number above 0.
+
+    Examples
+    --------
+    >>> factor("2"), factor("1.5")
+    (2, 1.5)
+    """
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise click.BadParameter(
-            f"{text!r} is not a scale; give a finite number above 0, or one per axis: 2, 1.5, 2x1.5"
-        )
+        raise click.BadParameter(f"{text!r} is not a scale; give a finite number above 0, such as 2 or 1.5")
     return int(value) if value.is_integer() else value
 
 
 def size(text: str) -> tuple[int, int]:
-    """'1024x768', WIDTHxHEIGHT of an image -> (height, width), the order of the axes of a tensor.
+    """'1024x768', WIDTHxHEIGHT of an image -> (height, width), the order of the axes of a tensor; '384' is a square.
 
     Examples
     --------
-    >>> size("1024x768")
-    (768, 1024)
+    >>> size("1024x768"), size("384")
+    ((768, 1024), (384, 384))
     """
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
-    if match is None or 0 in (sides := (int(match[2]), int(match[1]))):
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text, re.ASCII)
+    if match is None or 0 in (sides := (int(match[2] or match[1]), int(match[1]))):
         raise click.BadParameter(f"{text!r} is not an image size; write WIDTHxHEIGHT in pixels: 1024x768")
     return sides
-
-
-def scale_between(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, ...]:
-    """Return the scale per axis from one size to another.
-
-    Examples
-    --------
-    >>> scale_between((512, 512), (768, 1024))
-    (1.5, 2)
-    """
-    ratios = [n / o for o, n in zip(old, new, strict=True)]
-    return tuple(int(r) if r.is_integer() else r for r in ratios)
 
 
 def taps(text: str) -> int | str:
@@ -234,6 +245,8 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "a": number,
     "smoothness": number,
     "reading_filter": choice(names.reading_filters),
+    "scale_w": factor,
+    "scale_h": factor,
 }
 
 
@@ -263,6 +276,11 @@ def override(text: str) -> tuple[str, dict[str, Any]]:
             values[key] = SETTINGS[key](value.strip())
         except click.BadParameter as error:
             raise click.BadParameter(f"{text!r}: {key}: {error.message}") from None
+    sides = [values.pop(side, None) for side in ("scale_h", "scale_w")]
+    if any(side is not None for side in sides):
+        if None in sides or "scale" in values:
+            raise click.BadParameter(f"{text!r}: scale_w and scale_h go together, and not with scale")
+        values["scale"] = tuple(sides)
     return pattern, values
 
 

@@ -17,23 +17,30 @@ from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
+from .formats.trained_size import trained_size
 from .messages.arguments import check_instance, check_names, check_path, kind_of, short
 from .messages.log import logger, timed
 from .messages.progress_bar import Progress, shown_progress
 from .messages.warn import tell
 from .plan.plan import Plan
+from .planning.asked_scale import asked_scale
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
 
-__all__ = ["Estimate", "convert", "estimate", "plan_source"]
+__all__ = ["Estimate", "convert", "estimate", "plan_source", "scale_between"]
+
+Size = int | Sequence[int] | str
+"""A size in pixels: one number for all axes, (height, width), or '1024x768' with the width first."""
 
 _LOG = logger(__name__)
 
 
 def plan_source(
     source: StrPath,
-    scale: Scale,
+    scale: Scale | None = None,
     *,
+    size: Size | None = None,
+    from_size: Size | None = None,
     components: Sequence[str] | None = None,
     allow_cast: bool = False,
     allow_pickle: bool = False,
@@ -48,6 +55,9 @@ def plan_source(
         address only headers are downloaded; for an ONNX model its whole file, since a graph has no header.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        Instead of `scale`: the new size of an image and the trained one, in pixels. The trained one is read from the
+        configuration beside the weights where it tells one.
     components : sequence of str, optional
         Components of a pipeline to plan; by default the UNet.
     allow_cast, allow_pickle, **planning
@@ -68,9 +78,28 @@ def plan_source(
     """
     check_names(planning, PlanningOptions.__annotations__, "plan_source")
     with timed(_LOG, "planning"), open_location(source) as place:
-        plans = model_files(place).plan(PlanRequest(scale, planning, allow_cast, allow_pickle), components)
+        asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+        plans = model_files(place).plan(PlanRequest(asked, planning, allow_cast, allow_pickle), components)
     tell(note for plan in plans.values() for note in plan.warnings)
     return plans
+
+
+def scale_between(source: StrPath, size: Size, from_size: Size | None = None) -> Scale:
+    """The scale from the trained size of a source, or from `from_size`, to another size.
+
+    Parameters
+    ----------
+    source : path or address
+        As for `plan_source`.
+    size, from_size : int, (height, width) or '1024x768' (width first)
+
+    Examples
+    --------
+    >>> scale_between("net.safetensors", "1024x768", 512)
+    (1.5, 2)
+    """
+    with open_location(source) as place:
+        return asked_scale(None, size, from_size, lambda: trained_size(place))
 
 
 def estimate(
@@ -113,6 +142,8 @@ def convert(
     target: StrPath,
     *,
     scale: Scale | None = None,
+    size: Size | None = None,
+    from_size: Size | None = None,
     plan: Plan | None = None,
     components: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -139,8 +170,10 @@ def convert(
         A file for a file, otherwise a folder. One run at a time writes there; another one is refused.
     scale : float or sequence of float
         As for `plan_checkpoint`.
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        As for `plan_source`: instead of `scale`.
     plan : Plan, optional
-        Plan to use instead of `scale` and `planning`.
+        Plan to use instead of `scale`, `size` and `planning`.
     components : sequence of str, optional
         Components of a pipeline to rescale; by default the UNet. All other components are copied.
     dtype : str, optional
@@ -189,7 +222,8 @@ def convert(
         raise RekernelError(
             f"max_shard_size={short(max_shard_size)} is not a number of bytes; pass one, such as 5_000_000_000"
         )
-    given = [*planning, *(["scale"] if scale is not None else [])]
+    asked_for = {"scale": scale, "size": size, "from_size": from_size}
+    given = [*planning, *(name for name, value in asked_for.items() if value is not None)]
     if plan is not None:
         if given:
             raise RekernelError(
@@ -197,11 +231,8 @@ def convert(
             )
         advice = "pass what plan_checkpoint returned, or Plan.from_json(text)"
         check_instance(plan, Plan, "plan", f"{advice}; of plan_source take the plan of the component")
-        asked: Plan | PlanRequest = plan
-    elif scale is not None:
-        asked = PlanRequest(scale, planning, allow_cast, allow_pickle)
-    else:
-        raise RekernelError("convert needs a scale, or a plan made by plan_checkpoint")
+    elif scale is None and size is None:
+        raise RekernelError("convert needs a scale or a size, or a plan made by plan_checkpoint")
     into_folder = os.fspath(target).endswith(("/", os.sep))  # Path drops the slash at the end
     cast = target_dtype(dtype) if dtype else None
     with (
@@ -209,7 +240,13 @@ def convert(
         shown_progress(progress, "converting") as callback,
         open_location(source) as place,
     ):
+        ordered: Plan | PlanRequest
+        if plan is None:
+            asked = asked_scale(scale, size, from_size, lambda: trained_size(place))
+            ordered = PlanRequest(asked, planning, allow_cast, allow_pickle)
+        else:
+            ordered = plan
         options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
-        report = model_files(place).convert(Order(Path(target), into_folder, asked, components, options))
+        report = model_files(place).convert(Order(Path(target), into_folder, ordered, components, options))
     tell(report.told())
     return report

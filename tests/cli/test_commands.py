@@ -148,7 +148,7 @@ def test_inspect_tells_what_was_done(run, checkpoint, tmp_path):
     assert "not rescaled" in before and "F32: 5 tensors" in before and "note: [red]x" in before
     run("convert", checkpoint, target, "--from", "8x8", "--to", "16x12", "--method", "linear", "--mode", "supersample")
     after = run("inspect", target, "--tensors").stdout
-    assert "scale 1.5x2" in after and "method linear" in after and "sha256 " in after
+    assert "scale 2 in width and 1.5 in height" in after and "method linear" in after and "sha256 " in after
     assert "kernel 3, stride 1, padding 1 -> kernel" in after and "16x16x1x1" in after
     document = json.loads(run("inspect", target, "--json").stdout)
     assert document["recipe"]["plan"]["options"]["scale"] == [1.5, 2]

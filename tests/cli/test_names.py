@@ -30,7 +30,7 @@ from rekernel_cli.options import Planning
 
 OPTIONS = {param.name: param for param in plan.params if isinstance(param, click.Option)}
 TYPED = {
-    "scale": "2x1.5", "method": "linear", "taps": "7", "gain": "ratio", "a": "-0.75", "smoothness": "0.02",
+    "scale": "1.5", "method": "linear", "taps": "7", "gain": "ratio", "a": "-0.75", "smoothness": "0.02",
     "reading_filter": "cubic",
 }  # fmt: skip
 

@@ -31,10 +31,26 @@ def test_a_setting_is_named(run, checkpoint, text, words):
     assert result.exit_code == 2 and words in " ".join(result.stderr.split())
 
 
-def test_a_size_given_as_a_scale_names_the_options_for_sizes(run, checkpoint):
-    said = run("plan", checkpoint, "--scale", "224").stderr
-    assert "64 is the limit" in said and "or --from 32x32 --to 224x224" in said
+def test_a_size_given_as_a_scale_names_the_option_for_sizes(run, checkpoint):
+    result = run("plan", checkpoint, "--scale", "224")
+    assert result.exit_code == 2 and "did you mean --to 224x224?" in result.stderr
+    said = run("plan", checkpoint, "--to", "224x224").stderr
+    assert "nothing beside the weights tells the trained size" in said and "also pass --from 224x224" in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_a_plan_says_which_side_has_which_scale(run, checkpoint):
+    by_size = run("plan", checkpoint, "--from", "512", "--to", "1024x768").stdout
+    assert "scale 2 in width and 1.5 in height" in by_size
+    assert run("plan", checkpoint, "--scale-w", "2", "--scale-h", "1.5").stdout == by_size
+    assert "scale 2, " in run("plan", checkpoint, "--from", "512x512", "--to", "1024x1024").stdout
+
+
+def test_a_grid_of_two_numbers_is_noted_and_the_plan_shows_the_grid(run, checkpoint):
+    said = run("plan", checkpoint, "--scale", "2", "--mode", "supersample", "--linear-grid", "fc=16,4,4").stdout
+    assert "grid 16x4x4" in said and "is a signal" not in said
+    said = run("plan", checkpoint, "--scale", "2", "--mode", "supersample", "--linear-grid", "fc=16,16").stdout
+    assert "a grid of 16,16 is a signal" in said and "write 1,16,16" in " ".join(said.split())
 
 
 def test_an_unknown_preset_names_the_only_one(run, checkpoint):

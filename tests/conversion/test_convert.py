@@ -276,7 +276,7 @@ def test_a_plan_that_went_through_json_does_the_same(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "needs a scale, or a plan"),
+        ({}, "needs a scale or a size, or a plan"),
         ({"scale": 1}, "the plan changes nothing"),
         ({"scale": 2, "exclude": ["*"]}, "the plan changes nothing"),
         ({"scale": 2, "components": ["unet"]}, "not a pipeline folder"),

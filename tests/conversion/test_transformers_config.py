@@ -96,7 +96,7 @@ def test_a_larger_token_grid_loads_without_rekernel(kind, tmp_path):
 def test_sides_may_grow_differently(tmp_path):
     model = built("vit")
     source = folder_of(model, tmp_path / "in", {"size": {"height": SIZE, "width": SIZE}})
-    converted(source, tmp_path / "out", "--scale", "2x1")
+    converted(source, tmp_path / "out", "--scale-h", "2", "--scale-w", "1")
     loaded = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     assert (list(loaded.config.image_size), list(loaded.config.patch_size)) == ([2 * SIZE, SIZE], [2 * PATCH, PATCH])
     x = torch.randn(1, 3, 2 * SIZE, SIZE)

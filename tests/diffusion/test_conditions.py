@@ -11,6 +11,8 @@ np = pytest.importorskip("numpy")
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import UpsampleGuidance  # noqa: E402
 
+from .conftest import VAE  # noqa: E402
+
 F = torch.nn.functional
 
 
@@ -269,11 +271,18 @@ def test_networks_that_guidance_cannot_read_are_refused(nets):
         def forward(self, image, sigma):
             return image
 
-    net = Other()
+    class Flat(torch.nn.Module):
+        def forward(self, sample, timestep):
+            return sample
+
+    for other in (Other(), torch.nn.Linear(2, 2), nets.made(diffusers.AutoencoderKL, **VAE)):
+        with pytest.raises(rk.RekernelError, match=f"{type(other).__name__} is not a denoiser: .* Pass the pipeline"):
+            UpsampleGuidance(2).attach(other, scheduler=nets.ddim)
+    net = Flat()
     with (
         UpsampleGuidance(2).attach(net, scheduler=nets.ddim),
-        pytest.raises(rk.RekernelError, match=r"Other: takes no .* use guide_denoiser"),
+        pytest.raises(rk.RekernelError, match=r"Flat: takes no .* use guide_denoiser"),
     ):
-        net(nets.noise(1, 3, 16, 16), 1)
+        net(nets.noise(1, 3), 1)
     with pytest.raises(rk.RekernelError, match="DDIMScheduler is neither a diffusers pipeline"):
         UpsampleGuidance(2).attach(nets.ddim)

@@ -167,7 +167,9 @@ def test_flux_has_no_trained_size_in_its_config(nets, flux, flow):
 
 
 def test_kernels_of_a_transformer_have_no_preset(nets, sd3, flow):
-    said = "layers='inner' is not a preset of this SD3Transformer2DModel .* attach RescaledPositions instead"
+    said = (
+        "layers='inner' is not a preset of this SD3Transformer2DModel; .* UpsampleGuidance or a GuidedCascade instead"
+    )
     with pytest.raises(rk.RekernelError, match=said):
         SupersampledKernels(2).attach(sd3, scheduler=flow)
 

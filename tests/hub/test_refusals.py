@@ -128,7 +128,7 @@ def test_without_the_client_one_line_says_how_to_get_it(program, tmp_path):
 
     path = os.pathsep.join(map(str, (tmp_path / "shadow", ROOT / "src", ROOT / "cli")))
     said = program("inspect", "hf://org/name", PYTHONPATH=path).line
-    assert said == "the Hub needs the package huggingface_hub: pip install 'rekernel[hub]'"
+    assert said == "the Hub needs the package huggingface_hub: pip install huggingface_hub"
 
 
 def test_push_says_what_is_wrong_with_its_arguments(tmp_path):

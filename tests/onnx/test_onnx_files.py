@@ -78,12 +78,15 @@ def test_a_listing_is_that_of_a_checkpoint(tmp_path):
 
 def test_a_rescaled_model_shows_its_recipe_and_its_new_sizes(tmp_path):
     source = saved(tmp_path / "m.onnx")
-    ok("convert", source, tmp_path / "out.onnx", "--scale", "2x1.5")
+    ok("convert", source, tmp_path / "out.onnx", "--scale-h", "2", "--scale-w", "1.5")
     info = rk.inspect(tmp_path / "out.onnx")
     assert info.recipe.plan.options["scale"] == [2, 1.5] and info.inputs[0].shape == (1, 3, 16, 12)
     assert info.metadata["author"] == "[red]somebody" and info.family == "ONNX graph"
     text = ok("inspect", tmp_path / "out.onnx").stdout
-    assert "scale 2x1.5, method optimal, 2 tensors rescaled" in text and "Layers, before -> after:" in text
+    assert (
+        "scale 1.5 in width and 2 in height, method optimal, 2 tensors rescaled" in text
+        and "Layers, before -> after:" in text
+    )
 
 
 def test_what_is_listed_needs_no_graph_that_can_be_rescaled(tmp_path):

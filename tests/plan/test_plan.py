@@ -297,7 +297,7 @@ def test_a_printed_plan_is_a_table_with_a_summary_of_reasons(checkpoint):
     shapes = {"a.weight": (8, 4, 3, 3), "a.bias": (8,), "b.bias": (8,), "point.weight": (8, 8, 1, 1)}
     lines = str(plan_checkpoint(checkpoint(shapes), 2, gain="ratio", **SUPERSAMPLE)).splitlines()
     assert lines[0].split("  ")[0] == "tensor"
-    assert [word for word in ("old shape", "new shape", "method and taps", "gain", "DC deviation")
+    assert [word for word in ("old shape", "new shape", "method and taps", "gain", "gain error")
             if word not in lines[0]] == []  # fmt: skip
     row = next(line for line in lines if line.startswith("a.weight"))
     assert "8x4x3x3" in row and "8x4x5x5" in row and "optimal 3->5" in row and "ratio" in row

@@ -125,14 +125,14 @@ def test_impossible_settings_are_refused_whatever_the_mode(file, mode, options, 
 @pytest.mark.parametrize("scale", [1000, 224, 65, (2, 224), 1e-3, float("inf"), -2, 0])
 def test_a_size_given_as_a_scale_is_refused_before_memory_is_used(file, mode, scale):
     for plan in (lambda: traced(scale, mode=mode), lambda: named(file, scale, mode=mode)):
-        with pytest.raises(RekernelError, match=r"scale=.*(is new pixels per old pixel, and|must be a number above 0)"):
+        with pytest.raises(RekernelError, match=r"scale=.*(is new pixels per old pixel|must be a number above 0)"):
             plan()
 
 
-def test_the_refusal_divides_by_the_size_of_the_example_along_its_axis():
-    with pytest.raises(RekernelError, match=r"224/16 = 14$"):
+def test_the_refusal_names_the_size_that_was_meant():
+    with pytest.raises(RekernelError, match=r"did you mean size=\(224, 224\)\?$"):
         traced(224)
-    with pytest.raises(RekernelError, match=r"scale=1x320 .* 320/20 = 16$"):
+    with pytest.raises(RekernelError, match=r"did you mean size=\(1, 320\)\?$"):
         rkt.rescale(Net(), (1, 320), torch.zeros(1, 3, 16, 20))
 
 
@@ -261,4 +261,4 @@ def test_weights_and_images_beyond_memory_are_refused_by_their_sizes():
         refuse_too_large(plan, model.state_dict(), memory=new - 1)
     refuse_too_large(plan, model.to("meta").state_dict(), memory=1)
     with pytest.raises(RekernelError, match=r"scale=64 makes an image of 65536x65536 pixels from one of 1024x1024"):
-        rkt.rescale(nn.Conv2d(1, 1, 3, padding=1), 64, torch.zeros(1, 1, 1024, 1024))
+        rkt.rescale(nn.Conv2d(1, 1, 3, padding=1), size=65536, example_input=torch.zeros(1, 1, 1024, 1024))

@@ -125,11 +125,11 @@ def test_a_meta_buffer_that_no_file_holds_is_named(tmp_path: Path) -> None:
     assert model.conv.kernel_size == (3, 3)
 
 
-def test_a_dilation_that_was_not_told_is_answered_with_its_option(tmp_path: Path) -> None:
+def test_a_dilation_that_was_not_told_is_answered_with_its_hint(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2))
     save_file(model.state_dict(), tmp_path / "in.safetensors")
     convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2)
-    with pytest.raises(RekernelError, match=r"dilation 2; convert again with .* --dilation 0=2 .*dilation={'0': 2}"):
+    with pytest.raises(RekernelError, match=r"dilation 2; convert again with hints=.*dilation={'0': 2}"):
         rkt.load(model, tmp_path / "out.safetensors")
     hints = Hints(stride={"0": 1}, padding={"0": 2}, dilation={"0": 2})
     convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", scale=2, hints=hints, force=True)

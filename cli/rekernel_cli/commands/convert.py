@@ -41,7 +41,8 @@ _LARGEST_PLAN = 1 << 28
     group=OUTPUT,
     type=guiding.parsed,
     metavar="K=V,...",
-    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5, kernels=switched, until=0.7, ...",
+    help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
+    "until=0.7, ... (enlarge= is guidance's U).",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
@@ -87,7 +88,7 @@ def convert(
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
         rekernel convert sd15/ sd15-wide/ --from 512x512 --to 1024x768 --component unet
-        rekernel convert hf://org/vit vit-1.5x/ --scale 1.5 --method cubic --dry-run
+        rekernel convert hf://org/vit vit-384/ --to 384x384 --dry-run
         rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
     """
     if guidance is not None:
@@ -150,7 +151,9 @@ def _rehearse(
     else:
         keywords = planning.keywords()
         with own_notes():
-            plans = plan_source(source, planning.scale, components=planning.components, **planning.reading, **keywords)
+            plans = plan_source(
+                source, components=planning.components, **planning.asked(), **planning.reading, **keywords
+            )
     expected = estimate(source, plans, **writing, allow_pickle=planning.reading["allow_pickle"])
     if as_json:
         from ..terminal import echo_json
@@ -201,8 +204,8 @@ def _perform(
         with own_notes(), byte_progress("converting", quiet=quiet) as progress:
             if ready is not None:
                 return rekernel.convert(source, target, plan=ready, progress=progress, **common)
-            keywords = planning.keywords()
-            return rekernel.convert(source, target, scale=planning.scale, progress=progress, **common, **keywords)
+            keywords, asked = planning.keywords(), planning.asked()
+            return rekernel.convert(source, target, progress=progress, **asked, **common, **keywords)
     except KeyboardInterrupt:
         if (Path(target) / NAME).exists():
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None

@@ -36,7 +36,7 @@ def demo(out: Path, quiet: bool) -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise Failure("the demo needs torch to run the models: pip install 'rekernel[torch]'") from None
+        raise Failure("the demo needs torch to run the models: pip install torch") from None
     from rich.progress import Progress
 
     from rekernel.escape import shown_path
@@ -60,4 +60,4 @@ def demo(out: Path, quiet: bool) -> None:
     drawn = f"; the figure is {shown_path(figure)}" if figure else ""
     target.print(f"Converted files and demo.json are in {shown_path(out)}{drawn}.")
     if figure is None:
-        target.print("No figure was drawn, since matplotlib is missing (pip install 'rekernel[bench]').")
+        target.print("No figure was drawn, since matplotlib is missing (pip install matplotlib).")

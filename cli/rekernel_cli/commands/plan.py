@@ -29,16 +29,17 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
 
     \b
         rekernel plan unet.safetensors --scale 2
+        rekernel plan vit/ --to 384x384
         rekernel plan cnn.safetensors --from 224x224 --to 448x336 --linear-grid fc1=512,7,7
         rekernel plan unet.safetensors --scale 2 --json > plan.json
     """
-    scale, keywords = planning.scale, planning.keywords()
+    asked, keywords = planning.asked(), planning.keywords()
     from rekernel.offline import estimate, plan_source
 
     from ..terminal import own_notes
 
     with own_notes():
-        plans = plan_source(source, scale, components=planning.components, **planning.reading, **keywords)
+        plans = plan_source(source, components=planning.components, **asked, **planning.reading, **keywords)
     if as_json:
         from ..terminal import echo_json
 

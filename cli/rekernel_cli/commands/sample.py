@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -12,7 +12,7 @@ from .. import guidance_options as guiding
 from .. import values
 from ..help_layout import GroupedCommand
 from ..main import Failure
-from ..options import OUTPUT, option
+from ..options import INPUT, OUTPUT, option
 
 _SAMPLING = "Sampling"
 _ABOVE = "Above the trained size"
@@ -50,15 +50,15 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_SAMPLING,
     type=values.classes,
     metavar="LIST",
-    help="Classes to draw in turn, for a class-conditional model: 0,1,2 or 0-9.",
+    help="Classes to draw in turn: 0,1,2 or 0-9.",
 )
 @option(
     "--cfg",
     group=_SAMPLING,
     type=values.number,
     metavar="X",
-    help="Scale of classifier-free guidance; 1 turns it off. Default: the scale of the pipeline. For a pixel-space\n"
-    "network the default is 1, and the last class stands for no class.",
+    help="Scale of classifier-free guidance; 1 turns it off. Default: the pipeline's; for a network of pixels 1, and\n"
+    "its last class stands for no class.",
 )
 @option("--prompt", group=_SAMPLING, metavar="TEXT", help="Prompt, for a text-to-image pipeline.")
 @option(
@@ -78,8 +78,8 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_ABOVE,
     multiple=True,
     metavar="STRENGTH|none",
-    help="Trained size first, then larger: 0.5 makes half of the steps again; also one per doubling.\n"
-    "Default: as recorded, else none.",
+    help="Trained size first, then larger: 0.5 makes half of the steps again. Repeat it for each doubling:\n"
+    "--cascade 0.5 --cascade 0.3. Default: as recorded, else none.",
 )
 @option(
     "--layers",
@@ -87,7 +87,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     metavar="PRESET",
     default="inner",
     show_default=True,
-    help="Layers to rescale: inner, all.",
+    help="Layers: inner or all.",
 )
 @option(
     "--until",
@@ -115,18 +115,26 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     show_default=True,
     help="PNG file for the grid of pictures.",
 )
+@option(
+    "--allow-code",
+    group=INPUT,
+    rare=True,
+    is_flag=True,
+    help="Run the Python code in SOURCE (pipeline.py), if it has any. Only for a folder, and only if you trust it.",
+)
 @option("--force", group=OUTPUT, is_flag=True, help="Replace FILE if it exists.")
 @option("--quiet", "-q", group=OUTPUT, is_flag=True, help="Print only errors.")
 def sample(
     source: str, size: tuple[int, int] | None, count: int, steps: int, seed: int,
     classes: tuple[range, ...] | None,
     cfg: float | None, prompt: str | None, guidance: str | None, kernels: str | None, cascade: tuple[str, ...],
-    layers: str, until: float, positions: str | None, out: Path, force: bool, quiet: bool,
+    layers: str, until: float, positions: str | None, out: Path, allow_code: bool, force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Sample the diffusers pipeline in SOURCE and write a grid of pictures.
 
     SOURCE is a folder, or on the Hub: hf://org/name[@revision]. Above the trained size, rekernel can add guidance, and
-    rescaled kernels or positions. The same seed gives the same initial noise with and without them.
+    rescaled kernels or positions. The same seed gives the same initial noise with and without them; a cascade starts
+    at the trained size.
 
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
@@ -134,7 +142,7 @@ def sample(
     try:
         import diffusers  # noqa: F401
     except ImportError:
-        raise Failure("sampling needs diffusers and torch: pip install 'rekernel[diffusion]'") from None
+        raise Failure("sampling needs diffusers and torch: pip install torch diffusers transformers") from None
     from rekernel.diffusion.pipelines.load import pipeline_folder
     from rekernel.escape import shown, shown_path
 
@@ -158,13 +166,18 @@ def sample(
     )
     if switched is None and (unused := _typed("layers", "until")):
         raise click.UsageError(f"{' and '.join(unused)}: applies to rescaled kernels; also give --kernels METHOD")
+    if allow_code and not Path(source).is_dir():
+        raise click.UsageError(
+            "--allow-code: runs only the code of a folder of your own; download the repository, read its code, and "
+            "pass its folder"
+        )
     with running(f"finding {shown(source, 400)}"):
         folder = pipeline_folder(source, {})
     request = Request(
         folder, size, count, steps, seed, classes, cfg, prompt,
-        guidance=False if guidance == "none" else wanted, kernels=switched, positions=guiding.positions(positions),
-        cascade=_strengths(cascade),
-        recorded=guidance is None and kernels is None and positions is None and not cascade,
+        guidance=False if guidance == "none" else wanted, kernels=False if kernels == "none" else switched,
+        positions=False if positions == "none" else guiding.positions(positions), cascade=_strengths(cascade),
+        allow_code=allow_code,
     )  # fmt: skip
     said = make_grid(request, out, quiet=quiet)
     if not quiet:
@@ -172,14 +185,19 @@ def sample(
             click.echo(line)
 
 
-def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Read the strengths of a cascade; None for no cascade."""
-    if not given or given == ("none",):
+def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | Literal[False] | None:
+    """Read the strengths of a cascade, each in an option of its own or as in 0.5/0.3; False for no cascade."""
+    if not given:
         return None
+    if given == ("none",):
+        return False
     try:
-        return tuple(map(float, given))
+        return tuple(float(strength) for each in given for strength in each.split("/"))
     except ValueError:
-        raise click.UsageError(f"--cascade {' '.join(given)}: write a number such as 0.5, or none") from None
+        typed = " ".join(f"--cascade {each}" for each in given)
+        raise click.UsageError(
+            f"{typed}: write a number such as 0.5, or none; repeat it for each doubling: --cascade 0.5 --cascade 0.3"
+        ) from None
 
 
 def _typed(*names: str) -> list[str]:

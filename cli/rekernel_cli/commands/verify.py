@@ -121,7 +121,7 @@ def verify(
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise Failure("verify needs torch to run the models: pip install 'rekernel[torch]'") from None
+        raise Failure("verify needs torch to run the models: pip install torch") from None
     from rekernel.escape import shown
     from rekernel.torch import Verification
 

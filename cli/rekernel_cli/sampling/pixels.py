@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from rekernel.checkpoint.pipeline_folder import Pipeline
 from rekernel.checkpoint.variants import only_variant
-from rekernel.diffusion import GuidedCascade, octaves
 from rekernel.diffusion.pipelines.load import is_rescaled, load_component, scale_of
 from rekernel.diffusion.pipelines.record import Recorded, read_record
 from rekernel.errors import RekernelError
@@ -29,7 +28,8 @@ from rekernel.torch.editing.apply import PLAN
 
 from ..terminal import console
 from ..user_code import running
-from .request import Above, Request, Sizes, above_of, pair, size_of
+from .cascade import cascade_of
+from .request import Request, Sizes, above_of, pair, size_of
 
 _BATCH = 16
 _NEEDED = ("set_timesteps", "timesteps", "init_noise_sigma", "scale_model_input", "step")
@@ -87,14 +87,16 @@ def from_noise(
     height, width = size_of(request, sizes)
     err = console(stderr=True)
     progress = Progress(console=err, disable=quiet or not err.is_terminal, transient=True)
-    pipe = PixelPipeline(unet, scheduler, lambda: progress.advance(task))
+    pipe = _named(pipeline)(unet, scheduler, lambda: progress.advance(task))
     above = above_of(request, record, sizes)
     sample: Any = pipe
+    steps = request.steps
     if above.cascade is not None:
-        sample = GuidedCascade(pipe, **above.cascade)
+        sample = cascade_of(pipe, above)
         said.append(repr(sample))
         (height, width), *_ = sample.sizes
-    for part in above.parts if above.cascade is None else []:
+        steps += sum(int(request.steps * strength) for strength in sample.settings.strengths)
+    for part in above.parts:
         stack.enter_context(part.attach(pipe))
         said.append(repr(part))
     labels = _labels(request, unet.config.num_class_embeds)
@@ -106,7 +108,7 @@ def from_noise(
     with progress, torch.inference_mode(), running(f"{type(unet).__name__} on {width}x{height} pixels", hint):
         noise = torch.randn(request.count, unet.config.in_channels, height, width, generator=generator)
         made = []
-        task = progress.add_task("sampling", total=_steps(request, above) * math.ceil(request.count / _BATCH))
+        task = progress.add_task("sampling", total=steps * math.ceil(request.count / _BATCH))
         for first in range(0, request.count, _BATCH):
             part = slice(first, first + _BATCH)
             sized = {} if above.cascade is not None else {"height": height, "width": width}
@@ -119,13 +121,11 @@ def from_noise(
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
-def _steps(request: Request, above: Above) -> int:
-    """Return the number of steps of a batch, in all stages of a cascade."""
-    if above.cascade is None:
-        return request.steps
-    strength, stages = above.cascade["strength"], len(octaves(above.cascade["scale"]))
-    each = strength if isinstance(strength, tuple) else (strength,) * stages
-    return request.steps + sum(int(request.steps * share) for share in each)
+def _named(pipeline: Pipeline) -> type[PixelPipeline]:
+    """Return the class with the name that the folder gives its pipeline, which messages show."""
+    name = pipeline.index.get("_class_name")
+    told = name[-1] if isinstance(name, list) and name else name
+    return type(told, (PixelPipeline,), {}) if isinstance(told, str) and told.isidentifier() else PixelPipeline
 
 
 def _network(request: Request, pipeline: Pipeline) -> tuple[Any, Recorded | None, bool]:

@@ -14,6 +14,8 @@ from rekernel.diffusion import Recorded, RescaledPositions, SupersampledKernels,
 from rekernel.errors import RekernelError
 
 Size = tuple[int, int]  # height, width
+Typed = dict[str, Any] | Literal[False] | None
+# In the order in which they are attached.
 _KINDS: dict[str, Any] = {"kernels": SupersampledKernels, "positions": RescaledPositions, "guidance": UpsampleGuidance}
 
 
@@ -27,10 +29,10 @@ class Request:
     classes : ranges of class numbers; None for the classes of the model
     cfg : scale of classifier-free guidance; None for the default of the pipeline
     prompt : text for a text-to-image pipeline, or None
-    guidance : arguments of `UpsampleGuidance`; None if none were typed, False for no guidance
-    kernels, positions : arguments of `SupersampledKernels` and `RescaledPositions`; None to attach none
-    cascade : strengths of a `GuidedCascade`; None for no cascade
-    recorded : whether to sample with what the folder records
+    guidance, kernels, positions : arguments of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; None
+        where nothing was typed, which means what the folder records; False for none
+    cascade : strengths of a `GuidedCascade`; None and False as for these
+    allow_code : whether the folder's own Python code may run
     """
 
     folder: Path
@@ -41,23 +43,23 @@ class Request:
     classes: tuple[range, ...] | None
     cfg: float | None
     prompt: str | None
-    guidance: dict[str, Any] | Literal[False] | None
-    kernels: dict[str, Any] | None
-    positions: dict[str, Any] | None
-    cascade: tuple[float, ...] | None
-    recorded: bool
+    guidance: Typed = None
+    kernels: Typed = None
+    positions: Typed = None
+    cascade: tuple[float, ...] | Literal[False] | None = None
+    allow_code: bool = False
 
     @property
-    def options(self) -> dict[Any, Mapping[str, Any]]:
-        """The options that were typed, by class, in the order in which the objects are attached."""
-        guidance = None if self.guidance is False else self.guidance
-        given = {"kernels": self.kernels, "positions": self.positions, "guidance": guidance}
-        return {_KINDS[name]: options for name, options in given.items() if options is not None}
+    def typed(self) -> tuple[str, ...]:
+        """The options that ask for something above the trained size, as they were typed."""
+        given = {name: getattr(self, name) for name in (*_KINDS, "cascade")}
+        return tuple(f"--{name}" for name, value in given.items() if value not in (None, False))
 
-    @property
-    def typed(self) -> bool:
-        """Whether guidance, kernels, positions or a cascade were typed."""
-        return bool(self.options) or self.cascade is not None
+    def options(self, record: Recorded | None) -> dict[str, Mapping[str, Any]]:
+        """The options of each part, typed or else recorded, in the order in which the parts are attached."""
+        typed = {name: getattr(self, name) for name in _KINDS}
+        found = {name: getattr(record, name, None) if given is None else given for name, given in typed.items()}
+        return {name: given for name, given in found.items() if given not in (None, False)}
 
     def class_numbers(self, known: int, usual: int) -> list[int]:
         """Return a class for each picture, in turn: the requested classes, or the first `usual` of `known` classes."""
@@ -94,54 +96,53 @@ def size_of(request: Request, sizes: Sizes) -> Size:
 class Above:
     """How to sample above the trained size.
 
-    parts : kernels, positions, then guidance, not attached yet
-    cascade : arguments of `GuidedCascade`, with these parts, or None
+    parts : kernels, positions, then guidance, not attached yet; empty for a cascade, which attaches its own
+    cascade : arguments of `GuidedCascade` except for its sizes, or None
+    trained, size : the first and the last size of the cascade
     """
 
     parts: list[Any]
     cascade: dict[str, Any] | None = None
+    trained: Size = (0, 0)
+    size: Size = (0, 0)
 
 
 def above_of(request: Request, record: Recorded | None, sizes: Sizes) -> Above:
-    """Return how to sample above the trained size, as typed or else as recorded.
+    """Return how to sample above the trained size: each part as typed, or else as recorded.
 
     Raises
     ------
     RekernelError
         If what was typed cannot act: at or below the trained size, or on rescaled weights.
     """
-    typed = request.typed
-    if not typed and (record is None or not request.recorded):
-        return Above([])
+    options, typed = request.options(record), request.typed
+    strengths = record.cascade if record is not None and request.cascade is None else request.cascade
     if typed and sizes.rescaled:
         raise RekernelError(
             "the folder's weights are rescaled already; --guidance, --kernels, --positions and --cascade need the "
             "original folder"
         )
+    if not options and not strengths:
+        return Above([])
     scale = _scale(request, sizes)
+    assert sizes.trained is not None
     if max(scale) <= 1:
         if typed:
             raise RekernelError(
-                "the size is not above the trained size, so guidance has no effect; pass a larger --size"
+                f"{' and '.join(typed)}: the size is not above the trained size {_text(sizes.trained)}; pass a larger "
+                f"--size"
             )
         return Above([])
-    strengths, options = request.cascade, request.options
-    if not typed:
-        assert record is not None
-        recorded = {"kernels": record.kernels, "positions": record.positions, "guidance": record.guidance}
-        options = {_KINDS[name]: given for name, given in recorded.items() if given is not None}
-        if record.cascade is not None:
-            stages = len(octaves(scale))
-            strengths = (record.cascade + record.cascade[-1:] * stages)[:stages]
-    parts = [kind.from_options(scale, given) for kind, given in options.items()]
-    if strengths is None:
-        return Above(parts)
-    made: dict[str, Any] = {
-        name: next((p for p in parts if isinstance(p, kind)), None) for name, kind in _KINDS.items()
-    }
-    if made["guidance"] is None and (request.guidance is False or not typed):
-        made["guidance"] = False
-    return Above(parts, {"scale": scale, "strength": strengths[0] if len(strengths) == 1 else strengths, **made})
+    if not strengths:
+        return Above([_KINDS[name].from_options(scale, given) for name, given in options.items()])
+    made: dict[str, Any] = {name: options.get(name) for name in _KINDS}
+    if made["guidance"] is None and (request.guidance is False or not request.cascade):
+        made["guidance"] = False  # a typed cascade is guided by default; a recorded one has no guidance to record
+    if not request.cascade:
+        stages = len(octaves(scale))
+        strengths = (strengths + strengths[-1:] * stages)[:stages]
+    made["strength"] = strengths[0] if len(strengths) == 1 else strengths
+    return Above([], made, sizes.trained, size_of(request, sizes))
 
 
 def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:
@@ -154,6 +155,10 @@ def _scale(request: Request, sizes: Sizes) -> tuple[float, float]:
             f"--size {width}x{height}: one side is below the trained size {wide}x{tall}, the other is above"
         )
     return scale
+
+
+def _text(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def pair(size: Any, times: int = 1) -> Size | None:

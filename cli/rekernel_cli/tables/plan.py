@@ -52,7 +52,7 @@ def _new_shape(change: LayerChange) -> str:
 
 
 def _method(change: LayerChange) -> str:
-    return inert(change.settings())
+    return inert(f"{change.settings()}{change.on_grid()}")
 
 
 def _gain(change: LayerChange) -> str:
@@ -70,7 +70,7 @@ _PLAN_COLUMNS: dict[str, Callable[[LayerChange], str]] = {
     "new shape": _new_shape,
     "method, taps": _method,
     "gain": _gain,
-    "DC dev.": _deviation,
+    "gain error": _deviation,
 }
 
 _TENSOR_COLUMNS: dict[str, Callable[[TensorInfo], str]] = {
@@ -143,7 +143,7 @@ def print_plan(console: Console, plan: Plan, title: str) -> None:
     _line(console, f"{title}: {inert(plan.family, 80) or 'no family recognised'}; {', '.join(said)}")
     if plan.changed:
         console.print()
-        _show_table(console, _PLAN_COLUMNS, plan.changed, right=("DC dev.",), spare=("gain", "DC dev."))
+        _show_table(console, _PLAN_COLUMNS, plan.changed, right=("gain error",), spare=("gain", "gain error"))
     console.print()
     kept = [change for change in plan.changes if change.kept]
     _line(console, f"{plan.counted()}.")

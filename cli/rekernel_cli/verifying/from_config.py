@@ -93,8 +93,8 @@ def _class(library: str, name: str, folder: Path) -> Any:
         module = importlib.import_module(library)
     except ImportError:
         raise RekernelError(
-            f"{shown_path(folder / CONFIG)}: {shown(name)} needs {library}: pip install 'rekernel[diffusion]', or pass "
-            f"--model"
+            f"{shown_path(folder / CONFIG)}: {shown(name)} needs {library}, which is not installed; install {library}, "
+            f"or pass --model"
         ) from None
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
@@ -111,7 +111,7 @@ def _of_timm(config: Mapping[str, Any], folder: Path) -> nn.Module:
         timm: Any = importlib.import_module("timm")
     except ImportError:
         raise RekernelError(
-            f"{shown_path(folder / CONFIG)}: {shown(name)} needs timm: pip install timm, or pass --model"
+            f"{shown_path(folder / CONFIG)}: {shown(name)} needs timm: install timm, or pass --model"
         ) from None
     more = config.get("model_args")
     options = dict(more) if isinstance(more, dict) else {}

@@ -132,7 +132,7 @@ def _picture(file: Path, channels: int, new: tuple[int, ...], how: Preprocessing
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise RekernelError(f"{shown_path(file)}: pictures need Pillow: pip install 'rekernel[verify]'") from None
+        raise RekernelError(f"{shown_path(file)}: pictures need Pillow: pip install pillow") from None
     height, width = new
     try:
         with Image.open(file) as opened:

@@ -113,7 +113,7 @@ def draw(found: Verification, path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise RekernelError("--figure needs matplotlib: pip install 'rekernel[bench]'") from None
+        raise RekernelError("--figure needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

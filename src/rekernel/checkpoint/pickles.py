@@ -117,7 +117,7 @@ class PickleCheckpoint:
             import torch
         except ImportError:
             raise CheckpointError(
-                f"{self._where}: reading a pickle needs torch; pip install 'rekernel[torch]', "
+                f"{self._where}: reading a pickle needs torch; pip install torch, "
                 "or convert the file on a machine that has torch."
             ) from None
         entries = _entries(self.path)

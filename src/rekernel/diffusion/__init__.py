@@ -1,5 +1,8 @@
 """Upsample guidance, cascades, rescaled kernels and rescaled positions for diffusion samplers, and their measure."""
 
+from typing import TYPE_CHECKING, Any
+
+from .applying import apply, detach
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
 from .formulas.low_band import Split, block_split
@@ -9,11 +12,13 @@ from .formulas.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, Noi
 from .guidance.upsample import UpsampleGuidance
 from .guidance.wrapper import guide_denoiser
 from .kernels.supersampled import SupersampledKernels
-from .measure.denoiser_verification import AtTime, DenoiserVerification, verify_denoiser
 from .pipelines.load import load_pipeline
 from .pipelines.record import Recorded
 from .pipelines.write_record import record
 from .positions.rescaled import RescaledPositions
+
+if TYPE_CHECKING:
+    from .measure.denoiser_verification import AtTime, DenoiserVerification, verify_denoiser
 
 __all__ = [
     "AtTime",
@@ -31,7 +36,9 @@ __all__ = [
     "UpsampleGuidance",
     "VPSchedule",
     "Window",
+    "apply",
     "block_split",
+    "detach",
     "from_x0",
     "guide_denoiser",
     "guided_prediction",
@@ -45,6 +52,15 @@ __all__ = [
     "to_x0",
     "verify_denoiser",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the measure when first asked for: it runs networks, so it imports torch."""
+    if name not in ("AtTime", "DenoiserVerification", "verify_denoiser"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .measure import denoiser_verification
+
+    return getattr(denoiser_verification, name)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -62,6 +62,19 @@ class SamplerSettings:
         """
         cls._check_options(options)
         return cls(scale, **options)
+
+    @classmethod
+    def from_arguments(cls, given: Mapping[str, Any]) -> Self:
+        """Make settings from options by name and, unlike in a record, from objects such as a schedule.
+
+        Raises
+        ------
+        RekernelError
+            For an option that does not exist, and for a value that is not valid.
+        """
+        objects = {name: value for name, value in given.items() if name in cls._not_options and name != "scale"}
+        made = cls.from_options("auto", {name: value for name, value in given.items() if name not in objects})
+        return replace(made, **objects)
 
     @classmethod
     def _check_options(cls, options: Mapping[str, Any]) -> None:

@@ -153,9 +153,9 @@ def _head(load: Payload, repo: str, story: Story) -> str:
             "image to the trained size in front of it."
         )
     return (
-        f"# {repo.rpartition('/')[2]}\n\n{of}{kind} with its weights rescaled by {scales}, so that it runs at "
-        "images that much larger than it was trained on. Nothing was trained: kernels (and weights that read a pixel "
-        "grid) were resampled, their gain and their place on the grid kept."
+        f"# {repo.rpartition('/')[2]}\n\n{of}{kind} with its weights rescaled by {scales}, so that it can run on "
+        f"images {scales} times as large as those it was trained on. Nothing was trained: kernels (and weights that "
+        "read a pixel grid) were resampled, their gain and their place on the grid kept."
     )
 
 

@@ -102,7 +102,7 @@ def _tqdm() -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         raise RekernelError(
-            "progress=True needs tqdm, which is not installed: pip install tqdm; or pass a function of your own that "
+            "progress=True needs tqdm, which is not installed (pip install tqdm); or pass a function of your own that "
             "takes (done, total)"
         ) from None
     return tqdm

@@ -27,7 +27,7 @@ try:
     from onnx import numpy_helper, shape_inference
     from onnx.reference import ReferenceEvaluator
 except ImportError:  # pragma: no cover - the tests have it
-    raise RekernelError("an ONNX model needs the onnx package: pip install 'rekernel[onnx]'") from None
+    raise RekernelError("an ONNX model needs the onnx package: pip install onnx") from None
 
 from ..checkpoint.dtypes import OF_ONNX
 from .external_data import bring_in, data_bytes, is_outside, tensors_of

@@ -235,6 +235,21 @@ class LayerChange(Displayed):
         )  # fmt: skip
         return " ".join(dict.fromkeys(texts))
 
+    def on_grid(self) -> str:
+        """The grid that a fully-connected layer reads or writes, as it was told or assumed; empty for other layers.
+
+        Examples
+        --------
+        >>> double = AxisOperator(2, 14, 28, "grid", 2.0, "area", "dc")
+        >>> LayerChange("fc", "F32", (9, 28), (9, 56), "linear-in", "", (9, 2, 14), (double,)).on_grid()
+        ', grid 2x14'
+        """
+        axes = len(self.view) - len(self.shape) + 1
+        if not self.kind.startswith("linear") or axes < 2:
+            return ""
+        first = next((i for i, (n, m) in enumerate(zip(self.view, self.shape, strict=False)) if n != m), 0)
+        return f", grid {dims(self.view[first : first + axes])}"
+
 
 @dataclass(frozen=True)
 class ModuleChange:

@@ -40,6 +40,8 @@ def described(plan: Planned) -> dict[str, str]:
     >>> from rekernel import Plan
     >>> described(Plan((), options={"method": "cubic", "a": -0.5}, scale=2))
     {'scale': '2', 'method': 'cubic'}
+    >>> described(Plan((), scale=(1.5, 2.0)))
+    {'scale': '2 in width and 1.5 in height'}
     """
     said = {label: plan.options[label] for label in _SHOWN if label in plan.options}
     if said.get("method") == AUTO_METHOD:
@@ -47,7 +49,16 @@ def described(plan: Planned) -> dict[str, str]:
         used += [module.method for module in plan.modules if module.method]
         said["method"] = " and ".join(dict.fromkeys(used)) or AUTO_METHOD
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}
-    return {"scale": scale_text(plan.scale), **texts}
+    return {"scale": _scale(plan.scale), **texts}
+
+
+def _scale(scale: float | tuple[float, ...]) -> str:
+    """A scale as people read it: one number where the axes share it, and the names of the sides where they do not."""
+    if not isinstance(scale, tuple) or len(set(scale)) == 1:
+        return scale_text(scale[0] if isinstance(scale, tuple) else scale)
+    if len(scale) == 2:
+        return f"{scale[1]:g} in width and {scale[0]:g} in height"
+    return scale_text(scale)
 
 
 def geometry_text(axes: Sequence[AxisGeometry]) -> str:

@@ -195,13 +195,13 @@ class Plan(Displayed):
 
     def __str__(self) -> str:
         """Return a table of the changes, and a line for each reason why tensors stay unchanged."""
-        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "DC deviation")]
+        rows = [("tensor", "old shape", "new shape", "method and taps", "gain", "gain error")]
         rows += [
             (
                 shown(c.name, 70),
                 dims(c.shape),
                 dims(c.new_shape),
-                c.settings(),
+                f"{c.settings()}{c.on_grid()}",
                 c.resamplings[0].gain,
                 f"{c.dc_deviation():.1g}",
             )

@@ -124,6 +124,17 @@ def _number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def rows_of_a_picture(grid: Sequence[int]) -> bool:
+    """Whether a grid of channels and one size may be a picture whose one channel was left out.
+
+    Examples
+    --------
+    >>> rows_of_a_picture((28, 28)), rows_of_a_picture((3, 28)), rows_of_a_picture((1, 28, 28))
+    (True, False, False)
+    """
+    return len(grid) == 2 and grid[0] > 4 and 1 / 4 <= grid[0] / grid[1] <= 4
+
+
 def sizes(grid: Any) -> bool:
     """Whether a value is a list of sizes.
 

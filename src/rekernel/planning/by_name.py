@@ -27,7 +27,8 @@ from ..plan.changes import LayerChange, ModuleChange, NetworkMode
 from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..sources.opening import open_location
-from .allowed_values import SCALE_1, is_one
+from .allowed_values import SCALE_1, is_one, rows_of_a_picture
+from .asked_scale import asked_scale
 from .guards import refuse_rescaled
 from .layers import Unclear
 from .no_effect import without_effect
@@ -45,8 +46,10 @@ _WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative
 
 def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
-    scale: Scale,
+    scale: Scale | None = None,
     *,
+    size: int | Sequence[int] | str | None = None,
+    from_size: int | Sequence[int] | str | None = None,
     method: Method = "auto",
     taps: int | TapsRule | None = None,
     gain: Gain = "dc",
@@ -71,6 +74,9 @@ def plan_checkpoint(
     scale : float or sequence of float
         New pixels per old pixel; a sequence gives one per spatial axis (two leave the time axis of a video model as
         it is).
+    size, from_size : int, (height, width) or '1024x768' (width first), optional
+        Instead of `scale`: the new size of an image and the trained one, in pixels. The trained one is read from a
+        config.json beside the weights where it tells one.
     method, taps, gain, a, smoothness
         As for `kernel_operator`. The method 'auto' depends on the role of a layer: 'area' where a layer absorbs a whole
         scale, and 'lanczos3' another scale; 'optimal' in a network that gives an image back, with all taps where the
@@ -123,16 +129,21 @@ def plan_checkpoint(
     >>> [change.new_shape for change in plan_checkpoint(path, scale=2, mode="supersample", method="optimal").changed]
     [(8, 3, 5, 5), (8, 8, 5, 5)]
     """
-    settings = Settings(plain_scale(scale), method, taps, gain, a, smoothness, reading_filter)
-    asked = Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast)
-    if not hasattr(source, "tensors"):
+    typed = not hasattr(source, "tensors")
+
+    def planned(opened: TensorSource) -> Plan:
+        asked = plain_scale(asked_scale(scale, size, from_size, lambda: trained_image(opened.path.parent), typed=typed))
+        settings = Settings(asked, method, taps, gain, a, smoothness, reading_filter)
+        return plan_opened(opened, Request(settings, mode, preset, include, exclude, overrides, hints, allow_cast))
+
+    if typed:
         check_path(source, "source")
     if isinstance(source, str | os.PathLike):
         with open_location(source) as place, place.open(place.path, allow_pickle=allow_pickle) as opened:
             place.complete(opened.path.parent / CONFIG)
-            plan = plan_opened(opened, asked)
+            plan = planned(opened)
     else:
-        plan = plan_opened(source, asked)
+        plan = planned(source)
     tell(plan.warnings, "plan.warnings has them all")
     return plan
 
@@ -225,6 +236,7 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
         changes.append(change)
     changes = with_lengths(changes, shapes, {name: info.dtype for name, info in source.tensors.items()})
     warnings += _assumed(changes, shapes, family, hints)
+    warnings += filter(None, (_signal(change, hints) for change in changes))
     warnings += [note for c in changes if not image and (note := assumed_square(c, hints))]
     windows = [name for name in shapes if name.endswith(_WINDOWS)] if supersamples else []
     if windows:
@@ -251,6 +263,18 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
         )
     warnings += without_effect(changes, modules, base, asked.overrides, hints)
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
+
+
+def _signal(change: LayerChange, hints: Hints) -> str:
+    """A note about a given grid that may be a picture whose one channel was left out; empty for any other."""
+    grid = hints.given("linear_grid", change.name) if change.kind == "linear-in" else None
+    if not grid or not rows_of_a_picture(grid):
+        return ""
+    sizes = ",".join(map(str, grid))
+    return (
+        f"{shown(change.name)}: a grid of {sizes} is a signal of {grid[1]} samples with {grid[0]} channels; for a "
+        f"picture of one channel write 1,{sizes}"
+    )
 
 
 def _assumed(

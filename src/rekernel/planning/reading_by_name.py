@@ -20,7 +20,7 @@ from ..patterns import layer_of
 from ..plan.changes import LayerMode, Mode
 from ..resampling.geometry import is_whole
 from ..text import few, scale_text
-from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode
+from .roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, checked_mode, network_mode, patches_stay
 from .settings import Hints, Settings
 from .weight_norm import computed_from, length_of
 
@@ -127,7 +127,8 @@ def reading(
         return Reading(ABSORB, readers=readers)
     facts = [family.facts(name, shapes) for name in readers] if family else []
     if asked == AUTO and not small and facts and all(f and f.role == "patch" for f in facts):
-        return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True)
+        kernels = [(shapes[name][2:], settings.scales(len(shapes[name]) - 2) or ()) for name in sorted(readers)]
+        return Reading(SUPERSAMPLE, readers=readers, keeps_patch=True, note=patches_stay(*kernels[0]))
     return Reading(ABSORB, resample=next(filter(None, told)))
 
 

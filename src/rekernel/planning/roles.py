@@ -15,6 +15,7 @@ from typing import Final, get_args
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerMode, Mode, NetworkMode
+from ..text import dims, scale_text
 from .settings import Settings
 
 SUPERSAMPLE: Final = "supersample"
@@ -28,6 +29,21 @@ FLAT: Final = 0.003
 """Smoothness of 'optimal' inside a network that gives an image back; benchmarks/real/segmentation.py."""
 MODES: tuple[LayerMode, ...] = get_args(LayerMode)
 NETWORK_MODES: tuple[NetworkMode, ...] = get_args(NetworkMode)
+
+
+def patches_stay(kernel: Sequence[int], scale: Sequence[float]) -> str:
+    """The note about a vision transformer whose patches cannot grow by the scale.
+
+    Examples
+    --------
+    >>> patches_stay((16, 16), (1.5, 1.5))
+    'patches of 16x16 pixels cannot grow by 1.5, so they stay: more tokens are read, at interpolated positions'
+    """
+    each = scale if len(set(scale)) > 1 else scale[:1]
+    return (
+        f"patches of {dims(kernel)} pixels cannot grow by {scale_text(tuple(each))}, so they stay: more tokens are "
+        f"read, at interpolated positions"
+    )
 
 
 class Role(StrEnum):

@@ -44,7 +44,7 @@ def hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise HubError("the Hub needs the package huggingface_hub: pip install 'rekernel[hub]'") from None
+        raise HubError("the Hub needs the package huggingface_hub: pip install huggingface_hub") from None
     return huggingface_hub
 
 

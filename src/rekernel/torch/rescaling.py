@@ -7,18 +7,21 @@ Scope: the order of these steps. Not here: what to change (see `torch.planning.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import finding, shown
 from ..messages.log import logger
 from ..messages.progress_bar import Progress, Steps, shown_progress
 from ..messages.warn import tell
 from ..plan.changes import FORMS, Form, LayerMode, NetworkMode
+from ..plan.plan import Plan
 from ..planning.allowed_values import check_scale, layer_modes
+from ..planning.asked_scale import check_typed, parsed_size, ratio
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
@@ -33,6 +36,7 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
+from .given_grids import as_pictures, check_seen, checked_grids, flattened, signal_notes
 from .grouped_notes import grouped
 from .layers.dense import CroppedConvTranspose
 from .layers.module_names import changed_modules
@@ -40,7 +44,7 @@ from .layers.pools import RescaledPool
 from .planning.image_axes import checked_axes
 from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
-from .planning.reading import inner_layers
+from .planning.reading import inner_layers, preset_layers
 from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
@@ -50,9 +54,10 @@ _STEPS = ("tracing", "planning", "running the trained model", "changing layers",
 
 def rescale(
     model: nn.Module,
-    scale: float | Sequence[float],
-    example_input: Any,
+    scale: float | Sequence[float] | None = None,
+    example_input: Any = None,
     *,
+    size: int | Sequence[int] | str | None = None,
     mode: NetworkMode | Mapping[str, LayerMode] = "auto",
     modes: Mapping[str, LayerMode] | None = None,
     method: Method = "auto",
@@ -63,8 +68,10 @@ def rescale(
     a: float = KEYS_A,
     smoothness: float | None = None,
     form: Form = "plain",
+    preset: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    grids: Mapping[str, Sequence[int]] | None = None,
     check: bool = True,
     inplace: bool = False,
     progress: Progress | bool | None = None,
@@ -75,9 +82,11 @@ def rescale(
     ----------
     model : nn.Module
     scale : float, or one per spatial axis
-        New pixels per old pixel.
+        New pixels per old pixel; (height, width) for an image.
     example_input : Tensor, tuple of arguments, or dict of keyword arguments
         An input of the *trained* size; its values do not matter.
+    size : int, one per spatial axis, or '512x384' (width first), optional
+        Instead of `scale`: the new size in pixels; (height, width) for an image. A number is the size of every axis.
     mode : {'auto', 'absorb', 'supersample'}, or {glob: mode}
         'absorb' changes the layers that read the image alone: their stride grows with the image, and everything behind
         them stays as it was trained. Then the new model does to an image what `model` does to the image reduced to the
@@ -104,8 +113,14 @@ def rescale(
         scales) gives a blur and a dilated convolution with the original weight objects, under the original names.
         'auto' chooses for each layer the form that costs less to run (dense for depthwise layers, factored for most
         others).
+    preset : {'inner', 'all', ...}, optional
+        A selection of the recognised family of networks, as for `plan_checkpoint`. The default is 'inner' for a noise
+        predictor, and 'all' for any other model.
     include, exclude : patterns, optional
         On parameter names, as for `plan_checkpoint`.
+    grids : {glob: (C, *spatial)}, optional
+        For a model that takes its pixels flattened: channels and size of the picture that the named linear layer reads.
+        Then the scale is one number, or one per axis of the picture, and the new model takes the larger one flattened.
     check : bool
         Run both models on probes and compare: where the plan promises the trained answer on the reduced image, this
         must hold to 1e-4, else a smooth picture and one of a single value show how close the answers are. The plan
@@ -149,28 +164,44 @@ def rescale(
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
         raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
     check_module(model)
+    if example_input is None:
+        raise RekernelError(
+            "example_input is missing; pass an input of the trained size, such as torch.zeros(1, 3, 224, 224)"
+        )
+    if (scale is None) == (size is None):
+        raise RekernelError("give either scale=2 or size=384, the new size in pixels")
     earlier = getattr(model, PLAN, None)
     if earlier is not None and not earlier.empty:
         raise RekernelError(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
-    args, kwargs = _arguments(example_input)
+    given, kwargs = _arguments(example_input)
+    pictured = checked_grids(model, grids)
+    args = as_pictures(given, pictured)
     network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
 
     def attempt(callback: Progress | None, in_front: str = "") -> nn.Module:
         steps = Steps(_STEPS, callback, _LOG)
-        with own_tensors(), Edits(model if inplace else copy_model(model)) as edits:
+        with own_tensors(), Edits(model if inplace else copy_model(model)) as edits, ExitStack() as stack:
             baked = bake(edits)
+            stack.enter_context(flattened(edits.model, given, args))
             seen = _first_pass(edits.model, args, kwargs)
+            check_seen(seen, pictured)
             steps.next()
-            scales = _per_axis(scale, seen)
+            scales = _per_axis(scale, seen) if scale is not None else _from_size(size, seen)
+            if scale is not None:
+                check_typed(scales, seen.size)
             check_scale(scales, seen.size)
             image = image_of([*args, *kwargs.values()])[0]
             axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
             inner = inner_layers(edits.model)
-            chosen = inner if include is None and network == AUTO and not layers else include
+            chosen = include
+            if preset is not None:
+                chosen = [*preset_layers(edits.model, preset), *(include or ())]
+            elif include is None and network == AUTO and not layers:
+                chosen = inner
             planned = plan_model(
                 edits.model, seen, settings, scales, form=form, mode=network, modes=layers, methods=methods,
                 include=chosen, exclude=exclude, in_front=in_front, predicts_noise=inner is not None,
@@ -180,7 +211,12 @@ def rescale(
             steps.next()
             inputs = Inputs(args, kwargs, seen.size, scales)
             plan = planned.plan
-            noted = (*baked, *axes, *without_effect(plan.changes, plan.modules, settings, methods))
+            noted = (
+                *baked,
+                *axes,
+                *signal_notes(edits.model, seen, image.shape),
+                *without_effect(plan.changes, plan.modules, settings, methods),
+            )
             plan = replace(plan, warnings=(*plan.warnings, *noted, *other_images(inputs.values, seen.size)))
             asked = ask_before(edits.model, seen, inputs, planned) if check else None
             steps.next()
@@ -194,7 +230,8 @@ def rescale(
                 excuses = [] if planned.absorbs else notes  # what cannot absorb is resampled in front, which is exact
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
-                raise _CannotAbsorb(*error.args) if planned.absorbs else error from None
+                advice = error.advice if isinstance(error, _DoesNotRun) else ""
+                raise _CannotAbsorb(*error.args, advice=advice) if planned.absorbs else error from None
             told = (*grouped([*plan.warnings, *notes]), *([verdict.warning] if verdict.warning else []))
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
@@ -210,13 +247,25 @@ def rescale(
             return attempt(callback)
         except _CannotAbsorb as error:
             failed = error
+        why = f"the layers that read the image cannot absorb the scale ({finding(failed)}{failed.advice})"
         try:  # the model never sees that its image was larger
-            return attempt(callback, f"the layers that read the image cannot absorb the scale ({finding(failed)})")
+            return attempt(callback, why)
         except RekernelError:
             raise RekernelError(*failed.args) from None
 
 
-class _CannotAbsorb(RekernelError):  # noqa: N818 - says what is wrong, as RekernelError does
+class _DoesNotRun(RekernelError):  # noqa: N818 - says what is wrong, as RekernelError does
+    """The rescaled model does not run at the new size.
+
+    advice : what its code may do, and how to change it; the end of a sentence, or empty
+    """
+
+    def __init__(self, *parts: str | Option, advice: str = "") -> None:
+        super().__init__(*parts)
+        self.advice = advice
+
+
+class _CannotAbsorb(_DoesNotRun):
     """The layers that read the image were to absorb the scale, and the model does not work so."""
 
 
@@ -225,6 +274,19 @@ def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
         return [], dict(example)
     args = list(example) if isinstance(example, tuple | list) else [example]
     return args, {}
+
+
+def _from_size(size: Any, seen: Trace) -> tuple[float, ...]:
+    """The scale per axis from the size of the example input to another."""
+    new = parsed_size(size)
+    if len(new) == 1 and len(set(seen.size)) > 1:
+        raise RekernelError(f"size={size}: the example input has {dims(seen.size)} pixels; give one size for each axis")
+    if len(new) not in (1, len(seen.size)):
+        raise RekernelError(
+            f"size={size} has {len(new)} entries for the {len(seen.size)} spatial axes of the example input"
+        )
+    found = ratio(new, seen.size)
+    return tuple(map(float, found)) if isinstance(found, Sequence) else (float(found),) * len(seen.size)
 
 
 def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
@@ -266,7 +328,9 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
         grid = dims(image_of([*args, *kwargs.values()])[1])
         doubts = (*other_images(inputs.values, seen.size), *planned.doubts, *planned.plan.warnings)
         told = "".join(f". Note: {note}" for note in doubts[:3])
-        raise RekernelError(f"after rescaling, at {grid} pixels: ", *error.args, *planned.way_out, told) from None
+        fixed = _fixed_pixels(planned.plan)
+        said = (f"after rescaling, at {grid} pixels: ", *error.args, fixed, *planned.way_out, told)
+        raise _DoesNotRun(*said, advice=fixed) from None
     plan = planned.plan
     notes = changed_meanings(seen, again, changed_modules(plan), inputs.scales)
     # The last call of each module counts: a factored layer makes several calls.
@@ -287,6 +351,17 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
     if not plan.resamples and (beside := _output_size(seen, again, inputs.scales)):
         notes.append(beside)
     return [*notes, *lost_layers(model, seen, again), *_attention_notes(seen, again)]
+
+
+def _fixed_pixels(plan: Plan) -> str:
+    """What the model's code may do where it does not run at the new size: flatten into a fixed number of pixels."""
+    flat = next((change for change in plan.changed if change.kind == "linear-in"), None)
+    if flat is None:
+        return ""
+    return (
+        f"; if the model's code flattens to a fixed number of pixels, as x.view(-1, {flat.shape[-1]}) does, write "
+        f"x.flatten(1) there"
+    )
 
 
 def _output_size(seen: Trace, again: Trace, scales: tuple[float, ...]) -> str:

@@ -21,6 +21,13 @@ Forward = Callable[[nn.Module, Any], Any]
 """How to run a model on a batch, for a model that takes something else than one image."""
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, which says nothing about the model or its input."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate" in str(error)  # on a CPU, torch has no class for this error
+
+
 def run(model: nn.Module, x: Tensor, forward: Forward | None, what: str, *advice: str | Option) -> Any:
     """What the model gives for `x`.
 
@@ -49,10 +56,10 @@ def run(model: nn.Module, x: Tensor, forward: Forward | None, what: str, *advice
     """
     try:
         return model(x) if forward is None else forward(model, x)
-    except (RekernelError, MemoryError, torch.OutOfMemoryError):
+    except RekernelError:
         raise
     except Exception as error:  # the model may raise anything on this input
-        if isinstance(error, RuntimeError) and "allocate" in str(error):  # on a CPU, torch has no class for this error
+        if out_of_memory(error):
             raise
         why: tuple[str | Option, ...] = (said_by(error), *(("; ", *advice) if advice else ()))
         if forward is None and (needs := more_inputs(model)):

@@ -217,7 +217,7 @@ def test_wrong_labels_and_folders_are_one_clear_line(vit, tmp_path):
         ({}, "names no class"),
         ({"architectures": ["NoSuchNet"]}, "transformers has no network NoSuchNet; pass --model"),
         ({"_class_name": "DDIMScheduler"}, "diffusers has no network DDIMScheduler"),
-        ({"architecture": "resnet10t"}, "needs timm: pip install timm, or pass --model"),
+        ({"architecture": "resnet10t"}, "needs timm: install timm, or pass --model"),
     ],
 )
 def test_a_configuration_that_builds_nothing_names_the_way_out(vit, tmp_path, config, words):

@@ -70,7 +70,9 @@ def test_three_stages_with_nested_guidance_and_kernels(nets, sd):
     cascade = GuidedCascade(sd, scale=4, strength=[0.5, 0.25], guidance={"eta": 1.0}, kernels=SupersampledKernels())
     assert cascade.sizes == ((16, 16), (32, 32), (64, 64))
     said = repr(cascade)
-    assert said.startswith("GuidedCascade(StableDiffusionPipeline, 16x16 -> 32x32 at 0.5 -> 64x64 at 0.25, guided, ")
+    assert said.startswith(
+        "GuidedCascade(StableDiffusionPipeline, 16x16 -> 32x32 at 0.5 -> 64x64 at 0.25, guided (eta=1), "
+    )
     before = state(sd)
     with nets.passes(sd.unet) as sizes:
         picture = cascade("a cat", num_inference_steps=8, generator=seeded(), output_type="np").images
@@ -381,15 +383,17 @@ def test_a_function_with_a_scheduler(nets):
         GuidedCascade(denoise, [8, 16])
 
 
-def test_guidance_of_the_user_s_stays_attached(nets, sd):
-    with UpsampleGuidance(eta=1.0).attach(sd) as guidance:
-        with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) it first"):
-            GuidedCascade(sd, [16, 32], guidance=guidance)
-        said = r"attached already; remove\(\) that one first"
-        with nets.passes(sd.unet) as sizes, pytest.raises(rk.RekernelError, match=said):
-            GuidedCascade(sd, [16, 32])("a cat", num_inference_steps=4)
-        assert not sizes  # said before the first stage
-        with nets.passes(sd.unet) as sizes:
-            GuidedCascade(sd, [16, 32], guidance=False)("a cat", num_inference_steps=4)
-        assert sizes.count((16, 16)) == 2 and sizes.count((8, 8)) == 4 + 2
-    assert "forward" not in vars(sd.unet) and "_diffusers_hook" not in vars(sd.unet)
+@pytest.mark.parametrize("guidance", [None, False])
+def test_parts_of_the_user_s_are_not_taken_into_a_cascade(nets, sd, guidance):
+    with pytest.raises(rk.RekernelError, match=r"attached already; remove\(\) it first"):
+        GuidedCascade(sd, [16, 32], guidance=UpsampleGuidance(eta=1.0).attach(sd))
+    flux = FAMILIES["flux"]
+    transformer = flux.pipe()
+    RescaledPositions(2, "yarn").attach(transformer)
+    with nets.passes(sd.unet) as sizes:
+        for pipe, call in ((sd, {"prompt": "a cat", "num_inference_steps": 4}), (transformer, flux.call())):
+            with pytest.raises(
+                rk.RekernelError, match=r"attached already; take it off first: .* rekernel.diffusion.detach\(pipe\)"
+            ):
+                GuidedCascade(pipe, [16, 32], guidance=guidance)(**call)
+    assert not sizes  # said before the first stage

@@ -12,7 +12,8 @@ np = pytest.importorskip("numpy")
 
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, Recorded, load_pipeline, record  # noqa: E402
-from rekernel.diffusion.pipelines.recorded_cascade import RecordedCascade  # noqa: E402
+from rekernel.diffusion.pipelines.attached_cascade import AttachedCascade  # noqa: E402
+from rekernel.diffusion.pipelines.recorded_cascade import recorded_cascade  # noqa: E402
 from rekernel.hub.sampling_facts import facts_of_record, what_is_recorded  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
@@ -43,7 +44,7 @@ def test_a_recorded_cascade_is_called_beside_the_pipeline(folder, tmp_path):
     pipe = quiet(load_pipeline(tmp_path / "out"))
     assert "8x8 -> 16x16 at 0.5 -> 32x32 at 0.25, guided" in repr(pipe)
     found = sampled(pipe.rekernel.cascade)
-    assert found.shape == (1, 32, 32, 3) and pipe.rekernel.cascade.made.passes > 1
+    assert found.shape == (1, 32, 32, 3) and pipe.rekernel.cascade.passes > 1
     assert pipe.rekernel.guidance.attached  # put back
     from_noise = sampled(pipe)
     assert from_noise.shape == found.shape and np.abs(found - from_noise).max() > 1e-3
@@ -76,7 +77,7 @@ def test_positions_are_recorded_with_it(tmp_path):
     pipe = family.pipe()
     pipe.transformer.register_to_config(_rekernel=entry)
     attached = [made.make_positions().attach(pipe), made.make_guidance().attach(pipe)]
-    cascade = RecordedCascade(pipe, made, attached)
+    cascade = AttachedCascade(recorded_cascade(pipe, made))
     assert repr(cascade).endswith("16x16 -> 32x32 at 0.5, guided, positions rescaled)")
     assert cascade(**family.call(generator=torch.Generator().manual_seed(0)))[0].shape == (1, 3, 32, 32)
     assert all(part.attached for part in attached)
@@ -165,7 +166,15 @@ def test_on_the_command_line(folder, tmp_path):
 def test_slips_on_the_command_line(folder, tmp_path, options, code, said):
     done = runner.invoke(main, ["sample", str(folder), "--out", str(tmp_path / "x.png"), *options])
     assert done.exit_code == code and said in " ".join(done.output.split()), done.output
-    bad = runner.invoke(main, ["convert", str(folder), str(tmp_path / "y"), "--scale", "2", "--guidance", "cascade=x"])
-    assert bad.exit_code == 2 and "'cascade=x': 'x' is not a number, or several as in 0.5/0.4" in " ".join(
-        bad.output.split()
-    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("cascade=x", "'cascade=x': 'x' is not a number, or several as in 0.5/0.4"),
+        ("cascade=0.5,0.4", "'0.4' is a strength of its own; join strengths with /: cascade=0.5/0.4"),
+    ],
+)
+def test_strengths_that_convert_cannot_read(folder, tmp_path, wish, said):
+    bad = runner.invoke(main, ["convert", str(folder), str(tmp_path / "y"), "--scale", "4", "--guidance", wish])
+    assert bad.exit_code == 2 and said in " ".join(bad.output.split())

@@ -10,10 +10,11 @@ diffusers = pytest.importorskip("diffusers")
 import rekernel as rk  # noqa: E402
 from rekernel.diffusion import GuidedCascade, SupersampledKernels, UpsampleGuidance  # noqa: E402
 from rekernel.diffusion.cascade.autoencoder import Autoencoder  # noqa: E402
-from rekernel.diffusion.cascade.enlarging import as_picture, resized  # noqa: E402
+from rekernel.diffusion.cascade.enlarging import resized  # noqa: E402
 from rekernel.diffusion.cascade.sample_form import SampleForm  # noqa: E402
 from rekernel.diffusion.cascade.settings import guidance_at, settings_of  # noqa: E402
 from rekernel.diffusion.cascade.sizes import Geometry, geometry_of, stage_sizes  # noqa: E402
+from rekernel.diffusion.cascade.start_picture import as_picture  # noqa: E402
 from rekernel.diffusion.denoiser.blocks import stacked_blocks, unstacked_blocks  # noqa: E402
 
 from ..conftest import quiet  # noqa: E402
@@ -43,10 +44,12 @@ def pipe(nets):
         ({"sizes": [8, (16, 6)]}, "6x16 after 8x8 does not enlarge"),
         ({"scale": 1}, "scale=1 must be a number above 1"),
         ({"scale": "auto"}, "scale='auto' must be a number above 1"),
+        ({"scale": 0.5}, r"scale=0.5 must be a number above 1, or \(height, width\)$"),
+        ({"scale": 1.01}, "scale=1.01 does not enlarge 8x8 by a whole step of 2 pixels"),
         ({"scale": (2, 2, 2)}, "must be a number above 1"),
         ({"scale": 2, "strength": 0}, "strength=0 must be above 0 and at most 1"),
         ({"scale": 2, "strength": 1.5}, "strength=1.5 must be above 0 and at most 1"),
-        ({"scale": 2, "strength": "0.5"}, "strength='0.5' must be above 0"),
+        ({"scale": 2, "strength": "0.5"}, "strength='0.5' must be a number above 0"),
         (
             {"scale": 2, "strength": [0.5, 0.4]},
             r"strength=\[0.5, 0.4\]: 2 given, but the cascade has 1 after its first stage",
@@ -74,6 +77,7 @@ def test_refused_at_once(pipe, options, said):
         ({"prompt": "a cat"}, "DDIMPipeline: .*unexpected keyword argument 'prompt'"),
         ({"image": "cat.png"}, "a str is not a picture"),
         ({"image": torch.zeros(1, 3, 8, 16)}, "the given picture of 16x8 pixels has another shape than 16x16; crop it"),
+        ({"image": []}, "image: the list of pictures is empty"),
         ({"image": torch.zeros(2, 3, 8, 8), "batch_size": 3}, "2 pictures are given to start from, .*makes 3"),
         ({"image": torch.zeros(1, 3, 8, 8), "start": torch.zeros(1, 3, 8, 8)}, "give one of them"),
     ],
@@ -85,6 +89,26 @@ def test_refused_in_a_call(nets, pipe, options, said):
         cascade(num_inference_steps=4, **options)
 
 
+@pytest.mark.parametrize("name", ["sizes", "scale", "strength", "guidance", "kernels", "positions", "enlarge"])
+def test_what_makes_a_cascade_is_not_given_to_its_call(sd, name):
+    with pytest.raises(rk.RekernelError, match=rf"{name}=: belongs to .* write GuidedCascade\(pipe, {name}=...\)"):
+        GuidedCascade(sd, [16, 32])("a cat", **{name: 0.3})
+
+
+def test_noise_beside_a_picture_to_start_from(sd):
+    with pytest.raises(rk.RekernelError, match="latents= is the noise of the first stage"):
+        GuidedCascade(sd, [16, 32])("a cat", image=torch.zeros(1, 3, 16, 16), latents=torch.zeros(1, 4, 8, 8))
+
+
+def test_a_network_alone_has_options_of_any_name():
+    def denoise(x, t, scale):
+        return scale * x
+
+    noise = {"latents": torch.zeros(1, 1, 8, 8), "num_inference_steps": 2}
+    cascade = GuidedCascade(denoise, [8, 16], scheduler=diffusers.DDIMScheduler())
+    assert cascade(scale=0.5, **noise)[0].shape == (1, 1, 16, 16)
+
+
 def test_a_video_does_not_start_from_a_picture():
     wan = FAMILIES["wan"]
     with pytest.raises(rk.RekernelError, match="WanPipeline makes videos"):
@@ -92,6 +116,8 @@ def test_a_video_does_not_start_from_a_picture():
 
 
 def test_what_is_no_pipeline(nets):
+    with pytest.raises(rk.RekernelError, match=r"DDIMPipeline is a class; pass a pipeline, such as DDIMPipeline.from_"):
+        GuidedCascade(diffusers.DDIMPipeline, scale=2)
     with pytest.raises(rk.RekernelError, match=r"neither a pipeline, nor a network, nor a function denoise\(x, t\)"):
         GuidedCascade(3, scale=2)
     with pytest.raises(rk.RekernelError, match="needs scheduler="):
@@ -105,6 +131,37 @@ def test_img2img_pipelines_are_named(sd):
         match=r"StableDiffusionImg2ImgPipeline starts from a picture itself.*AutoPipelineForText2Image.from_pipe",
     ):
         GuidedCascade(again, [16, 32])
+
+
+def test_the_picture_of_a_controlnet_is_not_the_start(controlled):
+    parts = {**controlled.components, "requires_safety_checker": False}
+    again = diffusers.StableDiffusionControlNetImg2ImgPipeline(**parts)
+    with pytest.raises(rk.RekernelError, match=r"pass the picture as start= \(image= is that of the control\)"):
+        GuidedCascade(again, [16, 32])
+
+
+def test_pipelines_that_edit_a_picture_are_refused_when_made(inpainting):
+    parts = {**inpainting(8).components, "requires_safety_checker": False}
+    edits = diffusers.StableDiffusionInstructPix2PixPipeline(**parts)
+    with pytest.raises(rk.RekernelError, match="InstructPix2PixPipeline edits or enlarges a picture that it is given"):
+        GuidedCascade(edits, [16, 32])
+
+
+def test_a_crop_around_the_mask_is_refused(inpainting):
+    with pytest.raises(rk.RekernelError, match="padding_mask_crop=: crops the picture"):
+        GuidedCascade(inpainting(9), [16, 32])("a cat", padding_mask_crop=4)
+
+
+def test_positions_that_do_not_fit_are_refused_when_made():
+    with pytest.raises(rk.RekernelError, match="method='yarn' needs rotary positions"):
+        GuidedCascade(FAMILIES["sd3"].pipe(), [16, 32], positions={"method": "yarn"})
+
+
+def test_the_first_size_of_a_network_without_a_trained_size():
+    flux = FAMILIES["flux"].pipe()  # its default size is 128 cells of two pixels
+    with pytest.raises(rk.RekernelError, match="512x512, is above the default size 256x256 of FluxPipeline"):
+        GuidedCascade(flux, [512, 1024])
+    assert GuidedCascade(flux, [128, 256, 512]).sizes[0] == (128, 128)
 
 
 def test_a_pipeline_whose_network_guidance_does_not_know():

@@ -136,7 +136,7 @@ def test_temperature_by_the_definition_of_attention(made, name):
 def test_each_level_of_guidance_gets_its_own_scale(made, name):
     """The same as guidance whose passes are run one by one: the lowest at trained positions, the middle one at 2."""
     family, net = FAMILIES[name], made(name)
-    with UpsampleGuidance(4, theta=0.9).attach(net, scheduler=family.scheduler):
+    with UpsampleGuidance(4, theta=0.9, eta=1.0).attach(net, scheduler=family.scheduler):
         plain = family.run(net, 4)
         with attached(family, net, 4, method="yarn" if name in ROTARY else "interpolate"):
             if family.block:

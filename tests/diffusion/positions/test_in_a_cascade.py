@@ -39,7 +39,7 @@ def test_each_stage_has_its_own_scale(given):
         generator=generator.manual_seed(0), **family.call()
     ).images
     cascade = GuidedCascade(pipe, sizes=sizes, strength=0.5, guidance={"theta": 1.0, "eta": 1.0}, positions=given)
-    assert "guided, positions rescaled" in repr(cascade)
+    assert "guided (theta=1, eta=1), positions rescaled" in repr(cascade)
     output, tables = seen(pipe, lambda: cascade(generator=generator.manual_seed(0), **family.call()))
     assert {path: dict(vars(m)) for path, m in pipe.transformer.named_modules()} == before
     small, middle, large = (tables[n] for n in sorted(tables))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,10 @@ from rekernel.hub.sampling_facts import facts_of_record, what_is_recorded  # noq
 from rekernel_cli.guidance_options import positions  # noqa: E402
 from rekernel_cli.main import main  # noqa: E402
 
+from ..cascade.families import FAMILIES as CASCADES  # noqa: E402
 from .families import FAMILIES, FLOW  # noqa: E402
 
+GLYPHS = Path(__file__).parents[3] / "examples" / "glyph_transformer"
 NONE = {"vae": None, "text_encoder": None, "tokenizer": None}
 
 
@@ -84,7 +87,7 @@ def test_the_command_line_records_positions(folder, tmp_path):
     [
         (("--guidance", "temperature=0.5"), "also give positions=METHOD"),
         (("--guidance", "positions=linear"), "'linear' is not one of interpolate, ntk, yarn, dype"),
-        (("--guidance", "positions=yarn", "--method", "optimal"), "attach RescaledPositions instead"),
+        (("--guidance", "positions=yarn", "--method", "optimal"), "use UpsampleGuidance or a GuidedCascade instead"),
     ],
 )
 def test_a_command_line_that_cannot_be_recorded(folder, tmp_path, arguments, said):
@@ -103,3 +106,36 @@ def test_positions_typed_for_sample(folder):
     ):
         done = invoked("sample", folder, *options)
         assert done.exit_code == 2 and said in " ".join(done.output.split()), done.output
+
+
+def test_a_network_without_a_sample_size_has_that_of_its_pipeline(tmp_path):
+    family = CASCADES["flux"]
+    family.pipe().save_pretrained(tmp_path / "flux")
+    made = record(tmp_path / "flux", tmp_path / "out", 2.0, guidance={}, positions={"method": "yarn"}, cascade=[0.5])
+    assert (made.sample_size, made.new_size) == (128, 256)
+    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    for folder in ("out", "again"):
+        pipe = load_pipeline(tmp_path / folder, **parts)
+        assert pipe.default_sample_size == 256 and pipe.rekernel.cascade.sizes == ((256, 256), (512, 512))
+        pipe.save_pretrained(tmp_path / "again")
+
+
+def test_a_pipeline_of_pixels_on_tokens_has_its_own_size(tmp_path):
+    made = record(GLYPHS, tmp_path / "out", 2.0, guidance={}, positions={"method": "yarn"})
+    assert (made.sample_size, made.new_size) == (16, 32)
+    pipe = load_pipeline(tmp_path / "out", trust_remote_code=True)
+    assert pipe.config.sample_size == 32
+
+
+@pytest.mark.parametrize("name", ["z-image", "wan"])
+def test_a_size_that_nothing_says_is_passed_by_the_caller(name, tmp_path):
+    CASCADES[name].pipe().save_pretrained(tmp_path / "plain")
+    made = record(tmp_path / "plain", tmp_path / "out", 2.0, guidance={"theta": 1.2}, positions={"method": "ntk"})
+    assert made.new_size is None
+    assert Recorded.from_entry(made.to_entry(), "here") == made
+    assert facts_of_record(made)[0] == ("sampled at", "2 times the trained size")
+    with pytest.warns(UserWarning, match="its default size stays.*pass height= and width="):
+        pipe = load_pipeline(tmp_path / "out", text_encoder=None, tokenizer=None)
+    assert (pipe.rekernel.guidance.theta, pipe.rekernel.positions.method) == (1.2, "ntk")
+    with pytest.raises(rk.RekernelError, match="the trained size is not known; without it a cascade has no size"):
+        record(tmp_path / "plain", tmp_path / "more", 2.0, guidance={}, cascade=[0.5])

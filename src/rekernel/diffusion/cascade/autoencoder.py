@@ -24,13 +24,22 @@ class Autoencoder:
     Parameters
     ----------
     vae : an autoencoder of diffusers
+    plain : whether its latents have no scale and are decoded without a code book, as those of Kandinsky
     """
 
-    def __init__(self, vae: Any) -> None:
-        self.vae = vae
+    def __init__(self, vae: Any, *, plain: bool = False) -> None:
+        self.plain = plain
+        self.vae = vae = getattr(vae, "_orig_mod", vae)  # the wrapper of `torch.compile` hides its buffers
         self._video = any(isinstance(module, nn.Conv3d) for module in vae.modules())
         # Flux 2 normalises its latents by statistics of 2 x 2 blocks.
         self._stacked = isinstance(getattr(vae, "bn", None), nn.modules.batchnorm._BatchNorm)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures."""
+        config = self.vae.config
+        found = getattr(config, "in_channels", getattr(config, "input_channels", 3))
+        return found if isinstance(found, int) else 3
 
     def pixels(self, latents: Tensor) -> Tensor:
         """Decode (B, C, [frames,] h, w) latents to (B, 3, [frames,] H, W)."""
@@ -40,7 +49,8 @@ class Autoencoder:
         raw = unstacked_blocks(raw) if self._stacked else raw
         with self._ready() as dtype:
             fitting = self._fitting(raw).to(dtype)
-            decoded = self.vae.decode(fitting, return_dict=False, **self._time(fitting))[0]
+            options = {"force_not_quantize": True} if self.plain else self._time(fitting)
+            decoded = self.vae.decode(fitting, return_dict=False, **options)[0]
         return self._as_before(decoded.float(), raw)
 
     def latents(self, pixels: Tensor) -> Tensor:
@@ -76,6 +86,8 @@ class Autoencoder:
 
     def _affine(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, shift) with latents = (raw - shift) * scale, per channel where the VAE has them per channel."""
+        if self.plain:
+            return latents.new_ones(()), latents.new_zeros(())
         config = self.vae.config
         scale, shift = (getattr(config, name, None) for name in ("scaling_factor", "shift_factor"))
         mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ...checkpoint.config_file import KEY
+
 _MISSING = object()
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
@@ -41,7 +43,10 @@ def at_sample_size(network: Any, grid: tuple[int, int] | None) -> Iterator[None]
         yield
         return
     with exchanged(network, {"_internal_dict": vars(network)["_internal_dict"]}):
-        network.register_to_config(sample_size=grid[0] if grid[0] == grid[1] else list(grid))
+        config = network.config
+        size = grid[0] if grid[0] == grid[1] else list(grid)
+        trained = config.get(KEY) or {"sample_size": config.get("sample_size")}  # `Target.trained` reads it there
+        network.register_to_config(sample_size=size, **{KEY: trained})
         yield
 
 

@@ -1,6 +1,7 @@
 """Enlarge a finished sample for the next stage: in latent space, in pixels, or with the user's own enlarger.
 
-Scope: sizes and value ranges of images. Not here: the VAE (see `autoencoder`), noise (see `late_scheduler`).
+Scope: sizes and value ranges of images. Not here: reading a picture (see `start_picture`), the VAE (see `autoencoder`),
+noise (see `late_scheduler`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,23 +26,20 @@ class Enlarger:
     Parameters
     ----------
     how : 'latent', 'pixels', a callable, or None
-    vae : an autoencoder, or None for a pipeline of pixels
+    vae : Autoencoder, or None for a pipeline of pixels and for one of latents that is enlarged in latent space
     cell : pixels of the picture for one pixel of the latents
     frames_first : whether a video's axes are (B, frames, C, h, w)
     """
 
-    def __init__(self, how: Enlarge, vae: Any, cell: int, *, frames_first: bool = False) -> None:
-        self.vae = None if vae is None else Autoencoder(vae)
-        self.how, self.cell, self.frames_first = how, cell, frames_first
+    def __init__(self, how: Enlarge, vae: Autoencoder | None, cell: int, *, frames_first: bool = False) -> None:
+        self.how, self.vae, self.cell, self.frames_first = how, vae, cell, frames_first
 
     def enlarged(self, grid: Tensor, size: Size) -> Tensor:
         """(B, C, ..., h, w) latents, or pixels from -1 to 1, of the next size."""
-        if self.vae is None:
-            made = grid if self.how in (None, LATENT) else grid.float() / 2 + 0.5
-            pixels = self._pixels(made, size)
-            return (pixels if self.how in (None, LATENT) else pixels * 2 - 1).to(grid.dtype)
-        if self.how == LATENT:
+        if self.how == LATENT or (self.vae is None and self.how is None):
             return resized(grid, (size[0] // self.cell, size[1] // self.cell))
+        if self.vae is None:
+            return (self._pixels(grid.float() / 2 + 0.5, size) * 2 - 1).to(grid.dtype)
         latents = grid.movedim(2, 1) if self.frames_first else grid
         pixels = self._pixels((self.vae.pixels(latents) / 2 + 0.5).clamp(0, 1), size)
         made = self.vae.latents(pixels * 2 - 1).to(grid.dtype)
@@ -88,34 +85,4 @@ def resized(image: Tensor, size: Size) -> Tensor:
     return made.reshape(*image.shape[:-2], *size).to(image.dtype)
 
 
-def as_picture(given: Any) -> Tensor:
-    """A picture, or several of one size, as a (B, C, H, W) tensor in [0, 1].
-
-    Parameters
-    ----------
-    given : PIL image, (H, W, C) or (B, H, W, C) array in [0, 1] or uint8, (C, H, W) or (B, C, H, W) tensor in [0, 1],
-        or a list of these
-    """
-    if isinstance(given, list | tuple):
-        parts = [as_picture(part) for part in given]
-        if len({part.shape[1:] for part in parts}) != 1:
-            raise RekernelError("the given pictures differ in size or channels; give pictures of one size")
-        return torch.cat(parts)
-    if isinstance(given, Tensor):
-        tensor = given
-    elif isinstance(given, np.ndarray) or hasattr(given, "convert"):
-        array = np.asarray(
-            given.convert("L" if given.mode in ("1", "L") else "RGB") if hasattr(given, "convert") else given
-        )
-        array = array[..., None] if array.ndim == 2 else array
-        tensor = torch.from_numpy(np.moveaxis(array, -1, -3).copy())
-    else:
-        raise RekernelError(f"image: a {type(given).__name__} is not a picture; give a PIL image, an array or a tensor")
-    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
-    tensor = tensor[None] if tensor.ndim == 3 else tensor
-    if tensor.ndim != 4 or not tensor.is_floating_point():
-        raise RekernelError(f"image: of shape {tuple(tensor.shape)} and {tensor.dtype} is not a picture in [0, 1]")
-    return tensor
-
-
-__all__ = ["Enlarger", "as_picture", "resized"]
+__all__ = ["Enlarger", "resized"]

@@ -4,10 +4,10 @@ Scope: the interface that the schedulers of diffusers share. Not here: the pipel
 
 A pipeline of diffusers asks its scheduler for timesteps, scales the noise by `init_noise_sigma` and calls `step` for
 each of them. The stand-in is of the same class and passes everything on to a copy of the scheduler, with four
-differences: `timesteps` are the last ones, the copy's begin index is moved to the first of them, `init_noise_sigma` is
-1 because the image that it starts from is noisy already, and the noise that an inpainting pipeline adds to the known
-part of its picture is the noise of the start. The copy itself keeps all its timesteps, since multistep schedulers
-count in them.
+differences: `timesteps` and `sigmas` are the last ones, the copy's begin index is moved to the first of them,
+`init_noise_sigma` is 1 because the image that it starts from is noisy already, and the noise that an inpainting
+pipeline adds to the known part of its picture is the noise of the start. The copy itself keeps all its timesteps, since
+multistep schedulers count in them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import RekernelError
+from ...errors import Option, RekernelError
 
 _NEEDED = ("set_timesteps", "step")
 _CLOSE = 0.02  # the pipeline may have rounded the start to half precision
@@ -61,11 +62,23 @@ class LateScheduler:
         self.substitutes = self.rehearses = False
         self.result: Any = None
         self.steps = self._offset = 0
+        self._life = SimpleNamespace(over=False)  # shared with copies
 
     @property
     def first_time(self) -> float:
         """The timestep of the first step."""
         return float(self.timesteps[0])
+
+    @property
+    def noise_share(self) -> float:
+        """The share of noise at the first step, in the unit of a flow-matching scheduler: 1 is pure noise."""
+        share = self.first_time / float(getattr(self.inner.config, "num_train_timesteps", 1000))
+        return 1 - share if self._inverted else share
+
+    @property
+    def _inverted(self) -> bool:
+        """Whether times grow from the noise to the picture (Mochi)."""
+        return bool(getattr(getattr(self.inner, "config", None), "invert_sigmas", False))
 
     def noised(self, image: Tensor, noise: Tensor) -> Tensor:
         """The image with noise of the first timestep, as the scheduler itself adds it.
@@ -82,17 +95,19 @@ class LateScheduler:
                 f"a stage cannot start from a picture; use another scheduler"
             )
         times = self.timesteps[:1].repeat(len(image))
+        if self._inverted:  # its sigma is the share of the picture, and scale_noise() takes it for that of the noise
+            image, noise = noise, image
         named = inspect.signature(add).parameters
         made: Tensor = add(image, times, noise) if list(named)[1].startswith("timestep") else add(image, noise, times)
         return made.to(image.dtype)
 
     def stand_in(self) -> Any:
         """The object that takes the scheduler's place in the pipeline."""
-        inner, own = self.inner, self._own()
+        inner, own, life = self.inner, self._own(), self._life
         kind = type(inner)
 
         def get(_: Any, name: str) -> Any:
-            return own[name]() if name in own else getattr(inner, name)
+            return own[name]() if name in own and not life.over else getattr(inner, name)
 
         def put(_: Any, name: str, value: Any) -> None:
             setattr(inner, name, value)
@@ -101,16 +116,31 @@ class LateScheduler:
         stand_in = type(kind.__name__, (kind,), {**named, "__getattribute__": get, "__setattr__": put})
         return object.__new__(stand_in)
 
+    def retire(self) -> None:
+        """Let the stand-in be a scheduler like any other: a pipeline that was made during the stage may keep it."""
+        self._life.over = True
+
+    def _copied(self, memo: Any) -> Any:
+        """A stand-in with a scheduler of its own, which starts as late; its steps are not those of the sample."""
+        other = copy.copy(self)
+        other.inner = copy.deepcopy(self.inner, memo)
+        other.started = other.noise = None
+        other.rehearses = False
+        return other.stand_in()
+
     def _own(self) -> dict[str, Callable[[], Any]]:
         """The attributes that differ from those of the scheduler, each as a function that returns it."""
         own: dict[str, Callable[[], Any]] = {
             "set_timesteps": lambda: _signed(self._set_timesteps, self.inner.set_timesteps),
             "step": lambda: _signed(self._step, self.inner.step),
             "timesteps": lambda: self.timesteps,
+            "__deepcopy__": lambda: self._copied,
         }
         if self.strength is None:
             return own
         own["init_noise_sigma"] = lambda: 1.0
+        if hasattr(self.inner, "sigmas"):  # pipelines index them like their timesteps
+            own["sigmas"] = self._sigmas
         if hasattr(self.inner, "set_begin_index"):
             own["set_begin_index"] = lambda: self._set_begin_index
         for name in ("add_noise", "scale_noise"):
@@ -119,6 +149,8 @@ class LateScheduler:
         return own
 
     def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        if "num_inference_steps" in vars(self.inner):  # some leave that of an earlier call beside custom timesteps
+            self.inner.num_inference_steps = None
         self.inner.set_timesteps(*args, **kwargs)
         self.timesteps, self.steps = self.inner.timesteps, 0
         if self.strength is not None:
@@ -127,18 +159,18 @@ class LateScheduler:
             raise Prepared
 
     def _cut(self, strength: float) -> None:
-        """Keep int(steps * strength) steps, as the img2img pipelines of diffusers do."""
+        """Keep the share `strength` of the steps."""
         order = getattr(self.inner, "order", 1)
         said = getattr(self.inner, "num_inference_steps", None)
         steps = said if isinstance(said, int) else -(-len(self.timesteps) // order)
-        kept = min(int(steps * strength), steps)
+        kept = _kept(self.inner, steps, strength)
         if strength == 0:
             self.timesteps = self.timesteps[:0]
             return
         if kept < 1:
             raise RekernelError(
-                f"{self.name}: strength={strength:g} of {steps} steps leaves no step; raise the strength or "
-                f"num_inference_steps"
+                f"{self.name}: strength={strength:g} of {steps} steps leaves no step; raise the strength or ",
+                Option("num_inference_steps", "--steps"),
             )
         self._offset = (steps - kept) * order
         self.timesteps = self.timesteps[self._offset :]
@@ -152,6 +184,10 @@ class LateScheduler:
             self.timesteps = _repeated_second(self.timesteps[-kept:])
         if hasattr(self.inner, "set_begin_index"):
             self.inner.set_begin_index(self._offset)
+
+    def _sigmas(self) -> Any:
+        sigmas = self.inner.sigmas
+        return sigmas[self._offset :] if self._offset else sigmas
 
     def _set_begin_index(self, begin_index: int = 0) -> None:
         self.inner.set_begin_index(self._offset + begin_index)
@@ -194,6 +230,13 @@ class LateScheduler:
             return add(*bound.args, **bound.kwargs)
 
         return added
+
+
+def _kept(scheduler: Any, steps: int, strength: float) -> int:
+    """The steps of a stage, as diffusers' img2img pipelines round them: up for flow matching, else down."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return steps - int(max(steps - steps * strength, 0))
+    return min(int(steps * strength), steps)
 
 
 def _signed(call: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:

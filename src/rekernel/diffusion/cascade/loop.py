@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ..denoiser.names import DENOISERS
 
 
 class FunctionDenoiser(nn.Module):
@@ -85,13 +87,19 @@ def as_pipeline(given: Any, scheduler: Any) -> Any:
     Raises
     ------
     RekernelError
-        For a network without a scheduler, and for an object that is none of these.
+        For a network without a scheduler, for a pipeline whose denoiser has another name, for one that calls another
+        pipeline, and for an object that is none of these.
     """
-    denoiser = getattr(given, "unet", None) or getattr(given, "transformer", None)
+    # By identity: the wrapper of `torch.compile` has no truth value.
+    denoiser = next((part for name in DENOISERS if (part := getattr(given, name, None)) is not None), None)
     if denoiser is not None and not isinstance(given, nn.Module) and callable(given):
         if scheduler is not None:
             raise RekernelError(f"scheduler=: {type(given).__name__} has its own scheduler; set pipe.scheduler instead")
+        if hasattr(given, "decoder_pipe"):
+            raise RekernelError(f"{type(given).__name__} calls other pipelines; make the cascade of pipe.decoder_pipe")
         return given
+    if isinstance(given, DiffusionPipeline):
+        raise RekernelError(f"{type(given).__name__} has no unet or transformer, so a cascade cannot take it")
     network = given if denoiser is None or isinstance(given, nn.Module) else denoiser
     scheduler = scheduler or getattr(given, "scheduler", None)
     if not isinstance(network, nn.Module) and not callable(network):

@@ -5,15 +5,19 @@ Scope: which attributes hold them, and attaching to each. Not here: reading a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from ...errors import RekernelError
+from ..caller import calling
 from ..denoiser.attachable import Attachable
+from ..denoiser.hooks import GUIDANCE, KERNELS, POSITIONS, ForwardHook, hook_on
 from ..denoiser.names import DENOISERS, SECOND
 from ..denoiser.target import LATENT, Target
+from ..denoiser.turns import cascade_turn_of
 from .passes import Passes
 
 
@@ -40,13 +44,37 @@ class Networks:
         """The default share of the schedule in which guidance acts."""
         return LATENT[1] if self._both else self.main.defaults[1]
 
+    @property
+    def targets(self) -> list[tuple[Any, Any]]:
+        """The arguments of `attach`: the pipeline, or each of its two networks with the scheduler."""
+        return [(network, self.pipe.scheduler) for network in self._both] or [(self.pipe, None)]
+
+    @property
+    def attached(self) -> ForwardHook | None:
+        """Guidance, kernels or positions that are on one of the networks now, or None."""
+        networks = [module for n in self._both or [self.main.denoiser] for module in (n, getattr(n, "_orig_mod", n))]
+        found = (hook_on(module, name) for module in networks for name in (GUIDANCE, KERNELS, POSITIONS))
+        return next((hook for hook in found if hook is not None), None)
+
+    def check_bare(self) -> None:
+        """Raise where something is attached: it would act in every stage, in the first one too."""
+        if (hook := self.attached) is not None:
+            raise RekernelError(
+                f"{type(self.main.network).__name__} has {hook!r} attached already; take it off first: remove() it, or "
+                f"rekernel.diffusion.detach(pipe); a cascade attaches its own parts at each stage"
+            )
+
     def attach(self, stack: ExitStack, make: Callable[[], Sequence[Attachable]]) -> None:
         """Attach what `make()` returns to each network, for as long as `stack` is open."""
-        for network in self._both:
+        for target, scheduler in self.targets:
             for part in make():
-                stack.enter_context(part.attach(network, scheduler=self.pipe.scheduler))
-        for part in () if self._both else make():
-            stack.enter_context(part.attach(self.pipe))
+                stack.enter_context(part.attach(target, scheduler=scheduler))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let hooks that are put on inside the `with` block act in its own calls alone, and other cascades wait."""
+        with cascade_turn_of(self._both or [self.main.denoiser]), calling(object()):
+            yield
 
     def count(self, stack: ExitStack, passes: Passes) -> None:
         """Count the passes of each network, for as long as `stack` is open."""

@@ -20,15 +20,20 @@ IMAGES = ("sample", "hidden_states", "x")
 
 
 class Passes:
-    """The sizes of the passes, as numbers of elements of one image."""
+    """The passes of a sampling.
+
+    sizes : numbers of elements of one image
+    reached : pixels of the largest pass over those of the full size; below 1 where a cascade was interrupted
+    """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.reached = 1.0
 
     @property
     def full(self) -> float:
-        """The passes in units of the largest one."""
-        return sum(self.sizes) / max(self.sizes) if self.sizes else 0.0
+        """The passes in units of one at the full size."""
+        return sum(self.sizes) / max(self.sizes) * self.reached if self.sizes else 0.0
 
     @contextmanager
     def counted(self, network: nn.Module) -> Iterator[None]:

@@ -9,6 +9,7 @@ depend on the size (dynamic shifting), and the noise depends on them. The second
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,20 +19,25 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ...errors import RekernelError
+from ..caller import current_caller
 from ..denoiser.call import FRAMES_FIRST
 from ..formulas.schedules import FlowSchedule
 from ..guidance.upsample import UpsampleGuidance
 from ..kernels.supersampled import SupersampledKernels
+from ..picture_decoder import autoencoder_of, samples_latents
 from ..positions.rescaled import RescaledPositions
 from .arguments import Arguments
+from .autoencoder import Autoencoder
 from .borrowing import at_sample_size, exchanged, random_state, told_once
-from .enlarging import Enlarger, as_picture
+from .enlarging import Enlarger
 from .late_scheduler import LateScheduler, Prepared, repeated
+from .loop import Denoising
 from .networks import Networks
 from .passes import IMAGES, Passes
 from .sample_form import SampleForm
 from .settings import CascadeSettings, at_scale, guidance_at, kernels_at
 from .sizes import Size, text_of
+from .start_picture import as_picture, with_channels
 
 
 class Run:
@@ -51,17 +57,28 @@ class Run:
     ) -> None:
         self.pipe, self.networks, self.sizes, self.cell, self.settings = pipe, networks, sizes, cell, settings
         self.target = networks.main
-        self.vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        self.vae, self.latent = autoencoder_of(pipe), samples_latents(pipe)
         first = type(self.target.network).__name__ in FRAMES_FIRST
-        self.enlarger = Enlarger(settings.enlarge, self.vae, cell, frames_first=first)
+        coder = None if self.vae is None else Autoencoder(self.vae, plain=hasattr(pipe, "movq"))
+        self.enlarger = Enlarger(settings.enlarge, coder, cell, frames_first=first)
         self.passes = Passes()
         self._name = type(pipe).__name__
+
+    def check(self) -> None:
+        """Raise for parts that cannot be attached."""
+        with ExitStack() as trial:
+            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
 
     @torch.no_grad()
     def result(self, arguments: Arguments) -> Any:
         """Run all stages and return what the pipeline returns at the last one."""
-        with ExitStack() as trial:  # so that what cannot be attached is said before the first stage
-            self.networks.attach(trial, lambda: self._attachments(len(self.sizes) - 1, 1.0))
+        self._check_decoded(arguments)
+        with self.networks.alone():
+            return self._result(arguments)
+
+    def _result(self, arguments: Arguments) -> Any:
+        self.networks.check_bare()
+        self.check()  # again, before the first stage: the pipeline may have been changed
         whole = {"encode_prompt": told_once(self.pipe.encode_prompt)} if hasattr(self.pipe, "encode_prompt") else {}
         with exchanged(self.pipe, whole), ExitStack() as stack:
             self.networks.count(stack, self.passes)
@@ -74,17 +91,34 @@ class Run:
                 done, form, grid = 0, SampleForm.of(self.pipe, self.cell), self._given(arguments)
             for index in range(1, len(self.sizes)):
                 sampled = index > 1 or arguments.start is None
-                if sampled and arguments.latents and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                if sampled and getattr(self.pipe, "_interrupt", False):  # by the user's callback
+                    self.passes.reached = math.prod(self.sizes[index - 1]) / math.prod(self.sizes[-1])
+                    if not arguments.latents:
+                        return self._decoded(arguments, output, grid)
                     return self._as_it_is(arguments, index - 1, form.latents(grid))
                 scheduler, output = self._again(arguments, index, grid, done, form)
+                if not scheduler.steps and not getattr(self.pipe, "_interrupt", False):
+                    raise RekernelError(
+                        f"{self._name}: it made no step at {text_of(self.sizes[index])}, so the picture is noisy; "
+                        f"check the arguments that end its schedule early, such as denoising_end"
+                    )
                 if index < len(self.sizes) - 1:
                     grid = form.grid(self._finished(output, scheduler), self.sizes[index])
                     done += scheduler.steps
         return output
 
+    def _check_decoded(self, arguments: Arguments) -> None:
+        """Raise where the autoencoder of the pipeline was left out and the call needs it."""
+        if not self.latent or self.vae is not None:
+            return
+        if arguments.start is not None:
+            raise RekernelError(f"{self._name} has no VAE to encode the given picture; omit it, or load the VAE")
+        if "output_type" in arguments.takes and arguments.given.get("output_type") != "latent":
+            raise RekernelError(f"{self._name} has no VAE to decode the result; pass output_type='latent'")
+
     def _first(self, arguments: Arguments) -> tuple[LateScheduler, Any]:
         """Sample at the first size, from noise, without guidance."""
-        made = arguments.at(self.sizes[0], 0, last=False, first=True, latent=self.vae is not None)
+        made = arguments.at(self.sizes[0], 0, last=False, first=True, latent=self.latent)
         scheduler = LateScheduler(self.pipe.scheduler, None, self._name)
         with self._stage(scheduler, 0, arguments):
             return scheduler, self.pipe(**made)
@@ -103,8 +137,10 @@ class Run:
             raise RekernelError(f"{len(picture)} pictures are given to start from, and the call makes {count}")
         weight = next((w for w in self.target.denoiser.parameters() if w.is_floating_point()), torch.empty(0))
         device, dtype = getattr(self.pipe, "_execution_device", weight.device), weight.dtype
+        coder, config = self.enlarger.vae, getattr(self.target.network, "config", None)
+        picture = with_channels(picture, getattr(config, "in_channels", None) if coder is None else coder.channels)
         made = self.enlarger.of_picture(picture.to(device), self.sizes[1], dtype)
-        return repeated(made, count)
+        return made.repeat_interleave(count // len(made), dim=0)  # as pipelines repeat their prompts
 
     @contextmanager
     def _stage(self, scheduler: LateScheduler, index: int, arguments: Arguments) -> Iterator[None]:
@@ -120,7 +156,10 @@ class Run:
             exchanged(self.pipe, parts),
             at_sample_size(self.target.network, None if arguments.sized else self._grid(size)),
         ):
-            yield
+            try:
+                yield
+            finally:
+                scheduler.retire()
 
     def _progress(self, scheduler: LateScheduler) -> Any:
         """The pipeline's progress bar, for the steps that are left."""
@@ -137,7 +176,7 @@ class Run:
     ) -> tuple[LateScheduler, Any]:
         """Enlarge an image to the size of a stage, add noise and denoise it there."""
         size, last = self.sizes[index], index == len(self.sizes) - 1
-        made = arguments.at(size, done, last=last, first=False, latent=self.vae is not None)
+        made = arguments.at(size, done, last=last, first=False, latent=self.latent)
         if grid.shape[-2:] != self._grid(size):
             grid = self.enlarger.enlarged(grid, size)
         noise = randn_tensor(grid.shape, generator=arguments.generator, device=grid.device, dtype=grid.dtype)
@@ -159,6 +198,15 @@ class Run:
         scheduler = LateScheduler(self.pipe.scheduler, 0.0, self._name)
         with self._stage(scheduler, index, arguments):
             return self.pipe(**made | {"latents": image})
+
+    def _decoded(self, arguments: Arguments, output: Any, grid: Tensor) -> Any:
+        """The same for a pipeline that cannot be given latents: inpainting by a transformer."""
+        kind = arguments.given.get("output_type", getattr(arguments.takes.get("output_type"), "default", "pil"))
+        coder = self.enlarger.vae
+        if coder is None:
+            return output
+        made = output[0] if kind == "latent" else self.pipe.image_processor.postprocess(coder.pixels(grid), kind)
+        return (made,) if arguments.given.get("return_dict") is False else type(output)(**{next(iter(output)): made})
 
     def _handed(self, arguments: Arguments, image: Tensor) -> dict[str, Tensor]:
         return {"latents": image} if arguments.latents else {}
@@ -196,7 +244,7 @@ class Run:
         told = (None, None) if guidance is None else (guidance.schedule, guidance.prediction)
         schedule, _ = self.target.schedule(*told)
         if isinstance(schedule, FlowSchedule):  # the network's unit of time may differ from the scheduler's
-            found = scheduler.first_time / float(getattr(scheduler.inner.config, "num_train_timesteps", 1000))
+            found = scheduler.noise_share
         else:
             found = float(schedule.fraction(scheduler.first_time))
         return min(1.0, max(0.0, found))
@@ -210,9 +258,11 @@ class Run:
                 f"{self._name}: its ControlNet cannot be shown the noisy image that a stage starts from"
             )
 
+        caller = current_caller()
+
         def shown(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             start = scheduler.started
-            if scheduler.steps or start is None:
+            if scheduler.steps or start is None or current_caller() is not caller:
                 return None
             name = next((name for name in IMAGES if name in kwargs), None)
             image = args[0] if name is None else kwargs[name]
@@ -236,7 +286,8 @@ class Run:
         if not isinstance(stepped, Tensor):
             raise RekernelError(f"{self._name}: it made no step of its scheduler, so there is no sample to enlarge")
         first = output[0]
-        if isinstance(first, Tensor) and self.vae is not None and first.shape == stepped.shape:
+        kept = self.latent or isinstance(self.pipe, Denoising)  # pipelines of pixels return pictures in [0, 1]
+        if isinstance(first, Tensor) and kept and first.shape == stepped.shape:
             return first
         return stepped[: len(first)]
 

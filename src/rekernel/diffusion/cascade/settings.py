@@ -57,9 +57,9 @@ def settings_of(
     >>> settings_of(0.5, 2, {"theta": 1.3}).strengths
     (0.5, 0.5)
     """
-    guided = None if guidance is False else _settings(GuidanceSettings, "guidance", guidance, default=True)
-    switched = None if kernels is False else _settings(KernelSettings, "kernels", kernels, default=False)
-    placed = None if positions is False else _settings(PositionSettings, "positions", positions, default=False)
+    guided = settings_from(GuidanceSettings, "guidance", guidance, default=True)
+    switched = settings_from(KernelSettings, "kernels", kernels, default=False)
+    placed = settings_from(PositionSettings, "positions", positions, default=False)
     if enlarge is not None and enlarge not in (LATENT, PIXELS) and not callable(enlarge):
         raise RekernelError(
             f"enlarge={shown(repr(enlarge), 80)} must be 'latent', 'pixels', or a callable that enlarges (B, 3, H, W) "
@@ -73,10 +73,11 @@ def strengths_of(strength: Any, stages: int) -> tuple[float, ...]:
     single = not isinstance(strength, Sequence) or isinstance(strength, str)
     given = [strength] * stages if single else list(strength)
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 0 < float(value) <= 1:
             raise RekernelError(
-                f"strength={shown(repr(value), 40)} must be above 0 and at most 1: the share of the steps that a stage "
-                f"runs again"
+                f"strength={shown(repr(value), 40)} must be {'' if number else 'a number '}above 0 and at most 1: the "
+                f"share of the steps that a stage runs again"
             )
     if len(given) != stages:
         raise RekernelError(
@@ -105,15 +106,24 @@ def recorded_strengths(given: Any, scale: Any) -> tuple[float, ...]:
     return strengths_of(list(given) * stages if len(given) == 1 else list(given), stages)
 
 
-def _settings(kind: type[Any], name: str, given: Any, *, default: bool) -> Any:
+def settings_from(kind: type[Any], name: str, given: Any, *, default: bool) -> Any:
+    """Settings of class `kind` from an argument: such an object, a mapping of options, True or False.
+
+    Parameters
+    ----------
+    name : the argument, for messages
+    default : whether None means the default settings
+    """
+    if given is False:
+        return None
     if given is None or given is True:
         return kind() if default or given is True else None
     if isinstance(given, kind):
         if getattr(given, "attached", False):
-            raise RekernelError(f"{name}={given!r} is attached already; remove() it first: a cascade attaches its own")
+            raise RekernelError(f"{name}={given!r} is attached already; remove() it first")
         return at_scale(kind, given, given.scale)
     if isinstance(given, Mapping):
-        return kind.from_options("auto", given)
+        return kind.from_arguments(given)
     raise RekernelError(f"{name}={shown(repr(given), 80)} must be a mapping of options, such an object, None or False")
 
 
@@ -174,6 +184,7 @@ __all__ = [
     "guidance_at",
     "kernels_at",
     "recorded_strengths",
+    "settings_from",
     "settings_of",
     "strengths_of",
 ]

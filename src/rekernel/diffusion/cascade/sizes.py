@@ -17,12 +17,12 @@ from ...errors import RekernelError
 from ...escape import shown
 from ..formulas.guided import octaves
 from ..formulas.sizes import checked_scale, enlargement
+from ..picture_decoder import cell_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 _LEAST = 0.85  # of the trained area: the smallest shape in the lists of SDXL, PixArt and Sana has .90
-_SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Geometry:
     """What a pipeline says about its sizes.
 
     trained : trained size, or None where the network's config has none
-    cell : pixels of the picture for one pixel of the latents, along an axis; 1 without a VAE
+    cell : pixels of the picture for one pixel of the latents, along an axis; 1 for a pipeline of pixels
     multiple : divisor of height and width that the pipeline requires
     usual : the size that the pipeline makes by default; `scale` starts there where the trained size is not known
     """
@@ -49,12 +49,7 @@ def geometry_of(pipe: Any, network: Any, trained: Sequence[int] | None) -> Geome
     >>> geometry_of(object(), object(), (16, 16))
     Geometry(trained=(16, 16), cell=1, multiple=1, usual=None)
     """
-    vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-    cell = 1
-    if vae is not None:
-        said = [n for name in _SPATIAL if isinstance(n := getattr(pipe, name, None), int)]
-        widths = getattr(getattr(vae, "config", None), "block_out_channels", None)
-        cell = said[0] if said else 2 ** (len(widths) - 1) if widths else 8
+    cell = cell_of(pipe)
     grid = None if trained is None else (trained[-2] * cell, trained[-1] * cell)
     config = getattr(pipe, "config", None)  # networks of packed tokens, as in Flux, have no sample_size of their own
     own = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
@@ -66,6 +61,8 @@ def _unit(pipe: Any, network: Any) -> int:
     """The divisor of the latents' height and width: a packed block, a patch, or the halvings of a UNet of pixels."""
     if hasattr(pipe, "_pack_latents"):
         return int(getattr(pipe, "transformer_spatial_patch_size", 2))
+    if hasattr(pipe, "movq"):  # Kandinsky rounds its latents to multiples of a cell
+        return cell_of(pipe)
     config = getattr(network, "config", None)
     if type(network).__name__ == "UNet2DModel":
         return int(2 ** (len(getattr(config, "block_out_channels", ())) - 1))
@@ -74,7 +71,7 @@ def _unit(pipe: Any, network: Any) -> int:
     return patch if isinstance(patch, int) else 1
 
 
-def parsed_size(value: Any) -> Size:
+def parsed_size(value: Any, called: str = "sizes") -> Size:
     """A size as (height, width), from a number, a pair, or text as on the command line ('32' or '48x32', width first).
 
     Examples
@@ -88,7 +85,7 @@ def parsed_size(value: Any) -> Size:
     pair = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(pair) != 2 or not all(hasattr(n, "__index__") and n >= 1 for n in pair):
         raise RekernelError(
-            f"sizes: {shown(repr(value), 80)} is not a size; write 1024, (height, width) or '1024x768' (width first)"
+            f"{called}: {shown(repr(value), 80)} is not a size; write 1024, (height, width) or '1024x768' (width first)"
         )
     return int(pair[0]), int(pair[1])
 
@@ -117,15 +114,34 @@ def stage_sizes(sizes: Any, scale: Any, geometry: Geometry, name: str) -> tuple[
         raise RekernelError("give either sizes=[512, 1024, ...] or scale=2, the last size over the trained size")
     found = _scaled(scale, geometry, name) if sizes is None else _given(sizes)
     for size in found:
-        _check_multiple(size, geometry.multiple, name)
+        check_multiple(size, geometry.multiple, name)
     for before, after in itertools.pairwise(found):
         if not all(m <= n for m, n in zip(before, after, strict=True)) or before == after:
             raise RekernelError(
                 f"sizes: {text_of(after)} after {text_of(before)} does not enlarge the picture; each stage must be "
                 f"larger than the one before"
             )
-    _check_first(found[0], geometry.trained, name)
+    _check_first(found[0], geometry, name)
     return found
+
+
+def sizes_up_to(size: Size, geometry: Geometry) -> tuple[Size, ...]:
+    """The sizes of the stages of a cascade that ends at `size`: of its shape, from the trained area upwards.
+
+    Examples
+    --------
+    >>> sizes_up_to((2048, 1024), Geometry((512, 512), 8, 8))
+    ((728, 360), (1448, 728), (2048, 1024))
+    """
+    trained = geometry.trained or geometry.usual
+    assert trained is not None
+    whole = math.sqrt(math.prod(size) / math.prod(trained))
+    sides, found = tuple(n / whole for n in size), []
+    for step in ((1.0,), *octaves((whole,))):
+        sides = tuple(n * step[0] for n in sides)
+        fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in sides]
+        found.append((fitting[0], fitting[1]))
+    return tuple(found)
 
 
 def _given(sizes: Any) -> tuple[Size, ...]:
@@ -138,24 +154,33 @@ def _given(sizes: Any) -> tuple[Size, ...]:
 
 
 def _scaled(scale: Any, geometry: Geometry, name: str) -> tuple[Size, ...]:
-    checked = checked_scale(scale)
+    try:
+        checked = checked_scale(scale)
+    except RekernelError:
+        checked = 1.0  # refused below, without the 'auto' that others take
+    factors = checked if isinstance(checked, tuple) else (checked, checked)
+    if isinstance(checked, str) or len(factors) != 2 or max(factors) == 1:
+        raise RekernelError(f"scale={shown(repr(scale), 80)} must be a number above 1, or (height, width)")
     start = geometry.trained or geometry.usual
     if start is None:
         raise RekernelError(
             f"{name}: its config has no sample_size, so scale={scale!r} has no size to start from; pass sizes=[...]"
         )
-    factors = checked if isinstance(checked, tuple) else (checked, checked)
-    if isinstance(checked, str) or len(factors) != 2 or max(factors) == 1:
-        raise RekernelError(f"scale={scale!r} must be a number above 1, or (height, width)")
     found, size = [start], tuple(map(float, start))
     for step in octaves([float(f) for f in factors]):
         size = tuple(n * f for n, f in zip(size, step, strict=True))
         fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in size]
         found.append((fitting[0], fitting[1]))
+    if found[-1] == start:
+        raise RekernelError(
+            f"scale={scale!r} does not enlarge {text_of(start)} by a whole step of {geometry.multiple} pixels; pass a "
+            f"larger scale"
+        )
     return tuple(found)
 
 
-def _check_multiple(size: Size, multiple: int, name: str) -> None:
+def check_multiple(size: Size, multiple: int, name: str, called: str = "sizes") -> None:
+    """Raise for a size that a pipeline cannot have, and name the next ones."""
     if any(n % multiple for n in size):
         lower, upper = (
             text_of((multiple * max(1, turn(size[0] / multiple)), multiple * max(1, turn(size[1] / multiple))))
@@ -163,23 +188,27 @@ def _check_multiple(size: Size, multiple: int, name: str) -> None:
         )
         near = lower if lower == upper else f"{lower} or {upper}"
         raise RekernelError(
-            f"sizes: {text_of(size)} does not fit {name}, which takes multiples of {multiple}; {near} do"
+            f"{called}: {text_of(size)} does not fit {name}, which takes multiples of {multiple}; {near} do"
         )
 
 
-def _check_first(first: Size, trained: Size | None, name: str) -> None:
+def _check_first(first: Size, geometry: Geometry, name: str) -> None:
+    """Raise for a first size above or below the trained size.
+
+    A default size is the largest that the pipeline is made for, but its network may be trained at smaller ones too
+    (Flux). So only a first size above it is refused.
+    """
+    trained = geometry.trained or geometry.usual
     if trained is None or first == trained:
         return
+    what = f"the {'default' if geometry.trained is None else 'trained'} size {text_of(trained)} of {name}"
     if any(f > 1 for f in enlargement(first, trained)):
         raise RekernelError(
-            f"sizes: the first size, {text_of(first)}, is above the trained size {text_of(trained)} of {name}, and the "
-            f"first stage samples without guidance; start with {text_of(trained)}"
-        )
-    if math.prod(first) < _LEAST * math.prod(trained):
-        raise RekernelError(
-            f"sizes: the first size, {text_of(first)}, is below the trained size {text_of(trained)} of {name}; "
+            f"sizes: the first size, {text_of(first)}, is above {what}, and the first stage samples without guidance; "
             f"start with {text_of(trained)}"
         )
+    if geometry.trained is not None and math.prod(first) < _LEAST * math.prod(trained):
+        raise RekernelError(f"sizes: the first size, {text_of(first)}, is below {what}; start with {text_of(trained)}")
 
 
 def text_of(size: Size) -> str:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...errors import RekernelError
+from .attached import attached_to, taken_off
 
 
 class Attachable(ABC):
@@ -19,9 +20,13 @@ class Attachable(ABC):
     def __init__(self) -> None:
         self.enabled = True
         self._hook: Any = None
+        self._target: Any = None
+        self._scheduler: Any = None
 
     def attach(self, target: Any, *, scheduler: Any = None) -> Self:
         """Act in every call of a pipeline's denoiser, from now on until `remove()`.
+
+        The pipeline's attribute `rekernel` lists what is attached, and `rekernel.diffusion.detach(pipe)` removes it.
 
         Parameters
         ----------
@@ -42,6 +47,9 @@ class Attachable(ABC):
         if self._hook is not None:
             raise RekernelError(f"{self!r} is attached already; remove() it first, or make another one")
         self._hook = self._make_hook(target, scheduler)
+        self._target, self._scheduler = target, scheduler
+        if self._hook.target.pipe is not None:
+            attached_to(target).add(self)
         return self
 
     def remove(self) -> None:
@@ -49,6 +57,8 @@ class Attachable(ABC):
         hook, self._hook = self._hook, None
         if hook is not None:
             hook.take_off()
+            taken_off(self._target, self)
+            self._target = None
 
     def enable(self) -> None:
         """Act again after `disable()`."""
@@ -59,16 +69,26 @@ class Attachable(ABC):
         self.enabled = False
 
     @property
+    @abstractmethod
+    def slot(self) -> str:
+        """The name under which a pipeline's `rekernel` lists this: 'guidance', 'kernels' or 'positions'."""
+
+    @property
     def attached(self) -> bool:
         """Whether this is attached to a denoiser now."""
         return self._hook is not None
+
+    @property
+    def target(self) -> tuple[Any, Any]:
+        """The arguments of `attach`: the pipeline or denoiser, and the scheduler."""
+        return self._target, self._scheduler
 
     def _is_enabled(self) -> bool:
         return self.enabled
 
     @abstractmethod
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
-        """Put a hook on the denoiser and return it; a hook has `take_off()` and `described()`."""
+        """Put a hook on the denoiser and return it; a hook has `take_off()`, `described()` and `target`."""
 
     def _where(self) -> str:
         """The end of the repr: where this is attached, and whether it is disabled."""

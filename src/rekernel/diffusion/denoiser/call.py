@@ -22,9 +22,9 @@ from ..formulas.low_band import Split
 from ..formulas.sizes import low_size
 from .conditions import reduced_conditions
 from .image_layout import ChannelsFirst, FramesFirst, ImageLayout, ListOfImages
+from .names import IMAGE_AND_TIME
 from .token_layout import ShapedTokens, token_layout
 
-_NAMES = ("sample", "timestep"), ("hidden_states", "timestep"), ("x", "t")  # of the image and of its time
 FRAMES_FIRST = ("UNetSpatioTemporalConditionModel", "CogVideoXTransformer3DModel")
 """Networks whose image is (B, frames, C, H, W)."""
 
@@ -168,12 +168,13 @@ def read_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], noi
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name, {})
     arguments = {n: list(v) if isinstance(v, list) else v for n, v in arguments.items()}
-    image, time = next((n for n in _NAMES if _holds_image(arguments.get(n[0])) and n[1] in arguments), ("", ""))
+    image, time = next((n for n in IMAGE_AND_TIME if _holds_image(arguments.get(n[0])) and n[1] in arguments), ("", ""))
     layout = _layout(module, arguments, arguments.get(image))
     if layout is None:
+        names = " or ".join(name for name, _ in IMAGE_AND_TIME)
         raise RekernelError(
-            f"{type(module).__name__}: takes no (B, C, *grid) image as {' or '.join(n for n, _ in _NAMES)} with a "
-            f"timestep; wrap it as denoise(x, sigma) and use guide_denoiser"
+            f"{type(module).__name__}: takes no (B, C, *grid) image as {names} with a timestep; wrap it as "
+            f"denoise(x, sigma) and use guide_denoiser"
         )
     grid = layout.grid(arguments[image])
     channels = grid.shape[1]

@@ -3,7 +3,8 @@
 Scope: diffusers' `HookRegistry`, accelerate's hooks and `torch.compile`. Not here: the work of a hook (see
 `guidance/hook`, `kernels/hook`, `positions/hook`). After `take_off`, `vars(module)` equals its state before `put_on`.
 
-The calls of a network with hooks take turns, also with putting on and taking off: several threads may share it.
+The calls of a network with hooks take turns, also with putting on and taking off: several threads may share it. The
+hooks of a cascade act in its own calls alone.
 
 A hook runs outside the compiled code, since it calls the network at several sizes. It runs inside accelerate's
 offloading, which takes its own hooks off and puts them on again after every call of a pipeline. `module.compile()`
@@ -23,6 +24,7 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from ...errors import RekernelError
+from ..caller import current_caller
 from .turns import turn_of
 
 GUIDANCE, KERNELS, POSITIONS = "rekernel.guidance", "rekernel.kernels", "rekernel.positions"
@@ -37,14 +39,17 @@ class ForwardHook(ModelHook):
     place : the object whose attribute `forward` the hook replaces: the network, or its compiled call
     callable : the callable that the hook put there
     bare : whether `place` had no `forward` of its own before, only the method of its class
+    caller : the cascade whose calls the hook is for; None for a hook that acts in every call
+    owner : what was attached with this hook, and can be removed; None for a hook that its maker takes off
     """
 
-    def __init__(self, run: Callable[..., Any], described: Callable[[], str]) -> None:
+    def __init__(self, run: Callable[..., Any], described: Callable[[], str], owner: Any = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.run, self._described = run, described
+        self.run, self._described, self.owner = run, described, owner
         self.place: Any = None
         self.callable: Any = None
         self.bare = False
+        self.caller = current_caller()
 
     def new_forward(self, place: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the hook; the registry calls this method."""
@@ -55,7 +60,10 @@ class ForwardHook(ModelHook):
         if getattr(self.place, "_compiled_call_impl", None) is not None:
             raise compiled_later(self.place)
         with turn_of(self.place._module if isinstance(self.place, _CompiledCall) else self.place):
-            return self.run(self.fn_ref.original_forward, args, kwargs)
+            forward: Any = self.fn_ref.original_forward
+            if self.caller not in (None, current_caller()):
+                return forward(*args, **kwargs)
+            return self.run(forward, args, kwargs)
 
     def __repr__(self) -> str:
         return self._described()
@@ -108,7 +116,10 @@ def _put_on(module: nn.Module, name: str, hook: ForwardHook) -> None:
     refuse_caches(module)
     attached = hook_on(module, name)
     if attached is not None:
-        raise RekernelError(f"{type(module).__name__} has {attached!r} attached already; remove() that one first")
+        raise RekernelError(
+            f"{type(module).__name__} has {attached!r} attached already; take it off first: its remove(), or "
+            f"rekernel.diffusion.detach(pipe)"
+        )
     inside = getattr(module, "_orig_mod", None)
     earlier = [hook_on(m, n) for m in (module, inside) if m is not None for n in _ORDER]
     place = module if getattr(module, "_compiled_call_impl", None) is None else None

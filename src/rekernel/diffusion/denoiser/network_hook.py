@@ -6,10 +6,14 @@ Scope: putting on, taking off, and when a hook lets a call through. Not here: th
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from ...errors import RekernelWarning
+from ...text import scale_text
+from ..formulas.sizes import above_trained, factors_for
 from ..sampler_settings import SamplerSettings
 from .hooks import ForwardHook, put_on, take_off
 from .pass_context import current_pass
@@ -36,9 +40,10 @@ class NetworkHook(ABC, Generic[S]):
     def __init__(self, settings: S, target: Any, scheduler: Any, enabled: Callable[[], bool]) -> None:
         self.settings, self.target, self._enabled = settings, Target(target, scheduler), enabled
         self.target.check_scale(settings.scale)
+        self._warned = False
         with turn_of(self.target.denoiser):  # another thread may have lent layers to its call
             self._prepare()
-            put_on(self.target.denoiser, self.name, ForwardHook(self._forward, lambda: repr(settings)))
+            put_on(self.target.denoiser, self.name, ForwardHook(self._forward, lambda: repr(settings), settings))
 
     def take_off(self) -> None:
         take_off(self.target.denoiser, self.name)
@@ -50,6 +55,37 @@ class NetworkHook(ABC, Generic[S]):
     def _lets_through(self) -> bool:
         """Whether this call runs as if the hook were not there."""
         return not self._enabled() or current_pass().bypass
+
+    def _factors(self, size: Sequence[int]) -> tuple[float, ...]:
+        """The size of a call over the trained size, per grid axis: as the scale says, but none below the trained size.
+
+        Warns, once, where the picture is no larger than the trained one, or less so than the scale says.
+
+        Parameters
+        ----------
+        size : pixels of the call, per grid axis
+        """
+        scale, trained = self.settings.scale, self.target.usual
+        known = trained if scale == "auto" else self.target.compared
+        asked = factors_for(scale, size, trained)
+        used = above_trained(asked, size, known)
+        idle = all(f == 1 for f in used)
+        if known is not None and (idle or used != asked) and not self._warned:
+            self._warned = True
+            sizes = f"{self.target.pixels(size)}, and {self.target} was trained at {self.target.pixels(known)}"
+            done = "it does nothing; pass height= and width= of a larger picture"
+            if not idle:
+                done = f"it takes the scale {scale_text(used)} instead of {scale_text(asked)}; scale='auto' always does"
+            warnings.warn(f"{type(self.settings).__name__}: this picture has {sizes}, so {done}", RekernelWarning, 2)
+        return used
+
+    def _is_idle(self, size: Sequence[int]) -> bool:
+        """Whether a call, which is not a reduced pass of guidance, is no larger than the trained size."""
+        scale, reduced = self.settings.scale, current_pass().reduced
+        known = self.target.usual if scale == "auto" else self.target.compared
+        if reduced or known is None or len(size) < len(known):
+            return False
+        return all(f == 1 for f in factors_for("auto", size, known)) and all(f == 1 for f in self._factors(size))
 
     @abstractmethod
     def _prepare(self) -> None:

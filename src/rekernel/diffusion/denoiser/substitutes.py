@@ -211,13 +211,15 @@ class KernelBank:
         if isinstance(layers, str) and layers not in presets:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
             kind = type(self.denoiser).__name__
+            transformer = "Transformer" in kind
+            has = "" if transformer else f" (it has: {known})"
             instead = (
-                "a transformer slides no kernels over its image, so attach RescaledPositions instead: it rescales "
-                "positions and its attention"
-                if "Transformer" in kind
+                "a transformer slides no kernels over its image; use UpsampleGuidance or a GuidedCascade instead, with "
+                "RescaledPositions where the network has rotary positions"
+                if transformer
                 else "pass one of these, or patterns on the names of its parameters"
             )
-            raise RekernelError(f"layers={layers!r} is not a preset of this {kind} (it has: {known}); {instead}")
+            raise RekernelError(f"layers={layers!r} is not a preset of this {kind}{has}; {instead}")
         patterns = presets[layers] if isinstance(layers, str) else layers
         chosen = select(list(shapes), patterns, "layers")
         if not getattr(self.denoiser, "peft_config", ()):

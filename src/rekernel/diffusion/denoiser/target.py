@@ -5,7 +5,8 @@ Scope: attributes of pipelines and configs. Not here: guidance (see `guidance/ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,16 +15,19 @@ from ...checkpoint.config_file import KEY
 from ...errors import RekernelError
 from ...plan.plan import Plan
 from ...torch.editing.apply import PLAN
+from ..cascade.sizes import geometry_of, text_of
 from ..formulas.schedules import NoiseSchedule
 from ..formulas.sizes import Scale
+from ..picture_decoder import samples_latents
 from .hooks import compiled_later, refuse_caches
-from .names import SECOND
+from .names import IMAGE_AND_TIME, SECOND, SIZE_OF_PIPELINE
 from .scheduler_config import schedule_of
 
 LATENT = 1.0, 0.6, "nearest"  # arXiv 2404.01709
 PIXELS = 1.5, 1.0, "cubic"  # benchmarks/accuracy/diffusion.py
-_SIZE_OF_PIPELINE = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")
+ALONE = 1.0, 1.0, "nearest"  # a denoiser without its pipeline that may be of either kind
 _LEARNED = ("learned", "learned_range")
+_OF_PIXELS = (1, 3, 6)  # output channels of networks of pixels: grey, colours, colours and their variances
 
 
 class Target:
@@ -50,6 +54,7 @@ class Target:
                 f"separately, with scheduler=pipe.scheduler"
             )
         self.denoiser: nn.Module = denoiser
+        self._refuse_others()
         plan = getattr(self.network, PLAN, None)
         if isinstance(plan, Plan) and plan.changed:
             raise RekernelError(
@@ -60,6 +65,18 @@ class Target:
     def _current(self) -> Any:
         unet = getattr(self.pipe, "unet", None)
         return getattr(self.pipe, "transformer", None) if unet is None else unet
+
+    def _refuse_others(self) -> None:
+        """Raise for a module that is not a denoiser: a VAE, a text encoder, a layer."""
+        parameters = inspect.signature(type(self.network).forward).parameters
+        if any(image in parameters and time in parameters for image, time in IMAGE_AND_TIME):
+            return
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return
+        raise RekernelError(
+            f"{type(self.network).__name__} is not a denoiser: its forward takes no noisy image with a timestep. Pass "
+            f"the pipeline, or its unet or transformer"
+        )
 
     def check(self) -> None:
         """Raise if the pipeline was changed since attaching, so that the hook no longer applies."""
@@ -82,14 +99,17 @@ class Target:
 
     @property
     def latent(self) -> bool:
-        """Whether a VAE makes the picture."""
-        return getattr(self.pipe, "vae", None) is not None or getattr(self.pipe, "vqvae", None) is not None
+        """Whether a VAE makes the picture; without a pipeline, whether the network cannot be one of pixels."""
+        if self.pipe is None:
+            channels = getattr(getattr(self.network, "config", None), "out_channels", None)
+            return self.experimental or (isinstance(channels, int) and channels not in _OF_PIXELS)
+        return samples_latents(self.pipe)
 
     @property
     def defaults(self) -> tuple[float, float, str]:
-        """Default theta, eta and U: published for latents, measured for pixels, neutral for a denoiser alone."""
-        if self.pipe is None:
-            return 1.0, 1.0, "nearest"
+        """Default theta, eta and U: published for latents, measured for pixels, neutral where neither is sure."""
+        if self.pipe is None and not self.latent:
+            return ALONE
         return LATENT if self.latent else PIXELS
 
     @property
@@ -109,10 +129,32 @@ class Target:
         """What scale='auto' compares with: the trained size, else the size that the pipeline samples by default."""
         if self.trained is not None:
             return self.trained
-        known = type(self.network).__name__ in _SIZE_OF_PIPELINE  # other pipelines have it in other units
+        known = type(self.network).__name__ in SIZE_OF_PIPELINE  # other pipelines have it in other units
         default = getattr(self.pipe, "default_sample_size", None) if known else None
         own = None if self.latent else getattr(getattr(self.pipe, "config", None), "sample_size", None)
         return _sides(own if default is None else default)
+
+    @property
+    def compared(self) -> tuple[int, ...] | None:
+        """What a scale that is a number is checked with: the trained size, where it is certain; else None.
+
+        A pipeline whose call takes no size samples at the size in the config of its network, whatever the trained one.
+        """
+        if self.pipe is None:
+            return None
+        recorded = KEY in getattr(self.denoiser, "config", {})
+        return self.trained if recorded or self.takes_size else None
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether each call of the pipeline says its size."""
+        return self.pipe is not None and "height" in inspect.signature(type(self.pipe).__call__).parameters
+
+    def pixels(self, grid: Sequence[int]) -> str:
+        """A grid of the network in pixels of the picture, as people write a size: width first."""
+        cell = geometry_of(self.pipe, self.network, None).cell
+        size = text_of((grid[-2] * cell, grid[-1] * cell))
+        return f"{size} latents" if self.pipe is None and self.latent else f"{size} pixels"
 
     def check_scale(self, scale: Scale) -> None:
         """Raise for 'auto' where the trained size is not known."""

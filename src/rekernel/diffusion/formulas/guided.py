@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,12 +113,17 @@ class Window:
     log_snr: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.theta):
-            raise RekernelError(f"theta={self.theta} must be a finite number; 1 replaces the low band")
-        if not 0 <= self.eta <= 1:
-            raise RekernelError(f"eta={self.eta} must be between 0 (never) and 1 (in every step)")
-        if len(self.log_snr) != 2 or self.log_snr[0] > self.log_snr[1]:
-            raise RekernelError(f"log_snr={self.log_snr} must be (lowest, highest)")
+        if not _number(self.theta) or not math.isfinite(self.theta):
+            raise RekernelError(f"theta={self.theta!r} must be a finite number; 1 replaces the low band")
+        if not _number(self.eta) or not 0 <= self.eta <= 1:
+            raise RekernelError(f"eta={self.eta!r} must be a number between 0 (never) and 1 (in every step)")
+        for name, time in (("start", self.start), ("stop", self.stop)):
+            if not _number(time) or math.isnan(time):
+                raise RekernelError(f"{name}={time!r} must be a number: a time of the network")
+        log_snr: Any = self.log_snr
+        pair = isinstance(log_snr, Sequence) and not isinstance(log_snr, str) and len(log_snr) == 2
+        if not pair or not all(map(_number, log_snr)) or not log_snr[0] <= log_snr[1]:
+            raise RekernelError(f"log_snr={log_snr!r} must be two numbers, (lowest, highest)")
 
     def weight(self, schedule: NoiseSchedule, t: Any) -> Any:
         """The weight at each time in `t`, float64.
@@ -136,6 +142,10 @@ class Window:
             raise RekernelError(f"start={self.start} is cleaner than stop={self.stop}; give start= the noisier time")
         acts &= (stop <= later * t) & (later * t <= start) & (self.log_snr[0] <= snr) & (snr <= self.log_snr[1])
         return np.where(acts, self.theta, 0.0)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def octaves(scale: Sequence[float], levels: int | None = None) -> tuple[tuple[float, ...], ...]:

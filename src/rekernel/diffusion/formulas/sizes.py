@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import Option, RekernelError
+from ...escape import shown
 
 Scale = float | Sequence[float] | str
 """'auto', a number for height and width, or one per grid axis (`checked_scale` returns these as a tuple)."""
@@ -17,6 +18,7 @@ Scale = float | Sequence[float] | str
 _ELONGATED = 4.0  # the longest size in the lists of SDXL, PixArt and Sana
 _AREA = 0.85, 1.05  # bounds of the area over the trained area; .90 to 1 in those lists
 _SAME_SHAPE = 1.05
+_LARGEST = 64.0  # a larger scale is a size: no use is known
 
 
 def checked_scale(scale: Any) -> Scale:
@@ -31,8 +33,13 @@ def checked_scale(scale: Any) -> Scale:
         numbers = 0.0
     each = numbers if isinstance(numbers, tuple) else (numbers,)
     if not 1 <= len(each) <= 3 or not all(1 <= n < math.inf for n in each):
-        numbers_only = f"scale={scale!r} must be a number of at least 1, one per grid axis (at most 3)"
+        numbers_only = f"scale={shown(repr(scale), 80)} must be a number of at least 1, one per grid axis (at most 3)"
         raise RekernelError(numbers_only, Option(", or 'auto'", ""))  # the command has no word for it
+    if max(each) > _LARGEST:
+        raise RekernelError(
+            f"scale={scale!r} is the requested size over the trained size, and {_LARGEST:g} is the limit",
+            Option(f"; for a size in pixels write rekernel.diffusion.apply(pipe, size={scale!r}), or scale='auto'", ""),
+        )
     return numbers
 
 
@@ -49,6 +56,27 @@ def factors_for(scale: Scale, size: Sequence[int], trained: Sequence[int] | None
             raise RekernelError(f"scale={scale} has {len(scale)} entries for a grid of {axes} axes")
         return (1.0,) * (axes - len(scale)) + tuple(map(float, scale))
     return (1.0,) * max(0, axes - 2) + (scale,) * min(axes, 2)
+
+
+def above_trained(factors: Sequence[float], size: Sequence[int], trained: Sequence[int] | None) -> tuple[float, ...]:
+    """The factors, or those of 'auto' where `factors` would reduce the picture below the trained size.
+
+    Such a pass would be as wrong as the one that it is to correct: the network was not trained on smaller pictures.
+
+    Examples
+    --------
+    >>> above_trained((2, 2), (128, 128), (64, 64)), above_trained((2, 2), (64, 64), (64, 64))
+    ((2, 2), (1.0, 1.0))
+    >>> above_trained((20, 20), (96, 96), (64, 64))
+    (1.5, 1.5)
+    """
+    if trained is None or len(trained) > len(size):
+        return tuple(factors)
+    axes = len(trained)
+    low = [n / f for n, f in zip(size[-axes:], factors[-axes:], strict=True)]
+    if math.prod(low) >= _AREA[0] * math.prod(trained):
+        return tuple(factors)
+    return tuple(factors[:-axes]) + enlargement(size[-axes:], trained)
 
 
 def enlargement(size: Sequence[int], trained: Sequence[int]) -> tuple[float, ...]:

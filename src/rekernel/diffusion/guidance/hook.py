@@ -6,19 +6,21 @@ Scope: calls of the denoiser. Not here: the formulas (see `formulas/guided`), th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ...errors import RekernelError
+from ...errors import RekernelError, RekernelWarning
 from ..denoiser.call import Call, read_call
+from ..denoiser.conditions import check_reducible
 from ..denoiser.hooks import GUIDANCE
 from ..denoiser.network_hook import NetworkHook
 from ..denoiser.pass_context import running
 from ..denoiser.substitutes import ALL, KernelBank, lent
+from ..denoiser.target import LATENT, PIXELS
 from ..formulas.guided import guided_prediction
-from ..formulas.sizes import factors_for
 from .settings import GuidanceSettings
 
 
@@ -28,14 +30,31 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
     name = GUIDANCE
 
     def _prepare(self) -> None:
+        check_reducible(self.target.network)
         if self.settings.theta != 0:
             self._validate()
+            self._check_defaults()
         self.bank = KernelBank(self.target.denoiser)
 
     def _validate(self) -> None:
         """Raise for a schedule that is not known, and for a window whose ends are swapped in this schedule."""
         schedule, _ = self.target.schedule(self.settings.schedule, self.settings.prediction)
         self.settings.window().weight(schedule, schedule.end)
+
+    def _check_defaults(self) -> None:
+        """Warn where a default depends on the pipeline, and the network alone does not tell it."""
+        settings, target = self.settings, self.target
+        timed = any(value is not None for value in (settings.eta, settings.start, settings.stop, settings.log_snr))
+        if target.pipe is not None or target.latent or (settings.theta is not None and timed):
+            return
+        theta, eta, _ = target.defaults
+        warnings.warn(
+            f"{target} may make the pixels of a picture or the latents of a VAE, which it does not tell: theta "
+            f"{theta:g} and eta {eta:g} are taken. Attach to the pipeline, which tells it, or pass theta= and eta= "
+            f"({PIXELS[0]:g} and {PIXELS[1]:g} for pixels, {LATENT[0]:g} and {LATENT[1]:g} for latents)",
+            RekernelWarning,
+            stacklevel=2,
+        )
 
     def described(self) -> str:
         """Describe what guidance will do on this target."""
@@ -55,7 +74,7 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
             return forward(*args, **kwargs)
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
         theta, eta, enlarge = self.target.defaults
-        splits = settings.splits(call.size, self.target.usual, call.multiple, enlarge)
+        splits = settings.splits(call.size, None, call.multiple, enlarge, self._factors(call.size))
         if not splits:
             return forward(*args, **kwargs)
         self.target.check()
@@ -84,7 +103,7 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
 
     def _rescaled(self, forward: Callable[..., Any], call: Call) -> Any:
         """Run the network with every kernel rescaled, on the full grid."""
-        factors = factors_for(self.settings.scale, call.size, self.target.usual)
+        factors = self._factors(call.size)
         made = self.bank.substitutes(call, factors, ALL, "optimal", "factored")
         with running(bypass=True), lent(made):
             return call.run(forward)

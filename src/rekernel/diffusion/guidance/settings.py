@@ -23,6 +23,7 @@ from ..sampler_settings import SamplerSettings
 
 Predictor = Literal["reduced", "rescaled"]
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+_MOST_THETA = 10.0  # the measured best is 1.5; a larger weight is a slip
 
 
 @dataclass(eq=False, repr=False)
@@ -69,6 +70,10 @@ class GuidanceSettings(SamplerSettings):
         if self.levels is not None and not (hasattr(self.levels, "__index__") and self.levels >= 1):
             raise RekernelError(f"levels={self.levels!r} must be a whole number of at least 1")
         self.window()  # validate eagerly
+        if self.theta is not None and not 0 <= self.theta <= _MOST_THETA:
+            raise RekernelError(
+                f"theta={self.theta!r} must be a number from 0 (off) to {_MOST_THETA:g}; 1 replaces the low band"
+            )
 
     def window(self, theta: float = 1.0, eta: float = 1.0) -> Window:
         """When guidance acts and how strongly; the arguments are the defaults for settings that are None."""
@@ -85,8 +90,9 @@ class GuidanceSettings(SamplerSettings):
         )
 
     def splits(
-        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest"
-    ) -> tuple[LowBand, ...]:
+        self, size: Sequence[int], trained: Sequence[int] | None = None, multiple: int = 1, enlarge: str = "nearest",
+        factors: Sequence[float] | None = None,
+    ) -> tuple[LowBand, ...]:  # fmt: skip
         """The reductions between the levels, from the trained size upwards; empty at the trained size.
 
         Parameters
@@ -95,13 +101,14 @@ class GuidanceSettings(SamplerSettings):
         trained : pixels of the trained size, per grid axis; needed for scale='auto'
         multiple : divisor of height and width that the network requires
         enlarge : U where the setting `enlarge` is None
+        factors : size over trained size, per grid axis; by default as the scale says
 
         Examples
         --------
         >>> [s.low for s in GuidanceSettings(4).splits((64, 64))]
         [(16, 16), (32, 32)]
         """
-        factors = factors_for(self.scale, size, trained)
+        factors = factors_for(self.scale, size, trained) if factors is None else tuple(factors)
         if self.predictor == "rescaled":
             return (FilterSplit(tuple(size), factors),) if any(f > 1 for f in factors) else ()
         found: list[LowBand] = []

@@ -25,13 +25,15 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
     scale : number, one per grid axis, or 'auto'
         Requested size over trained size; a number applies to height and width. A video has three numbers: frames,
         height, width. 'auto' computes the scale at each call from both sizes (see `formulas.sizes.enlargement`); it is
-        1, and guidance does nothing, at the trained size and at other shapes of the trained area.
+        1, and guidance does nothing, at the trained size and at other shapes of the trained area. A call that is no
+        larger than the trained size, or not by as much as a number says, warns once; no pass is below the trained size.
     theta : float, optional
         Weight of guidance: 0 does nothing, 1 replaces the low band. The default is 1, and 1.5 for pipelines of pixels
         (measured: docs/guidance.md).
     eta : float, optional
         Share of the schedule, from the noisy end, in which guidance acts. The default is 1, and 0.6 for pipelines with
-        a VAE.
+        a VAE. Where a network is attached without its pipeline and may make pixels or latents, a warning says what is
+        taken.
     start, stop : float, optional
         Instead of `eta`: the noisiest and the cleanest time at which guidance acts, in the unit of the network's time.
     log_snr : (lowest, highest), optional
@@ -71,6 +73,11 @@ class UpsampleGuidance(GuidanceSettings, Attachable):
     def __post_init__(self) -> None:
         super().__post_init__()
         Attachable.__init__(self)
+
+    @property
+    def slot(self) -> str:
+        """The name under which a pipeline's `rekernel` lists this."""
+        return self._what
 
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .hook import GuidedDenoiser

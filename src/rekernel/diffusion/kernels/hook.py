@@ -36,6 +36,8 @@ class SwitchedDenoiser(NetworkHook[KernelSettings]):
             return forward(*args, **kwargs)
         self.target.check()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
+        if self._is_idle(call.size):
+            return forward(*args, **kwargs)
         substitutes = self._substitutes(call)
         damped = self.settings.noise_damped and bool(substitutes)
         if damped and len(call.x) % 2:

@@ -56,7 +56,10 @@ class KernelSettings(SamplerSettings):
                 canonical_method(name)
         for share in self.until.values() if isinstance(self.until, Mapping) else (self.until,):
             if not isinstance(share, int | float) or not 0 <= share <= 1:
-                raise RekernelError(f"until={self.until}: a share must be between 0 (never) and 1 (in every step)")
+                kind = "" if isinstance(share, int | float) else "a number "
+                raise RekernelError(
+                    f"until={self.until!r}: a share must be {kind}between 0 (never) and 1 (in every step)"
+                )
 
     @classmethod
     def from_options(cls, scale: Scale, options: Mapping[str, Any]) -> Self:

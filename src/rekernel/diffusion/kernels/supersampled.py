@@ -57,6 +57,11 @@ class SupersampledKernels(KernelSettings, Attachable):
         super().__post_init__()
         Attachable.__init__(self)
 
+    @property
+    def slot(self) -> str:
+        """The name under which a pipeline's `rekernel` lists this."""
+        return self._what
+
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .hook import SwitchedDenoiser
 

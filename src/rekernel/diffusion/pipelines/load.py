@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,46 +27,21 @@ from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
 from ...sources.opening import open_source
 from ...text import scale_text
+from ..denoiser.attached import ATTRIBUTE, Attached
 from ..denoiser.names import DENOISERS
-from ..guidance.upsample import UpsampleGuidance
-from ..kernels.supersampled import SupersampledKernels
-from ..positions.rescaled import RescaledPositions
+from .attached_cascade import AttachedCascade
+from .default_size import set_default_size
 from .record import Recorded, listed, read_records
-from .recorded_cascade import RecordedCascade
+from .recorded_cascade import recorded_cascade
 from .single_file import dilated_pipeline
 
 if TYPE_CHECKING:
     from torch import nn
 
-ATTRIBUTE = "rekernel"
-"""The attribute of a loaded pipeline that holds what is attached to it."""
-
 _OF_HUB = (
     "revision", "token", "cache_dir", "force_download", "local_files_only", "variant", "use_safetensors",
     "custom_pipeline", "trust_remote_code",
 )  # fmt: skip
-
-
-@dataclass
-class Attached:
-    """The guidance, the kernels and the positions that `load_pipeline` attached; each can be removed separately.
-
-    guidance, kernels, positions : None where the folder does not record them
-    cascade : the recorded cascade, called like the pipeline; None where the folder does not record one
-    rescaled : the scale of each component whose weights are rescaled, by name; they stay so
-    """
-
-    guidance: UpsampleGuidance | None = None
-    kernels: SupersampledKernels | None = None
-    positions: RescaledPositions | None = None
-    cascade: RecordedCascade | None = None
-    rescaled: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
-
-    def remove(self) -> None:
-        """Remove guidance, kernels and positions."""
-        for part in (self.guidance, self.positions, self.kernels):
-            if part is not None:
-                part.remove()
 
 
 def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
@@ -102,7 +76,9 @@ def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     -----
     RekernelWarning
         Where height and width differ and the pipeline has one number for both: then its default is the trained size.
+        Where the pipeline has no default size that can be set (Wan, Z-Image): then height and width have to be passed.
     """
+    check_path(source, "source")
     if Path(source).is_file():
         pipe = dilated_pipeline(Path(source), dict(options))
         return _finished(pipe, options, {"unet": pipe.unet}, {})
@@ -152,7 +128,8 @@ def _finished(pipe: Any, options: dict[str, Any], modules: dict[str, nn.Module],
     """The pipeline with its new default size, and with what is recorded attached."""
     _at_new_size(pipe, modules, records)
     _made_again(pipe, options)
-    setattr(pipe, ATTRIBUTE, _attached(pipe, modules, records))
+    set_default_size(pipe, records)
+    _attached(pipe, modules, records)
     return pipe
 
 
@@ -289,8 +266,8 @@ def _at_new_size(pipe: Any, modules: dict[str, nn.Module], records: dict[str, Re
         assert found is not None
         denoiser.register_to_config(**{KEY: found.to_entry()})
         new = found.new_size
-        if new is None:
-            continue
+        if new is None or (name not in modules and "sample_size" not in denoiser.config):
+            continue  # see `set_default_size`
         if isinstance(found.sample_size, int) and isinstance(new, tuple) and not _takes_sides(pipe):
             kind = type(pipe).__name__
             note = f"{kind} has one number for both sides of its default size, which cannot be {new}; pass height= and "
@@ -325,21 +302,19 @@ def _sides(size: Any) -> int | tuple[int, ...] | None:
 
 
 def _attached(pipe: Any, modules: Mapping[str, nn.Module], records: dict[str, Recorded]) -> Attached:
+    """Attach what the folder records, and list it; the list stays when a part of it is removed."""
     from ...torch.editing.apply import PLAN
 
-    made = Attached(rescaled={name: scale_of(getattr(module, PLAN)) for name, module in modules.items()})
+    made = Attached(pipe, {name: scale_of(getattr(module, PLAN)) for name, module in modules.items()})
+    vars(pipe)[ATTRIBUTE] = made
     for found in records.values():
-        made.kernels, made.positions, made.guidance = (
-            found.make_kernels(), found.make_positions(), found.make_guidance()
-        )  # fmt: skip
-    attached = [part for part in (made.kernels, made.positions, made.guidance) if part is not None]
-    for part in attached:
-        part.attach(pipe)
-    for found in records.values():
+        for part in found.parts():
+            part.attach(pipe)
         if found.cascade is not None:
-            made.cascade = RecordedCascade(pipe, found, attached)
+            made.cascade = AttachedCascade(recorded_cascade(pipe, found))
+    made.keep()
     said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in made.rescaled.items()]
-    said += [repr(part) for part in (*attached, made.cascade) if part is not None]
+    said += [repr(part) for part in (*made.parts, made.cascade) if part is not None]
     if said:
         pipe.register_to_config(**{KEY: said})
     return made

@@ -40,7 +40,7 @@ class Recorded:
     """The record of a folder: what `load_pipeline` attaches.
 
     scale : requested size over trained size, a number or one per axis
-    sample_size : the trained size, from the original config; None where that has none, as it may with rescaled weights
+    sample_size : the trained size, on the denoiser's grid; None where neither config nor pipeline says it
     guidance : options of `UpsampleGuidance`, or None for no guidance
     kernels : options of `SupersampledKernels`, or None for original kernels
     plan : plan of weights that are rescaled in the folder itself (saved by `save_pretrained`); then all others are None
@@ -104,7 +104,7 @@ class Recorded:
     def new_size(self) -> int | tuple[int, ...] | None:
         """The config's sample size at the requested scale: one number where the config had one and all sides are equal.
 
-        None where the config has no sample size.
+        None where the trained size is not known.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class Recorded:
         """
         entry: dict[str, Any] = {"version": VERSION, "tool": f"rekernel {__version__}"}
         sizes = {"scale": listed(self.scale), "sample_size": listed(self.sample_size)}
-        entry |= {name: value for name, value in sizes.items() if value is not None}
+        entry |= {name: value for name, value in sizes.items() if value is not None or self.plan is None}
         options = {"guidance": self.guidance, "kernels": self.kernels, "positions": self.positions}
         entry |= {name: dict(given) for name, given in options.items() if given is not None}
         if self.cascade is not None:

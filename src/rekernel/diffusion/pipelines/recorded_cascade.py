@@ -1,59 +1,27 @@
-"""Call the cascade that a pipeline folder records.
+"""Make the cascade that a pipeline folder records.
 
-Scope: guidance, kernels and positions that are attached already give way while the cascade runs, since it attaches its
-own at each stage. Not here: the cascade (see `cascade/guided_cascade`), the record (see `record`).
+Scope: the record's settings as those of a cascade. Not here: the cascade (see `cascade/guided_cascade`), calling it
+beside what is attached (see `attached_cascade`), the record (see `record`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..cascade.guided_cascade import GuidedCascade
-from ..denoiser.attachable import Attachable
 from .record import Recorded
 
 
-class RecordedCascade:
-    """The cascade of a loaded pipeline.
-
-    Parameters
-    ----------
-    pipe : the loaded pipeline
-    found : Recorded
-    attached : its guidance, kernels and positions
-
-    Attributes
-    ----------
-    made : GuidedCascade
-        The cascade itself, with its sizes and its count of passes.
-    """
-
-    def __init__(self, pipe: Any, found: Recorded, attached: Sequence[Attachable]) -> None:
-        scale = found.scale[-2:] if isinstance(found.scale, tuple) else found.scale
-        self.made = GuidedCascade(
-            pipe,
-            scale=scale,
-            strength=found.cascade or (),
-            guidance=False if found.guidance is None else dict(found.guidance),
-            kernels=None if found.kernels is None else dict(found.kernels),
-            positions=None if found.positions is None else dict(found.positions),
-        )
-        self._attached = attached
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample in stages: the arguments and the result of `GuidedCascade`."""
-        waiting = [part for part in self._attached if part.attached]
-        for part in waiting:
-            part.remove()
-        try:
-            return self.made(*args, **kwargs)
-        finally:
-            for part in waiting:
-                part.attach(self.made.pipe)
-
-    def __repr__(self) -> str:
-        return repr(self.made)
+def recorded_cascade(pipe: Any, found: Recorded) -> GuidedCascade:
+    """The cascade of a loaded pipeline."""
+    return GuidedCascade(
+        pipe,
+        scale=found.scale[-2:] if isinstance(found.scale, tuple) else found.scale,
+        strength=found.cascade or (),
+        guidance=False if found.guidance is None else dict(found.guidance),
+        kernels=None if found.kernels is None else dict(found.kernels),
+        positions=None if found.positions is None else dict(found.positions),
+    )
 
 
-__all__ = ["RecordedCascade"]
+__all__ = ["recorded_cascade"]

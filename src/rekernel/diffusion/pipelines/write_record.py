@@ -25,6 +25,7 @@ from ...plan.recipe import find_recipe
 from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS, SECOND
 from .record import Recorded
+from .trained_size import trained_size
 
 
 def record(
@@ -62,8 +63,8 @@ def record(
     Raises
     ------
     RekernelError
-        For a folder without a denoiser that has a sample size, for a folder with rescaled weights or with a record, and
-        for every error of attaching to the denoiser.
+        For a folder without a denoiser, or whose UNet has no sample size, for a folder with rescaled weights or with a
+        record, for a cascade where the trained size is not known, and for every error of attaching to the denoiser.
     """
     pipeline = find_pipeline(source)
     if pipeline is None:
@@ -77,9 +78,13 @@ def record(
         )
     root, aim = Path(source), Path(target)
     component, config = _denoiser(pipeline, root)
-    path, size = component.folder / "config.json", config["sample_size"]
+    path, trained = component.folder / "config.json", trained_size(pipeline, component, config)
     strengths = None if cascade is None else tuple(cascade)
-    trained = tuple(size) if isinstance(size, list) else int(size)
+    if trained is None and (strengths is not None or component.class_name.startswith("UNet")):
+        raise RekernelError(
+            f"{shown_path(path)}: has no sample_size, so the trained size is not known; without it a cascade has no "
+            f"size to start from, and a UNet no default size to enlarge"
+        )
     made = Recorded(scale, trained, guidance, kernels, positions=positions, cascade=strengths)
     _check_original(component, config)
     _check_scale(made, pipeline, component)
@@ -108,12 +113,7 @@ def _denoiser(pipeline: Pipeline, root: Path) -> tuple[Component, dict[str, Any]
     for name in DENOISERS:
         path = root / name / "config.json"
         if name in pipeline.components and path.is_file():
-            config = read_object(path)
-            size = config.get("sample_size")
-            sides = size if isinstance(size, list) else [size]
-            if not sides or not all(isinstance(n, int) and n > 0 for n in sides):
-                raise RekernelError(f"{shown_path(path)}: has no sample_size, so the trained size is not known")
-            return pipeline.components[name], config
+            return pipeline.components[name], read_object(path)
     raise RekernelError(f"{shown_path(root)}: has no component {' or '.join(DENOISERS)} to guide")
 
 

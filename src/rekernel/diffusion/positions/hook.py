@@ -52,10 +52,12 @@ class PositionedDenoiser(NetworkHook[PositionSettings]):
                     f"table; pass method='interpolate'"
                 )
         elif position_module(network) is None:
-            raise RekernelError(
-                f"{self.target}: has no positions that rekernel knows how to rescale; for the kernels of a UNet, use "
-                f"SupersampledKernels"
+            instead = (
+                "SupersampledKernels would not act on it either, so use UpsampleGuidance or a GuidedCascade"
+                if self.target.experimental
+                else "for the kernels of a UNet, use SupersampledKernels"
             )
+            raise RekernelError(f"{self.target}: has no positions that rekernel knows how to rescale; {instead}")
 
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._lets_through():
@@ -63,6 +65,8 @@ class PositionedDenoiser(NetworkHook[PositionSettings]):
         self.target.check()
         self._check_method()
         call = read_call(self.target.denoiser, args, kwargs, self.target.noisy)
+        if self._is_idle(call.size):
+            return forward(*args, **kwargs)
         scales = scale_of_pass(self.settings.scale, call.size, self.target.usual)
         if all(s == 1 for s in scales):
             return forward(*args, **kwargs)

@@ -32,7 +32,8 @@ class RescaledPositions(PositionSettings, Attachable):
     temperature : bool or float
         Multiply the logits of attention by (log n / log n_trained)^temperature, for n image tokens. False leaves them;
         0.5 is the factor of arXiv 2306.08645. All logits of an attention over image tokens are multiplied, those of its
-        text tokens too; attention over text alone, and of image tokens to a text beside them, is unchanged.
+        text tokens too; attention over text alone, and of image tokens to a text beside them, is unchanged. With
+        guidance, 'yarn' without temperature (False) was the best choice measured (docs/guidance.md).
     schedule : NoiseSchedule, optional
         Noise schedule of the network, for 'dype'; read from the pipeline's scheduler by default.
 
@@ -51,6 +52,11 @@ class RescaledPositions(PositionSettings, Attachable):
     def __post_init__(self) -> None:
         super().__post_init__()
         Attachable.__init__(self)
+
+    @property
+    def slot(self) -> str:
+        """The name under which a pipeline's `rekernel` lists this."""
+        return self._what
 
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         from .hook import PositionedDenoiser

@@ -62,7 +62,7 @@ def _class(config: Mapping[str, Any], where: str) -> Any:
         module = importlib.import_module(library)
     except ImportError:
         raise RekernelError(
-            f"{where}: is for a {name} of {library}, which is not installed: pip install {library}"
+            f"{where}: is for a {name} of {library}, which is not installed; install {library}"
         ) from None
     kind = getattr(module, name, None)
     if not isinstance(kind, type) or not issubclass(kind, getattr(module, _BASES[library])):

@@ -17,10 +17,12 @@ from ...errors import RekernelError
 from ...escape import shown
 from ...patterns import matcher
 from ...plan.changes import LayerChange, Mode, ModuleChange
-from ...planning.roles import ABSORB, AUTO, SUPERSAMPLE, Network, Role, aligned, role_of, settings_of
+from ...planning.roles import ABSORB, AUTO, SUPERSAMPLE, Network, Role, aligned, patches_stay, role_of, settings_of
 from ...planning.rules import offset_note, resampled_image, resized, shrinking_note
 from ...planning.settings import Settings
 from ...resampling.geometry import new_size
+from ...text import dims
+from ..given_grids import picture_of
 from ..layers.module_names import aliases, owner_of
 from ..layers.own_forward import OwnForward
 from ..tracing.layer_call import LayerCall
@@ -196,8 +198,10 @@ class Follower:
         if all(s == 1 for s in arriving):
             return arriving
         if self.reading.keeps_patch and call.weight in self.reading.readers:
-            patch = "x".join(map(str, m.kernel_size))
-            self._keep(call.weight, f"patches of {patch} pixels stay, since they cannot grow by the scale")
+            self._keep(
+                call.weight, f"patches of {dims(m.kernel_size)} pixels stay, since they cannot grow by the scale"
+            )
+            self._say(patches_stay(m.kernel_size, arriving))
             return arriving
         leaving = (1.0,) * len(arriving) if mode == ABSORB else arriving
         if call.weight in self.excluded:
@@ -288,7 +292,10 @@ class Follower:
                 f"neither channels-first nor channels-last, or has a computed weight (a matrix that mixes tokens, say)"
             )
         if len(self.trace.size) == 1 and 0 in call.sources and call.grid[0] == 1:
-            self._say(f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; pass an image as (N, C, H, W)")
+            self._say(
+                f"{call.weight}: its {call.grid[1]} inputs are taken for a signal; for a picture pass an example input "
+                f"(N, C, H, W), or grids={{{call.module!r}: {picture_of(call.grid[1])}}} where its pixels are flat"
+            )
         if call.weight in self.excluded:
             raise RekernelError(f"{call.weight}: reads a grid that grows, so it cannot be excluded")
         role = Role.READS_IMAGE if 0 in call.sources else None

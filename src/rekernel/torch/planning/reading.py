@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...architectures.registry import recognise
+from ...errors import RekernelError
+from ...escape import shown
 from ...plan.changes import Mode
 from ...planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, network_mode
 from ...resampling.geometry import is_whole
@@ -145,6 +147,25 @@ def _is_patch(call: LayerCall, modules: Mapping[str, nn.Module]) -> bool:
 
 def _by(numbers: Any) -> str:
     return "x".join(f"{n:g}" for n in numbers)
+
+
+def preset_layers(model: nn.Module, preset: str) -> tuple[str, ...]:
+    """Patterns of the layers in a preset of the family that the names of a model show.
+
+    Examples
+    --------
+    >>> preset_layers(nn.Conv2d(1, 1, 3), "all")
+    ('*',)
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    family = recognise(shapes)
+    presets = family.presets(shapes) if family else {"all": ("*",)}
+    if preset not in presets:
+        raise RekernelError(
+            f"preset={shown(repr(preset), 40)} is not a preset of this {type(model).__name__}, which has "
+            f"{', '.join(sorted(presets))}; or pass include= with patterns on the names of its parameters"
+        )
+    return presets[preset]
 
 
 def inner_layers(model: nn.Module) -> tuple[str, ...] | None:

@@ -40,7 +40,7 @@ def filled(template: str, *, title: str, grade: str, notes: Sequence[str], **val
         import PIL.Image  # noqa: F401
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
-        raise RekernelError(f"the report needs {error.name}: pip install 'rekernel[verify]'") from None
+        raise RekernelError(f"the report needs {error.name}: pip install jinja2 pillow") from None
     engine = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

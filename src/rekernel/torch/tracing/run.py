@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import RekernelError
 from ...escape import shown
 from ...planning.roles import gives_image
-from ..running import said_by
+from ..running import out_of_memory, said_by
 from .eval_mode import evaluating
 from .layer_call import LayerCall
 from .no_collections import without_collections
@@ -129,6 +129,8 @@ def trace(
     try:
         return _pass(model, args, kwargs, spatial, failing, shape_only=False)
     except Exception as error:  # the model may raise anything on this input
+        if out_of_memory(error):
+            raise
         raise _does_not_run(model, failing, error) from error
 
 
