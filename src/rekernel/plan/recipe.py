@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..checkpoint.strict_json import strict_text
-from ..errors import RekernelError
+from ..errors import CheckpointError, RekernelError
 from ..escape import inert, shown
 from ..messages.display import Displayed, Table
 from ..text import counted
@@ -20,6 +20,7 @@ from .plan import Plan, plan_of
 KEY = "rekernel"
 """The metadata key. Every other entry of the source's metadata is copied unchanged."""
 VERSION = 1
+_NO_RECIPE = f"recipe: metadata key {KEY!r} does not hold a rekernel recipe"
 _ORIGIN = ("repo", "commit", "path")
 
 
@@ -101,9 +102,12 @@ class Recipe(Displayed):
         >>> Recipe.from_json(recipe.to_json()) == recipe
         True
         """
-        document = strict_text(text, "recipe", f"metadata key {KEY!r}")
+        try:
+            document = strict_text(text, "it", "text")
+        except CheckpointError as error:
+            raise RekernelError(f"{_NO_RECIPE} ({str(error).rstrip('.')})") from None
         if not isinstance(document, dict):
-            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe (it is not an object)")
+            raise RekernelError(f"{_NO_RECIPE} (it is not an object)")
         try:
             version = document["version"]
             if version != VERSION:
@@ -118,7 +122,7 @@ class Recipe(Displayed):
             return cls(plan, sources, dtype, tool)
         except (KeyError, TypeError, AttributeError) as error:
             why = shown(str(error), 200)
-            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({why})") from None
+            raise RekernelError(f"{_NO_RECIPE} ({why})") from None
 
 
 def find_recipe(metadata: Mapping[str, str]) -> Recipe | None:

@@ -18,7 +18,7 @@ from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...plan.plan import Plan, plan_of
-from ...planning.allowed_values import LARGEST_IMAGE, LARGEST_SCALE
+from ...planning.allowed_values import LARGEST_IMAGE
 from ...resampling.geometry import new_size
 from ...version import __version__
 from ..cascade.settings import recorded_strengths
@@ -66,8 +66,6 @@ class Recorded:
                 raise RekernelError(
                     "scale='auto' cannot be recorded, since the new default size follows from the scale; give a number"
                 )
-            if max(scale if isinstance(scale, tuple) else (scale,)) > LARGEST_SCALE:
-                raise RekernelError(f"scale={self.scale!r} is above {LARGEST_SCALE}; it is new size over trained size")
             object.__setattr__(self, "scale", scale)
         elif any(part is not None for part in (self.guidance, self.kernels, self.positions, self.cascade)):
             raise RekernelError(
