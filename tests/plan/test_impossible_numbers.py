@@ -21,6 +21,7 @@ from rekernel.plan.serialization import change_of
         ("axis", 3, "does not fit axis 3"),
         ("axis", -1, "does not fit axis -1"),
         ("dilation", 1 << 30, "matrix of more than"),
+        ("dilation", 24755, "a kernel over 49511 pixels at scale 2 is above 4096 taps"),
         ("geometry", "grid", "a grid of 3->11 has a scale of"),
     ],
 )

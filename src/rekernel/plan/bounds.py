@@ -129,6 +129,8 @@ def check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
         raise RekernelError(f"a kernel's scale of {o.scale:g} is below 1/{_LARGEST_SCALE}")
     if o.new > MOST_TAPS:
         raise RekernelError(f"a kernel of {o.new} taps is above {MOST_TAPS}")
+    if o.scale * (spread - 1) > MOST_TAPS:  # every old place is designed, also those between the taps
+        raise RekernelError(f"a kernel over {spread} pixels at scale {o.scale:g} is above {MOST_TAPS} taps")
     kernel_taps(spread, o.scale, canonical_method(o.method), o.new, o.phase)  # raises for more than any method needs
     if spread * o.new <= _SMALL:
         o.matrix()  # raises if the method has no kernel of this size

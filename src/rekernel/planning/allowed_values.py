@@ -115,6 +115,8 @@ def check_numbers(*, taps: Any = None, a: Any = KEYS_A, smoothness: Any = None) 
         raise RekernelError(
             f"taps={shown(repr(taps), 80)} is neither a number of taps, 1 or more, nor one of {', '.join(TAPS_RULES)}"
         )
+    if not _number(a):
+        raise RekernelError(f"a={shown(repr(a), 80)} is not a number; it is the parameter of the cubic filter, -0.5")
     check_a(a)
     if smoothness is not None and not (_number(smoothness) and 0 <= smoothness < 1):
         raise RekernelError(f"smoothness={shown(repr(smoothness), 80)} must be at least 0 and below 1")
