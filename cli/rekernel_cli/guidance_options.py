@@ -5,14 +5,15 @@ Scope: the text on the command line. Not here: checks of the values (see `rekern
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import completion
 from .load_hint import pipeline_loader
 from .main import Failure
-from .terminal import counted, echo_json
 
 if TYPE_CHECKING:
     from .options import Planning
@@ -38,10 +39,12 @@ def options(text: str) -> dict[str, Any]:
         if not equals or name not in types:
             if not equals and "cascade" in found and _is_number(name):
                 raise click.BadParameter(f"{part!r} is a strength of its own; join strengths with /: cascade=0.5/0.4")
-            known = ", ".join(types)
-            raise click.BadParameter(f"{part!r} is not NAME=VALUE with a name from {known}; write theta=1,eta=0.6")
+            from rekernel.text import near
+
+            meant = f"did you mean {word}=?" if (word := next(iter(near(name, types)), "")) else "write theta=1,eta=0.6"
+            raise click.BadParameter(f"{part!r} is not NAME=VALUE with a name from {', '.join(types)}; {meant}")
         if name in found:
-            raise click.BadParameter(f"{name!r} is given twice")
+            raise click.BadParameter(f"{name!r} is given twice; give it once")
         try:
             found[name] = types[name](value)
         except ValueError:
@@ -72,6 +75,35 @@ def _types() -> dict[str, Any]:
     types |= {"temperature": PositionSettings.option_types()["temperature"], "positions": str}
     ordered = dict(sorted(types.items(), key=lambda item: (float, int, str).index(item[1])))
     return {**ordered, "cascade": _strengths}
+
+
+def words() -> dict[str, Sequence[str]]:
+    """Return the words that each setting may have, for completion; none for numbers."""
+    from rekernel.diffusion.formulas.low_band import ENLARGE, REDUCE
+
+    known = {"kernels": ("switched", "none"), "positions": position_methods(), "reduce": REDUCE, "enlarge": ENLARGE}
+    return {name: known.get(name, ()) for name in _types()}
+
+
+def position_methods() -> Sequence[str]:
+    """Return the methods of positions."""
+    from rekernel.diffusion.positions.frequencies import METHODS
+
+    return METHODS
+
+
+def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    """Complete the value of `rekernel sample --guidance`: upsample, its settings, or none."""
+    if not begun.startswith("upsample,"):
+        return [word for word in ("upsample", "none") if word.startswith(begun)]
+    own = {name: known for name, known in words().items() if name not in OF_OTHERS}
+    return [
+        f"upsample,{found}" for found in completion.settings(lambda: own)(ctx, param, begun.removeprefix("upsample,"))
+    ]
+
+
+OF_OTHERS = ("until", "kernels", "positions", "temperature", "cascade")
+"""Settings that `rekernel sample` takes in options of their own."""
 
 
 def parsed(value: Any) -> dict[str, Any]:
@@ -109,6 +141,10 @@ def positions_of(given: dict[str, Any]) -> dict[str, Any] | None:
         if temperature is not None:
             raise click.UsageError("--guidance temperature=: applies to rescaled positions; also give positions=METHOD")
         return None
+    if method not in position_methods():
+        from rekernel.text import choices
+
+        raise click.UsageError(f"positions {method!r}: unknown; {choices(method, position_methods())}")
     return {"method": method} if temperature is None else {"method": method, "temperature": temperature}
 
 
@@ -140,6 +176,8 @@ def record(
         raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
+
+    from .terminal import counted, echo_json
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)

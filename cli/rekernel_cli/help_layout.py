@@ -5,6 +5,8 @@ Scope: click. Not here: the commands and their options (see `main`, `options`).
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -53,6 +55,16 @@ class GroupedCommand(click.Command):
         params = super().get_params(ctx)
         return [*params, _help_all(hidden=not any(map(_is_rare, params)))]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.possibilities or ctx.parent is None or ctx.resilient_parsing:
+                raise
+            raise click.UsageError(
+                f"No such option {error.option_name!r}{_others(error.option_name, ctx)}", ctx
+            ) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
@@ -88,6 +100,19 @@ def _print_everything(ctx: click.Context, param: click.Parameter, given: bool) -
         ctx.exit()
 
 
+def _others(option: str, ctx: click.Context) -> str:
+    """Name the other commands that have an option; empty if none has."""
+    group = ctx.parent.command if ctx.parent else None
+    if not isinstance(group, click.Group):
+        return "."
+    having = []
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if command is not None and any(option in param.opts for param in command.params):
+            having.append(name)
+    return f"; {' and '.join(having)} {'has' if len(having) == 1 else 'have'} it." if having else "."
+
+
 def _is_rare(param: click.Parameter) -> bool:
     return isinstance(param, GroupedOption) and param.rare
 
@@ -116,6 +141,17 @@ class LazyGroup(click.Group):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), _help_all(hidden=True)]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.possibilities or ctx.resilient_parsing:
+                raise
+            raise click.UsageError(
+                f"No such option {error.option_name!r} before a command; options follow the command, as in "
+                f"`{ctx.command_path} convert SOURCE TARGET --scale 2`.", ctx,
+            ) from None  # fmt: skip
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.entries]
 
@@ -131,8 +167,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = str(args[0])
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
-            near = get_close_matches(name, self.entries, n=1)
+            near = get_close_matches(name.lower(), self.entries, n=1)
             known = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(self.entries)}."
+            if name == "help":
+                known = "did you mean --help?"
+            elif os.path.lexists(name):
+                known = f"did you mean {ctx.command_path} {next(iter(self.entries))} {shlex.quote(name)}?"
             ctx.fail(f"No such command {name!r}; {known}")
         return super().resolve_command(ctx, args)
 

@@ -23,8 +23,10 @@ No other program loads such a file: diffusers' from_single_file, ComfyUI and A11
 """What to do instead of converting a single file of Stable Diffusion to larger kernels."""
 
 
-def how_to_load(report: Report, where: str) -> str:
-    """The line for what was written; `where` is the target as it is shown."""
+def how_to_load(report: Report) -> str:
+    """The line for what was written."""
+    from rekernel.escape import shell_word
+
     plan, file = report.plans.get(""), report.files[0]
     if plan is None:
         return f"It loads with rekernel: {pipeline_loader(report.target)}"
@@ -43,7 +45,7 @@ def how_to_load(report: Report, where: str) -> str:
     if is_single_file(change.name for change in plan.changes):
         return single_file_loader(report.target, plan)
     geometry = any(change.new_geometry for change in plan.changed)
-    listed = f"the new kernels, strides and padding, which `rekernel inspect {where}` lists"
+    listed = f"the new kernels, strides and padding, which `rekernel inspect {shell_word(report.target)}` lists"
     lists = listed if geometry else "the new shapes"
     if other := foreign_loader(metadata_of(file)):
         return f"{other}({str(file)!r}) reads it, for a model with {lists}."
@@ -125,22 +127,25 @@ def single_file_loader(target: Path, plan: Plan) -> str:
     return NO_OTHER_LOADER
 
 
-def how_to_check(source: str, report: Report, where: str, *, allow_pickle: bool = False) -> str:
+def how_to_check(source: str, report: Report, *, allow_pickle: bool = False) -> str:
     """The line about checking a conversion by names, which saw no model run; empty where there is nothing to check."""
+    from rekernel.escape import shell_word
+
     plan = report.plans.get("")
     if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
         return ""
     if is_single_file(change.name for change in plan.changes) or foreign_loader(metadata_of(report.files[0])):
         return ""
     pickle = " --allow-pickle" if allow_pickle else ""
+    command = f"rekernel verify {shell_word(source)} {shell_word(report.target)}"
     if _names_its_class(Path(source)):
         return (
             "Names alone cannot be checked: they do not show what the model's code does.\n"
-            f"rekernel verify {source} {where}{pickle} compares both."
+            f"{command}{pickle} compares both."
         )
     return (
         "Names alone cannot be checked: they do not show what the model's code does. With the model,\n"
-        f"rekernel verify {source} {where} --model MODULE:NAME --input CxHxW{pickle} compares both."
+        f"{command} --model MODULE:NAME --input CxHxW{pickle} compares both."
     )
 
 

@@ -200,3 +200,7 @@ def main(debug: bool) -> None:
 
     Results go to stdout, progress and errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
+
+
+if "_REKERNEL_COMPLETE" in os.environ:
+    from . import completion  # noqa: F401 - it adds the words of bash to click's

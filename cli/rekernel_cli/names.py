@@ -52,6 +52,13 @@ def orders() -> tuple[str, ...]:
     return ORDERS
 
 
+def dtypes() -> tuple[str, ...]:
+    """Return the dtypes of floating-point numbers that a conversion writes."""
+    from rekernel.checkpoint.dtypes import FLOATS
+
+    return tuple(FLOATS)
+
+
 def modes() -> tuple[str, ...]:
     """Return the modes of a network; a layer has all but 'auto'."""
     from rekernel.planning.roles import NETWORK_MODES

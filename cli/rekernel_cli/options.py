@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 from click.core import ParameterSource
 
-from . import names, values
+from . import completion, names, values
 from .help_layout import GroupedOption, Help
 
 if TYPE_CHECKING:
@@ -46,15 +46,14 @@ def option(*spellings: str, group: str, **settings: Any) -> Callable[[Command], 
     return click.option(*spellings, cls=GroupedOption, group=group, **settings)
 
 
-def _completed(known: Callable[[], Sequence[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Return a function that completes a name in the shell, among those that `known` returns."""
-    return lambda _ctx, _param, begun: [name for name in known() if name.startswith(begun)]
-
-
 def _repeated(
-    name: str, kind: Callable[[str], Any], metavar: str, text: Help, *, rare: bool = False, group: str = UNSEEN
-) -> Callable[[Command], Command]:
-    return option(name, group=group, type=kind, multiple=True, metavar=metavar, help=text, rare=rare)
+    name: str, kind: Callable[[str], Any], metavar: str, text: Help, *, rare: bool = False, group: str = UNSEEN,
+    known: Callable[[], Sequence[str]] = tuple,
+) -> Callable[[Command], Command]:  # fmt: skip
+    complete = completion.hinted(known, bare=metavar.startswith("["))
+    return option(
+        name, group=group, type=kind, multiple=True, metavar=metavar, help=text, rare=rare, shell_complete=complete
+    )
 
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
@@ -68,21 +67,22 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
            help="Instead of --scale: the new size, width first: 1024x768."),
     option("--from", "from_size", group=RESAMPLING, type=values.size, metavar="WxH",
            help="With --to: the trained size, width first. Default: that which config.json beside the weights tells."),
-    option("--method", group=RESAMPLING, type=values.method, metavar="METHOD", shell_complete=_completed(names.methods),
+    option("--method", group=RESAMPLING, type=values.method, metavar="METHOD",
+           shell_complete=completion.words(names.methods),
            help=lambda: f"{names.methods_by_use()}. Default: {names.default('method')}; by the role of the layer."),
     option("--reading-filter", group=RESAMPLING, rare=True, type=values.choice(names.reading_filters), metavar="METHOD",
-           shell_complete=_completed(names.reading_filters),
+           shell_complete=completion.words(names.reading_filters),
            help=lambda: "Method of the layer that reads the image, if another than --method: "
                         f"{', '.join(names.reading_filters())}."),
     _repeated("--mode", values.hint(values.choice(names.modes), "--mode absorb", bare=True), "[NAME=]MODE",
               "absorb: the layer that reads the image takes the scale. supersample: feature maps grow. Default: auto; "
               "absorb unless the output is an image.",
-              group=RESAMPLING),
+              group=RESAMPLING, known=names.modes),
     option("--gain", group=RESAMPLING, rare=True, type=values.choice(names.gains), metavar="GAIN",
-           shell_complete=_completed(names.gains),
+           shell_complete=completion.words(names.gains),
            help=lambda: "dc keeps the response to constants; ratio divides by the scale; none does neither. "
                         f"Default: {names.default('gain')}."),
-    option("--taps", group=RESAMPLING, type=values.taps, metavar="N",
+    option("--taps", group=RESAMPLING, type=values.taps, metavar="N", shell_complete=completion.words(names.taps_rules),
            help=lambda: f"Taps per axis: a number, {' or '.join(names.taps_rules())}. "
                         "Default: same-extent for optimal, else full."),
     option("--cubic-a", "a", group=RESAMPLING, rare=True, type=values.number, metavar="A",
@@ -91,13 +91,14 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     option("--smoothness", group=RESAMPLING, rare=True, type=values.number, metavar="X",
            help=lambda: "Weight of aliases for the optimal method, 0 to 1. "
                         f"Default: {names.smoothness()}."),
-    option("--preset", group=SELECTION, metavar="NAME",
+    option("--preset", group=SELECTION, metavar="NAME", shell_complete=completion.presets,
            help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
-    option("--include", group=SELECTION, multiple=True, metavar="PATTERN",
+    option("--include", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,
            help="Rescale these tensors, also beside those of --preset."),
-    option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", help="Keep these tensors unchanged."),
+    option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,
+           help="Keep these tensors unchanged."),
     option("--set", "overrides", group=SELECTION, type=values.override, multiple=True, rare=True,
-           metavar="PATTERN:K=V,...",
+           metavar="PATTERN:K=V,...", shell_complete=completion.settings(values.settings_of_layers, after=":"),
            help=f"Other settings for some layers: 'layer1.*:method=cubic,taps=7'. K is one of "
                 f"{', '.join(values.SETTINGS)}."),
     _repeated("--linear-grid", values.hint(values.grid, "--linear-grid fc1=512,7,7"), "NAME=C,H,W",
@@ -107,7 +108,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     _repeated("--grid", values.hint(values.patches, "--grid pos_embed=16,8"), "NAME=H,W",
               "Patches along each axis of the trained image, for a table of positions.", rare=True),
     _repeated("--order", values.hint(values.choice(names.orders), "--order fc1=channels-last", bare=True), "NAME=ORDER",
-              "Order of the flattened grid: channels-first (the default) or channels-last.", rare=True),
+              "Order of the flattened grid: channels-first (the default) or channels-last.", rare=True,
+              known=names.orders),
     _repeated("--stride", values.hint(values.whole(1), "--stride conv1=2"), "NAME=N",
               "Stride of the convolution, where the family does not define the stride.", rare=True),
     _repeated("--dilation", values.hint(values.whole(1), "--dilation conv1=2"), "NAME=N",
@@ -115,8 +117,9 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     _repeated("--padding", values.hint(values.padding, "--padding conv1=0,1"), "NAME=N[,N]",
               "Padding of the convolution, or left,right. Default: dilation*(k-1)/2.", rare=True),
     _repeated("--layout", values.hint(values.layout, "--layout conv1=HWIO", bare=True), "[NAME=]AXES",
-              "Axes of the weight. Default: OIHW. HWIO without NAME applies to every tensor.", rare=True),
-    option("--component", group=INPUT, multiple=True, metavar="NAME",
+              "Axes of the weight. Default: OIHW. HWIO without NAME applies to every tensor.", rare=True,
+              known=lambda: ("OIHW", "HWIO", "OHWI")),
+    option("--component", group=INPUT, multiple=True, metavar="NAME", shell_complete=completion.components,
            help="Component of a pipeline to rescale. Default: unet."),
     option("--allow-cast", group=INPUT, is_flag=True, rare=True,
            help="Also rescale integer and float8 weights; the results are rounded."),

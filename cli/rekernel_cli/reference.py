@@ -29,7 +29,8 @@ In a pipe or a file, lines are not wrapped and not coloured; `NO_COLOR=1` turns 
 
 ## Shell completion
 
-Add one line to the start-up file of your shell:
+Commands, options, files and the values of options are completed: methods, presets, the layers and components of SOURCE,
+and settings. Add one line to the start-up file of your shell:
 
 | shell | file | line |
 |---|---|---|

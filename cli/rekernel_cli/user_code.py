@@ -42,6 +42,9 @@ def running(what: str, hint: str = "") -> Iterator[None]:
         if isinstance(error, RuntimeError) and "allocate" in str(error):  # on a CPU, torch has no class for this error
             raise MemoryError(what) from None
         place = place_of(error)
+        if place is None and isinstance(error, SyntaxError) and error.filename:  # the code never ran
+            place = f"{Path(error.filename).name}, line {error.lineno}"
+            error = SyntaxError(error.msg)
         if place is None:
             raise
         said = next(filter(None, map(str.strip, str(error).splitlines())), "")

@@ -88,7 +88,9 @@ def taps(text: str) -> int | str:
     if text in names.taps_rules():
         return text
     if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
-        words = ", or ".join(names.taps_rules())
+        from rekernel.text import near
+
+        words = ", or ".join(near(text, names.taps_rules()) or names.taps_rules())
         raise click.BadParameter(f"{text!r} is not a number of taps; give a number such as 7, or {words}")
     return int(text)
 
@@ -119,22 +121,24 @@ def dtype(text: str) -> str:
     """
     from rekernel.checkpoint.dtypes import FLOATS, target_dtype
     from rekernel.errors import RekernelError
+    from rekernel.text import choices
 
     try:
         return target_dtype(text.removeprefix("torch."))
     except RekernelError:
-        raise click.BadParameter(f"{text!r} is not a dtype to write; choose from {', '.join(FLOATS)}") from None
+        raise click.BadParameter(f"{text!r} is not a dtype to write; {choices(text, FLOATS)}") from None
 
 
 def method(text: str) -> str:
     """Parse the name of a method."""
     from rekernel.errors import RekernelError
     from rekernel.resampling.methods import canonical_method
+    from rekernel.text import choices
 
     try:
         canonical_method(text, names.methods())
     except RekernelError:
-        raise click.BadParameter(f"{text!r} is not a method; choose from {', '.join(names.methods())}") from None
+        raise click.BadParameter(f"{text!r} is not a method; {choices(text, names.methods())}") from None
     return text
 
 
@@ -198,7 +202,9 @@ def choice(known: Callable[[], Sequence[str]]) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in known():
-            raise click.BadParameter(f"{text!r} is not one of {', '.join(known())}")
+            from rekernel.text import choices
+
+            raise click.BadParameter(f"{text!r} is unknown; {choices(text, known())}")
         return text
 
     return parse
@@ -248,6 +254,13 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "scale_w": factor,
     "scale_h": factor,
 }
+
+
+def settings_of_layers() -> dict[str, Sequence[str]]:
+    """Return the words that each setting of --set may have, for completion; none for numbers."""
+    words = {"method": names.methods(), "taps": names.taps_rules(), "gain": names.gains()}
+    words["reading_filter"] = names.reading_filters()
+    return {name: words.get(name, ()) for name in SETTINGS}
 
 
 def override(text: str) -> tuple[str, dict[str, Any]]:

@@ -26,6 +26,9 @@ class Option:
 FORCE = Option("force=True", "--force")
 """What lets an existing file be replaced."""
 
+RESUME = Option("resume=True", "--resume")
+"""What continues an interrupted conversion."""
+
 
 class RekernelError(ValueError):
     """A mistake that the user can correct. The message says what is wrong, where, and what to do.

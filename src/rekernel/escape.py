@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # All characters with a meaning in CommonMark, GitHub's tables and autolinks, HTML or TeX. Written as numeric
@@ -82,6 +83,29 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     'models/unet.safetensors'
     """
     return shown(os.fspath(path), 400)
+
+
+def shell_word(name: str | os.PathLike[str], limit: int = 1000) -> str:
+    r"""Return a name as a shell reads it as one word, for a command in a message.
+
+    Text that a terminal may not be shown is escaped in the quotes $'...' of bash, zsh and POSIX 2024. A longer name
+    than `limit` is shortened as by `shown`.
+
+    Examples
+    --------
+    >>> print(shell_word("a/unet.safetensors"), shell_word("my unet"), shell_word("it's"), shell_word("-x"))
+    a/unet.safetensors 'my unet' 'it'"'"'s' ./-x
+    >>> print(shell_word("a\x1b[2J\n"), shell_word("\udcc3"))
+    $'a\x1b[2J\n' $'\xc3'
+    """
+    text = os.fspath(name)
+    text = f"./{text}" if text.startswith("-") else text
+    if len(text) > limit:
+        return shlex.quote(shown(text, limit))
+    if text.isprintable():
+        return shlex.quote(text)
+    pieces = [f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else _escaped(c) for c in text]
+    return "$'" + "".join(pieces).replace("'", "\\'") + "'"
 
 
 def inert(text: str, limit: int = 2000) -> str:

@@ -5,17 +5,18 @@ Scope: tensor names. Not here: shapes and families (see `architectures`).
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from .errors import Option, RekernelError
-from .escape import shown
+from .escape import shell_word, shown
+from .text import few, near
 
 _FLAGS = {"overrides": "--set", "methods": "--set", "modes": "--mode"}
+_WORD = re.compile(r"(?<!\\)[A-Za-z_][A-Za-z0-9_]{2,}")  # not the letter of an escape such as \d
 _SUFFIXES = (".weight", ".bias", ".kernel", "/kernel", "/bias")  # Flax and Keras write a slash
 
 
@@ -41,7 +42,7 @@ def without(name: str) -> Option:
     >>> str(without("conv1")), without("conv1").flag
     ("exclude=['conv1']", '--exclude conv1')
     """
-    return Option(f"exclude=[{shown(name)!r}]", f"--exclude {shown(name)}")
+    return Option(f"exclude=[{shown(name)!r}]", f"--exclude {shell_word(name)}")
 
 
 def hinted(what: str, name: str, value: object, typed: str = "") -> Option:
@@ -60,7 +61,7 @@ def hinted(what: str, name: str, value: object, typed: str = "") -> Option:
     >>> str(hint), hint.flag
     ("hints=Hints(linear_grid={'fc1': (512, 7, 7)})", '--linear-grid fc1=512,7,7')
     """
-    flag = f"--{what.replace('_', '-')} {shown(name)}={typed or value}"
+    flag = f"--{what.replace('_', '-')} {shell_word(f'{name}={typed or value}')}"
     return Option(f"hints=Hints({what}={{{shown(name)!r}: {value!r}}})", flag)
 
 
@@ -87,7 +88,10 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(source)
     except re.error as error:
-        raise RekernelError(f"pattern {shown(pattern)} is not a regular expression: {error}") from None
+        raise RekernelError(
+            f"pattern {shown(pattern)} is not a regular expression: {error}; write \\ before a plain "
+            f"bracket, or leave out re: for a pattern with *"
+        ) from None
 
     def matches(name: str) -> bool:
         # Compare the plain name first: in a name, brackets are not a set of characters.
@@ -162,12 +166,32 @@ def select(names: Collection[str], patterns: Iterable[str], what: str) -> set[st
         found = {name for name in names if matches(name)}
         if not found:
             named = Option(what, _FLAGS.get(what, f"--{what.replace('_', '-')}")) if what.isidentifier() else what
-            raise RekernelError(named, f": pattern {shown(pattern)} matches no tensor{_near(pattern, names)}")
+            raise RekernelError(named, f": pattern {shown(pattern)} matches no tensor", *_near(pattern, names))
         chosen |= found
     return chosen
 
 
-def _near(pattern: str, names: Collection[str]) -> str:
-    candidates = {*names, *map(layer_of, names)}
-    near = difflib.get_close_matches(pattern.removeprefix("re:").replace("*", ""), sorted(candidates)[:4000], n=3)
-    return f"; near: {', '.join(map(shown, near))}" if near else f" of {len(names)}; `rekernel inspect` lists them"
+def _near(pattern: str, names: Collection[str]) -> tuple[str | Option, ...]:
+    candidates = sorted({*names, *map(layer_of, names)})[:4000]
+    meant = _respelt(pattern, candidates)
+    found = [meant] if meant else near(pattern.removeprefix("re:").replace("*", ""), candidates, 3)
+    if found:
+        return (f"; near: {', '.join(map(shown, found))}",)
+    such = f" of {len(names)}, such as {few([shown(name) for name in candidates if name in names], 3)}"
+    return such, Option("", "; `rekernel inspect SOURCE --tensors` lists them")
+
+
+def _respelt(pattern: str, names: Sequence[str]) -> str:
+    """The pattern with each word that no name has replaced by a word that one has, if it then matches; else empty."""
+    if not any(c in pattern for c in "*?[") and not pattern.startswith("re:"):
+        return ""
+    words = {word for name in names for word in _WORD.findall(name)}
+
+    def spelt(found: re.Match[str]) -> str:
+        word = found[0]
+        return word if any(word in known for known in words) else next(iter(near(word, words)), word)
+
+    head, body = ("re:", pattern[3:]) if pattern.startswith("re:") else ("", pattern)
+    meant = head + _WORD.sub(spelt, body)
+    matches = matcher(meant)
+    return meant if any(map(matches, names)) else ""

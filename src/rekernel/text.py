@@ -69,3 +69,41 @@ def counted(count: int, what: str) -> str:
     ('1 tensor', '1,200 tensors')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def near(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The names that a misspelt word may mean, the nearest first; capital letters do not count.
+
+    Examples
+    --------
+    >>> near("cubik", ["linear", "cubic"]), near("DC", ["dc", "none"]), near("zzz", ["cubic"])
+    (['cubic'], ['dc'], [])
+    """
+    from difflib import get_close_matches
+
+    lowered = {name.lower(): name for name in known}
+    return [lowered[name] for name in get_close_matches(word.lower(), lowered, n=most)]
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What a misspelt word may mean, as the end of a message that lists all names; empty if nothing is near.
+
+    Examples
+    --------
+    >>> meant("cubik", ["linear", "cubic"]), meant("zzz", ["linear", "cubic"])
+    ('; did you mean cubic?', '')
+    """
+    return "".join(f"; did you mean {name}?" for name in near(word, known))
+
+
+def choices(word: str, known: Iterable[str]) -> str:
+    """What a misspelt word may mean, and all names there are, as the end of a message.
+
+    Examples
+    --------
+    >>> choices("cubik", ["linear", "cubic"]), choices("zzz", ["linear", "cubic"])
+    ('did you mean cubic? Choose from linear, cubic', 'choose from linear, cubic')
+    """
+    names = list(known)
+    meant = near(word, names)
+    return f"did you mean {meant[0]}? Choose from {', '.join(names)}" if meant else f"choose from {', '.join(names)}"

@@ -221,7 +221,8 @@ def test_other_paths_are_explained(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path / "config.json", "not the index of a checkpoint; pass")
     (tmp_path / "link").symlink_to("nowhere")
-    refused(tmp_path / "link", "No such file")
+    refused(tmp_path / "link", "is a link to nowhere, which does not exist; link it again")
+    refused(tmp_path / "confg.json", r"no such file or folder; did you mean .*config\.json\?")
 
 
 def hub_cache(base, files):

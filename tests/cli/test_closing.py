@@ -1,11 +1,18 @@
 """What the commands call what they read and wrote: titles of plans, and the closing line of a conversion."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
+from rekernel.escape import shell_word
+
+from .conftest import weights
 
 
 def ok(result):
@@ -127,3 +134,22 @@ def test_an_onnx_model_says_its_runtime(run, tmp_path):
     assert session.get_inputs()[0].shape == [1, 3, 16, 16]
     dry = ok(run("convert", tmp_path / "m.onnx", tmp_path / "none.onnx", "--scale", "2", "--dry-run"))
     assert dry.startswith(f"{tmp_path}/m.onnx: ONNX graph; scale 2") and "Dry run: nothing was written." in dry
+
+
+def test_commands_in_messages_are_words_of_the_shell(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(weights(), "my net.safetensors")
+    said = run("convert", "my net.safetensors", "it's.safetensors", "--scale", "2", "--mode", "supersample")
+    command = next(line for line in said.stdout.splitlines() if line.startswith("rekernel verify"))
+    assert shlex.split(command)[2:4] == ["my net.safetensors", "it's.safetensors"]
+    assert "`rekernel inspect 'it'\"'\"'s.safetensors'` lists" in said.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "it's", "$HOME", "-x", "a\x1b[2Jb", "new\nline", "b\u202e", "\udcc3\udcb6", "\\n"]
+)
+def test_a_shell_reads_back_the_name(name):
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {shell_word(name)}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    ).stdout
+    assert printed.removeprefix(b"./") == os.fsencode(name) and shell_word(name).isprintable()

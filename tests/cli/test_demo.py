@@ -1,13 +1,19 @@
 """The demo: what the shipped classifiers keep after conversion, through the files that conversion wrote."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from rekernel_cli.demonstration.run import CNN_VARIANTS, MLP_VARIANTS, Variant, build, converted, examples, score
 from rekernel_cli.user_code import import_file
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +77,20 @@ def test_the_whole_demo_runs_and_meets_its_promise(tmp_path):
             assert default["2x"][measure] >= at_home - 0.3
             assert default["4x"][measure] >= at_home - 1.0
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_left(tmp_path):
+    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'cli'}"
+    started = subprocess.Popen(
+        [sys.executable, "-m", "rekernel_cli", "demo", "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not list(tmp_path.glob("out/*.safetensors")):
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate()
+    left = len(list((tmp_path / "out").iterdir()))
+    assert started.returncode == 130 and left > 0
+    assert f"Stopped; {left} files are left in {tmp_path / 'out'}; the same command replaces them." in said

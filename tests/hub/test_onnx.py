@@ -97,7 +97,7 @@ def test_a_repository_whose_only_weights_are_one_model_becomes_a_folder(hub, rek
     assert all((tmp_path / "out" / file).read_bytes() == data for file, data in beside.items())
     assert answers(tmp_path / "out" / "onnx" / "model.onnx").shape == (1, 4, 8, 8)
     again = rekernel("convert", f"hf://org/{name}", "out", "--scale", 2).line
-    assert "out/onnx/model.onnx: exists already; pass --force" in again
+    assert "out: exists already and is not empty (README.md, config.json, onnx); pass a new folder, or --force" in again
     ok(rekernel("convert", f"hf://org/{name}/onnx", "flat", "--scale", 2, "--force"))
     assert [path.name for path in (tmp_path / "flat").iterdir()] == ["model.onnx"]
 

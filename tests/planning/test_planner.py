@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ OPTION = re.compile(r"--([\w-]+) ([^\s=]+)=([\w,]+)")
 def hints_in(note, unknown):
     """What a reader who follows a note literally would type, with the letters it leaves open filled in."""
     found = {}
-    for option, name, value in OPTION.findall(note):
+    for option, name, value in OPTION.findall(" ".join(shlex.split(note.replace("'same'", "same")))):
         value = str(unknown[value]) if value in unknown else value
         parsed = tuple(map(int, value.split(","))) if "," in value else int(value) if value.isdigit() else value
         found[option.replace("-", "_")] = {name: parsed}

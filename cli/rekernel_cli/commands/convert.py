@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from .. import completion, names, values
 from .. import guidance_options as guiding
-from .. import values
 from ..help_layout import GroupedCommand
 from ..main import Failure, Stopped
 from ..options import OUTPUT, Planning, option, planning_options
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NOTES = 8
 _LARGEST_PLAN = 1 << 28
+_MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.json`"
 
 
 @click.command(cls=GroupedCommand)
@@ -40,6 +41,7 @@ _LARGEST_PLAN = 1 << 28
     "--guidance",
     group=OUTPUT,
     type=guiding.parsed,
+    shell_complete=completion.settings(guiding.words),
     metavar="K=V,...",
     help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
     "until=0.7, ... (enlarge= is guidance's U).",
@@ -50,6 +52,7 @@ _LARGEST_PLAN = 1 << 28
     group=OUTPUT,
     rare=True,
     type=values.dtype,
+    shell_complete=completion.words(names.dtypes),
     metavar="DTYPE",
     help="Cast float tensors to F16, BF16, F32 or F64.",
 )
@@ -119,15 +122,21 @@ def convert(
 
 
 def _read_plan(file: BinaryIO) -> Plan:
-    from rekernel import Plan
+    from rekernel import Plan, RekernelError
+    from rekernel.escape import inert, shown
 
+    where = shown(str(getattr(file, "name", "-")), 400)
     raw = file.read(_LARGEST_PLAN + 1)
     try:
         if len(raw) > _LARGEST_PLAN:
-            raise Failure(f"--plan: the file is larger than {_LARGEST_PLAN} bytes, too large for a plan.")
+            raise Failure(f"--plan {where}: is larger than {_LARGEST_PLAN} bytes, too large for a plan.")
         return Plan.from_json(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        raise Failure("--plan: this is not text; make a plan with `rekernel plan SOURCE --scale 2 --json`.") from None
+        raise Failure(f"--plan {where}: is not text; {_MAKE_PLAN}.") from None
+    except RekernelError as error:
+        raise Failure(
+            f"--plan {where}: {inert(error.on_command_line()).removeprefix('plan: ')}; {_MAKE_PLAN}."
+        ) from None
 
 
 def _rehearse(
@@ -214,7 +223,7 @@ def _perform(
 
 def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     """Print what was written, how to load it and how to check it; notes go to stderr."""
-    from rekernel.escape import shown, shown_path
+    from rekernel.escape import shown_path
     from rekernel.text import byte_size
 
     from ..load_hint import how_to_check, how_to_load
@@ -235,8 +244,8 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
         f"{report.tensors_kept + around:,} kept."
     )
     if report.tensors_changed:
-        click.echo(how_to_load(report, where))
-        if check := how_to_check(shown(source), report, where, allow_pickle=allow_pickle):
+        click.echo(how_to_load(report))
+        if check := how_to_check(source, report, allow_pickle=allow_pickle):
             click.echo(check)
 
 

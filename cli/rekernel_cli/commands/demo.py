@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ..help_layout import GroupedCommand
-from ..main import Failure
+from ..main import Failure, Stopped
 from ..options import OUTPUT, option
 
 
@@ -46,13 +48,13 @@ def demo(out: Path, quiet: bool) -> None:
     from ..tables.demo import print_results
     from ..terminal import console
 
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     errors = console(stderr=True)
-    with Progress(console=errors, disable=quiet or not errors.is_terminal, transient=True) as progress:
+    with _stopping(out), Progress(console=errors, disable=quiet or not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("converting and testing", total=len(SCALES) * (len(MLP_VARIANTS) + len(CNN_VARIANTS)))
         results = measure(out, lambda steps: progress.advance(task, steps))
-    (out / "demo.json").write_text(json.dumps(results, indent=2) + "\n")
-    figure = draw(out)
+        (out / "demo.json").write_text(json.dumps(results, indent=2) + "\n")
+        figure = draw(out)
     if quiet:
         return
     target = console()
@@ -61,3 +63,28 @@ def demo(out: Path, quiet: bool) -> None:
     target.print(f"Converted files and demo.json are in {shown_path(out)}{drawn}.")
     if figure is None:
         target.print("No figure was drawn, since matplotlib is missing (pip install matplotlib).")
+
+
+def _make(out: Path) -> None:
+    """Make the folder, or raise where a file is in the way."""
+    from rekernel.escape import shown_path
+
+    above = next((path for path in out.parents if path.exists()), None)
+    if above is not None and not above.is_dir():
+        raise Failure(f"--out {shown_path(out)}: {shown_path(above)} is a file; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _stopping(out: Path) -> Iterator[None]:
+    """Say what is left in the folder where the user stops."""
+    from rekernel.escape import shown_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = len([*out.iterdir()])
+        if not left:
+            out.rmdir()
+            raise Stopped from None
+        raise Stopped(f"{left} files are left in {shown_path(out)}; the same command replaces them.") from None

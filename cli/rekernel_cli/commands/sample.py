@@ -8,8 +8,8 @@ from typing import Any, Literal
 import click
 from click.core import ParameterSource
 
+from .. import completion, names, values
 from .. import guidance_options as guiding
-from .. import values
 from ..help_layout import GroupedCommand
 from ..main import Failure
 from ..options import INPUT, OUTPUT, option
@@ -65,12 +65,14 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     "--guidance",
     group=_ABOVE,
     metavar="upsample[,K=V...]|none",
+    shell_complete=guiding.complete,
     help="Guidance: upsample, or with settings: upsample,theta=1.5,eta=1. Default: as recorded, else none.",
 )
 @option(
     "--kernels",
     group=_ABOVE,
     metavar="METHOD|none",
+    shell_complete=completion.words(names.methods, "none"),
     help="Rescale kernels while sampling: optimal, dilate, cubic, ... Default: as recorded, else none.",
 )
 @option(
@@ -78,6 +80,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     group=_ABOVE,
     multiple=True,
     metavar="STRENGTH|none",
+    shell_complete=completion.words(lambda: ("0.5", "none")),
     help="Trained size first, then larger: 0.5 makes half of the steps again. Repeat it for each doubling:\n"
     "--cascade 0.5 --cascade 0.3. Default: as recorded, else none.",
 )
@@ -85,6 +88,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     "--layers",
     group=_ABOVE,
     metavar="PRESET",
+    shell_complete=completion.presets,
     default="inner",
     show_default=True,
     help="Layers: inner or all.",
@@ -101,6 +105,7 @@ def _picture(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
     "--positions",
     group=_ABOVE,
     metavar="METHOD|none",
+    shell_complete=completion.words(guiding.position_methods, "none"),
     help="Rescale a transformer's positions: interpolate, ntk, yarn, dype; or METHOD,temperature=0.5. Default: as\n"
     "recorded, else none.",
 )
@@ -150,6 +155,8 @@ def sample(
     from ..sampling.run import make_grid
     from ..user_code import running
 
+    if not out.absolute().parent.is_dir():
+        raise Failure(f"--out {shown_path(out)}: there is no folder {shown_path(out.parent)}; make it first")
     if out.exists() and not force:
         raise Failure(f"{shown_path(out)}: exists; pass --force to replace it, or another --out")
     wanted: Any = None
@@ -158,7 +165,7 @@ def sample(
         if name != "upsample":
             raise click.UsageError(f"--guidance {guidance!r}: write upsample, upsample,theta=1.5 or none")
         wanted = guiding.options(settings)
-        if named := sorted(wanted.keys() & {"until", "kernels", "positions", "temperature", "cascade"}):
+        if named := sorted(wanted.keys() & {*guiding.OF_OTHERS}):
             flag = "--positions METHOD,temperature=X" if named[0] == "temperature" else f"--{named[0]}"
             raise click.UsageError(f"--guidance: use {flag} instead of {named[0]}=")
     switched = (

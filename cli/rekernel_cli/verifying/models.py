@@ -18,11 +18,13 @@ from typing import Any
 
 from torch import nn
 
+from rekernel.checkpoint.paths import missing
 from rekernel.errors import RekernelError
 from rekernel.escape import shown
 from rekernel.plan.plan import Plan
 from rekernel.plan.recipe import find_recipe
 from rekernel.sources.opening import local_path, open_source
+from rekernel.text import choices
 from rekernel.torch import load
 
 from ..user_code import import_file, running
@@ -71,7 +73,7 @@ def loaded(source: str, converted: str, factory: str | None, *, allow_pickle: bo
 def _present(path: str, allow_pickle: bool) -> Path:
     found = local_path(path, allow_pickle=allow_pickle)
     if not found.exists():
-        raise RekernelError(f"{shown(path, 400)}: no such file or folder")
+        raise missing(found)
     return found
 
 
@@ -83,11 +85,19 @@ def function(place: str, option: str) -> Callable[..., Any]:
         raise RekernelError(f"{option} {shown(place)}: write package.module:{kind} or path/to/file.py:function")
     try:
         with running(f"{option} {shown(place)}"):
-            found: Any = getattr(_import(module), name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
+            imported = _import(module)
+    except FileNotFoundError as error:
+        if not Path(module).exists():
+            raise missing(Path(module)) from None
         raise RekernelError(f"{option} {shown(place)}: {error}") from None
+    except ImportError as error:
+        raise RekernelError(f"{option} {shown(place)}: {error}; install it, or write path/to/file.py:{name}") from None
+    found: Any = getattr(imported, name, None)
+    if found is None:
+        own = [key for key, value in vars(imported).items() if getattr(value, "__module__", "") == imported.__name__]
+        raise RekernelError(f"{option} {shown(place)}: has no {shown(name)}; {choices(name, map(shown, own))}")
     if not callable(found):
-        raise RekernelError(f"{option} {shown(place)}: is neither a class nor a function")
+        raise RekernelError(f"{option} {shown(place)}: is neither a class nor a function; name what builds the model")
     called: Callable[..., Any] = found
     return called
 

@@ -65,7 +65,10 @@ def only_candidate(folder: Path, allow_pickle: bool) -> Path:
             ALLOW_PICKLE,
             ".",
         )
-    raise CheckpointError(f"{shown_path(folder)}: has neither a .safetensors file nor a *.safetensors.index.json.")
+    raise CheckpointError(
+        f"{shown_path(folder)}: has neither a .safetensors file nor a *.safetensors.index.json; pass "
+        f"the folder or the file with the weights."
+    )
 
 
 def ambiguous(folder: Path, candidates: Iterable[Path]) -> SeveralCheckpointsError:

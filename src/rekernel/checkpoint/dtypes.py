@@ -149,13 +149,22 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     return result
 
 
-def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> None:
+def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> bool:
     """Raise if a value of `result` is infinite that is finite in `wider()`, the values before rounding, in float64.
+
+    Returns
+    -------
+    finite : bool
+        Whether all values are finite. Where they are not, those that they were computed from are not either.
 
     Examples
     --------
     >>> refuse_overflow(np.array([np.inf], np.float16), lambda: np.array([np.inf], np.float32))
+    False
     """
     name = _OF_NUMPY.get(result.dtype.name, "")
-    if name in _LARGEST and not np.isfinite(result).all():
+    if name not in FLOATS or np.isfinite(result).all():
+        return True
+    if name in _LARGEST:  # float64 is the widest: what is infinite there was so before
         cast(wider(), name)
+    return False

@@ -15,12 +15,14 @@ from ..messages.log import logger
 from .discover import PICKLE_SUFFIXES, only_candidate
 from .file_kind import is_pickle, open_regular
 from .header import MAX_HEADER
-from .paths import StrPath, contained
+from .paths import StrPath, contained, missing
 from .shard import Shard, shard_of_file
 from .shard_index import INDEX_NAME, read_index, weight_map
 from .tensor_source import Checkpoint, TensorSource
 
 _LOG = logger(__name__)
+
+_BESIDE_WEIGHTS = ("model_index.json", "config.json", "adapter_config.json", "preprocessor_config.json")
 
 
 def open_checkpoint(
@@ -51,8 +53,8 @@ def open_checkpoint(
     _LOG.debug("opened: %s", shown_path(path))
     read_shard = read_shard or shard_of_file
     where = shown_path(path)
-    if not os.path.lexists(path):
-        raise CheckpointError(f"{where}: no such file or folder.")
+    if not path.exists():
+        raise missing(path)
     if path.is_dir():
         path = only_candidate(path, allow_pickle)
         where = shown_path(path)
@@ -68,9 +70,10 @@ def open_checkpoint(
             f"{where}: an ONNX model, not a checkpoint; `rekernel plan` shows what happens to each layer."
         )
     if path.suffix.lower() == ".json":
-        raise CheckpointError(
-            f"{where}: not the index of a checkpoint; pass a .safetensors file or a *.safetensors.index.json."
-        )
+        instead = "a .safetensors file or a *.safetensors.index.json"
+        if path.name in _BESIDE_WEIGHTS:
+            instead = f"its folder ({shown_path(path.parent)})"
+        raise CheckpointError(f"{where}: not the index of a checkpoint; pass {instead}.")
     return Checkpoint(path, "file", (read_shard(path),))
 
 
@@ -103,7 +106,7 @@ def _begins_as(path: Path, kind: str) -> bool:
     """Whether a file begins like this kind of file, whatever its name."""
     fd = open_regular(path)
     with os.fdopen(fd, "rb") as file:
-        prefix = file.read(9)
+        prefix = file.read(512)
     # A safetensors file with a header of 640 bytes begins like a pickle. Only an impossible length tells them apart.
     plausible = int.from_bytes(prefix[:8], "little") <= MAX_HEADER
-    return plausible and prefix[8:] == b"{" if kind == "safetensors" else not plausible and is_pickle(prefix)
+    return plausible and prefix[8:9] == b"{" if kind == "safetensors" else not plausible and is_pickle(prefix)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
+from ..text import near
 
 StrPath = str | os.PathLike[str]
 _SKIPPED_FOLDERS = frozenset({".git", ".cache"})  # private folders of git and of the Hub's client
@@ -21,6 +23,29 @@ def check_plain(name: str, where: str) -> None:
     """Raise if a name from a file is not a plain file name on every system (no separator, drive or stream)."""
     if name in ("", ".", "..") or any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name) or name[-1] in ". ":
         raise CheckpointError(f"{where} {shown(name)} is not a plain file name inside the folder; refused.")
+
+
+def missing(path: Path) -> CheckpointError:
+    """The error for a path that leads nowhere: it names a link's target, or files beside it that are called alike.
+
+    Examples
+    --------
+    >>> print(missing(Path("no/such/unet.safetensors")))
+    no/such/unet.safetensors: no such file or folder.
+    """
+    where = shown_path(path)
+    if path.is_symlink():
+        return CheckpointError(
+            f"{where}: is a link to {shown_path(path.readlink())}, which does not exist; link it again."
+        )
+    others: list[Path] = []
+    with suppress(OSError, ValueError):
+        others = sorted(path.parent.iterdir())
+    alike = {other.stem: other.name for other in others if other.suffix == path.suffix}
+    names = {other.stem: other.name for other in others}
+    found = [alike[stem] for stem in near(path.stem, alike)] or [names[stem] for stem in near(path.stem, names)]
+    meant = f"; did you mean {shown_path(path.parent / found[0])}?" if found else "."
+    return CheckpointError(f"{where}: no such file or folder{meant}")
 
 
 def contained(folder: Path, name: str) -> Path:

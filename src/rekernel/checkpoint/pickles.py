@@ -8,6 +8,7 @@ torch refuses every other instruction.
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,7 +136,8 @@ class PickleCheckpoint:
         # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
         mapped = bool(entries) and self.path.suffix.lower() != ".safetensors"
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of older protocols: what matters is whether it loads
                 return torch.load(self.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
         except MemoryError:
             raise

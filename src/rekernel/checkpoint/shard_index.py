@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
+from .file_kind import DOWNLOAD_AGAIN
 from .header import MAX_HEADER
 from .paths import check_plain
 from .strict_json import read_object
@@ -27,7 +28,7 @@ def weight_map(path: Path, index: dict[str, object]) -> dict[str, str]:
     """Return the shard of each tensor, a plain file name, from the `index` that was read from `path`."""
     where, weights = shown_path(path), index.get("weight_map")
     if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{where}: the index has no weight_map of tensor names to file names.")
+        raise CheckpointError(f"{where}: the index has no weight_map of tensor names to file names; {DOWNLOAD_AGAIN}")
     if not isinstance(index.get("metadata", {}), dict):
         raise CheckpointError(f"{where}: its metadata is not an object.")
     for name, shard in weights.items():

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .file_kind import foreign_format, open_regular
+from .file_kind import DOWNLOAD_AGAIN, foreign_format, open_regular
 
 LARGEST_CONFIG = 1 << 24
 """Largest size of a configuration in bytes. The largest in use have some hundred thousand."""
@@ -80,7 +80,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
         raise CheckpointError(f"{where}: the {what} is nested too deeply.") from None
     except json.JSONDecodeError as error:
         fault = f"{shown(error.msg)} at character {error.pos}"
-        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}.") from None
+        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}; {DOWNLOAD_AGAIN}") from None
     return parsed
 
 

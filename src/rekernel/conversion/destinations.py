@@ -12,12 +12,14 @@ from pathlib import Path
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import other_files
 from ..checkpoint.tensor_source import TensorSource
-from ..errors import RekernelError
-from ..escape import shown_path
+from ..errors import FORCE, RESUME, RekernelError
+from ..escape import shown, shown_path
+from ..text import few
 
 
 def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[Path, str]:
     """Return the folder and the name of a single converted file."""
+    _refuse_elsewhere(target)
     name = source.path.with_suffix(".safetensors").name
     if into_folder or target.is_dir():
         return target, name
@@ -28,9 +30,19 @@ def file_target(source: TensorSource, target: Path, into_folder: bool) -> tuple[
     return target.parent, target.name
 
 
-def folder_target(target: Path, source: Path) -> Path:
-    """Check and return the destination folder. It may not be the folder of the source, or lie in the source."""
+def folder_target(target: Path, source: Path, *, replace: bool, resumes: bool = False) -> Path:
+    """Check and return the destination folder. It is not the folder of the source, inside it, or around it.
+
+    Parameters
+    ----------
+    replace : bool
+        Whether the caller allows a folder that is not empty, to replace its files or to resume. Hidden files, such as
+        those of git, may always be there.
+    resumes : bool
+        Whether the caller can resume an interrupted conversion.
+    """
     where = shown_path(target)
+    _refuse_elsewhere(target)
     if target.suffix == ".safetensors" or (target.exists() and not target.is_dir()):
         raise RekernelError(f"{where}: the result is a folder; pass the name of a folder")
     root = source if source.is_dir() else source.parent
@@ -40,7 +52,34 @@ def folder_target(target: Path, source: Path) -> Path:
         )
     if source.is_dir() and target.resolve().is_relative_to(root.resolve()):
         raise RekernelError(f"{where}: lies inside the source; pass a folder outside the source")
+    if source.is_dir() and root.resolve().is_relative_to(target.resolve()):
+        raise RekernelError(f"{where}: holds the source, {shown_path(source)}; pass a new folder in it or elsewhere")
+    held = sorted(path.name for path in target.iterdir() if path.name[0] != ".") if target.is_dir() else []
+    if held and not replace:
+        listed = few([shown(name) for name in held], 3)
+        resume = (", or ", RESUME, " to resume an interrupted conversion") if resumes else ()
+        raise RekernelError(
+            f"{where}: exists already and is not empty ({listed}); pass a new folder, or ", FORCE,
+            " to write among its files", *resume,
+        )  # fmt: skip
+    if held:
+        other_files(target, [])  # raises for a link that leads out, before anything is written
     return target
+
+
+def _refuse_elsewhere(target: Path) -> None:
+    """Raise if the destination is an address on the Hub, or a folder on the way to it is a file."""
+    if str(target).startswith("hf:"):
+        raise RekernelError(
+            f"{shown_path(target)}: a conversion is written to the disk; pass a local folder, and publish it with "
+            f"`rekernel push`"
+        )
+    above = next((path for path in target.parents if path.exists()), None)
+    if above is not None and not above.is_dir():
+        raise RekernelError(
+            f"{shown_path(target)}: {shown_path(above)} is a file, so nothing can be written in it; pass another "
+            f"destination"
+        )
 
 
 def beside(opened: TensorSource, source: Path, folder: Path) -> tuple[list[tuple[Path, Path]], Sequence[Path]]:

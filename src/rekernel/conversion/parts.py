@@ -13,6 +13,7 @@ from ..checkpoint.pipeline_folder import find_pipeline
 from ..checkpoint.variants import chosen_weights
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
+from ..text import near
 
 DEFAULT_COMPONENTS = ("unet",)
 """Components that are rescaled by default. Text encoders have no pixel grid, and a VAE works at any size."""
@@ -27,7 +28,7 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
         if components:
             raise RekernelError(
                 f"{where}: is not a pipeline folder (model_index.json is missing), so it has no component "
-                f"{components[0]}"
+                f"{shown(components[0])}; leave the component out"
             )
         return {"": Path(source)}
     with_weights = sorted(name for name, c in pipeline.components.items() if c.candidates)
@@ -40,6 +41,7 @@ def parts_of(source: StrPath, components: Sequence[str] | None) -> dict[str, Pat
     for name in chosen:
         path = chosen_weights(pipeline.components[name]) if name in pipeline.components else None
         if path is None:
-            raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {listed}")
+            meant = f"did you mean {shown(found[0])}? " if (found := near(name, with_weights)) else ""
+            raise RekernelError(f"{where}: component {shown(name)} has no safetensors weights; {meant}{listed}")
         parts[name] = path
     return parts

@@ -26,7 +26,7 @@ class Report(Displayed):
     plans : plan of each component; the name is '' for a single checkpoint
     resumed : number of files kept from an interrupted run
     skipped : weights in other formats, which were not copied since they hold the old values
-    notes : what a configuration beside the weights cannot express, and which tensors hold NaN or infinite values
+    notes : what a configuration beside the weights cannot express, and rescaled tensors with NaN or infinite values
     """
 
     target: Path

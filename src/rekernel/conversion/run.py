@@ -21,11 +21,11 @@ from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.variants import split_variant
 from ..checkpoint.writer import StreamingWriter
-from ..errors import FORCE, Option, RekernelError
+from ..errors import FORCE, RESUME, RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
 from ..messages.progress_bar import Progress
-from ..plan.not_finite import NotFinite
+from ..plan.not_finite import not_finite_note
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
@@ -129,17 +129,17 @@ class Conversion:
     done: int = 0
     total: int = 0
     notes: list[str] = field(default_factory=list)
-    found: NotFinite = field(default_factory=NotFinite)
 
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """Convert a checkpoint to a file, or to a folder with the other files of the source's folder."""
         source = fetched.path
         with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
+            replace = self.options.force or self.options.resume
             folder, name = (
                 file_target(opened, target, into_folder)
                 if to_file
-                else (folder_target(target, source), opened.path.name)
+                else (folder_target(target, source, replace=replace, resumes=True), opened.path.name)
             )
             refuse_recorded(opened.path, whole=source.is_dir())
             job = self._job(opened, self.plans[""], folder, Path(name).with_suffix(".safetensors").name, not to_file)
@@ -154,7 +154,8 @@ class Conversion:
     def pipeline(self, pipeline: Pipeline, fetched: Fetched, target: Path) -> Report:
         """Convert the chosen components, copy everything else, and write model_index.json last."""
         parts = fetched.parts
-        folder = folder_target(target, pipeline.path)
+        replace = self.options.force or self.options.resume
+        folder = folder_target(target, pipeline.path, replace=replace, resumes=True)
         jobs = []
         with ExitStack() as sources:
             for name, path in parts.items():
@@ -245,12 +246,13 @@ class Conversion:
         with StreamingWriter(
             path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files
         ) as writer:
-            allow_cast = self.options.allow_cast
-            stream(job.source, file, writer, allow_cast=allow_cast, progress=self._advance, found=self.found)
+            broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         prepared.journal.add(path)
         _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
+        if broken:
+            self.notes.append(not_finite_note(broken))
         self.written += writer.nbytes
         self.files.append(path)
 
@@ -264,7 +266,7 @@ class Conversion:
         kept = sum(len(plan.changes) for plan in self.plans.values()) - changed
         return Report(
             target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped),
-            (*self.notes, *self.found.notes()),
+            tuple(self.notes),
         )  # fmt: skip
 
 
@@ -292,7 +294,7 @@ def prepare(
             f"{shown_path(existing[0])}: exists already; pass ",
             FORCE,
             " to replace it, ",
-            Option("resume=True", "--resume"),
+            RESUME,
             " to resume an interrupted conversion, or another destination",
         )
     stale = _stale(jobs)

@@ -24,7 +24,6 @@ from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown
 from ..plan.changes import LayerChange
-from ..plan.not_finite import NotFinite
 from .output_files import OutputFile, OutputTensor
 
 _COPY = 32 << 20  # bytes of a piece that is copied, by the kernel if the system allows
@@ -91,14 +90,12 @@ def stream(
     *,
     allow_cast: bool = False,
     progress: Callable[[int], None] | None = None,
-    found: NotFinite | None = None,
-) -> None:
+) -> list[str]:
     """Write every tensor of `file`. `progress` is called in this thread with the bytes of each finished piece.
 
-    Parameters
-    ----------
-    found : NotFinite, optional
-        Receives the numbers of values that are NaN or infinite in the tensors that change.
+    Returns
+    -------
+    names of the rescaled tensors with values that are not finite, in the source already
 
     Raises
     ------
@@ -106,26 +103,28 @@ def stream(
         If the values of a tensor cannot be computed or cast; the message names the tensor.
     """
     workers = os.cpu_count() or 1
-    found = NotFinite() if found is None else found
     _load_torch_for_halves(file)
     pool = ThreadPoolExecutor(workers)
-    running: dict[Future[None], Piece] = {}
+    running: dict[Future[bool], Piece] = {}
+    broken: dict[str, None] = {}
 
     def collect(most: int) -> None:
         while len(running) > most:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 piece = running.pop(future)
-                future.result()
+                if not future.result():
+                    broken[piece.tensor.change.name] = None
                 if progress:
                     progress(piece.target_bytes)
 
     try:
         for piece in pieces(file):
             collect(2 * workers - 1)  # enough pieces that no thread waits, few enough to bound the memory
-            running[pool.submit(_do, piece, source, writer, allow_cast, found)] = piece
+            running[pool.submit(_do, piece, source, writer, allow_cast)] = piece
         collect(0)
     finally:
         pool.shutdown(cancel_futures=True)
+    return list(broken)
 
 
 def _load_torch_for_halves(file: OutputFile) -> None:
@@ -154,7 +153,9 @@ def _held(piece: Piece) -> int:
     return piece.source_bytes + 2 * _bytes(change.dtype, change.new_shape, piece._new_rows) + piece.target_bytes
 
 
-def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool, found: NotFinite) -> None:
+def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast: bool) -> bool:
+    """Write a piece; False if it was computed from values that are not finite."""
+    finite = True
     change, dtype = piece.tensor.change, piece.tensor.dtype
     if piece.raw:
 
@@ -164,32 +165,25 @@ def _do(piece: Piece, source: TensorSource, writer: StreamingWriter, allow_cast:
         start = piece.start + writer.send_into(change.name, piece.start, send)
         if start < piece.stop:
             writer.write_at(change.name, start, source.read_range(change.name, start, piece.stop))
-        return
+        return True
     try:
         if change.length_of:
             lengths: Any = np.ascontiguousarray(cast(_lengths(change, source), dtype))
             writer.write_at(change.name, 0, lengths.reshape(-1).view(np.uint8))
-            return
+            return True
         values = _values(piece, source)
         if dtype != change.dtype and not change.kept:  # computed in a wider dtype, so that values are rounded only once
             values = values.astype("float64" if change.dtype == "F64" else "float32")
         result: Any = change.apply(values, allow_cast=allow_cast)
         result = np.ascontiguousarray(result if dtype == change.dtype else cast(result, dtype))
         if not change.kept:
-            refuse_overflow(result, lambda: change.apply(values.astype(np.float64)))
-            _look(found, change.name, values, result)
+            finite = refuse_overflow(result, lambda: change.apply(values.astype(np.float64)))
     except RekernelError as error:
         raise RekernelError(f"{shown(change.name)}: {error}") from None
     # Viewed as bytes: the buffer protocol does not know bfloat16.
     offset = _bytes(dtype, change.new_shape, piece.start)
     writer.write_at(change.name, offset, result.reshape(-1).view(np.uint8))
-
-
-def _look(found: NotFinite, name: str, values: NDArray[Any], result: NDArray[Any]) -> None:
-    """Count what is not finite. Where all of a result is finite, all that it was made of is."""
-    after = int(np.count_nonzero(~np.isfinite(result)))
-    before = int(np.count_nonzero(~np.isfinite(values))) if after else 0
-    found.add(name, before, values.size, after, result.size)
+    return finite
 
 
 def _values(piece: Piece, source: TensorSource) -> Any:

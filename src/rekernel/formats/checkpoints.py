@@ -63,7 +63,8 @@ class CheckpointFiles:
         else:
             plans = dict.fromkeys(parts, order.plan)
         if all(p.empty for p in plans.values()) and options.dtype is None and options.max_shard_size is None:
-            raise nothing_changes(shown_path(self.place.path), [w for p in plans.values() for w in p.warnings])
+            reasons = [change.reason for plan in plans.values() for change in plan.changes]
+            raise nothing_changes(shown_path(self.place.path), [w for p in plans.values() for w in p.warnings], reasons)
         if isinstance(order.plan, PlanRequest):
             tell(note for plan in plans.values() for note in plan.warnings)
         fetched = fetch(self.place, parts, allow_pickle=options.allow_pickle)

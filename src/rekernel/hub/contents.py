@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.discover import OTHER_WEIGHTS
-from ..checkpoint.paths import StrPath, other_files
+from ..checkpoint.paths import StrPath, missing, other_files
 from ..checkpoint.pipeline_folder import Pipeline, find_pipeline
 from ..checkpoint.strict_json import read_object
 from ..diffusion.pipelines.record import Recorded, read_records
@@ -92,7 +92,7 @@ def payload(path: StrPath) -> Payload:
         files = {file.relative_to(root.parent).as_posix(): file for file in weights.files}
         return Payload(files, {"": weights.recipe}, tuple(sorted(files)), {}, {"": {}})
     if not root.is_dir():
-        raise RekernelError(f"{shown_path(root)}: no such file or folder.")
+        raise missing(root)
     pipeline = find_pipeline(root)
     recorded = {} if pipeline is None else read_records(pipeline)
     checkpoints = _checkpoints(root, recorded)

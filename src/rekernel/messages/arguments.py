@@ -79,6 +79,8 @@ def check_path(value: Any, name: str) -> None:
     Traceback (most recent call last):
     rekernel.errors.RekernelError: source is bytes; pass text: os.fsdecode(source)
     """
+    if value == "":
+        raise RekernelError(f"{name} is an empty text; pass the name of a file or folder, such as '.' for this folder")
     if isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)):
         return
     if isinstance(value, bytes | os.PathLike):

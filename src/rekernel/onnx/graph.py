@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.file_kind import open_regular
+from ..checkpoint.file_kind import DOWNLOAD_AGAIN, open_regular
 from ..errors import RekernelError
 from ..escape import shown, shown_path
 
@@ -150,7 +150,7 @@ def read_proto(path: Path) -> Any:
     try:
         proto = onnx.ModelProto.FromString(raw)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RekernelError(f"{where}: not a readable ONNX model: {first_line(error)}") from None
+        raise RekernelError(f"{where}: not a readable ONNX model: {first_line(error)}; {DOWNLOAD_AGAIN}") from None
     if not _is_text(proto):
         raise RekernelError(f"{where}: not a readable ONNX model: a name in it is not UTF-8 text")
     if not proto.graph.node:

@@ -25,6 +25,7 @@ from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..messages.warn import tell
 from ..patterns import select
+from ..plan.not_finite import not_finite_note
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.allowed_values import SCALE_1, is_one
@@ -107,7 +108,7 @@ def convert_onnx(
         file = _file_target(target, path.name, into_folder)
         root = file.parent
     else:
-        root = folder_target(target, folder)
+        root = folder_target(target, folder, replace=force)
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
     with understood(shown_path(path)):
@@ -136,9 +137,10 @@ def convert_onnx(
     if progress:
         progress(len(data), len(data))
     changed = len(plan.changed)
+    broken = [not_finite_note(done.broken)] if done.broken else []
     return Report(
         file if folder is None else root, (file, *(b for _, b in copies)), len(data), changed,
-        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=(*notes, *done.found.notes()),
+        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=(*notes, *broken),
     )  # fmt: skip
 
 

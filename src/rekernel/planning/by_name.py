@@ -27,12 +27,14 @@ from ..plan.changes import LayerChange, ModuleChange, NetworkMode
 from ..plan.plan import Plan
 from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
 from ..sources.opening import open_location
+from ..text import choices
 from .allowed_values import SCALE_1, is_one, rows_of_a_picture
 from .asked_scale import asked_scale
 from .guards import refuse_rescaled
 from .layers import Unclear
 from .no_effect import without_effect
 from .position_grid import CONFIG, assumed_square, trained_image
+from .quantized import quantized_notes
 from .reading_by_name import Reading, reading
 from .roles import ABSORB, SUPERSAMPLE, aligned
 from .rules import resampled_image, shrinking_note
@@ -261,6 +263,7 @@ def _planned(given: _Checkpoint, how: Reading) -> Plan:
             f"network. rekernel.torch.load does this; any other loader needs images of the trained size"
             f"{unsure if min(scales) < 1 else ''}"
         )
+    warnings += quantized_notes(shapes)
     warnings += without_effect(changes, modules, base, asked.overrides, hints)
     return Plan(tuple(changes), family.name if family else "", options, tuple(warnings), modules, scale=base.scale)
 
@@ -326,7 +329,7 @@ def _chosen(
         preset = preset or (family.default if family else "all")
         if preset not in presets:
             of = f"a {family.name} checkpoint" if family else "a checkpoint of no known family"
-            known = f"choose from {', '.join(sorted(presets))}" if len(presets) > 1 else f"only {min(presets)} is known"
+            known = choices(preset, sorted(presets)) if len(presets) > 1 else f"only {min(presets)} is known"
             raise RekernelError(f"preset {shown(preset)} is unknown for {of}; {known}")
         chosen, called = select(shapes, presets[preset], f"preset {preset!r}"), f"preset {preset!r}"
         if include is not None:

@@ -5,7 +5,8 @@ Scope: errors that all planners share. Not here: what a single layer cannot do (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,25 @@ from typing import Any
 from ..checkpoint.config_file import KEY
 from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..messages.note import names_option, parts_of
 from ..plan.recipe import find_recipe
 from ..text import scale_text
 
 
-def nothing_changes(where: str, warnings: Sequence[str]) -> RekernelError:
-    """The error for a plan that changes nothing. It quotes up to three notes, those that name an option first."""
+def nothing_changes(where: str, warnings: Sequence[str], reasons: Iterable[str] = ()) -> RekernelError:
+    """The error for a plan that changes nothing. It quotes up to three notes, those that name an option first.
+
+    Without notes it quotes the commonest `reasons` for which tensors stay, and names the command that lists them.
+    """
+    if not warnings:
+        common = [reason for reason, _ in Counter(reasons).most_common(2)]
+        why = f", since every tensor stays ({'; '.join(common)})" if common else ""
+        return RekernelError(
+            f"{where}: the plan changes nothing{why}; pass the weights of a network with convolutions, patches or ",
+            Option("a grid: hints=Hints(linear_grid=...)", "a grid: --linear-grid"),
+        )
     telling = sorted(warnings, key=names_option, reverse=True)
     more = len(telling) - 3
     rest = f" ({more} more note{'s' if more > 1 else ''}: see the plan.)" if more > 0 else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import Option
-from ..escape import shown
+from ..escape import shell_word, shown
 from ..messages.note import Note
 from ..patterns import matcher
 from ..plan.changes import LayerChange, ModuleChange
@@ -55,8 +55,10 @@ def without_effect(
         for pattern in getattr(hints, what, ()):
             matched = [change for change in changes if matcher(pattern)(change.name)]
             if matched and all(change.kept for change in matched):
-                named = Option(f"the hint {what} of {shown(pattern)}", f"--{what.replace('_', '-')} {shown(pattern)}")
-                notes.append(Note(named, f" has no effect: {_stay(matched)}"))
+                notes.append(Note(_hint(what, pattern), f" has no effect: {_stay(matched)}"))
+            elif matched and all(change.kind == "conv" for change in matched if change.operators):
+                convolutions = few([shown(change.name) for change in matched if change.operators], 3)
+                notes.append(Note(_hint(what, pattern), f" has no effect: {convolutions} reads no flattened grid"))
     return notes
 
 
@@ -105,6 +107,10 @@ def _took_over(key: str, value: Any, changed: Sequence[LayerChange], methods: se
         return not auto or any(change.mode != "absorb" for change in changed)
     kernels = [o for change in changed for o in change.operators if o.geometry == "kernel"]
     return any(o.new == value for o in kernels) or any(change.factors for change in changed)
+
+
+def _hint(what: str, pattern: str) -> Option:
+    return Option(f"the hint {what} of {shown(pattern)}", f"--{what.replace('_', '-')} {shell_word(pattern)}")
 
 
 def _stay(matched: Sequence[LayerChange]) -> str:

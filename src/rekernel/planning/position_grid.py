@@ -18,7 +18,7 @@ from typing import Any
 from ..architectures.tokens import Tokens, tokens_beside
 from ..checkpoint.strict_json import read_object
 from ..errors import Option, RekernelError
-from ..escape import shown
+from ..escape import shell_word, shown
 from ..messages.note import Note
 from ..plan.changes import LayerChange
 from ..text import dims
@@ -137,7 +137,7 @@ def grid_of(name: str) -> Option:
     >>> str(grid_of("pos_embed")), grid_of("pos_embed").flag
     ("hints=Hints(grid={'pos_embed': (H, W)})", '--grid pos_embed=H,W')
     """
-    return Option(f"hints=Hints(grid={{{shown(name)!r}: (H, W)}})", f"--grid {shown(name)}=H,W")
+    return Option(f"hints=Hints(grid={{{shown(name)!r}: (H, W)}})", f"--grid {shell_word(f'{name}=H,W')}")
 
 
 def trained_image(folder: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from ..architectures.diffusion import SingleFileDiffusion
 from ..architectures.tokens import is_table
 from ..architectures.vision import MLP
 from ..errors import Option, RekernelError
-from ..escape import shown
+from ..escape import shell_word, shown
 from ..patterns import hinted, layer_of, without
 from ..plan.changes import AxisGeometry, LayerChange, Mode
 from ..resampling.arrays import spatial_axes
@@ -204,12 +204,12 @@ class Layer:
                     f"{shown(self.name)}: an even kernel of stride {stride} has no usual padding; pass ",
                     Option("hints=Hints(padding=...)", "--padding"),
                 )
-            layer = shown(layer_of(self.name))
+            name = layer_of(self.name)
             raise Unclear(
                 f"has an even kernel, {'x'.join(map(str, kernel))}, so it is probably strided; left as it is. Pass ",
                 Option(
-                    f"hints=Hints(stride={{{layer!r}: N}}, padding={{{layer!r}: P}})",
-                    f"--stride {layer}=N and --padding {layer}=P",
+                    f"hints=Hints(stride={{{shown(name)!r}: N}}, padding={{{shown(name)!r}: P}})",
+                    f"--stride {shell_word(f'{name}=N')} and --padding {shell_word(f'{name}=P')}",
                 ),
             )
         side = dilation * (kernel[-1] - 1) // 2
@@ -371,7 +371,7 @@ class Layer:
             if shape[-1] == 1 or (has_bias and shape[-1] <= _LARGEST_KERNEL):
                 return "OIW"
             raise Unclear("may or may not be a Conv1d; left as it is. If it is one, pass ", option("OIW"))
-        if self.name.endswith(".kernel") or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[: len(shape) - 2]):
+        if self.name.endswith((".kernel", "/kernel")) or min(shape[-2:]) > _LARGEST_KERNEL >= max(shape[:-2]):
             guess = "HWIO" if len(shape) == 4 else "DHWIO"
             raise Unclear(f"looks like layout {guess}; left as it is. If it is, pass ", option(guess))
         if max(shape[1:-1]) <= _LARGEST_KERNEL < shape[-1] and len(set(shape[1:-1])) == 1:

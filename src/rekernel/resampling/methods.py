@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeVar, get_args, overload
 
 from ..errors import RekernelError
+from ..text import meant
 
 KernelMethod = Literal["optimal", "optimal-filter", "dilate", "nearest", "linear", "cubic", "lanczos3", "area"]
 """Methods for a filter that slides."""
@@ -63,7 +64,7 @@ def canonical_method(method: str, choices: tuple[str, ...] = KERNEL_METHODS) -> 
         raise RekernelError(f"method={str(method)[:80]!r} is not the name of a method, such as 'cubic'")
     name = ALIASES.get(method, method)
     if name not in choices:
-        raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}")
+        raise RekernelError(f"method={method!r} is not one of {', '.join(choices)}{meant(method, choices)}")
     return name
 
 

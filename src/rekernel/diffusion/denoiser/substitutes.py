@@ -25,6 +25,7 @@ from ...patterns import matcher, select
 from ...plan.plan import Plan
 from ...planning.roles import SUPERSAMPLE
 from ...planning.settings import Settings
+from ...text import meant
 from ...torch.editing.apply import carry_out
 from ...torch.editing.edits import Edits
 from ...torch.layers.factored import FactoredConv, FactoredConvTranspose
@@ -212,7 +213,7 @@ class KernelBank:
             known = ", ".join([*presets, *(() if ALL in presets else (ALL,))])
             kind = type(self.denoiser).__name__
             transformer = "Transformer" in kind
-            has = "" if transformer else f" (it has: {known})"
+            has = "" if transformer else f" (it has: {known}{meant(layers, [*presets, ALL])})"
             instead = (
                 "a transformer slides no kernels over its image; use UpsampleGuidance or a GuidedCascade instead, with "
                 "RescaledPositions where the network has rotary positions"

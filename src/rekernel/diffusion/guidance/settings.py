@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, get_args
 
 from ...errors import RekernelError
 from ...messages.arguments import check_number
+from ...text import meant
 from ..formulas.blur_band import FilterSplit
 from ..formulas.guided import LowBand, Window, octaves
 from ..formulas.low_band import ENLARGE, REDUCE, Enlarge, Reduce, Split
@@ -66,7 +67,7 @@ class GuidanceSettings(SamplerSettings):
             ("enlarge", self.enlarge, ENLARGE), ("predictor", self.predictor, PREDICTORS),
         ):  # fmt: skip
             if value is not None and value not in known:
-                raise RekernelError(f"{name}={value!r} is not one of {', '.join(known)}")
+                raise RekernelError(f"{name}={value!r} is not one of {', '.join(known)}{meant(str(value), known)}")
         if self.levels is not None and not (hasattr(self.levels, "__index__") and self.levels >= 1):
             raise RekernelError(f"levels={self.levels!r} must be a whole number of at least 1")
         self.window()  # validate eagerly

@@ -159,7 +159,10 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
         return path
     address = address_of(source)
     if address is None:
-        raise RekernelError(f"{shown_path(path)}: is neither a folder nor a repository's name (organisation/model)")
+        raise RekernelError(
+            f"{shown_path(path)}: is neither a folder nor a repository's name; pass the folder of a pipeline, or "
+            f"organisation/model"
+        )
     if address.path:
         raise RekernelError(f"{address}: a pipeline is a whole repository; leave out {shown(address.path)}")
     chosen = {name: options[name] for name in _OF_HUB if options.get(name) is not None}

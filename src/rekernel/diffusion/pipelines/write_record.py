@@ -19,6 +19,7 @@ from ...checkpoint.config_file import KEY
 from ...checkpoint.locked_file import claimed
 from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ...checkpoint.strict_json import read_object
+from ...conversion.destinations import folder_target
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...plan.recipe import find_recipe
@@ -72,6 +73,7 @@ def record(
             f"{shown_path(source)}: is not a diffusers pipeline folder, so there is no sampler to guide; "
             f"pass the folder with model_index.json"
         )
+    folder_target(Path(target), Path(source), replace=force)
     if guidance is None and kernels is None and positions is None:
         raise RekernelError(
             "there is nothing to record; pass guidance=, kernels= or positions= ({} for their defaults)"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import RekernelError
+from ...text import meant
 
 PositionMethod = Literal["interpolate", "ntk", "yarn", "dype"]
 METHODS: tuple[PositionMethod, ...] = get_args(PositionMethod)
@@ -91,7 +92,7 @@ def rescaled_frequencies(
 def check_method(method: Any) -> None:
     """Raise for a name that is not one of `METHODS`."""
     if method not in METHODS:
-        raise RekernelError(f"method={method!r} is not one of {', '.join(METHODS)}")
+        raise RekernelError(f"method={method!r} is not one of {', '.join(METHODS)}{meant(method, METHODS)}")
 
 
 def _kept_share(turns: Floats, moved: float) -> Floats:

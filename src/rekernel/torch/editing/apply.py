@@ -17,7 +17,7 @@ from ...escape import shown
 from ...messages.arguments import check_instance
 from ...messages.warn import tell
 from ...plan.changes import LayerChange, ModuleChange
-from ...plan.not_finite import NotFinite
+from ...plan.not_finite import not_finite_note
 from ...plan.plan import Plan
 from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
@@ -71,7 +71,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     new: dict[int, tuple[nn.Module, nn.Module]] = {}
     padded: list[tuple[nn.Module, PadInput]] = []
     parameters: dict[int, nn.Parameter] = {}
-    found = NotFinite()
+    found: list[str] = []
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
     for change in plan.changed:
         old = _module(edits.model, owner_of(change.name), plan)
@@ -123,7 +123,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             enlarge_window(edits, m)
     if (resample := resampler(plan)) is not None:
         edits.hook(edits.model, resample, with_kwargs=True)
-    tell(found.notes())
+    tell([not_finite_note(found)] if found else [])
     edits.set(edits.model, PLAN, plan)
     if not plan.empty and (saving := stand_in(edits.model)) is not None:
         edits.set(edits.model, SAVE, saving)
@@ -194,13 +194,12 @@ def _known(old: nn.Module, change: ModuleChange) -> bool:
     return True
 
 
-def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool, found: NotFinite) -> nn.Parameter:
+def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool, found: list[str]) -> nn.Parameter:
     if resample and weight.device.type != "meta":
         data: Tensor = change.apply(weight.detach())
         _refuse_overflow(data, weight, change)
-        if data.is_floating_point() and (after := int((~data.isfinite()).sum())):
-            before = int((~weight.isfinite()).sum())
-            found.add(change.name, before, weight.numel(), after, data.numel())
+        if data.is_floating_point() and not data.isfinite().all():
+            found.append(change.name)
     else:
         data = weight.new_empty(change.new_shape)
     return nn.Parameter(in_format_of(weight, data), requires_grad=weight.requires_grad)
