@@ -157,6 +157,9 @@ def test_a_recipe_that_is_not_an_object_is_refused():
         ("scale", None, "cannot be read"),
         ("kernels", [1], "not a mapping"),
         ("guidance", {"levels": 1.5}, "levels"),
+        ("positions", {"method": ["yarn"]}, "method"),
+        ("kernels", {"method": ["cubic"]}, "method"),
+        ("guidance", {"reduce": [1]}, "reduce"),
     ],
 )
 def test_a_record_with_numbers_that_nobody_writes_is_refused_by_its_field(field, value, words):
