@@ -17,7 +17,7 @@ ONE_THREAD = OMP_NUM_THREADS=1
 IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow fuzz lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
+.PHONY: setup demo test test-numeric test-lowest test-slow soak fuzz lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
   bench-diffusion bench-diffusion-quick docs site upgrade comfyui
 
 setup: $(READY)
@@ -69,6 +69,9 @@ $(FUZZ_PACKAGES)/.ready: | $(READY)
 
 fuzz: $(READY) $(FUZZ_PACKAGES)/.ready  ## every reader, FUZZ_SECONDS each; inputs that fail go to out/fuzz
 	PYTHONPATH=$(FUZZ_PACKAGES) $(ONE_THREAD) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+soak: $(READY)  ## 2,000 random conversions against formulas of their own, 500 cycles of attaching; an hour
+	$(ONE_THREAD) $(BIN)/python benchmarks/soak/soak.py --conversions 2000 --cycles 500
 
 lint: $(READY)
 	$(BIN)/ruff check .

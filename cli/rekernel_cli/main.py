@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from .help_layout import WIDTH, Entry, LazyGroup
+from .signals import as_interrupts, exit_code
 
 _ENTRIES = {
     "inspect": Entry(
@@ -61,12 +62,14 @@ class Failure(click.ClickException):
 
 
 class Stopped(click.ClickException):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
+    """The user pressed Ctrl-C, or the system asked the command to end."""
 
     def __init__(self, state: str = "nothing was left behind.") -> None:
         super().__init__(f"Stopped; {state}")
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return exit_code()
 
     def show(self, file: Any = None) -> None:
         click.echo(f"\n{self.message}", err=True)
@@ -90,7 +93,7 @@ class Rekernel(LazyGroup):
             with _notes():
                 return super().invoke(ctx)
         try:
-            with _printable(), _notes():
+            with as_interrupts(), _printable(), _notes():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None

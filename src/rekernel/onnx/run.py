@@ -204,13 +204,13 @@ def _write(
     refuse_existing(targets, force=force)
     whole = len(targets) > 1
     with (
-        making_folders([root, *(target.parent for target in targets)]),
+        making_folders({root: None, **{target.parent: None for target in targets}}),
         claimed(root if whole else targets[0], folder=whole),
     ):
         refuse_existing(targets, force=force)  # again: another run may have ended meanwhile
         for source, target in wanted:
             if target in contents:
-                write_atomic(target, contents[target], force=force, inputs=inputs)
+                write_atomic(target, contents[target], force=force, inputs=inputs, like=source or inputs[0])
             elif source is not None:
                 copy_atomic(source, target, force=force, inputs=inputs)
 
