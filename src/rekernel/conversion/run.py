@@ -18,14 +18,14 @@ from ..checkpoint.locked_file import claimed, identity
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.writer import StreamingWriter
-from ..escape import shown, shown_path
+from ..escape import shown_path
 from ..messages.log import logger
+from ..plan.not_finite import not_finite_note
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
 from ..sources.opening import open_source
 from ..sources.place import Origin
-from ..text import few
 from ..version import __version__
 from .aside import clean, finish, kept_if_useful, place_for, restore
 from .destinations import beside, file_target, folder_target, making_folders, split_weights
@@ -212,8 +212,7 @@ class Conversion:
                 prepared.journal.add(path)
         _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
         if broken:
-            names = few([shown(name) for name in broken], 3)
-            self.notes.append(f"{names}: NaN or infinite values in the source, which spread to their neighbours")
+            self.notes.append(not_finite_note(broken))
         self.written += writer.nbytes
         self.files.append(path)
 
