@@ -43,7 +43,6 @@ COMMANDS = [
     ("--completion", 2, r"_REKERNEL_COMPLETE=fish_source rekernel \| source"),
     ("inspect models.py", 1, r"models\.py: is not a safetensors file; pass a \.safetensors file"),
     (f"{VERIFY} {PICTURES} --report out.pdf", 1, r"--report out\.pdf: .*name it \.html or \.htm"),
-    (f"{VERIFY} {PICTURES} --data photo.png --labels .", 1, r"\.: is a folder; --labels is a file"),
 ]
 
 SOURCES = [
