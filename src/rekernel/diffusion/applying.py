@@ -88,7 +88,7 @@ def apply(
     Raises
     ------
     RekernelError
-        For a network without its pipeline, for settings that cannot be, and where something is attached that an earlier
+        For a network without its pipeline, for arguments of other names, for settings that cannot be, and where something is attached that an earlier
         `apply` did not put there. The pipeline is then as before.
 
     Warns
@@ -143,7 +143,7 @@ def apply(
         if not cascade:
             return Attached(pipe)
         pixels = None if size is None or not networks.main.takes_size else parsed_size(size, "size")
-        return _listed(pipe, [], UnstagedCascade(pipe, pixels), pixels)
+        return _listed(pipe, [], UnstagedCascade(pipe, pixels), None)
     try:
         return _attach(pipe, networks, asked, options, cascade)
     except BaseException:
@@ -247,8 +247,9 @@ def _check_strengths(cascade: Any) -> None:
     """Raise unless `cascade` is None, a bool, or strengths above 0 and at most 1."""
     several = isinstance(cascade, Sequence) and not isinstance(cascade, str)
     for value in cascade if several else [cascade]:
-        known = value is None or isinstance(value, bool) if not several else False
-        if not known and not (isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1):
+        if not several and (value is None or isinstance(value, bool)):
+            return
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
             raise RekernelError(
                 f"cascade={short(cascade)} must be True, False, a strength above 0 and at most 1, or one such number "
                 f"for each stage: the share of the steps that a stage runs again"
@@ -276,7 +277,7 @@ def _attach(
         for part in reversed(parts):
             part.remove()
         raise
-    return _listed(pipe, parts, made, asked[1])
+    return _listed(pipe, parts, made, asked[1] if networks.main.takes_size else None)
 
 
 def _cascade(

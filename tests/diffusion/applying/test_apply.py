@@ -201,7 +201,7 @@ def test_pipelines_of_pixels(pixels):
 
 def test_a_size_that_apply_was_given_is_named_until_it_is_passed(sd):
     record = apply(sd, size="48x32")
-    assert "size: 48x32: pass height=32, width=48 to the pipeline" in repr(record) and len(repr(record)) < 120
+    assert "size: 48x32; pass height=32, width=48 to the pipeline" in repr(record) and len(repr(record)) < 120
     assert "<b>Attached</b>" in record._repr_html_() and "height=32, width=48" in record._repr_html_()
     with pytest.warns(rk.RekernelWarning, match="pass height=32, width=48 to the pipeline") as seen:
         picture(sd, 16)

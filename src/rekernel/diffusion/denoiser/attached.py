@@ -129,8 +129,8 @@ class Attached:
         rows += [] if self._cascade is None else [("cascade", repr(self._cascade))]
         if self.size is not None:
             height, width = self.size
-            cascade = "" if self._cascade is None else "; the cascade knows it"
-            rows.append(("size", f"{width}x{height}: pass height={height}, width={width} to the pipeline{cascade}"))
+            known = "" if self._cascade is None else "the cascade knows it; "
+            rows.append(("size", f"{width}x{height}; {known}pass height={height}, width={width} to the pipeline"))
         return rows
 
     def __repr__(self) -> str:
