@@ -88,8 +88,8 @@ def apply(
     Raises
     ------
     RekernelError
-        For a network without its pipeline, for arguments of other names, for settings that cannot be, and where something is attached that an earlier
-        `apply` did not put there. The pipeline is then as before.
+        For a network without its pipeline, for arguments of other names, for settings that cannot be, and where
+        something is attached that an earlier `apply` did not put there. The pipeline is then as before.
 
     Warns
     -----
