@@ -1,6 +1,6 @@
 """Say in words what measured differences mean: the verdict of `verify`.
 
-Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). One number is fixed, `SAME`; all
+Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). Two numbers are fixed, `SAME` and `FAR`; all
 other comparisons are with controls that were measured on the same pictures. docs/verify.md says what stands behind
 them.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...errors import Option
+from ...escape import shown
 from .difference import Difference
 
 Grade = Literal["same", "close", "changed", "no better"]
@@ -20,6 +21,10 @@ SAME = 1e-4
 """Up to this relative error two answers are the same. Of the 401 networks of benchmarks/zoo that were
 compared, the 275 whose rescaled form is exact differ by at most 8.2e-6, which is rounding, the 126 others by at least
 4.9e-4."""
+
+FAR = 4
+"""Outputs of classifiers that differ by more than this multiple of the control's difference are changed, whatever
+answers they keep. Of the 29 close networks of benchmarks/real/results/verdicts.json, none is above 2.36."""
 
 _PICTURES = Option("pass pictures of the new size", "pass --data with pictures of the new size")
 _MODE = Option('mode="absorb"', "--mode absorb")
@@ -31,7 +36,7 @@ class Verdict:
 
     grade : 'same', the original's answers to the reduced pictures; 'close', no farther from them than the original's
         answers to pictures that were reduced in another way; 'changed', farther than that, but nearer than the
-        untouched network at the new size; 'no better', as far as the untouched network or farther
+        untouched network at the new size; 'no better', as far as the untouched network or farther, or not finite
     sentences : what the grade rests on, one sentence each, for a person
     """
 
@@ -78,6 +83,8 @@ def grade_of(
     >>> grade_of(Difference(0.2), Difference(0.1), Difference(1.0), 100, pictures=True)
     'changed'
     """
+    if not math.isfinite(converted.error):
+        return "no better"  # NaN would pass all comparisons below
     if converted.error <= SAME and converted.kept in (None, 1.0):
         return "same"
     if pictures and converted.kept is not None and by_hand.kept is not None:
@@ -86,6 +93,8 @@ def grade_of(
             ours, theirs = (converted.kept, -converted.error), (untouched.kept, -untouched.error)
             if ours <= theirs:
                 return "no better"
+        if converted.error > FAR * by_hand.error:
+            return "changed"  # classes say nothing of outputs that are used as numbers
         return "close" if converted.kept >= by_hand.kept - margin(converted.kept, by_hand.kept, count) else "changed"
     if untouched is not None and converted.error >= untouched.error:
         return "no better"
@@ -112,6 +121,7 @@ def verdict_of(
     pictures: bool,
     gives_image: bool,
     strided: bool,
+    not_finite: str | None = None,
 ) -> Verdict:
     """The grade, and sentences that say what it rests on.
 
@@ -128,7 +138,11 @@ def verdict_of(
         Whether the answers are a grid.
     strided : bool
         Whether strided layers of the rescaled network keep their stride on the finer grid.
+    not_finite : str, optional
+        The first layer whose outputs are not finite numbers, where the outputs of the network are not.
     """
+    if not math.isfinite(converted.error):
+        return Verdict("no better", ((_no_numbers(by_hand, not_finite),),))
     grade = grade_of(converted, by_hand, untouched, count, pictures=pictures)
     counted = pictures and converted.kept is not None
     said: list[tuple[str | Option, ...]] = []
@@ -159,6 +173,15 @@ def verdict_of(
     return Verdict(grade, tuple(said))
 
 
+def _no_numbers(by_hand: Difference, layer: str | None) -> str:
+    first = "" if layer is None else f", first after the layer {shown(layer)}"
+    if not math.isfinite(by_hand.error):
+        return (
+            f"The original's own outputs are not finite numbers{first}, so nothing can be compared: check its weights."
+        )
+    return f"Outputs of the rescaled network are NaN or infinite{first}: check its weights and its dtype."
+
+
 def _difference(converted: Difference, count: int, counted: bool) -> str:
     change = f"its outputs differ by {percent(converted.error)} of their size"
     if not counted or converted.kept is None:
@@ -174,7 +197,10 @@ def _control(grade: Grade, converted: Difference, by_hand: Difference, counted: 
         other = f"{percent(by_hand.kept)} of its answers"
         if grade == "close":
             return f"That is as near as it gets: reduced by a cubic filter instead, the original itself keeps {other}."
-        return f"For comparison: where a cubic filter reduces the pictures, the original keeps {other}."
+        return (
+            f"For comparison: where a cubic filter reduces the pictures, the original keeps {other}, and its outputs "
+            f"differ by {percent(by_hand.error)}."
+        )
     other = percent(by_hand.error)
     if grade == "close":
         return f"Reducing the pictures by a cubic filter instead changes the original's outputs by {other}, no less."
@@ -194,11 +220,11 @@ def _untouched(grade: Grade, converted: Difference, untouched: Difference | None
 
 
 def percent(share: float) -> str:
-    """A share in percent, with three digits at most.
+    """A share in percent, with three digits at most; 'not finite' for NaN and infinity.
 
     Examples
     --------
     >>> percent(0.0712), percent(0.9981), percent(1.0), percent(0.00002), percent(1.2345)
     ('7.12 %', '99.8 %', '100 %', '0.002 %', '123 %')
     """
-    return f"{float(f'{100 * share:.3g}'):g} %"
+    return f"{float(f'{100 * share:.3g}'):g} %" if math.isfinite(share) else "not finite"
