@@ -65,7 +65,7 @@ def apply(
         size.
     size : int, (height, width) or '1024x768' (width first), optional
         Instead of `scale`: the size of the pictures, in pixels. It is checked here. Pass it to the pipeline too, as
-        `height` and `width`; a cascade knows it.
+        `height` and `width`, or as a picture of that size; a cascade knows it.
     guidance : bool, UpsampleGuidance, or a mapping of its options; None
         None and True are the recommended guidance, False is none.
     kernels : bool, SupersampledKernels, or a mapping of its options; None
@@ -121,17 +121,20 @@ def apply(
     asked = _asked(scale, size, networks.main, pipe)
     if asked is not None and asked[0] == "auto" and not cascade and not networks.main.takes_size:
         raise RekernelError(
-            f"{type(pipe).__name__}: its call takes no height and width, so it samples at the sample_size in the "
+            f"{type(pipe).__name__}: its call takes no height and width and no image, so it samples at the sample_size in the "
             f"config of its network, whatever is attached; pass cascade=True with size= or a number as scale"
         )
     options = {"guidance": guidance, "kernels": kernels, "positions": positions}
-    earlier = _taken_off(pipe)
+    record, *earlier = _taken_off(pipe)
     if asked is None:
         return Attached(pipe)
     try:
+        if record is not None:
+            vars(pipe)[ATTRIBUTE] = record  # a handle of the earlier call stays one of this pipeline
         return _attach(pipe, networks, asked, options, cascade)
     except BaseException:
-        _put_back(pipe, *earlier)
+        if record is not None:
+            _put_back(pipe, record, *earlier)
         raise
 
 
@@ -260,23 +263,25 @@ def _cascade(
     return GuidedCascade(pipe, scale=scales, strength=strength, **settings)
 
 
-def _taken_off(pipe: Any) -> tuple[list[tuple[Attachable, Any, Any]], Any]:
-    """Take off what an earlier `apply` put on: its parts with the arguments of their `attach`, and its cascade."""
+def _taken_off(pipe: Any) -> tuple[Attached | None, list[tuple[Attachable, Any, Any]], Any]:
+    """Take off what an earlier `apply` put on: its record, parts with the arguments of their `attach`, and cascade."""
     record = vars(pipe).get(ATTRIBUTE)
     if not isinstance(record, Attached) or record.applied is None:
-        return [], None
+        return None, [], None
     cascade, record.cascade = record.cascade, None
     found = [(part, *part.target) for part in record.applied if part.attached]
     record.applied = None
     for part, _, _ in reversed(found):
         part.remove()
     record.drop(None)  # where it held a cascade alone
-    return found, cascade
+    return record, found, cascade
 
 
-def _put_back(pipe: Any, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any) -> None:
+def _put_back(pipe: Any, record: Attached, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any) -> None:
     if not parts and cascade is None:
+        record.drop(None)
         return
+    vars(pipe)[ATTRIBUTE] = record
     _listed(pipe, [part.attach(target, scheduler=scheduler) for part, target, scheduler in parts], cascade)
 
 

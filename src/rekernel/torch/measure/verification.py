@@ -28,8 +28,8 @@ from ..tracing.eval_mode import evaluating
 from .compare import LayerError, layer_errors
 from .difference import Difference, Tally, reduced_by_hand
 from .equivariance import answer, on_the_grid_of, plan_scales, reduce_grid
-from .finite import for_json
 from .examples import Example, shown_examples
+from .finite import for_json
 from .kernel_views import KernelView, kernel_view
 from .scores import Scores, checked_labels, scores
 from .shift import ShiftSensitivity, shift_sensitivity, total_stride
