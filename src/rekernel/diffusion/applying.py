@@ -121,8 +121,8 @@ def apply(
     asked = _asked(scale, size, networks.main, pipe)
     if asked is not None and asked[0] == "auto" and not cascade and not networks.main.takes_size:
         raise RekernelError(
-            f"{type(pipe).__name__}: its call takes no height and width and no image, so it samples at the sample_size in the "
-            f"config of its network, whatever is attached; pass cascade=True with size= or a number as scale"
+            f"{type(pipe).__name__}: its call takes no height and width and no image, so it samples at the sample_size "
+            f"in the config of its network, whatever is attached; pass cascade=True with size= or a number as scale"
         )
     options = {"guidance": guidance, "kernels": kernels, "positions": positions}
     record, *earlier = _taken_off(pipe)

@@ -147,7 +147,7 @@ class Target:
 
     @property
     def takes_size(self) -> bool:
-        """Whether each call of the pipeline says its size, as height and width or by the picture that it starts from."""
+        """Whether each call of the pipeline says its size, as height and width or by a picture to start from."""
         taken = () if self.pipe is None else inspect.signature(type(self.pipe).__call__).parameters
         return "height" in taken or "image" in taken
 

@@ -1,8 +1,8 @@
 """Say in words what measured differences mean: the verdict of `verify`.
 
-Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). Two numbers are fixed, `SAME` and `FAR`; all
-other comparisons are with controls that were measured on the same pictures. docs/verify.md says what stands behind
-them.
+Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). Two numbers are fixed,
+`SAME` and `FAR`; all other comparisons are with controls that were measured on the same pictures. docs/verify.md says
+what stands behind them.
 """
 
 from __future__ import annotations
