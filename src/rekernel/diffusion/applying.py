@@ -190,7 +190,7 @@ def _asked(scale: Any, size: Any, target: Target, pipe: Any) -> tuple[Scale, tup
     For a size the scale is 'auto': what is attached then also suits a call of another size.
     """
     if size is None:
-        if isinstance(scale, Real) and 0 < float(scale) <= 1:
+        if isinstance(scale, Real) and not isinstance(scale, bool) and 0 < float(scale) <= 1:
             _warn(f"scale={scale!r} is not above 1: nothing is attached", target)
             return None
         checked = checked_scale(scale)

@@ -221,3 +221,9 @@ def test_pipelines_of_pixels(pixels):
     assert pixels.rekernel.cascade(num_inference_steps=2).images[0].size == (16, 16)
     detach(pixels)
     assert not hasattr(pixels, "rekernel") and pixels.unet.config.sample_size == 8
+
+
+def test_true_is_not_a_scale(sd):
+    with pytest.raises(rk.RekernelError, match="scale=True must be a number"):
+        apply(sd, True)
+    assert not hasattr(sd, "rekernel")
