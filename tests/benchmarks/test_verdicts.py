@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rekernel.diffusion.measure.denoiser_verification import SMOOTHED
 from rekernel.torch.measure.difference import Difference
-from rekernel.torch.measure.verdict import SAME, grade_of
+from rekernel.torch.measure.verdict import FAR, SAME, grade_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = json.loads((ROOT / "benchmarks" / "real" / "results" / "verdicts.json").read_text())
@@ -28,6 +28,8 @@ def test_stored_grades_are_those_that_the_figures_give():
         given = grade_of(Difference(row["error"], row["kept"]), by_hand, untouched, FOUND["setting"]["pictures"],
                          pictures=True)  # fmt: skip
         assert given == row["grade"], row
+    close = [row["error"] / row["by_hand_error"] for row in FOUND["rows"] if row["grade"] == "close"]
+    assert 2 < max(close) < 2.36 < 0.6 * FAR and len(close) == 29  # as the comment on FAR says
 
 
 def test_close_loses_less_than_changed_in_the_middle_and_the_page_has_the_table():

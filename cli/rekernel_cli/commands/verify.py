@@ -39,7 +39,9 @@ from ..options import INPUT, OUTPUT, option
     help="A folder of pictures (subfolders are classes), one picture, or .npy/.npz with `images` and `labels`, of the "
     "new size or larger. Default: smooth noise.",
 )
-@option("--labels", group=INPUT, type=click.Path(path_type=Path), help="Class numbers: .npy, or text, one a line.")
+@option(
+    "--labels", group=INPUT, type=click.Path(path_type=Path), help="Class numbers: .npy, or text, one a line; or none."
+)
 @option(
     "--limit",
     "most",

@@ -24,6 +24,8 @@ from rekernel.torch import reduce_grid
 from .preprocessing import Preprocessing
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+NO_LABELS = Path("none")
+"""What `--labels` says where subfolders are not classes."""
 _COLOURS = {1: "L", 3: "RGB"}
 
 
@@ -62,7 +64,7 @@ def read_data(
     most : int
         At most so many pictures of a folder, spread evenly.
     label_file : path, optional
-        Labels as .npy, or as text with one number a line.
+        Labels as .npy, or as text with one number a line; `NO_LABELS` for none, whatever subfolders are called.
     numbers : mapping, optional
         Class numbers by name, for pictures in a subfolder for each class.
 
@@ -74,13 +76,15 @@ def read_data(
     if not path.exists():
         raise RekernelError(f"{shown_path(path)}: no such file or folder")
     if path.is_dir() or path.suffix.lower() in ENDINGS:
-        data = _from_pictures(path, channels, new, how, most, numbers or {})
+        unlabelled = label_file is not None
+        data = _from_pictures(path, channels, new, how, most, None if unlabelled else numbers or {})
     elif path.suffix.lower() in (".npz", ".npy"):
         data = _from_arrays(path, channels, new, how)
     else:
         raise RekernelError(f"{shown_path(path)}: is neither a folder, a picture ({', '.join(ENDINGS)}), .npy nor .npz")
     if label_file is not None:
-        data = Data(data.images, _labels(label_file), data.notes)
+        given = None if label_file == NO_LABELS and not label_file.exists() else _labels(label_file)
+        data = Data(data.images, given, data.notes)
     if data.labels is not None and len(data.labels) != len(data.images):
         where = label_file if label_file is not None else path
         raise RekernelError(
@@ -91,7 +95,7 @@ def read_data(
 
 
 def _from_pictures(
-    path: Path, channels: int, new: tuple[int, ...], how: Preprocessing, most: int, numbers: Mapping[str, int]
+    path: Path, channels: int, new: tuple[int, ...], how: Preprocessing, most: int, numbers: Mapping[str, int] | None
 ) -> Data:
     if channels not in _COLOURS or len(new) != 2:
         raise RekernelError(
@@ -111,20 +115,29 @@ def _from_pictures(
             f"{enlarged} of {len(chosen)} pictures are smaller than {dims(new[::-1])} and were enlarged; they have no "
             f"detail that the trained size lacks"
         )
-    labels, note = _by_folder(path, chosen, numbers)
+    labels, note = (None, "") if numbers is None else _by_folder(path, chosen, files, numbers)
     return Data(_normalised(np.stack(pixels), how, channels), labels, (*notes, *([note] if note else [])))
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in ENDINGS and file.is_file() and not _hidden(file.relative_to(path))
+    )
     if not found:
         inside = sorted(file.name for file in path.iterdir())
         raise RekernelError(
             f"{shown_path(path)}: holds no pictures ({', '.join(ENDINGS)}); it has {few([shown(n) for n in inside])}"
         )
     return found
+
+
+def _hidden(inside: Path) -> bool:
+    """Whether a file is in a folder that programs keep for themselves, as .ipynb_checkpoints."""
+    return any(part.startswith(".") for part in inside.parts)
 
 
 def _picture(file: Path, channels: int, new: tuple[int, ...], how: Preprocessing) -> tuple[NDArray[np.float32], bool]:
@@ -137,9 +150,17 @@ def _picture(file: Path, channels: int, new: tuple[int, ...], how: Preprocessing
     try:
         with Image.open(file) as opened:
             image: Any = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):  # Pillow would cut these off at 255
+            short = image.mode == "I" and opened.format == "PNG"  # as Pillow before 11.3 opens 16 bits
+            if image.mode in ("I", "F") and not short:
+                raise RekernelError(
+                    f"{shown_path(file)}: has 32-bit pixels (Pillow's mode {image.mode}), whose range is not known; "
+                    f"save 8 or 16 bits, or an .npy of floats, normalised as in training"
+                )
+            if short or image.mode.startswith("I;16"):  # Pillow would cut these off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
             image = image.convert(_COLOURS[channels])
+    except RekernelError:
+        raise
     except Image.DecompressionBombError:
         raise RekernelError(f"{shown_path(file)}: is larger than Pillow opens ({Image.MAX_IMAGE_PIXELS:,})") from None
     except OSError as error:
@@ -157,7 +178,9 @@ def _picture(file: Path, channels: int, new: tuple[int, ...], how: Preprocessing
     return (pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)), grown > 1
 
 
-def _by_folder(path: Path, files: list[Path], numbers: Mapping[str, int]) -> tuple[NDArray[Any] | None, str]:
+def _by_folder(
+    path: Path, files: list[Path], all_files: list[Path], numbers: Mapping[str, int]
+) -> tuple[NDArray[Any] | None, str]:
     """Labels from the names of subfolders, one for each class, and what was assumed."""
     if path.is_file() or any(file.parent == path for file in files):
         return None, ""
@@ -167,8 +190,14 @@ def _by_folder(path: Path, files: list[Path], numbers: Mapping[str, int]) -> tup
     if all(name.casefold() in known for name in each):
         return np.array([known[name.casefold()] for name in names]), ""
     if all(name.isdecimal() for name in each):
+        beyond = next((name for name in each if numbers and int(name) > max(numbers.values())), None)
+        if beyond is not None:
+            return None, (
+                f"the subfolders ({few([shown(n) for n in each], 3)}) are taken for no labels: the model has no class "
+                f"{shown(beyond)}"
+            )
         return np.array([int(name) for name in names]), ""
-    whole = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    whole = sorted({file.relative_to(path).parts[0] for file in all_files})
     if numbers and len(whole) != len(numbers):
         return None, f"the subfolders ({few([shown(n) for n in each], 3)}) are not the names of the model's classes"
     order = {name: number for number, name in enumerate(whole)}
@@ -243,6 +272,7 @@ def _channels_first(images: NDArray[Any], channels: int, axes: int) -> NDArray[A
 def _normalised(pixels: NDArray[Any], how: Preprocessing, channels: int) -> Tensor:
     """(N, C, ...) in bytes' units as the network's input."""
     how.check(channels)
+    pixels = pixels[:, ::-1] if how.reverses and channels == 3 else pixels
     each = (1, -1) + (1,) * (pixels.ndim - 2)
     mean, std = (np.asarray(values, np.float32).reshape(each) for values in (how.mean, how.std))
     return torch.from_numpy((pixels.astype(np.float32) * np.float32(how.factor) - mean) / std)

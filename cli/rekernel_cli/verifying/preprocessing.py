@@ -16,6 +16,11 @@ from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
 
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
+_KNOWN = (
+    "ViT", "CLIP", "ConvNext", "MobileNetV1", "MobileNetV2", "MobileViT", "Bit", "DeiT", "Segformer", "Siglip", "DPT",
+    "Pvt", "Beit", "Flava", "TextNet",
+)  # fmt: skip
+"""Image processors of transformers whose defaults make the same of a square picture."""
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -29,6 +34,8 @@ class Preprocessing:
     filter : Pillow's number of the filter that resizes
     size : trained (height, width); None if not known
     origin : what says so: a file's name, or 'nothing' where no file does
+    reverses : whether the network reads blue, green, red
+    note : what may be read otherwise than the network's own processor does, for a person
     """
 
     factor: float = 1 / 255
@@ -38,6 +45,8 @@ class Preprocessing:
     filter: int = _FILTERS["bicubic"]
     size: tuple[int, int] | None = None
     origin: str = "nothing"
+    reverses: bool = False
+    note: str = ""
 
     def with_options(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, around: float | None
@@ -85,11 +94,14 @@ def read_preprocessing(folder: Path | None) -> Preprocessing:
 
 def _of_transformers(config: Mapping[str, Any], path: Path) -> Preprocessing:
     rescales = config.get("do_rescale", True)
-    normalises = config.get("do_normalize", True) and ("image_mean" in config or "image_std" in config)
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    usual = not kind.startswith("MobileViT")  # whose processor does not, though its files have a mean
+    normalises = config.get("do_normalize", usual) and ("image_mean" in config or "image_std" in config)
     size, crop = _sides(config.get("size")), _sides(config.get("crop_size"))
     crops = crop is not None and config.get("do_center_crop", True)
     around = min(size) / min(crop) if crops and size and crop else 1.0
-    if isinstance(pct := config.get("crop_pct"), int | float) and 0 < pct <= 1:
+    whole = kind.startswith("ConvNext") and size is not None and min(size) >= 384  # then its processor cuts nothing off
+    if isinstance(pct := config.get("crop_pct"), int | float) and 0 < pct <= 1 and not whole:
         around = 1 / pct
     return Preprocessing(
         factor=_number(config.get("rescale_factor", 1 / 255), path, "rescale_factor") if rescales else 1.0,
@@ -99,6 +111,21 @@ def _of_transformers(config: Mapping[str, Any], path: Path) -> Preprocessing:
         filter=config["resample"] if config.get("resample") in _FILTERS.values() else _FILTERS["bicubic"],
         size=crop if crops else size,
         origin=path.name,
+        reverses=config.get("do_flip_channel_order") is True,
+        note=_note(kind, path),
+    )
+
+
+def _note(kind: str, path: Path) -> str:
+    """A sentence on a class of image processor that was not compared with this one; empty for the others."""
+    name = kind.removesuffix("Fast").removesuffix("Pil")
+    for ending in ("ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(ending)
+    if not kind or name in _KNOWN:
+        return ""
+    return (
+        f"{path.name} is for {shown(kind, 60)}, which may prepare pictures in a way of its own; to be sure, pass an "
+        f".npy of its outputs"
     )
 
 

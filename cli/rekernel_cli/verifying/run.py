@@ -104,7 +104,7 @@ def compare(request: Request) -> Verification | DenoiserVerification:
         return verify(
             pair.original, pair.rescaled, data.images, size=size, labels=data.labels, forward=forward,
             pictures=request.data is not None, classes={number: name for name, number in numbers.items()},
-            notes=data.notes,
+            notes=(*data.notes, *([how.note] if how.note and request.data is not None else [])),
         )  # fmt: skip
 
 

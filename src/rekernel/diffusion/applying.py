@@ -70,7 +70,7 @@ def apply(
         size.
     size : int, (height, width) or '1024x768' (width first), optional
         Instead of `scale`: the size of the pictures, in pixels. It is checked here. Pass it to the pipeline too, as
-        `height` and `width`; a cascade knows it. 'auto' is scale='auto'.
+        `height` and `width`, or as a picture of that size; a cascade knows it. 'auto' is scale='auto'.
     guidance : bool, UpsampleGuidance, or a mapping of its options; None
         None and True are the recommended guidance, False is none.
     kernels : bool, SupersampledKernels, or a mapping of its options; None
@@ -134,20 +134,23 @@ def apply(
     asked = _asked(scale, size, networks.main, pipe)
     if asked is not None and asked[0] == "auto" and not cascade and not networks.main.takes_size:
         raise RekernelError(
-            f"{type(pipe).__name__}: its call takes no height and width, so it samples at the sample_size in the "
-            f"config of its network, whatever is attached; pass cascade=True with size= or a number as scale"
+            f"{type(pipe).__name__}: its call takes no height and width and no image, so it samples at the sample_size "
+            f"in the config of its network, whatever is attached; pass cascade=True with size= or a number as scale"
         )
     options = {"guidance": guidance, "kernels": kernels, "positions": positions}
-    earlier = _taken_off(pipe)
+    record, *earlier = _taken_off(pipe)
     if asked is None:
         if not cascade:
             return Attached(pipe)
         pixels = None if size is None or not networks.main.takes_size else parsed_size(size, "size")
         return _listed(pipe, [], UnstagedCascade(pipe, pixels), None)
     try:
+        if record is not None:
+            vars(pipe)[ATTRIBUTE] = record  # a handle of the earlier call stays one of this pipeline
         return _attach(pipe, networks, asked, options, cascade)
     except BaseException:
-        _put_back(pipe, *earlier)
+        if record is not None:
+            _put_back(pipe, record, *earlier)
         raise
 
 
@@ -203,7 +206,7 @@ def _asked(scale: Any, size: Any, target: Target, pipe: Any) -> tuple[Scale, tup
     For a size the scale is 'auto': what is attached then also suits a call of another size.
     """
     if size is None:
-        if isinstance(scale, Real) and 0 < float(scale) <= 1:
+        if isinstance(scale, Real) and not isinstance(scale, bool) and 0 < float(scale) <= 1:
             _warn(f"scale={scale!r} is not above 1: nothing is attached", target)
             return None
         checked = checked_scale(scale)
@@ -297,11 +300,13 @@ def _cascade(
     return GuidedCascade(pipe, scale=scales, strength=strength, **settings)
 
 
-def _taken_off(pipe: Any) -> tuple[list[tuple[Attachable, Any, Any]], Any, tuple[int, int] | None]:
-    """Take off what an earlier `apply` put on: its parts with the arguments of their `attach`, its cascade and size."""
+def _taken_off(
+    pipe: Any,
+) -> tuple[Attached | None, list[tuple[Attachable, Any, Any]], Any, tuple[int, int] | None]:
+    """Take off what an earlier `apply` put on: its record, parts with the arguments of their `attach`, cascade, size."""
     record = vars(pipe).get(ATTRIBUTE)
     if not isinstance(record, Attached) or record.applied is None:
-        return [], None, None
+        return None, [], None, None
     cascade, record.cascade = record.cascade, None
     size, record.size = record.size, None
     found = [(part, *part.target) for part in record.applied if part.attached]
@@ -309,14 +314,17 @@ def _taken_off(pipe: Any) -> tuple[list[tuple[Attachable, Any, Any]], Any, tuple
     for part, _, _ in reversed(found):
         part.remove()
     record.drop(None)  # where it held a cascade alone
-    return found, cascade, size
+    return record, found, cascade, size
 
 
 def _put_back(
-    pipe: Any, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any, size: tuple[int, int] | None
-) -> None:
+    pipe: Any, record: Attached, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any,
+    size: tuple[int, int] | None,
+) -> None:  # fmt: skip
     if not parts and not cascade:
+        record.drop(None)
         return
+    vars(pipe)[ATTRIBUTE] = record
     _listed(pipe, [part.attach(target, scheduler=scheduler) for part, target, scheduler in parts], cascade, size)
 
 

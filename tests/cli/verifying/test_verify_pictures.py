@@ -1,6 +1,7 @@
 """`rekernel verify` on folders of pictures and of models: preprocessing, labels, and one line for what is wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +233,44 @@ def test_a_configuration_that_builds_nothing_names_the_way_out(vit, tmp_path, co
     (tmp_path / "config.json").write_text(json.dumps(config))
     result = CliRunner().invoke(main, ["verify", str(tmp_path), str(vit / "vit-2x")])
     assert result.exit_code == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_folders_that_are_not_classes(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / ".ipynb_checkpoints" / "0.png")
+    (tmp_path / "empty").mkdir()
+    names = {"x": 0, "y": 1, "z": 2}
+    data = read_data(tmp_path, 3, (8, 8), Preprocessing(), most=9, numbers=names)
+    assert data.labels.tolist() == [0, 1, 2] and len(data.images) == 3
+    data = read_data(tmp_path, 3, (8, 8), Preprocessing(), most=9, label_file=Path("none"), numbers=names)
+    assert data.labels is None and data.notes == ()
+    years = tmp_path / "a" / "years"
+    (years / "2021").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(years / "2021" / "0.png")
+    data = read_data(years, 3, (8, 8), Preprocessing(), most=9, numbers=names)
+    assert data.labels is None and "the model has no class 2021" in data.notes[0]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_32_bit_pixels_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((8, 8), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(rk.RekernelError, match=r"a\.tif: has 32-bit pixels"):
+        read_data(tmp_path, 3, (8, 8), Preprocessing(), most=9)
+
+
+@pytest.mark.parametrize("name", ["MobileViT", "ConvNext", "PoolFormer"])
+def test_pictures_are_as_transformers_own_processor_makes_them_or_a_note_says_so(tmp_path, name):
+    own = getattr(pytest.importorskip("transformers"), f"{name}ImageProcessorPil")(
+        **({"size": {"shortest_edge": 288}} if name == "MobileViT" else {})
+    )
+    own.save_pretrained(tmp_path)
+    how = read_preprocessing(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8))
+    picture.save(tmp_path / "a.png")
+    theirs = np.asarray(own(picture, return_tensors="np")["pixel_values"])
+    ours = read_data(tmp_path / "a.png", 3, theirs.shape[2:], how, most=1).images.numpy()
+    assert np.allclose(ours, theirs, atol=0.02) == (not how.note)
+    assert ("PoolFormerImageProcessor" in how.note) == (name == "PoolFormer")

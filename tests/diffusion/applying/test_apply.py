@@ -71,6 +71,34 @@ def test_a_cell_of_a_notebook_may_run_twice(sd):
     assert not hasattr(sd, "rekernel") and "_diffusers_hook" not in vars(sd.unet)
 
 
+@pytest.mark.parametrize("again", [{"positions": True}, {"guidance": {"theta": 0.5}}, {"guidance": {"theta": "x"}}])
+def test_the_handle_of_a_first_call_removes_what_a_second_one_left(sd, again):
+    plain, before = picture(sd), state(sd)
+    with apply(sd, size=32) as on:
+        if again == {"guidance": {"theta": 0.5}}:
+            assert apply(sd, size=32, **again) is on
+        else:
+            with pytest.raises(rk.RekernelError):
+                apply(sd, size=32, **again)
+        assert sd.rekernel is on and [part.attached for part in on.parts] == [True]
+    assert state(sd) == before and np.array_equal(picture(sd), plain)
+
+
+def test_a_pipeline_that_starts_from_a_picture_reads_the_size_from_it(nets, sd):
+    pipe = quiet(diffusers.StableDiffusionImg2ImgPipeline(**sd.components, requires_safety_checker=False))
+
+    def made():
+        options = {**OPTIONS, "generator": torch.Generator().manual_seed(0), "strength": 0.9}
+        return pipe(image=torch.full((1, 3, 32, 32), 0.5), **options).images[0]
+
+    with UpsampleGuidance().attach(pipe):
+        wanted = made()
+    apply(pipe, size=32)
+    with nets.passes(pipe.unet) as sizes:
+        assert np.array_equal(made(), wanted)
+    assert (8, 8) in sizes and (16, 16) in sizes
+
+
 def test_what_was_attached_by_hand_is_listed_and_named(sd):
     UpsampleGuidance(2).attach(sd)  # no handle
     kernels = SupersampledKernels(2).attach(sd)
@@ -225,3 +253,9 @@ def test_a_cascade_that_was_not_asked_for_says_how_to_make_one(sd):
         cascade("a cat")
     with pytest.raises(rk.RekernelError, match=r"load it first: DiffusionPipeline\.from_pretrained\('sdxl'\)"):
         apply("sdxl", size=256)
+
+
+def test_true_is_not_a_scale(sd):
+    with pytest.raises(rk.RekernelError, match="scale=True must be a number"):
+        apply(sd, True)
+    assert not hasattr(sd, "rekernel")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,9 +15,10 @@ from rekernel.diffusion.cascade.autoencoder import Autoencoder  # noqa: E402
 from rekernel.diffusion.cascade.enlarging import resized  # noqa: E402
 from rekernel.diffusion.cascade.sample_form import SampleForm  # noqa: E402
 from rekernel.diffusion.cascade.settings import guidance_at, settings_of  # noqa: E402
-from rekernel.diffusion.cascade.sizes import Geometry, geometry_of, stage_sizes  # noqa: E402
+from rekernel.diffusion.cascade.sizes import Geometry, geometry_of, sizes_up_to, stage_sizes  # noqa: E402
 from rekernel.diffusion.cascade.start_picture import as_picture  # noqa: E402
 from rekernel.diffusion.denoiser.blocks import stacked_blocks, unstacked_blocks  # noqa: E402
+from rekernel.diffusion.formulas.sizes import enlargement  # noqa: E402
 
 from ..conftest import quiet  # noqa: E402
 from .families import FAMILIES, noise  # noqa: E402
@@ -279,3 +282,16 @@ def test_resizing_keeps_constants_and_is_the_same_for_every_frame():
     assert torch.allclose(resized(torch.full((1, 1, 8, 8), 0.3), (16, 12)), torch.full((1, 1, 16, 12), 0.3))
     small = resized(video[:, :, 0].half(), (4, 4))
     assert small.dtype == torch.float16 and small.shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("multiple", [8, 32, 64])
+def test_a_cascade_starts_at_a_trained_shape_for_every_size_that_is_larger(multiple):
+    geometry = Geometry((512, 512), 8, multiple)
+    for size in itertools.product(range(256, 2049, multiple * 2), range(256, 2561, multiple * 2)):
+        if max(enlargement(size, (512, 512))) == 1:
+            continue
+        stages = sizes_up_to(size, geometry)
+        assert stage_sizes(stages, None, geometry, "pipe") == stages and stages[-1] == size
+    with pytest.raises(rk.RekernelError, match=r"4096x128 \(width x height\): no shape of the trained area, 512x512"):
+        sizes_up_to((128, 4096), geometry)
+    assert sizes_up_to((8, 16), Geometry((8, 8), 1, 8)) == ((8, 8), (8, 16))

@@ -168,3 +168,16 @@ def test_mistakes_with_pipelines_are_one_line(sd, tmp_path):
     assert result.exit_code == 1 and "there is nothing to compare; draw with it: rekernel sample" in result.stderr
     result = verify(tmp_path / "sd" / "unet", tmp_path / "sd-2x" / "unet", "--prompt", "a")
     assert "belongs to no pipeline that takes a prompt" in result.stderr
+
+
+def test_a_denoiser_of_nan_is_no_better_and_its_report_and_json_can_be_read():
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+                                down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    broken = rkt.rescale(net.eval(), 2, (torch.zeros(1, 3, 8, 8), torch.tensor(1)))
+    with torch.no_grad():
+        broken.mid_block.resnets[0].conv1.weight.fill_(torch.nan)
+    found = verify_denoiser(net, broken, (8, 8), scheduler=diffusers.DDIMScheduler(), count=2)
+    assert found.grade == "no better" and "first after the layer mid_block.resnets.0.conv1:" in found.verdict
+    json.dumps(found.as_dict(), allow_nan=False)
+    assert "not finite" in found.to_html()

@@ -1,5 +1,7 @@
 """`rkt.verify`: what it compares, how it judges, and what it says of wrong labels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,35 @@ def test_a_kernel_and_its_spectrum_are_those_of_the_weights():
 def test_views_leave_out_what_is_not_a_kernel():
     bias = rkt.rescale(nn.Sequential(nn.Conv2d(1, 1, 3)), 2, torch.zeros(1, 1, 8, 8)).rekernel_plan
     assert kernel_view(bias.changed[0], {}) is None
+
+
+@pytest.mark.parametrize("answers", ["classes", "pictures"])
+def test_a_network_of_nan_is_no_better_and_its_report_and_json_can_be_read(answers):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)]
+    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(256, 3)] if answers == "classes" else []
+    model = nn.Sequential(*layers).eval()
+    broken = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
+    with torch.no_grad():
+        broken[2].weight[0, 0] = torch.nan
+    found = rkt.verify(model, broken, torch.rand(9, 1, 32, 32))
+    assert found.verdict.grade == "no better" and found.converted.kept in (None, 0.0)
+    assert "first after the layer 2:" in str(found.verdict) and "not a loss" not in str(found.verdict)
+    assert found.worst[0].name == "2"
+    json.dumps(found.as_dict(), allow_nan=False)
+    assert "not finite" in found.to_html()
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    nothing = rkt.verify(model, broken, torch.rand(9, 1, 32, 32))
+    assert nothing.verdict.grade == "no better" and "original's own outputs" in str(nothing.verdict)
+
+
+def test_outputs_three_times_as_large_are_changed_though_every_answer_is_kept():
+    model, x = classifier(), pictures()
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16), mode="absorb")
+    with torch.no_grad():
+        larger[5].weight.mul_(3)
+        larger[5].bias.mul_(3)
+    found = rkt.verify(model, larger, x)
+    assert found.converted.kept == 1 and found.converted.error == pytest.approx(2, rel=1e-3)
+    assert found.verdict.grade == "changed"

@@ -79,6 +79,10 @@ def test_a_config_that_says_the_new_sizes_loads_by_transformers_alone(kind, tmp_
     assert rk.inspect(tmp_path).recipe.plan.scale == (2.0, 2.0)
     with pytest.raises(RekernelError, match="was rescaled already"):
         rk.convert(tmp_path, tmp_path / "out", scale=2)
+    rkt.load_pretrained(tmp_path).save_pretrained(tmp_path / "second")
+    assert torch.equal(answer(rkt.load_pretrained(tmp_path / "second")), answer(large))
+    assert rk.inspect(tmp_path / "second").recipe.plan == rk.inspect(tmp_path).recipe.plan
+    assert not section(tmp_path / "second")
 
 
 @pytest.mark.parametrize(

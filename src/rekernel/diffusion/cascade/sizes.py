@@ -128,20 +128,58 @@ def stage_sizes(sizes: Any, scale: Any, geometry: Geometry, name: str) -> tuple[
 def sizes_up_to(size: Size, geometry: Geometry) -> tuple[Size, ...]:
     """The sizes of the stages of a cascade that ends at `size`: of its shape, from the trained area upwards.
 
+    The first stage has a shape that the network is trained for: where `size` is longer than 4 : 1, the first stage is
+    not.
+
     Examples
     --------
     >>> sizes_up_to((2048, 1024), Geometry((512, 512), 8, 8))
     ((728, 360), (1448, 728), (2048, 1024))
+    >>> sizes_up_to((512, 2560), Geometry((512, 512), 8, 8))
+    ((256, 1024), (456, 2288), (512, 2560))
+
+    Raises
+    ------
+    RekernelError
+        If no trained shape fits into `size`.
     """
     trained = geometry.trained or geometry.usual
     assert trained is not None
     whole = math.sqrt(math.prod(size) / math.prod(trained))
-    sides, found = tuple(n / whole for n in size), []
-    for step in ((1.0,), *octaves((whole,))):
+    sides = tuple(n / whole for n in size)
+    found = [_start(sides, size, trained, geometry.multiple)]
+    for step in octaves((whole,)):
         sides = tuple(n * step[0] for n in sides)
         fitting = [geometry.multiple * max(1, round(n / geometry.multiple)) for n in sides]
-        found.append((fitting[0], fitting[1]))
-    return tuple(found)
+        high, wide = (min(n, max(m, k)) for n, m, k in zip(size, found[-1], fitting, strict=True))
+        found.append((high, wide))
+    return tuple(dict.fromkeys([found[0], *found[1:-1], size]))
+
+
+def _start(sides: Sequence[float], size: Size, trained: Size, multiple: int) -> Size:
+    """The first size of a cascade to `size`: near `sides`, of the trained area, and not above the trained size."""
+    longest = math.sqrt(math.prod(trained))
+    clamped = [min(2 * longest, max(longest / 2, n)) for n in sides]  # at most 4 : 1
+    near = [{multiple * max(1, turn(n / multiple)) for turn in (math.floor, math.ceil)} for n in clamped]
+    fitting = [
+        (high, wide)
+        for high, wide in itertools.product(*near)
+        if high <= size[0] and wide <= size[1] and _trained_shape((high, wide), trained)
+    ]
+    if fitting:
+        return min(fitting, key=lambda one: sum(abs(math.log(n / m)) for n, m in zip(one, clamped, strict=True)))
+    if all(n <= m for n, m in zip(trained, size, strict=True)):
+        return trained
+    raise RekernelError(
+        f"{text_of(size)} (width x height): no shape of the trained area, {text_of(trained)}, fits into this size in "
+        f"multiples of {multiple}, for the first stage of a cascade; ask for a larger picture, or for one nearer to a "
+        f"square"
+    )
+
+
+def _trained_shape(size: Size, trained: Size) -> bool:
+    above = any(f > 1 for f in enlargement(size, trained))
+    return not above and math.prod(size) >= _LEAST * math.prod(trained)
 
 
 def _given(sizes: Any) -> tuple[Size, ...]:

@@ -147,8 +147,9 @@ class Target:
 
     @property
     def takes_size(self) -> bool:
-        """Whether each call of the pipeline says its size."""
-        return self.pipe is not None and "height" in inspect.signature(type(self.pipe).__call__).parameters
+        """Whether each call of the pipeline says its size, as height and width or by a picture to start from."""
+        taken = () if self.pipe is None else inspect.signature(type(self.pipe).__call__).parameters
+        return "height" in taken or "image" in taken
 
     def pixels(self, grid: Sequence[int]) -> str:
         """A grid of the network in pixels of the picture, as people write a size: width first."""

@@ -31,6 +31,8 @@ def checked_scale(scale: Any) -> Scale:
         )
     except (TypeError, ValueError):
         numbers = 0.0
+    if any(isinstance(n, bool) for n in (scale if isinstance(scale, Sequence) else [scale])):
+        numbers = 0.0  # Python counts True as 1
     each = numbers if isinstance(numbers, tuple) else (numbers,)
     if not 1 <= len(each) <= 3 or not all(1 <= n < math.inf for n in each):
         numbers_only = f"scale={shown(repr(scale), 80)} must be a number of at least 1, one per grid axis (at most 3)"

@@ -11,6 +11,7 @@ there and is known: a kernel that smooths takes away the noise that it should pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Option, RekernelError
+from ...escape import shown
 from ...text import dims
 from ...torch.measure.equivariance import plan_scales
+from ...torch.measure.finite import first_not_finite, for_json
 from ...torch.measure.verdict import SAME, Grade, percent
 from ...torch.running import said_by
 from ..denoiser.call import Call, read_call
@@ -88,6 +91,7 @@ class DenoiserVerification:
     count : number of pictures
     times : the differences at each time, the noisiest first
     notes : what was assumed
+    not_finite : the first layer whose outputs are not finite numbers, where a prediction is not
     """
 
     size: tuple[int, ...]
@@ -95,6 +99,7 @@ class DenoiserVerification:
     count: int
     times: tuple[AtTime, ...]
     notes: tuple[str, ...] = ()
+    not_finite: str | None = None
 
     @property
     def grade(self) -> Grade:
@@ -102,8 +107,10 @@ class DenoiserVerification:
 
         'same': nothing but rounding. 'close': at every time, the low band differs no more than by another draw of the
         noise. 'no better': in the mean over the times, the low band is as far off as the untouched network's, or the
-        noise above it is smoothed away. 'changed': anything else.
+        noise above it is smoothed away, or a prediction is not finite. 'changed': anything else.
         """
+        if self._not_finite is not None:
+            return "no better"  # NaN would pass all comparisons below
         if all(at.low_band <= SAME for at in self.times):
             return "same"
         mean, untouched = (sum(getattr(at, name) for at in self.times) for name in ("low_band", "untouched"))
@@ -116,6 +123,11 @@ class DenoiserVerification:
         return any(at.above > SMOOTHED for at in self.times)
 
     @property
+    def _not_finite(self) -> AtTime | None:
+        """The first time at which the rescaled network predicts NaN or infinity."""
+        return next((at for at in self.times if not math.isfinite(at.low_band + at.above)), None)
+
+    @property
     def title(self) -> str:
         """The grade as a heading."""
         return _TITLES[self.grade]
@@ -123,6 +135,12 @@ class DenoiserVerification:
     @property
     def verdict(self) -> str:
         """The grade in sentences."""
+        at = self._not_finite
+        if at is not None:
+            own = math.isfinite(at.another_draw)
+            whose = "The rescaled network's predictions" if own else "The trained network's own predictions"
+            first = f", first after the layer {shown(self.not_finite)}" if self.not_finite is not None else ""
+            return f"{whose} are NaN or infinite at t = {at.t:g}{first}: check its weights and its dtype."
         worst = max(self.times, key=lambda at: at.low_band / max(at.another_draw, 1e-30))
         most = max(self.times, key=lambda at: at.above)
         smoothed = " That is smoothed away: rescale fewer layers, as the preset inner does." if self._smoothed else ""
@@ -170,12 +188,13 @@ class DenoiserVerification:
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {
+        """Everything, ready for JSON: None in place of NaN and infinity."""
+        found: dict[str, Any] = for_json({
             "size": list(self.size), "new_size": list(self.new_size), "count": self.count,
             "verdict": {"grade": self.grade, "text": f"{self.title}. {self.verdict}"},
             "times": [asdict(at) for at in self.times], "notes": list(self.notes),
-        }  # fmt: skip
+        })  # fmt: skip
+        return found
 
 
 def verify_denoiser(
@@ -250,8 +269,9 @@ def verify_denoiser(
         clean = pictures
         if clean is None:
             clean = split.enlarge_grid(_sampled(model, low, schedule, kind, draw))
-        found = [_at(model, rescaled, call, low, split, schedule, kind, clean, float(t), draw) for t in chosen]
-    return DenoiserVerification(tuple(split.low), new, count, tuple(found), tuple(notes))
+        with first_not_finite(model, rescaled) as layers:
+            found = [_at(model, rescaled, call, low, split, schedule, kind, clean, float(t), draw) for t in chosen]
+    return DenoiserVerification(tuple(split.low), new, count, tuple(found), tuple(notes), next(iter(layers), None))
 
 
 def _listed(curve: Any) -> str:

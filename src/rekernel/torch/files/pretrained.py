@@ -26,8 +26,10 @@ from ...sources.address import Address, address_of
 from ...sources.opening import local_path, open_location, open_source
 from ..checked_arguments import check_module
 from ..dtypes import TORCH_DTYPES
+from ..marks import SAVE
 from .built_model import built
 from .save_load import load, no_recipe, without_pickles
+from .save_pretrained import SavePretrained
 from .transformers_names import incoming
 
 
@@ -132,7 +134,8 @@ def _with_own_model(path: Path, folder: Path, prefix: str, dtype: torch.dtype | 
         source = open_source(path, allow_pickle=pickles)
     config = read_object(folder / CONFIG)
     with source:
-        if recipe_of(source) is None:  # said before a large model is built
+        recipe = recipe_of(source)
+        if recipe is None:  # said before a large model is built
             raise no_recipe(shown_path(path))
         model = built(config, where)
         kept: Any = Plan(()) if _tells_all(config, source, model, where) else None
@@ -141,7 +144,10 @@ def _with_own_model(path: Path, folder: Path, prefix: str, dtype: torch.dtype | 
     wanted = dtype or (floating[0] if len(floating) == 1 else torch.float32)
     if wanted != torch.get_default_dtype():
         model = model.to(wanted)
-    return load(model, path, plan=kept, prefix=prefix, allow_pickle=pickles).eval()
+    loaded = load(model, path, plan=kept, prefix=prefix, allow_pickle=pickles).eval()
+    if kept is not None and callable(getattr(type(loaded), SAVE, None)):
+        setattr(loaded, SAVE, SavePretrained(loaded, recipe.plan))  # else a second folder would have no recipe
+    return loaded
 
 
 def _tells_all(config: dict[str, Any], source: TensorSource, model: nn.Module, where: str) -> bool:

@@ -27,10 +27,13 @@ class SavePretrained:
     ----------
     model : nn.Module
         A model whose class has a method of that name.
+    earlier : Plan, optional
+        The plan in the recipe of the folder that the model was loaded from, where its config had the new sizes, so that
+        nothing was left to do. It is written again.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, earlier: Plan | None = None) -> None:
+        self.model, self.earlier = model, earlier
 
     def __call__(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save the model as its class does, with all arguments of that method."""
@@ -40,6 +43,8 @@ class SavePretrained:
         if push:  # after the folder is complete
             rest = {**bound.arguments, **bound.arguments.pop(self._others, {})}
         folder, plan = Path(save_directory), getattr(self.model, PLAN, None)
+        if isinstance(plan, Plan) and plan.empty:
+            plan = self.earlier
         before = state_of(folder)
         given = method(self.model, *bound.args, **bound.kwargs)
         if isinstance(plan, Plan) and not plan.empty and folder.is_dir():

@@ -44,7 +44,8 @@ class Tally:
         self.classifies = y.ndim == 2 and y.shape[1] > 1
         if self.classifies:
             self.guesses.append(other.argmax(1).cpu())
-            self.same += int((other.argmax(1) == y.argmax(1)).sum())
+            same = (other.argmax(1) == y.argmax(1)) & torch.isfinite(other).all(1)  # argmax names a class for NaN too
+            self.same += int(same.sum())
 
     @property
     def classes(self) -> Tensor:

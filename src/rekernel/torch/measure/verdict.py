@@ -1,8 +1,8 @@
 """Say in words what measured differences mean: the verdict of `verify`.
 
-Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). One number is fixed, `SAME`; all
-other comparisons are with controls that were measured on the same pictures. docs/verify.md says what stands behind
-them.
+Scope: numbers and sentences. Not here: measuring (see `torch.measure.verification`). Two numbers are fixed,
+`SAME` and `FAR`; all other comparisons are with controls that were measured on the same pictures. docs/verify.md says
+what stands behind them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...errors import Option
+from ...escape import shown
 from .difference import Difference
 
 Grade = Literal["same", "close", "changed", "no better"]
@@ -24,6 +25,10 @@ compared, the 275 whose rescaled form is exact differ by at most 8.2e-6, which i
 FEW = 30
 """Fewer pictures than these are too few to count answers: one answer is more than 3 % of them. Their outputs decide."""
 
+FAR = 4
+"""Outputs of classifiers that differ by more than this multiple of the control's difference are changed, whatever
+answers they keep. Of the 29 close networks of benchmarks/real/results/verdicts.json, none is above 2.36."""
+
 _PICTURES = Option("pass pictures of the new size", "pass --data with pictures of the new size")
 _MODE = Option('mode="absorb"', "--mode absorb")
 
@@ -34,7 +39,7 @@ class Verdict:
 
     grade : 'same', the original's answers to the reduced pictures; 'close', no farther from them than the original's
         answers to pictures that were reduced in another way; 'changed', farther than that, but nearer than the
-        untouched network at the new size; 'no better', as far as the untouched network or farther
+        untouched network at the new size; 'no better', as far as the untouched network or farther, or not finite
     sentences : what the grade rests on, one sentence each, for a person
     """
 
@@ -84,6 +89,8 @@ def grade_of(
     >>> grade_of(Difference(0.2), Difference(0.1), Difference(1.0), 100, pictures=True)
     'changed'
     """
+    if not math.isfinite(converted.error):
+        return "no better"  # NaN would pass all comparisons below
     if converted.error <= SAME and converted.kept in (None, 1.0):
         return "same"
     if pictures and converted.kept is not None and by_hand.kept is not None:
@@ -92,6 +99,8 @@ def grade_of(
             ours, theirs = (converted.kept, -converted.error), (untouched.kept, -untouched.error)
             if ours <= theirs:
                 return "no better"
+        if converted.error > FAR * by_hand.error:
+            return "changed"  # classes say nothing of outputs that are used as numbers
         if count >= FEW:
             near = converted.kept >= by_hand.kept - margin(converted.kept, by_hand.kept, count)
             return "close" if near else "changed"
@@ -121,6 +130,7 @@ def verdict_of(
     pictures: bool,
     gives_image: bool,
     strided: bool,
+    not_finite: str | None = None,
 ) -> Verdict:
     """The grade, and sentences that say what it rests on.
 
@@ -137,7 +147,11 @@ def verdict_of(
         Whether the answers are a grid.
     strided : bool
         Whether strided layers of the rescaled network keep their stride on the finer grid.
+    not_finite : str, optional
+        The first layer whose outputs are not finite numbers, where the outputs of the network are not.
     """
+    if not math.isfinite(converted.error):
+        return Verdict("no better", ((_no_numbers(by_hand, not_finite),),))
     grade = grade_of(converted, by_hand, untouched, count, pictures=pictures)
     counted = pictures and converted.kept is not None
     said: list[tuple[str | Option, ...]] = []
@@ -166,6 +180,15 @@ def verdict_of(
     if not pictures and grade != "same":
         said.append(("This was measured on smooth noise; ", _PICTURES, " for a verdict on them."))
     return Verdict(grade, tuple(said))
+
+
+def _no_numbers(by_hand: Difference, layer: str | None) -> str:
+    first = "" if layer is None else f", first after the layer {shown(layer)}"
+    if not math.isfinite(by_hand.error):
+        return (
+            f"The original's own outputs are not finite numbers{first}, so nothing can be compared: check its weights."
+        )
+    return f"Outputs of the rescaled network are NaN or infinite{first}: check its weights and its dtype."
 
 
 def _difference(converted: Difference, count: int, counted: bool) -> str:
@@ -210,11 +233,11 @@ def _untouched(grade: Grade, converted: Difference, untouched: Difference | None
 
 
 def percent(share: float) -> str:
-    """A share in percent, with three digits at most.
+    """A share in percent, with three digits at most; 'not finite' for NaN and infinity.
 
     Examples
     --------
     >>> percent(0.0712), percent(0.9981), percent(1.0), percent(0.00002), percent(1.2345)
     ('7.12 %', '99.8 %', '100 %', '0.002 %', '123 %')
     """
-    return f"{float(f'{100 * share:.3g}'):g} %"
+    return f"{float(f'{100 * share:.3g}'):g} %" if math.isfinite(share) else "not finite"

@@ -6,6 +6,7 @@ the page that shows it (see `torch.report`), and diffusion networks (see `rekern
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from .compare import LayerError, layer_errors
 from .difference import Difference, Tally, reduced_by_hand
 from .equivariance import answer, on_the_grid_of, plan_scales, reduce_grid
 from .examples import Example, shown_examples
+from .finite import for_json
 from .kernel_views import KernelView, kernel_view
 from .scores import Scores, checked_labels, scores
 from .shift import ShiftSensitivity, shift_sensitivity, total_stride
@@ -87,12 +89,13 @@ class Verification:
         return verdict_of(
             self.converted, self.by_hand, self.untouched, self.count,
             pictures=self.pictures, gives_image=self.gives_image, strided=bool(self.strided),
+            not_finite=next((layer.name for layer in self.layers if not math.isfinite(layer.error)), None),
         )  # fmt: skip
 
     @property
     def worst(self) -> tuple[LayerError, ...]:
-        """The layers, the largest error first."""
-        return tuple(sorted(self.layers, key=lambda layer: -layer.error))
+        """The layers, the largest error first, after those whose outputs are not finite."""
+        return tuple(sorted(self.layers, key=lambda layer: -layer.error if math.isfinite(layer.error) else -math.inf))
 
     def to_html(self, title: str = "Rescaled against original", *, command: bool = False) -> str:
         """The report as one HTML page that needs no other file and no network. Needs Jinja and Pillow.
@@ -113,7 +116,7 @@ class Verification:
         Path(path).write_text(self.to_html(title, command=command), encoding="utf-8")
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but kernels and pictures, ready for JSON."""
+        """Everything but kernels and pictures, ready for JSON: None in place of NaN and infinity."""
         verdict = self.verdict
         found: dict[str, Any] = {
             "size": list(self.size),
@@ -137,7 +140,8 @@ class Verification:
             found["phase_shift"]["stride"] = list(self.stride)
         if self.scores:
             found["scores"] = {name: asdict(score) for name, score in self.scores.items()}
-        return found
+        result: dict[str, Any] = for_json(found)
+        return result
 
 
 def verify(

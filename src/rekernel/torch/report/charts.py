@@ -38,7 +38,7 @@ class Curve:
 def line_chart(
     curves: Sequence[Curve], *, title: str, text: str, x_label: str, y_label: str, mark: float | None = None
 ) -> Markup:
-    """Curves over a common axis from 0, as an SVG figure.
+    """Curves over a common axis from 0, as an SVG figure. Points that are not finite are left out.
 
     Parameters
     ----------
@@ -53,8 +53,10 @@ def line_chart(
     >>> svg.startswith("<svg"), "old &lt;b&gt;" in svg
     (True, True)
     """
-    across = max(float(curve.points[:, 0].max()) for curve in curves) or 1.0
-    up = max(float(np.nanmax(curve.points[:, 1])) for curve in curves) or 1.0
+    drawn = [curve.points[np.isfinite(curve.points).all(1)] for curve in curves]
+    across, up = (
+        max((float(points[:, i].max()) for points in drawn if len(points)), default=1.0) or 1.0 for i in (0, 1)
+    )
     steps, top = _ticks(up)
     inner = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
@@ -77,7 +79,7 @@ def line_chart(
         parts.append(Markup('<line class="mark" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
             at, at, _TOP, _HEIGHT - _BOTTOM))  # fmt: skip
     for number, curve in enumerate(curves):
-        line = " ".join(f"{x},{y}" for x, y in (place(*point) for point in curve.points.tolist()))
+        line = " ".join(f"{x},{y}" for x, y in (place(*point) for point in drawn[number].tolist()))
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(curve.style, line))
         x = _LEFT + 200 * number  # the legend stands above the curves
         parts.append(Markup('<line class="{}" x1="{}" x2="{}" y1="12" y2="12"/>').format(curve.style, x, x + 24))
@@ -102,6 +104,7 @@ def heat(taps: NDArray[np.float64]) -> NDArray[np.uint8]:
     >>> heat(np.array([[0.0, 1.0, -1.0]])).tolist()
     [[[255, 255, 255], [178, 24, 43], [33, 102, 172]]]
     """
+    taps = np.nan_to_num(taps, posinf=0.0, neginf=0.0)
     most = float(np.abs(taps).max()) or 1.0
     share = (taps / most)[..., None]
     colour = np.where(share < 0, np.array(_NEGATIVE, float), np.array(_POSITIVE, float))

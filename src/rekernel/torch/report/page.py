@@ -6,7 +6,8 @@ could not see by `shown`, and markup by the template engine. Not here: curves an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +95,29 @@ def _rows(found: Any) -> list[dict[str, Any]]:
                      phase.agreement, "old"))  # fmt: skip
     if found.untouched is not None:
         rows.append(("The untouched network at the new size", found.untouched.error, found.untouched.kept, "old"))
-    most = max(error for _, error, _, _ in rows) or 1.0
+    most = _largest(error for _, error, _, _ in rows)
     return [
         {"what": what, "error": percent(error), "kept": "" if kept is None or not found.pictures else percent(kept),
-         "width": f"{100 * error / most:.1f}", "style": style}
+         "width": _width(error, most), "style": style}
         for what, error, kept, style in rows
     ]  # fmt: skip
 
 
 def _layer(layer: Any, found: Any) -> dict[str, str]:
-    most = max((other.error for other in found.layers), default=0.0) or 1.0
+    most = _largest(other.error for other in found.layers)
     return {
         "name": shown(layer.name), "kind": shown(layer.kind), "size": dims(layer.size), "new": dims(layer.new_size),
-        "error": percent(layer.error), "width": f"{100 * layer.error / most:.1f}",
+        "error": percent(layer.error), "width": _width(layer.error, most),
     }  # fmt: skip
+
+
+def _largest(errors: Iterable[float]) -> float:
+    return max((error for error in errors if math.isfinite(error)), default=0.0) or 1.0
+
+
+def _width(error: float, most: float) -> str:
+    """The bar of an error in percent; the whole width where the error is not finite."""
+    return f"{100 * error / most if math.isfinite(error) else 100:.1f}"
 
 
 def _layers(found: Any) -> list[dict[str, str]]:
