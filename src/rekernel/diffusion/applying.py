@@ -303,7 +303,7 @@ def _cascade(
 def _taken_off(
     pipe: Any,
 ) -> tuple[Attached | None, list[tuple[Attachable, Any, Any]], Any, tuple[int, int] | None]:
-    """Take off what an earlier `apply` put on: its record, parts with the arguments of their `attach`, cascade, size."""
+    """Take off what an earlier `apply` put on: its record, its parts and how to attach them, cascade and size."""
     record = vars(pipe).get(ATTRIBUTE)
     if not isinstance(record, Attached) or record.applied is None:
         return None, [], None, None
