@@ -21,13 +21,14 @@ from ..messages.warn import tell
 from ..plan.changes import FORMS, Form, LayerMode, NetworkMode
 from ..plan.plan import Plan
 from ..planning.allowed_values import check_scale, layer_modes
-from ..planning.asked_scale import check_typed, parsed_size, ratio
+from ..planning.asked_scale import check_typed
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
-from ..text import dims, scale_text
+from ..text import dims, meant, scale_text
+from .asked_size import from_size, per_axis, refuse_size_of_picture
 from .checked_arguments import check_module
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
 from .checking.lost_layers import lost_layers
@@ -45,6 +46,7 @@ from .planning.image_axes import checked_axes
 from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers, preset_layers
+from .running import arguments
 from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
@@ -160,9 +162,10 @@ def rescale(
     ((6, 6), (2, 2))
     """
     if form not in FORMS:
-        raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
+        raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}{meant(str(form), FORMS)}")
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
-        raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
+        near = meant(str(mode), NETWORK_MODES)
+        raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names{near}")
     check_module(model)
     if example_input is None:
         raise RekernelError(
@@ -176,7 +179,7 @@ def rescale(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
-    given, kwargs = _arguments(example_input)
+    given, kwargs = arguments(example_input)
     pictured = checked_grids(model, grids)
     args = as_pictures(given, pictured)
     network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
@@ -189,14 +192,18 @@ def rescale(
             seen = _first_pass(edits.model, args, kwargs)
             check_seen(seen, pictured)
             steps.next()
-            scales = _per_axis(scale, seen) if scale is not None else _from_size(size, seen)
+            scales = per_axis(scale, seen) if scale is not None else from_size(size, seen)
             if scale is not None:
                 check_typed(scales, seen.size)
             check_scale(scales, seen.size)
             image = image_of([*args, *kwargs.values()])[0]
+            inner = inner_layers(edits.model)
+            if size is not None:
+                refuse_size_of_picture(
+                    edits.model, scales, seen, image.shape[1] if image.ndim > 2 else 1, predicts_noise=inner is not None
+                )
             axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
-            inner = inner_layers(edits.model)
             chosen = include
             if preset is not None:
                 chosen = [*preset_layers(edits.model, preset), *(include or ())]
@@ -267,42 +274,6 @@ class _DoesNotRun(RekernelError):  # noqa: N818 - says what is wrong, as Rekerne
 
 class _CannotAbsorb(_DoesNotRun):
     """The layers that read the image were to absorb the scale, and the model does not work so."""
-
-
-def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
-    if isinstance(example, Mapping):
-        return [], dict(example)
-    args = list(example) if isinstance(example, tuple | list) else [example]
-    return args, {}
-
-
-def _from_size(size: Any, seen: Trace) -> tuple[float, ...]:
-    """The scale per axis from the size of the example input to another."""
-    new = parsed_size(size)
-    if len(new) == 1 and len(set(seen.size)) > 1:
-        raise RekernelError(f"size={size}: the example input has {dims(seen.size)} pixels; give one size for each axis")
-    if len(new) not in (1, len(seen.size)):
-        raise RekernelError(
-            f"size={size} has {len(new)} entries for the {len(seen.size)} spatial axes of the example input"
-        )
-    found = ratio(new, seen.size)
-    return tuple(map(float, found)) if isinstance(found, Sequence) else (float(found),) * len(seen.size)
-
-
-def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
-    dims = len(seen.size)
-    if isinstance(scale, str) or not isinstance(scale, Sequence):
-        try:
-            if isinstance(scale, str):
-                raise TypeError
-            return (float(scale),) * dims
-        except (TypeError, ValueError):
-            raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis") from None
-    if len(scale) != dims:
-        raise RekernelError(
-            f"scale={tuple(scale)} has {len(scale)} entries for the {dims} spatial axes of the example input"
-        )
-    return tuple(float(s) for s in scale)
 
 
 def _first_pass(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Trace:

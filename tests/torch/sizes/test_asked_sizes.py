@@ -1,11 +1,16 @@
 """`rescale` by size, by preset, and of models that take their pixels flattened."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import rekernel.torch as rkt
 from rekernel import RekernelError
+from rekernel_cli.main import main
 
 F = nn.functional
 
@@ -139,3 +144,40 @@ def test_224_to_384_in_python_is_what_plain_transformers_loads(patch, tmp_path):
     fresh.load_state_dict(larger.state_dict())
     x = torch.randn(1, 3, 384, 384)
     assert torch.allclose(fresh(x).logits, larger(x).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (256, r"size=256 is of the input of this Denoiser, 16x16 latents; for a picture of 256x256 .* write size=32$"),
+        ((128, 512), r"size=\(128, 512\) is of the input .* write size=\(16, 64\)$"),
+    ],
+)
+def test_the_size_of_a_picture_is_not_taken_for_one_of_latents(size, said):
+    class Denoiser(nn.Conv2d):
+        config = SimpleNamespace(sample_size=16)
+
+    net, latents = Denoiser(4, 4, 3, padding=1), torch.zeros(1, 4, 16, 16)
+    with pytest.raises(RekernelError, match=said):
+        rkt.rescale(net, size=size, example_input=latents)
+    assert rkt.rescale(net, size=32, example_input=latents).rekernel_plan.scale == (2, 2)
+    pixels = nn.Conv2d(3, 3, 3, padding=1)
+    assert rkt.rescale(pixels, size=256, example_input=torch.zeros(1, 3, 16, 16)).rekernel_plan.scale == (16, 16)
+
+
+@pytest.mark.parametrize("size", [390, 225, 250])
+def test_patches_that_stay_need_an_image_of_whole_patches(size, tmp_path):
+    """In Python and on the command line alike: what is left of the image could not be told by the config."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=224, patch_size=16
+    )
+    vit, image = transformers.ViTForImageClassification(config), torch.zeros(1, 3, 224, 224)
+    least = size // 16 * 16
+    said = f"{size} is not a multiple of 16, the pixels of a patch, .* {least} and {least + 16} are. "
+    with pytest.raises(RekernelError, match=f"{said}mode='absorb' resamples the image to 224x224"):
+        rkt.rescale(vit, size=size, example_input=image)
+    vit.save_pretrained(tmp_path)
+    result = CliRunner().invoke(main, ["plan", str(tmp_path), "--to", f"{size}x{size}"])
+    assert result.exit_code == 1 and re.search(f"{said}--mode absorb resamples", " ".join(result.stderr.split()))
+    assert rkt.rescale(vit, size=size, example_input=image, mode="absorb").rekernel_plan.resamples
