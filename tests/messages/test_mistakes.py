@@ -42,6 +42,7 @@ ARRAYS: dict[str, Slip] = {
     "no scale": (lambda _: rk.resample_conv(W, None), "scale=None must be a finite number"),
     "a scale of 0": (lambda _: rk.resample_conv(W, 0), "above 0"),
     "three scales": (lambda _: rk.resample_conv(W, (2, 2, 2)), "3 entries for 2 spatial axes; give one or 2"),
+    "a size as a scale": (lambda _: rk.resample_conv(W, 512), "scale=512 is new pixels per old .* scale=512 / 224"),
     "a misspelt method": (lambda _: rk.resample_conv(W, 2, "cubik"), "not one of optimal"),
     "no method": (lambda _: rk.resample_conv(W, 2, None), "not the name of a method"),
     "misspelt taps": (lambda _: rk.resample_conv(W, 2, taps="all"), "full, same-extent"),

@@ -165,7 +165,9 @@ def rescale(
         raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}{meant(str(form), FORMS)}")
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
         near = meant(str(mode), NETWORK_MODES)
-        raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names{near}")
+        raise RekernelError(
+            f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names{near}"
+        )
     check_module(model)
     if example_input is None:
         raise RekernelError(
