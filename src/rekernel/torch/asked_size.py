@@ -1,7 +1,7 @@
 """Turn the scale or size that a caller asked for into a scale per axis of a traced model, and refuse impossible sizes.
 
-Scope: numbers. Not here: a size that was typed as a scale (see `planning.asked_scale`), and the limits of any scale (see
-`planning.allowed_values`).
+Scope: numbers. Not here: a size that was typed as a scale (see `planning.asked_scale`), and the limits of any scale
+(see `planning.allowed_values`).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
+from .example_input import check_example, refused_example
 from .given_grids import as_pictures, check_seen, checked_grids, flattened, signal_notes
 from .grouped_notes import grouped
 from .layers.dense import CroppedConvTranspose
@@ -147,7 +148,8 @@ def rescale(
     Warns
     -----
     RekernelWarning
-        Each note of the plan: what the model's code does that its weights do not show.
+        Each note of the plan: what the model's code does that its weights do not show. The sizes that modules hold,
+        and attention over more tokens where the plan says that more are read, are in the plan alone.
 
     Examples
     --------
@@ -181,6 +183,7 @@ def rescale(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
+    check_example(example_input)
     given, kwargs = arguments(example_input)
     pictured = checked_grids(model, grids)
     args = as_pictures(given, pictured)
@@ -233,22 +236,27 @@ def rescale(
             announce(edits, plan, seen.size, scales)
             steps.next()
             try:
-                notes = _second_pass(edits.model, seen, planned, inputs)
+                notes, tokens = _second_pass(edits.model, seen, planned, inputs)
                 steps.next()
                 verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
-                excuses = [] if planned.absorbs else notes  # what cannot absorb is resampled in front, which is exact
+                excuses = (
+                    [] if planned.absorbs else notes + tokens
+                )  # what cannot absorb is resampled in front, which is exact
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
                 advice = error.advice if isinstance(error, _DoesNotRun) else ""
                 raise _CannotAbsorb(*error.args, advice=advice) if planned.absorbs else error from None
-            told = (*grouped([*plan.warnings, *notes]), *([verdict.warning] if verdict.warning else []))
+            last = [verdict.warning] if verdict.warning else []
+            told = (*grouped([*plan.warnings, *notes, *tokens]), *last)
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
                 raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
             steps.next()
-            tell(
-                told, "model.rekernel_plan.warnings has them all"
-            )  # a filter may make them errors, which undo the edits
+            _LOG.debug("%s", planned.held)
+            said = [note for note in plan.warnings if note != planned.held] + notes
+            said = [*grouped(said if planned.more_tokens else said + tokens), *last]
+            # a filter may make them errors, which undo the edits
+            tell(said, "model.rekernel_plan.warnings has them all")
         return edits.model
 
     with shown_progress(progress, "rescaling", "step") as callback:
@@ -282,17 +290,17 @@ def _first_pass(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Tr
     try:
         return trace(model, args, kwargs)
     except RekernelError as error:
-        hint = "; the example has the *trained* size, and several arguments are a tuple or a dict"
+        hint = refused_example(model, kwargs or args)
         raise RekernelError(*error.args, hint) from error.__cause__
 
 
-def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> list[str]:
+def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> tuple[list[str], list[str]]:
     """Trace the rescaled model at the new size: notes about its code. Raises if a layer has another grid than planned.
 
     Returns
     -------
-    list of str
-        What does not keep its meaning at the new size.
+    list of str, list of str
+        What does not keep its meaning at the new size; and where attention looks at more tokens.
     """
     args, kwargs = inputs.enlarged()
     try:
@@ -323,7 +331,7 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
             )
     if not plan.resamples and (beside := _output_size(seen, again, inputs.scales)):
         notes.append(beside)
-    return [*notes, *lost_layers(model, seen, again), *_attention_notes(seen, again)]
+    return [*notes, *lost_layers(model, seen, again)], _attention_notes(seen, again)
 
 
 def _fixed_pixels(plan: Plan) -> str:

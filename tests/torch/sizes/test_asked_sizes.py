@@ -1,13 +1,16 @@
 """`rescale` by size, by preset, and of models that take their pixels flattened."""
 
 import re
+import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+import rekernel as rk
 import rekernel.torch as rkt
 from rekernel import RekernelError
 from rekernel_cli.main import main
@@ -181,3 +184,67 @@ def test_patches_that_stay_need_an_image_of_whole_patches(size, tmp_path):
     result = CliRunner().invoke(main, ["plan", str(tmp_path), "--to", f"{size}x{size}"])
     assert result.exit_code == 1 and re.search(f"{said}--mode absorb resamples", " ".join(result.stderr.split()))
     assert rkt.rescale(vit, size=size, example_input=image, mode="absorb").rekernel_plan.resamples
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        (np.zeros((1, 3, 16, 16), np.float32), r"pass torch\.from_numpy\(x\)"),
+        ((1, 3, 16, 16), r"is a shape, not a tensor; pass torch\.zeros\(1, 3, 16, 16\)"),
+        (torch.zeros(3, 16, 16), "add the batch axis: pass x.None., of shape 1x3x16x16$"),
+        (torch.zeros(1, 3, 32, 32), "pass the example at 16x16, the trained size$"),
+        ((torch.zeros(1, 3, 32, 32), 1), "and several arguments are a tuple or a dict$"),
+    ],
+)
+def test_a_wrong_example_is_told_what_to_pass(example, said):
+    class Strict(nn.Module):
+        config = SimpleNamespace(image_size=16)
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x, scale=1):
+            _, _, height, width = x.shape
+            if (height, width) != (16, 16):
+                raise ValueError("wrong size")
+            return self.conv(x).mean((2, 3)) * scale
+
+    with pytest.raises(RekernelError, match=said):
+        rkt.rescale(Strict(), 2, example)
+
+
+def test_inputs_of_the_trained_size_are_not_measured_without_a_word():
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
+    with pytest.warns(rk.RekernelWarning, match="x has 16x16 pixels, the trained size.* new size, 32x32"):
+        rkt.equivariance_error(model, larger, torch.ones(1, 1, 16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rkt.equivariance_error(model, larger, torch.ones(1, 1, 32, 32))
+
+
+def test_a_transformer_that_reads_more_tokens_says_so_in_one_warning():
+    """What modules hold and what each layer of attention sees follow from it: they are in the plan alone."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8, image_size=32, patch_size=16
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        larger = rkt.rescale(
+            transformers.ViTForImageClassification(config), size=48, example_input=torch.zeros(1, 3, 32, 32)
+        )
+    assert [str(w.message).partition(",")[0] for w in caught] == ["patches of 16x16 pixels cannot grow by 1.5"]
+    notes = larger.rekernel_plan.warnings
+    assert any("num_patches 4 -> 9" in note for note in notes) and any("10 tokens instead of 5" in n for n in notes)
+
+
+def test_a_misspelt_name_of_a_package_is_told():
+    for package, name, meant in (
+        (rk, "rescale", "rekernel.torch.rescale"), (rkt, "resacle", "rekernel.torch.rescale"),
+        (rk, "convrt", "rekernel.convert"),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"did you mean {meant}\?"):
+            getattr(package, name)
+    assert not hasattr(rk, "__wrapped__")
