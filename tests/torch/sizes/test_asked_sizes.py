@@ -228,16 +228,16 @@ def test_a_transformer_that_reads_more_tokens_says_so_in_one_warning():
     """What modules hold and what each layer of attention sees follow from it: they are in the plan alone."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8, image_size=32, patch_size=16
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8, image_size=48, patch_size=16
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         larger = rkt.rescale(
-            transformers.ViTForImageClassification(config), size=48, example_input=torch.zeros(1, 3, 32, 32)
+            transformers.ViTForImageClassification(config), size=64, example_input=torch.zeros(1, 3, 48, 48)
         )
-    assert [str(w.message).partition(",")[0] for w in caught] == ["patches of 16x16 pixels cannot grow by 1.5"]
+    assert [str(w.message).partition(",")[0] for w in caught] == ["patches of 16x16 pixels cannot grow by 1.33333"]
     notes = larger.rekernel_plan.warnings
-    assert any("num_patches 4 -> 9" in note for note in notes) and any("10 tokens instead of 5" in n for n in notes)
+    assert any("num_patches 9 -> 16" in note for note in notes) and any("17 tokens instead of 10" in n for n in notes)
 
 
 def test_a_misspelt_name_of_a_package_is_told():
