@@ -17,7 +17,7 @@ ONE_THREAD = OMP_NUM_THREADS=1
 IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
+.PHONY: setup demo test test-numeric test-lowest test-slow soak fuzz lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
   bench-diffusion bench-diffusion-quick docs site upgrade comfyui
 
 setup: $(READY)
@@ -58,6 +58,20 @@ test-lowest: $(LOWEST_READY)  ## the core with the lowest versions that pyprojec
 
 test-slow: $(READY)  ## full-size architectures and the long fault tests
 	$(BIN)/python -m pytest -m slow
+
+# atheris follows coverage and has no build for every system; hypothesis, which is there, takes its place.
+FUZZ_PACKAGES ?= out/fuzz-packages
+FUZZ_SECONDS ?= 60
+$(FUZZ_PACKAGES)/.ready: | $(READY)
+	mkdir -p $(FUZZ_PACKAGES)
+	$(BIN)/pip install -q --no-deps --target $(FUZZ_PACKAGES) 'atheris>=3.0' || echo "no atheris here: hypothesis it is"
+	touch $@
+
+fuzz: $(READY) $(FUZZ_PACKAGES)/.ready  ## every reader, FUZZ_SECONDS each; inputs that fail go to out/fuzz
+	PYTHONPATH=$(FUZZ_PACKAGES) $(ONE_THREAD) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+soak: $(READY)  ## 2,000 random conversions against formulas of their own, 500 cycles of attaching; an hour
+	$(ONE_THREAD) $(BIN)/python benchmarks/soak/soak.py --conversions 2000 --cycles 500
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,22 +1,25 @@
 """The command group `rekernel`: the list of commands, and how errors are shown.
 
 A `RekernelError` or an error of the operating system is shown as one line on stderr, with exit code 1. click handles
-wrong usage, with exit code 2. Any other exception is a bug and shows a traceback. Large packages are not imported here,
-so that `rekernel --help` starts fast.
+wrong usage, with exit code 2. Any other exception is a bug, and one line asks the user to report it; the traceback is
+shown with `rekernel --debug`. Large packages are not imported here, so that `rekernel --help` starts fast.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from .help_layout import WIDTH, Entry, LazyGroup
+from .signals import as_interrupts, exit_code
 
 _ENTRIES = {
     "inspect": Entry(
@@ -59,12 +62,14 @@ class Failure(click.ClickException):
 
 
 class Stopped(click.ClickException):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
+    """The user pressed Ctrl-C, or the system asked the command to end."""
 
     def __init__(self, state: str = "nothing was left behind.") -> None:
         super().__init__(f"Stopped; {state}")
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return exit_code()
 
     def show(self, file: Any = None) -> None:
         click.echo(f"\n{self.message}", err=True)
@@ -84,8 +89,11 @@ class Rekernel(LazyGroup):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         if not sys.stderr.isatty():  # otherwise the client of the Hub writes progress bars into logs
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if ctx.params.get("debug"):
+            with _notes():
+                return super().invoke(ctx)
         try:
-            with _printable(), _notes():
+            with as_interrupts(), _printable(), _notes():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None
@@ -96,8 +104,10 @@ class Rekernel(LazyGroup):
         except MemoryError as error:
             detail = f" ({error})" if str(error) else ""
             raise Failure(f"not enough memory{detail}.") from None
-        except ValueError as error:
-            _known(error)
+        except Exception as error:
+            if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
+                raise
+            _last(error)
 
 
 @contextmanager
@@ -135,13 +145,26 @@ def _inert(message: str) -> str:
     return inert(message, _LONGEST)
 
 
-def _known(error: ValueError) -> NoReturn:
-    """Raise an error of the library as a failure of one line; raise any other error unchanged."""
+def _last(error: Exception) -> NoReturn:
+    """Raise an error of the library as a failure of one line, and any other as one that asks for a report."""
     errors = sys.modules.get("rekernel.errors")
     if errors is not None and isinstance(error, errors.RekernelError):
         # Names in the message are escaped already; should one not be, the terminal still does not obey it.
         raise Failure(_inert(error.on_command_line())) from None
-    raise error
+    raise Failure(_bug(error)) from None
+
+
+def _bug(error: Exception) -> str:
+    """One line about an error of ours, which the user can only report."""
+    from rekernel.escape import cause
+
+    steps = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(steps[-1].filename).name}, line {steps[-1].lineno})" if steps else ""
+    said = f"{type(error).__name__}: {cause(error)}" if str(error).strip() else cause(error)
+    return (
+        f"this is a bug in rekernel, or a file of a kind that it does not expect: {said}{where}; please report it with "
+        f"what `rekernel --debug` before the same command shows."
+    )
 
 
 def _refusal(error: OSError) -> str:
@@ -165,8 +188,11 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     entries=_ENTRIES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
+@click.option(
+    "--debug", is_flag=True, help="Show the traceback of every error, for a report: rekernel --debug convert ..."
+)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def main() -> None:
+def main(debug: bool) -> None:
     """Rescale the weights of trained networks to new resolutions, without training.
 
     \b

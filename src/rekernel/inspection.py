@@ -9,11 +9,13 @@ import os
 
 from .formats.info import Info
 from .formats.recognise import model_files
+from .messages.path_errors import explains_paths
 from .sources.opening import open_location
 
 __all__ = ["Info", "inspect"]
 
 
+@explains_paths("path")
 def inspect(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Info:
     """Read the headers of a file, a sharded set, a folder or a pipeline, or the graph of an ONNX model.
 

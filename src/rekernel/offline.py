@@ -12,14 +12,15 @@ from typing import Unpack
 
 from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
+from .conversion.options import Options
 from .conversion.report import Report
-from .conversion.run import Options
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
 from .formats.trained_size import trained_size
 from .messages.arguments import check_instance, check_names, check_path, kind_of, short
 from .messages.log import logger, timed
+from .messages.path_errors import explains_paths
 from .messages.progress_bar import Progress, shown_progress
 from .messages.warn import tell
 from .plan.plan import Plan
@@ -35,6 +36,7 @@ Size = int | Sequence[int] | str
 _LOG = logger(__name__)
 
 
+@explains_paths("source")
 def plan_source(
     source: StrPath,
     scale: Scale | None = None,
@@ -84,6 +86,7 @@ def plan_source(
     return plans
 
 
+@explains_paths("source")
 def scale_between(source: StrPath, size: Size, from_size: Size | None = None) -> Scale:
     """The scale from the trained size of a source, or from `from_size`, to another size.
 
@@ -102,6 +105,7 @@ def scale_between(source: StrPath, size: Size, from_size: Size | None = None) ->
         return asked_scale(None, size, from_size, lambda: trained_size(place))
 
 
+@explains_paths("source")
 def estimate(
     source: StrPath,
     plans: Plan | Mapping[str, Plan],
@@ -137,6 +141,7 @@ def estimate(
         return model_files(place).estimate(plans, dtype=dtype, max_shard_size=max_shard_size, allow_pickle=allow_pickle)
 
 
+@explains_paths("source", "target")
 def convert(
     source: StrPath,
     target: StrPath,
@@ -183,7 +188,8 @@ def convert(
     resume : bool
         Take over the files that an interrupted conversion with the same source and options finished.
     force : bool
-        Replace files at the destination.
+        Replace what is at the destination. A folder is written aside and swapped at the end; where the system cannot
+        swap it, or it holds other files, its files are replaced one by one at the end.
     allow_cast, allow_pickle
         As for `plan_checkpoint` and `open_checkpoint`.
     progress : bool or callable, optional

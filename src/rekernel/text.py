@@ -71,7 +71,7 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def near(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+def near(word: object, known: Iterable[str], most: int = 1) -> list[str]:
     """The names that a misspelt word may mean, the nearest first; capital letters do not count.
 
     Examples
@@ -81,11 +81,13 @@ def near(word: str, known: Iterable[str], most: int = 1) -> list[str]:
     """
     from difflib import get_close_matches
 
+    if not isinstance(word, str):  # the caller says what the value is; nothing is near a list
+        return []
     lowered = {name.lower(): name for name in known}
     return [lowered[name] for name in get_close_matches(word.lower(), lowered, n=most)]
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def meant(word: object, known: Iterable[str]) -> str:
     """What a misspelt word may mean, as the end of a message that lists all names; empty if nothing is near.
 
     Examples
@@ -96,7 +98,7 @@ def meant(word: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {name}?" for name in near(word, known))
 
 
-def choices(word: str, known: Iterable[str]) -> str:
+def choices(word: object, known: Iterable[str]) -> str:
     """What a misspelt word may mean, and all names there are, as the end of a message.
 
     Examples

@@ -80,13 +80,34 @@ def test_a_file_too_large_for_its_file_system_is_one_line(act, tmp_path):
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 3_000_001])
-def test_a_copy_is_equal_and_follows_the_umask(nbytes, tmp_path):
+def test_a_copy_is_equal(nbytes, tmp_path):
     data = random.Random(0).randbytes(nbytes)
     (tmp_path / "source").write_bytes(data)
-    (tmp_path / "source").chmod(0o400)
     copy_atomic(tmp_path / "source", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == data
-    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o666 & ~current_umask()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o644, 0o755, 0o666])
+def test_a_copy_has_the_permissions_that_cp_gives(mode, tmp_path):
+    (tmp_path / "source").write_bytes(b"x")
+    (tmp_path / "source").chmod(mode)
+    copy_atomic(tmp_path / "source", tmp_path / "copy")
+    subprocess.run(["cp", tmp_path / "source", tmp_path / "by-cp"], check=True)
+    assert permissions(tmp_path / "copy") == permissions(tmp_path / "by-cp") == mode & ~current_umask()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o666])
+def test_a_replaced_file_keeps_its_permissions(mode, tmp_path):
+    for name in ("source", "copy"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "copy").chmod(mode)
+    copy_atomic(tmp_path / "source", tmp_path / "copy", force=True)
+    assert (tmp_path / "copy").read_bytes() == b"source"
+    assert permissions(tmp_path / "copy") == mode
+
+
+def permissions(path):
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def current_umask():

@@ -151,7 +151,8 @@ def test_the_mode_follows_the_umask_even_over_a_stale_partial_file(tmp_path):
         finally:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~umask
-    assert left(tmp_path) == ["x"]
+        assert left(tmp_path) == ["x"]
+        (tmp_path / "x").unlink()
 
 
 def test_an_existing_file_needs_force(tmp_path):

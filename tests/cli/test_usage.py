@@ -1,4 +1,4 @@
-"""Wrong usage ends with exit code 2 and says what to do; a failure with 1 and one line; a bug with its traceback."""
+"""Wrong usage ends with exit code 2 and says what to do, a failure with 1 and one line; a bug asks to be reported."""
 
 import os
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from rekernel import RekernelError
 
 CONFLICTS = [
     ([], "--scale 2"),
@@ -126,13 +128,21 @@ def test_a_refusal_by_the_system_is_one_line(run, checkpoint, monkeypatch, error
     assert (result.exit_code, result.stderr) == (1, line + "\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), KeyError("bug"), AssertionError("bug")])
-def test_a_bug_keeps_its_traceback(run, checkpoint, monkeypatch, error):
+@pytest.mark.parametrize("error", [ValueError("bug\x1b[2J\nmore"), KeyError("bug"), AssertionError(), RecursionError()])
+def test_a_bug_is_one_line_that_asks_to_report_it_and_debug_shows_its_traceback(run, checkpoint, monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr("rekernel.inspect", fail)
-    assert run("inspect", checkpoint).exception is error
+    result = run("inspect", checkpoint)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and result.stderr[:-1].isprintable()
+    assert type(error).__name__ in result.stderr and "please report it" in result.stderr
+    assert "test_usage.py, line" in result.stderr
+    assert run("--debug", "inspect", checkpoint).exception is error
+
+
+def test_debug_shows_the_traceback_of_a_mistake_too(run, tmp_path):
+    assert isinstance(run("--debug", "inspect", tmp_path / "none.safetensors").exception, RekernelError)
 
 
 def test_ctrl_c_is_exit_code_130(run, checkpoint, tmp_path, monkeypatch):

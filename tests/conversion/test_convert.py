@@ -329,10 +329,12 @@ def test_the_mode_follows_the_umask(mask, source, tmp_path):
     path = source()
     old = os.umask(mask)
     try:
-        convert(path, tmp_path / "out.safetensors", scale=2)
+        for mode in (0o666, 0o600):  # safetensors makes private files
+            path.chmod(mode)
+            convert(path, tmp_path / f"{mode:o}.safetensors", scale=2)
+            assert stat.S_IMODE((tmp_path / f"{mode:o}.safetensors").stat().st_mode) == mode & ~mask
     finally:
         os.umask(old)
-    assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == 0o666 & ~mask
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (4, 0, 3, 3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 
 import rekernel as rk
 from rekernel import RekernelError
+from rekernel.checkpoint.locked_file import claimed
 from rekernel.diffusion import Recorded, SupersampledKernels, UpsampleGuidance, load_pipeline, record
 from rekernel_cli.main import main
 
@@ -229,3 +231,49 @@ def test_kernels_are_recorded_where_something_asks_for_them(folder, tmp_path, gi
     run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout)["recorded"].get("kernels") == kernels
+
+
+@pytest.mark.parametrize("where", ["", "inside", "unet/inside", "../small"])
+def test_the_copy_is_not_written_into_its_source(folder, where):
+    before = contents(folder)
+    with pytest.raises(RekernelError, match=r"of the source, which|inside the source"):
+        record(folder, folder / where, 2.0, guidance={}, force=True)
+    assert contents(folder) == before
+
+
+def test_another_run_into_the_same_folder_is_refused(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with claimed(out, folder=True), pytest.raises(RekernelError, match="another run"):
+        record(folder, out, 2.0, guidance={}, force=True)
+    assert list(out.iterdir()) == []
+    record(folder, out, 2.0, guidance={})
+    assert not list(tmp_path.rglob("*rekernel*"))
+
+
+def test_the_index_is_written_last_and_an_old_record_is_whole_until_then(folder, tmp_path, monkeypatch):
+    """A kill at each step is in tests/conversion/test_replacing.py: this is the same engine."""
+    out = tmp_path / "out"
+    seen = []
+    real = os.replace
+
+    def stop_at_the_index(source, target, **options):
+        seen.append(Path(target).name)
+        if Path(target).name == "model_index.json":
+            raise KeyboardInterrupt
+        return real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", stop_at_the_index)
+    with pytest.raises(KeyboardInterrupt):
+        record(folder, out, 2.0, guidance={})
+    assert set(seen) > {"config.json", "model_index.json"} and not (out / "model_index.json").exists()
+    monkeypatch.undo()
+    record(folder, out, 2.0, guidance={"theta": 1.0}, force=True)
+    before = contents(out)
+    monkeypatch.setattr(os, "replace", stop_at_the_index)
+    with pytest.raises(KeyboardInterrupt):
+        record(folder, out, 2.0, guidance={"theta": 2.0}, force=True)
+    assert contents(out) == before
+    monkeypatch.undo()
+    record(folder, out, 2.0, guidance={"theta": 2.0}, force=True)
+    assert contents(out) != before and not list(tmp_path.rglob("*rekernel*"))

@@ -30,9 +30,9 @@ def design_of_0_1_0(monkeypatch):
         return np.stack([filter_taps(np.arange(count) - u, scale, smoothness=smoothness) for u in targets], axis=1)
 
     monkeypatch.setattr(operators, "optimal_columns", columns)
-    changes._matrix.cache_clear()
+    changes._small_matrix.cache_clear()
     yield
-    changes._matrix.cache_clear()
+    changes._small_matrix.cache_clear()
 
 
 def agrees(said, name, within=1e-5):

@@ -124,7 +124,7 @@ FAULTS = {
         framed("{" + entry(shape="[0,4294967296,4294967296]", offsets="[0,0]") + "}"),
         "overflows 63 bits",
     ),
-    "shape 1e999": (one(shape="[1e999]"), "shape has the number inf"),
+    "shape 1e999": (one(shape="[1e999]"), "1e999 overflows 64 bits, in a value of the header"),
     "half a byte": (one(dtype='"F4"'), r"ends inside a byte \(4 bits\)"),
     "offsets a number": (one(offsets="1"), "not a list of two"),
     "offsets of three": (one(offsets="[0,1,1]"), "not a list of two"),

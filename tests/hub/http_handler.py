@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.entry.nbytes = len(body)
         if fault and fault.status:
-            self.reply(fault.status, {"error": fault.error}, fault.headers)
+            self.reply(fault.status, {"error": fault.error} if fault.body is None else fault.body, fault.headers)
             return
         self.cut = fault.cut if fault else 0.0
         with self.hub.lock:

@@ -52,7 +52,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What to do instead of answering, so many times: a status, or the connection cut after a share of the body."""
+    """What to do instead of answering, so many times: a status, or the connection cut after a share of the body.
+
+    A status comes with an error, or with a body of another kind.
+    """
 
     method: str
     pattern: str
@@ -62,6 +65,7 @@ class Fault:
     times: int = 1
     after: int = 0  # requests to let pass first
     error: str = "out of order"
+    body: bytes | None = None  # instead of the error
 
 
 @dataclass

@@ -49,14 +49,14 @@ def test_the_card_tells_what_was_done(converted):
     }  # fmt: skip
     source = rk.inspect(converted).recipe.sources[0]
     for told in (
-        "| scale | 2x1.5 |", "| method | cubic |", "| gain | ratio |", "| tensors rescaled | 2 |",
+        "| scale | 1.5 in width and 2 in height |", "| method | cubic |", "| gain | ratio |", "| tensors rescaled | 2 |",
         f"SHA-256 `{source.sha256}`", f"{source.nbytes:,} bytes", f"| made by | rekernel {rk.__version__} |",
         "| 2 | kernel 3, stride 1, padding 1 | kernel 11x9, stride 1, padding 5x4 |",
         "against the original's at 16x16: 0.1235.", "untouched network at 32x32: 0.5000",
         "The converted network at 32x32: accuracy 97.5, macro F1 96.0.", "As the source: mit.",
     ):  # fmt: skip
         assert told in text, told
-    assert pushed.message == "Rescale org/base by 2x1.5 (cubic, gain ratio, 2 tensors)"
+    assert pushed.message == "Rescale org/base by 1.5 in width and 2 in height (cubic, gain ratio, 2 tensors)"
 
 
 def test_what_is_not_known_is_not_told(converted):

@@ -141,3 +141,29 @@ def test_push_says_what_is_wrong_with_its_arguments(tmp_path):
     ):  # fmt: skip
         with pytest.raises(RekernelError, match=word):
             push(tmp_path, **arguments, dry_run=True)
+
+
+PORTALS = {
+    "page": b"<!doctype html><html>Sign in</html>", "nothing": b"", "bytes": b"\x00\xff\xfe", "null": b"null",
+    "list": b"[]", "text": b'"welcome"', "object": b"{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["/api/models/[^/]+/[^/]+(/revision|$)", "/tree/"], ids=["commit", "listing"])
+@pytest.mark.parametrize("portal", PORTALS)
+def test_a_network_that_answers_instead_of_the_hub_is_said(hub, rekernel, name, repo, portal, place, tmp_path):
+    if portal in ("list", "object") and place == "/tree/":
+        pytest.skip("a repository without files")
+    hub.faults.append(Fault("GET", place, 200, {"Content-Type": "text/html"}, times=9, body=PORTALS[portal]))
+    said = rekernel("convert", f"hf://org/{name}", "out", "--scale", 2).line
+    assert said.startswith(f"hf://org/{name}: {hub.endpoint} does not answer as the Hub does (")
+    assert "the network may want you to sign in first" in said
+    assert not (tmp_path / "out").exists()
+    hub.reset()
+    assert rekernel("inspect", f"hf://org/{name}").code == 0
+
+
+def test_a_listing_with_a_size_that_is_not_one_is_said(hub, rekernel, name, repo):
+    body = b'[{"type": "file", "path": "model.safetensors", "size": null, "oid": "1"}]'
+    hub.faults.append(Fault("GET", "/tree/", 200, {"Content-Type": "application/json"}, times=9, body=body))
+    assert "does not answer as the Hub does" in rekernel("inspect", f"hf://org/{name}").line

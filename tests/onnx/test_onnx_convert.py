@@ -57,9 +57,9 @@ def agrees(model, path, scale, small, *more, **options):
     scales = scale if isinstance(scale, tuple) else (scale,) * (small.ndim - 2)
     size = [round(n * s) for n, s in zip(small.shape[2:], scales, strict=True)]
     large = torch.randn(*small.shape[:2], *size)
-    text = "x".join(map(str, scales)) if isinstance(scale, tuple) else str(scale)
+    factors = ["--scale-h", scales[0], "--scale-w", scales[1]] if isinstance(scale, tuple) else ["--scale", scale]
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
-    target = converted(path, "--scale", text, *given)
+    target = converted(path, *map(str, factors), *given)
     rescaled = rkt.rescale(model, scale, (small, *more), **options).eval()
     with torch.no_grad():
         expected = rescaled(large, *more)

@@ -44,7 +44,7 @@ def test_a_plan_that_only_resamples_the_image_is_not_empty_and_says_that_no_tens
         (ENTRY | {"method": "x\x1b"}, "method .*x.* is not one of optimal"),
         (ENTRY | {"method": ["area"]}, "method .*area.* is not one of"),
         (ENTRY | {"method": "dilate"}, "'dilate' is not one of"),
-        (ENTRY | {"by_hand": 3}, "not iterable"),
+        (ENTRY | {"by_hand": 3}, "by_hand is not a list"),
         (ENTRY | {"by_hand": [[1, "x\x1b"]]}, "is not a padding"),
         (ENTRY | {"colour": 1}, "unexpected keyword"),
         ({"name": "", "kind": "resample", "reason": ""}, "'geometry'"),

@@ -71,7 +71,8 @@ def modules(draw):
     return ModuleChange(draw(names), kind, draw(names), before, after, method)
 
 
-options = st.dictionaries(names, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | names)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+options = st.dictionaries(names, st.none() | st.booleans() | st.integers(-(2**63), 2**63) | finite | names)
 scales = st.integers(1, 8) | st.floats(0.01, 1000)
 plans = st.builds(
     Plan,
@@ -162,8 +163,8 @@ FAULTS = {
     "version text": (("version",), "1", "version '1' is not 1"),
     "an unknown field": (("extra",), 1, "unknown field extra"),
     "changes missing": (("changes",), ..., "field 'changes' is missing"),
-    "changes null": (("changes",), None, "wrong type"),
-    "changes an object": (("changes",), {"a": 1}, "not an object with a name"),
+    "changes null": (("changes",), None, "changes is not a list"),
+    "changes an object": (("changes",), {"a": 1}, "changes is not a list"),
     "family missing": (("family",), ..., "field 'family' is missing"),
     "family a number": (("family",), 1, "family and checked must be text"),
     "options a list": (("options",), [], "options an object"),
@@ -171,8 +172,8 @@ FAULTS = {
     "an unknown origin": (("origin",), "magic\x1b", "origin: .*magic.* is not one of names, trace, onnx"),
     "an origin that is null": (("origin",), None, "origin: None is not one of"),
     "a scale of 0": (("scale",), 0, "scale: 0 is not a number above 0"),
-    "a scale that is not finite": (("scale",), [2.0, float("inf")], "scale: .* is not a number above 0"),
-    "a scale that is not a number": (("scale",), float("nan"), "scale: nan is not a number above 0"),
+    "a scale that is not finite": (("scale",), [2.0, float("inf")], "Infinity is not JSON"),
+    "a scale that is not a number": (("scale",), float("nan"), "NaN is not JSON"),
     "a scale beyond all sizes": (("scale",), 1e300, "scale: 1e\\+300 is not a number above 0 and up to"),
     "a scale that is text": (("scale",), "2", "scale: 2 is not a number"),
     "a scale that is true": (("scale",), True, "scale: True is not a number"),
@@ -184,7 +185,7 @@ FAULTS = {
     "a form that is a list": (("form",), ["dense"], "form: .* is not one of"),
     "an unknown mode": ((*FIRST, "mode"), "absorbs", "conv.weight: mode absorbs is not one of supersample, absorb"),
     "a mode that is a number": ((*FIRST, "mode"), 1, "conv.weight: mode is not text"),
-    "modules a number": (("modules",), 1, "wrong type"),
+    "modules a number": (("modules",), 1, "modules is not a list"),
     "an entry that is text": (FIRST, "conv.weight", "not an object with a name"),
     "a name missing": ((*FIRST, "name"), ..., "not an object with a name"),
     "a name that is a number": ((*FIRST, "name"), 1, "not an object with a name"),
@@ -204,7 +205,7 @@ FAULTS = {
     "a size that is a float": ((*FIRST, "shape"), [8.0, 4, 3, 3], "is not a shape"),
     "a size that is true": ((*FIRST, "shape"), [True, 4, 3, 3], "is not a shape"),
     "a size of 2**60": ((*FIRST, "new_shape"), [2**60, 4, 5, 5], "is not a shape"),
-    "a shape that is text": ((*FIRST, "shape"), "8433", "is not a shape"),
+    "a shape that is text": ((*FIRST, "shape"), "8433", "shape is not a list"),
     "a view of other cells": ((*FIRST, "view"), [8, 4, 3, 4], "view .* does not have the 288 cells"),
     "a new shape of other cells": ((*FIRST, "new_shape"), [8, 4, 5, 6], "the operators give 800 cells"),
     "a prefix beyond its axis": ((*FIRST, "prefix"), 9, "prefix 9 does not fit"),
@@ -215,14 +216,14 @@ FAULTS = {
     "two operators on one axis": ((*OPERATOR, "axis"), 3, "two operators on one axis"),
     "an old size that is not there": ((*OPERATOR, "old"), 4, "4->5 does not fit axis 2"),
     "no new taps": ((*OPERATOR, "new"), 0, "3->0.* is impossible"),
-    "2**30 new taps": ((*OPERATOR, "new"), 2**30, "is impossible"),
+    "2**30 new taps": ((*OPERATOR, "new"), 2**30, "matrix of more than"),
     "new taps a float": ((*OPERATOR, "new"), 5.0, "must be whole numbers"),
     "dilation 0": ((*OPERATOR, "dilation"), 0, "is impossible"),
     "scale 1e300": ((*OPERATOR, "scale"), 1e300, "scale of 1e\\+300 is above"),
-    "dilation 2**40": ((*OPERATOR, "dilation"), 2**40, "is impossible"),
-    "scale 0": ((*OPERATOR, "scale"), 0, "is impossible"),
-    "scale text": ((*OPERATOR, "scale"), "2", "finite numbers"),
-    "phase not finite": ((*OPERATOR, "phase"), float("nan"), "finite numbers"),
+    "dilation 2**40": ((*OPERATOR, "dilation"), 2**40, "matrix of more than"),
+    "scale 0": ((*OPERATOR, "scale"), 0, "scale of 0 is not a finite number above 0"),
+    "scale text": ((*OPERATOR, "scale"), "2", "scale of '2' is not a finite number"),
+    "phase not finite": ((*OPERATOR, "phase"), float("nan"), "NaN is not JSON"),
     "an unknown method": ((*OPERATOR, "method"), "magic", "conv.weight: .*magic"),
     "a grid's method on a kernel": ((*OPERATOR, "method"), "pinv-linear", "conv.weight: .*pinv-linear"),
     "a dilation between the pixels": ((*FIRST, "operators"), OFF, "conv.weight: .*dilation needs whole positions"),
@@ -251,7 +252,7 @@ def test_each_broken_plan_is_refused_with_one_line(fault):
     ids=lambda text: repr(text[:9]),
 )
 def test_what_is_no_plan_at_all_is_refused_with_one_line(text):
-    with pytest.raises(RekernelError, match=r"^plan: not") as caught:
+    with pytest.raises(RekernelError, match=r"^plan: (not|the text is|a number of 5000 digits)") as caught:
         Plan.from_json(text)
     assert str(caught.value).isprintable()
 
@@ -335,19 +336,19 @@ MISSHAPEN = {
     "negative axis": ({"axis": -1}, "does not fit axis -1"),
     "another size": ({"old": 5}, "5->13 does not fit axis 3"),
     "no taps": ({"new": 0}, "is impossible"),
-    "a trillion taps": ({"new": 10**12}, "is impossible"),
+    "a trillion taps": ({"new": 10**12}, "matrix of more than"),
     "unknown method": ({"method": "magic"}, "method='magic' is not one of"),
     "method a list": ({"method": []}, "must be text"),
     "unknown gain": ({"gain": "huge"}, "gain 'huge' is unknown"),
     "unknown geometry": ({"geometry": "nonsense"}, "geometry 'nonsense' or"),
     "a grid": ({"geometry": "grid", "method": "cubic"}, "a factor must be a kernel, not a grid"),
     "infinite scale": ({"scale": float("inf")}, "finite numbers|Infinity"),
-    "a scale that no float holds": ({"scale": 10**400}, "finite numbers"),
-    "scale 0": ({"scale": 0}, "is impossible"),
+    "a scale that no float holds": ({"scale": 10**19}, "scale of 1.*0 is not a finite number"),
+    "scale 0": ({"scale": 0}, "scale of 0 is not a finite"),
     "scale of thousands": ({"scale": 5000.0}, "is above 1024"),
-    "phase text": ({"phase": "left"}, "finite numbers"),
-    "a null": ({"a": None}, "finite numbers"),
-    "smoothness a list": ({"smoothness": [1]}, "finite numbers"),
+    "phase text": ({"phase": "left"}, "phase of 'left' is not a number"),
+    "a null": ({"a": None}, "a of None is not a number"),
+    "smoothness a list": ({"smoothness": [1]}, "smoothness of .* is not at least 0"),
     "dilation a fraction": ({"dilation": 1.5}, "whole numbers"),
     "an unknown field": ({"colour": 1}, "colour"),
     "two on one axis": ({"axis": 2}, "two operators on one axis"),

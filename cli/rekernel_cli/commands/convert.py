@@ -65,7 +65,7 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
     help="Write a folder of files of at most this size (5GB, 800MB, 1.5GiB), with an index.",
 )
 @option("--resume", group=OUTPUT, is_flag=True, help="Continue an interrupted conversion.")
-@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET if it exists.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET; it stays whole until the end.")
 @option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors (and --json).")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the plan.")
 def convert(
@@ -204,7 +204,7 @@ def _perform(
     source: str, target: str, planning: Planning, ready: Plan | None, writing: dict[str, Any], *, quiet: bool
 ) -> Report:
     import rekernel
-    from rekernel.conversion.journal import NAME
+    from rekernel.conversion.aside import unfinished
 
     from ..terminal import byte_progress, own_notes
 
@@ -216,7 +216,7 @@ def _perform(
             keywords, asked = planning.keywords(), planning.asked()
             return rekernel.convert(source, target, progress=progress, **asked, **common, **keywords)
     except KeyboardInterrupt:
-        if (Path(target) / NAME).exists():
+        if unfinished(Path(target)) is not None:
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None
         raise Stopped from None
 

@@ -91,9 +91,9 @@ class Adapter:
             return LayerFacts(refusal=why)
         known = contents.base.facts(f"{layer}.weight", contents.base_shapes) if contents.base else None
         shape = shapes[name]
-        if part.part in _CARRIERS and len(shape) > 2 and max(shape[2:]) > 1:
+        if part.part in _CARRIERS and 2 < len(shape) < 6 and max(shape[2:]) > 1:
             return replace(known or LayerFacts(), layout="OI" + "DHW"[5 - len(shape) :])
-        if part.part == "lokr_w2_b" and "lokr_t2" not in parts:  # (rank, in * 3 * 3)
+        if part.part == "lokr_w2_b" and "lokr_t2" not in parts and _is_flattened(shape):  # (rank, in * 3 * 3)
             return replace(known or LayerFacts(), layout="OIHW", view=(shape[0], shape[1] // 9, 3, 3))
         return None
 
@@ -185,7 +185,12 @@ def _has_kernel(parts: Mapping[str, tuple[int, ...]], layer: str) -> bool:
         return True
     flattened = [parts[n] for n in ("lokr_w2_b", "hada_w1_b") if n in parts and "hada_t1" not in parts]
     flattened = [] if "lokr_t2" in parts else flattened
-    return bool(flattened) and bool(_WHOLE_KERNELS.search(layer)) and flattened[0][1] % 9 == 0
+    return bool(flattened) and bool(_WHOLE_KERNELS.search(layer)) and _is_flattened(flattened[0])
+
+
+def _is_flattened(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix can hold flattened kernels of 3x3 taps in its rows."""
+    return len(shape) == 2 and shape[1] % 9 == 0
 
 
 def _refusal(parts: Mapping[str, tuple[int, ...]]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
@@ -24,6 +25,9 @@ from .paths import StrPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+PARTIAL = ".rekernel-partial"
+"""End of the name of a partial file."""
 
 
 def check_free_space(folder: StrPath, needed_bytes: int) -> None:
@@ -44,8 +48,10 @@ def check_free_space(folder: StrPath, needed_bytes: int) -> None:
         )
 
 
-def write_atomic(path: StrPath, data: Buffer, *, force: bool = False, inputs: Iterable[StrPath] = ()) -> None:
-    """Write a small file atomically. `force` and `inputs` are as for `StreamingWriter`.
+def write_atomic(
+    path: StrPath, data: Buffer, *, force: bool = False, inputs: Iterable[StrPath] = (), like: StrPath | None = None
+) -> None:
+    """Write a small file atomically. `force`, `inputs` and `like` are as for `StreamingWriter`.
 
     Examples
     --------
@@ -55,7 +61,7 @@ def write_atomic(path: StrPath, data: Buffer, *, force: bool = False, inputs: It
     ...     Path(folder, "index.json").read_bytes()
     b'{}'
     """
-    with AtomicFile(path, force=force, inputs=inputs) as file:
+    with AtomicFile(path, force=force, inputs=inputs, like=like) as file:
         file.write_at(0, PickleBuffer(data).raw())
 
 
@@ -73,7 +79,7 @@ def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
 
 def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: Iterable[StrPath] = ()) -> None:
     """Copy a regular file of any size atomically. `force` and `inputs` are as for `StreamingWriter`."""
-    with AtomicFile(path, force=force, inputs=[source, *inputs]) as file:
+    with AtomicFile(path, force=force, inputs=[source, *inputs], like=source) as file:
         fd = open_regular(source)
         try:
             size = os.fstat(fd).st_size
@@ -86,14 +92,16 @@ def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: 
 class AtomicFile:
     """A partial file that is renamed to `path` on a clean exit, and removed on an exception.
 
-    Every file that rekernel writes is renamed into place here.
+    Every file that rekernel writes is renamed into place here. It gets the permissions that `cp` would give: those of
+    the file that it replaces; else those of `like` without the bits of the umask; else what the umask leaves.
     """
 
-    def __init__(self, path: StrPath, *, force: bool, inputs: Iterable[StrPath]) -> None:
+    def __init__(self, path: StrPath, *, force: bool, inputs: Iterable[StrPath], like: StrPath | None = None) -> None:
         self.path = Path(path)
         self.force = force
+        self._like, self._mode = like, 0o666
         self._inputs = frozenset(found for source in inputs if (found := identity(source)) is not None)
-        self.partial = hidden_beside(self.path, ".rekernel-partial")
+        self.partial = hidden_beside(self.path, PARTIAL)
         self.fd, self._entered = -1, False  # entered: this object owns a partial file
         self._position = threading.Lock()
 
@@ -119,7 +127,12 @@ class AtomicFile:
     def __enter__(self) -> Self:
         self.check()
         with self.explained():
-            self.fd = open_locked(self.partial, self._busy, inputs=self._inputs)
+            replaced = _permissions(self.path)
+            like = None if self._like is None else _permissions(self._like)
+            wanted = replaced if replaced is not None else 0o666 if like is None else like
+            # The partial file can be opened by the next run, and was never open to others than the result is.
+            self.fd = open_locked(self.partial, self._busy, inputs=self._inputs, mode=wanted | 0o600)
+            self._mode = wanted if replaced is not None else wanted & stat.S_IMODE(os.fstat(self.fd).st_mode)
         self._entered = True
         return self
 
@@ -194,6 +207,8 @@ class AtomicFile:
             raise self._busy()
         if os.name == "nt":  # an open file cannot be renamed there
             self._close()
+        elif stat.S_IMODE(os.fstat(self.fd).st_mode) != self._mode:
+            os.fchmod(self.fd, self._mode)
         self.partial.replace(self.path)
         self._entered = False
         self._close()
@@ -207,6 +222,14 @@ class AtomicFile:
     def explained(self) -> AbstractContextManager[None]:
         """Turn an OSError (a full disk, a quota, missing permissions) into a CheckpointError of one line."""
         return explained(self.path)
+
+
+def _permissions(path: StrPath) -> int | None:
+    """Who may read, write and execute a file; None where there is not one."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode) & 0o777  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -163,7 +163,8 @@ def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> 
     False
     """
     name = _OF_NUMPY.get(result.dtype.name, "")
-    if name in _LARGEST and not np.isfinite(result).all():
+    if name not in FLOATS or np.isfinite(result).all():
+        return True
+    if name in _LARGEST:  # float64 is the widest: what is infinite there was so before
         cast(wider(), name)
-        return False
-    return True
+    return False

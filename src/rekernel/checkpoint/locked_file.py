@@ -90,7 +90,7 @@ def claimed(target: Path, *, folder: bool) -> Iterator[None]:
 
 def open_locked(
     path: Path, taken: Callable[[], Exception], *, in_use: Callable[[], Exception] | None = None,
-    inputs: frozenset[tuple[int, int]] = frozenset(),
+    inputs: frozenset[tuple[int, int]] = frozenset(), mode: int = 0o666,
 ) -> int:  # fmt: skip
     """Create `path`, lock the new file and return its descriptor. A file that a killed run left there is removed.
 
@@ -102,11 +102,12 @@ def open_locked(
         Returns the error for a file in the way on a file system without locks; None removes such a file.
     inputs : set of (device, inode)
         Files that are never removed.
+    mode : int
+        Permissions of the new file, of which the umask takes some away.
     """
     for _ in range(16):
         try:
-            # A new file gets its mode from the umask, and no other process has it open.
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)  # no other process has it open
         except FileExistsError:
             _remove_stale(path, taken, in_use, inputs)
             continue

@@ -134,7 +134,7 @@ class PickleCheckpoint:
                 f"save the tensors again with torch.save, or as safetensors."
             )
         # torch can map only the zip format, and it reads a file called *.safetensors as safetensors.
-        mapped = zipfile.is_zipfile(self.path) and self.path.suffix.lower() != ".safetensors"
+        mapped = bool(entries) and self.path.suffix.lower() != ".safetensors"
         try:
             with self.path.open("rb") as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of older protocols: what matters is whether it loads

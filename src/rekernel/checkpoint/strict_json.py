@@ -6,6 +6,7 @@ Scope: JSON text. Not here: what a file means (see `checkpoint.header`, `checkpo
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any, NoReturn
 
@@ -69,7 +70,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
         raise CheckpointError(f"{where}: the {what} is not UTF-8 (byte {error.start}).") from None
     try:
         parsed: object = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=float
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
         )
         if "\\u" in text:  # only an escape can spell half a surrogate pair
             _check_text(parsed)
@@ -81,6 +82,22 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
         fault = f"{shown(error.msg)} at character {error.pos}"
         raise CheckpointError(f"{where}: the {what} is not JSON: {fault}; {DOWNLOAD_AGAIN}") from None
     return parsed
+
+
+def strict_text(text: str, where: str, what: str) -> object:
+    """Parse JSON that is text already, as `strict_json` parses bytes.
+
+    Examples
+    --------
+    >>> strict_text('{"scale": 1e999}', "plan", "text")
+    Traceback (most recent call last):
+    rekernel.errors.CheckpointError: plan: 1e999 overflows 64 bits, in a value of the text.
+    """
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{where}: the {what} is not UTF-8 (character {error.start}).") from None
+    return strict_json(raw, where, what)
 
 
 class _FaultError(Exception):
@@ -106,6 +123,13 @@ def _integer(digits: str) -> int | float:
     if len(digits) > 20:
         raise _FaultError(f"a number of {len(digits)} digits overflows 64 bits, in a value")
     return -0.0 if digits == "-0" else int(digits)  # as the reference implementation does: -0 is not a size
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _FaultError(f"{shown(digits, 40)} overflows 64 bits, in a value")
+    return value
 
 
 def _check_text(value: object) -> None:

@@ -37,6 +37,8 @@ class StreamingWriter:
         Replace an existing destination.
     inputs : iterable of path
         Files that are read. The destination may not be one of these, under any name, also with `force`.
+    like : path, optional
+        A file whose permissions a new file gets, without the bits of the umask. A replaced file keeps its own.
 
     Attributes
     ----------
@@ -65,6 +67,7 @@ class StreamingWriter:
         *,
         force: bool = False,
         inputs: Iterable[StrPath] = (),
+        like: StrPath | None = None,
     ) -> None:
         self._header, self.tensors = build_header(tensors, metadata)
         self.path = Path(path)
@@ -73,7 +76,7 @@ class StreamingWriter:
         # Byte ranges written so far, per tensor: sorted and disjoint, with adjacent ranges merged.
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
         self._lock = threading.Lock()
-        self._file = AtomicFile(path, force=force, inputs=inputs)
+        self._file = AtomicFile(path, force=force, inputs=inputs, like=like)
 
     def __enter__(self) -> Self:
         self._file.check()

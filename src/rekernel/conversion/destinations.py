@@ -5,7 +5,7 @@ Scope: paths and names of files. Not here: writing (see `conversion.run`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -96,13 +96,22 @@ def split_weights(files: list[Path], folders: Sequence[Path]) -> tuple[list[Path
 
 
 @contextmanager
-def making_folders(wanted: Sequence[Path]) -> Iterator[None]:
-    """Make the folders. If the body of the `with` block fails, remove those that are empty."""
+def making_folders(wanted: Mapping[Path, Path | None]) -> Iterator[None]:
+    """Make the folders. If the body of the `with` block fails, remove those that are empty.
+
+    Parameters
+    ----------
+    wanted : {folder: pattern}
+        A new folder gets the permissions of its pattern without the bits of the umask, as `cp -r` does.
+    """
     made: list[Path] = []
     try:
-        for folder in wanted:
+        for folder, pattern in wanted.items():
             missing = [p for p in (folder, *folder.parents) if not p.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            for path in reversed(missing[1:]):
+                path.mkdir(exist_ok=True)
+            mode = 0o777 if pattern is None else pattern.stat().st_mode & 0o777 | 0o700
+            folder.mkdir(mode, exist_ok=True)
             made += reversed(missing)
         yield
     except BaseException:

@@ -19,6 +19,7 @@ from ..errors import RekernelError
 from ..escape import shown, shown_path
 from ..plan.changes import LayerChange
 from ..plan.plan import Plan
+from ..plan.serialization import check_change
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,13 @@ def output_tensors(source: TensorSource, plan: Plan, dtype: str | None) -> list[
                 f"{info.dtype} {list(info.shape)}; plan again"
             )
     for change in changes.values():
+        try:
+            check_change(change)
+        except RekernelError as error:
+            raise RekernelError(f"the plan of {shown(change.name)} cannot be carried out: {error}") from None
         direction = changes.get(change.length_of)
-        if change.length_of and (direction is None or direction.operators != change.operators):
+        same = direction is not None and (direction.operators, direction.view) == (change.operators, change.view)
+        if change.length_of and not same:
             raise RekernelError(
                 f"the plan sets {shown(change.name)} to the length of {shown(change.length_of)}, which it changes in "
                 f"another way; plan again"

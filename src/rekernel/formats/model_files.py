@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ..conversion.options import Options
 from ..conversion.report import Report
-from ..conversion.run import Options
 from ..escape import shown
 from ..messages.display import Displayed, Table
 from ..plan.plan import Plan

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import RekernelError
 from ..escape import shown, shown_markdown
 from ..plan.changes import LayerChange
-from ..plan.description import described, geometry_text
+from ..plan.description import described, geometry_text, scale_words
 from ..plan.recipe import Recipe
 from ..sources.hub_client import hub
 from ..text import dims, scale_text
@@ -135,7 +135,7 @@ def checked_verification(document: object) -> dict[str, Any]:
 
 
 def _head(load: Payload, repo: str, story: Story) -> str:
-    scales = ", ".join(dict.fromkeys(scale_text(recipe.plan.scale) for recipe in load.recipes.values()))
+    scales = ", ".join(dict.fromkeys(scale_words(recipe.plan.scale) for recipe in load.recipes.values()))
     families = [shown_markdown(r.plan.family, 60) for r in load.recipes.values() if r.plan.family]
     of = f"[{story.base}](https://huggingface.co/{story.base})" if story.base else "A model"
     kind = f" ({', '.join(dict.fromkeys(families))})" if families else ""

@@ -21,6 +21,7 @@ from ..escape import shown, shown_path
 from ..messages.display import Displayed, Table, notes_table
 from ..messages.log import logger, timed
 from ..messages.note import Note
+from ..messages.path_errors import explains_paths
 from ..messages.progress_bar import Progress
 from ..messages.warn import tell
 from ..sources.address import Address, is_repo
@@ -80,6 +81,7 @@ class Pushed(Displayed):
         return sum(size for _, size in self.files)
 
 
+@explains_paths("path")
 def push(
     path: StrPath,
     repo: str,

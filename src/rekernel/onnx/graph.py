@@ -31,6 +31,7 @@ except ImportError:  # pragma: no cover - the tests have it
 
 from ..checkpoint.dtypes import OF_ONNX
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
+from .well_formed import check_nodes, check_ranks, check_shapes, first_line, inlined
 
 LARGEST = (1 << 31) - (1 << 20)
 """Largest number of bytes of a protobuf file. Larger models need external data, which is not written."""
@@ -71,6 +72,7 @@ class Model:
         for name in (*(n for node in graph.node for n in node.input), *(out.name for out in graph.output)):
             self.users[name] = self.users.get(name, 0) + 1
         self.shapes, self.kinds = inferred(self.proto, {}, shown_path(self.path))
+        check_ranks(graph, self.shapes, shown_path(self.path))
 
     @property
     def inputs(self) -> list[Any]:
@@ -91,7 +93,7 @@ class Model:
         try:
             return np.asarray(numpy_helper.to_array(tensor))
         except (ValueError, TypeError) as error:
-            raise RekernelError(f"{shown(name)}: its data does not fit its shape: {_first_line(error)}") from None
+            raise RekernelError(f"{shown(name)}: its data does not fit its shape: {first_line(error)}") from None
 
     def dtype(self, name: str) -> str:
         """The dtype of a constant, as named by `dtype_name`."""
@@ -148,15 +150,14 @@ def read_proto(path: Path) -> Any:
     try:
         proto = onnx.ModelProto.FromString(raw)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RekernelError(f"{where}: not a readable ONNX model: {_first_line(error)}; {DOWNLOAD_AGAIN}") from None
+        raise RekernelError(f"{where}: not a readable ONNX model: {first_line(error)}; {DOWNLOAD_AGAIN}") from None
     if not _is_text(proto):
         raise RekernelError(f"{where}: not a readable ONNX model: a name in it is not UTF-8 text")
     if not proto.graph.node:
         raise RekernelError(f"{where}: an ONNX model without a node")
     if proto.functions:
-        from onnx.inliner import inline_local_functions
-
-        proto = inline_local_functions(proto)
+        proto = inlined(proto, where)
+    check_nodes(proto, where)
     return proto
 
 
@@ -264,7 +265,7 @@ def wrong_of(node: Any, proto: Any) -> str:
     try:
         onnx.checker.check_node(node, context)
     except onnx.checker.ValidationError as error:
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -302,7 +303,7 @@ def inferred(
     try:
         result = shape_inference.infer_shapes(copy, check_type=True, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise RekernelError(f"{where}: its shapes do not fit together: {_first_line(error)}") from None
+        raise RekernelError(f"{where}: its shapes do not fit together: {first_line(error)}") from None
     shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
     kinds = {tensor.name: int(tensor.data_type) for tensor in result.graph.initializer}
     for value in (*result.graph.value_info, *result.graph.input, *result.graph.output):
@@ -312,6 +313,7 @@ def inferred(
             dims = kind.shape.dim
             if all(dim.HasField("dim_value") for dim in dims):
                 shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    check_shapes(shapes, where)
     return shapes, kinds
 
 
@@ -332,8 +334,3 @@ def serialised(proto: Any, source: Path, target: Path) -> bytes:
     for tensor in tensors:
         bring_in(tensor, source)
     return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return shown(lines[0] if lines else type(error).__name__, 300)

@@ -122,6 +122,7 @@ class GraphPass:
     fresh : names of tensors that come from the image without a convolution, pooling or resizing between
     offsets : for features that do not lie at their exact place: the node that moved them, and the distance in new
         pixels, one per spatial axis
+    broken : names of the changed constants with values that are NaN or infinite
     padded : the paddings by Pad nodes, by the name of the padded tensor
     ready : changes of the plan that is carried out, by name; None while a plan is made
     ready_modules : module changes of that plan, by name
@@ -141,6 +142,7 @@ class GraphPass:
     fresh: set[str] = field(default_factory=set)
     offsets: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
     padded: dict[str, Padded] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
     ready: dict[str, LayerChange] | None = None
     ready_modules: dict[str, ModuleChange] = field(default_factory=dict)
     network: Network = field(default_factory=Network)

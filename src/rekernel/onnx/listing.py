@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.header import TensorInfo
+from ..escape import shown_path
 from ..messages.display import Displayed
 from ..text import counted
 from .external_data import data_bytes, data_files, tensors_of
 from .graph import constants_of, dtype_name, metadata_of, read_proto
+from .well_formed import understood
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ def list_model(path: Path) -> Listing:
     >>> list_model(path).inputs
     (Value(name='x', dtype='F32', shape=(1, 3, 'height')),)
     """
+    with understood(shown_path(path)):
+        return _listed(path)
+
+
+def _listed(path: Path) -> Listing:
     proto = read_proto(path)
     constants = constants_of(proto.graph)
     tensors, start = [], 0

@@ -56,6 +56,8 @@ def _weights(done: GraphPass, proto: Any) -> None:
             old = done.model.array(name)
             values = change.apply(old)
             refuse_overflow(values, partial(change.apply, old.astype(np.float64)))
+            if not np.isfinite(values).all():
+                done.broken.append(name)
             new[name] = numpy_helper.from_array(values, name)
         except RekernelError as error:
             raise RekernelError(f"{shown(name)}: {error}") from None

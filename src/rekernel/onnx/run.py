@@ -25,6 +25,7 @@ from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..messages.warn import tell
 from ..patterns import select
+from ..plan.not_finite import not_finite_note
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe, SourceFile
 from ..planning.allowed_values import SCALE_1, is_one
@@ -39,6 +40,7 @@ from .graph import Model, read_by_value, read_model, read_proto, refuse_too_larg
 from .graph_pass import Asked, GraphPass
 from .rewrite import rewritten
 from .walk import kept, walk
+from .well_formed import understood
 
 FAMILY = "ONNX graph"
 
@@ -65,7 +67,8 @@ def plan_onnx(place: Place, path: Path, request: Request) -> Plan:
     RekernelError
         Naming the node that cannot be rescaled faithfully.
     """
-    return _planned(_opened(place, path), request)[0]
+    with understood(shown_path(path)):
+        return _planned(_opened(place, path), request)[0]
 
 
 def convert_onnx(
@@ -108,8 +111,9 @@ def convert_onnx(
         root = folder_target(target, folder, replace=force)
         file = root / path.relative_to(folder)
     refuse_existing([file], force=force)
-    model = _opened(place, path)
-    plan, done = (asked, _walked_again(model, asked)) if isinstance(asked, Plan) else _planned(model, asked)
+    with understood(shown_path(path)):
+        model = _opened(place, path)
+        plan, done = (asked, _walked_again(model, asked)) if isinstance(asked, Plan) else _planned(model, asked)
     if not plan.changed and done.front is None:
         raise nothing_changes(shown_path(place.path), plan.warnings)
     if isinstance(asked, Request):
@@ -127,21 +131,24 @@ def convert_onnx(
     copies, skipped = ([], ()) if folder is None else _beside(fetched, inputs, root)
     contents, notes = rescaled_configs(copies, plan, "the graph says its new sizes itself")
     recipe = Recipe(plan, tuple(_digest(each, fetched.origin) for each in inputs), "", f"rekernel {__version__}")
-    data = serialised(rewritten(done, recipe), model.path, file)
+    with understood(shown_path(path)):
+        data = serialised(rewritten(done, recipe), model.path, file)
     _write(root, [*copies, (None, file)], {**contents, file: data}, inputs, force=force)
     if progress:
         progress(len(data), len(data))
     changed = len(plan.changed)
+    broken = [not_finite_note(done.broken)] if done.broken else []
     return Report(
         file if folder is None else root, (file, *(b for _, b in copies)), len(data), changed,
-        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=tuple(notes),
+        len(plan.changes) - changed, {"": plan}, skipped=tuple(skipped), notes=(*notes, *broken),
     )  # fmt: skip
 
 
 def output_bytes(place: Place, path: Path, plan: Plan) -> int:
     """About the size of the converted file: the source's, and what the weights grow by."""
     here = place.here(path)
-    return here.stat().st_size + _brought_in(read_proto(here), plan)
+    with understood(shown_path(path)):
+        return here.stat().st_size + _brought_in(read_proto(here), plan)
 
 
 def _brought_in(proto: Any, plan: Plan) -> int:
@@ -197,13 +204,13 @@ def _write(
     refuse_existing(targets, force=force)
     whole = len(targets) > 1
     with (
-        making_folders([root, *(target.parent for target in targets)]),
+        making_folders({root: None, **{target.parent: None for target in targets}}),
         claimed(root if whole else targets[0], folder=whole),
     ):
         refuse_existing(targets, force=force)  # again: another run may have ended meanwhile
         for source, target in wanted:
             if target in contents:
-                write_atomic(target, contents[target], force=force, inputs=inputs)
+                write_atomic(target, contents[target], force=force, inputs=inputs, like=source or inputs[0])
             elif source is not None:
                 copy_atomic(source, target, force=force, inputs=inputs)
 

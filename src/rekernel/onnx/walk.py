@@ -70,7 +70,7 @@ def _through(at: GraphPass) -> GraphPass:
         except (Refusal, RekernelError) as error:
             where = f"{shown(at.model.named(node))} ({shown(node.op_type)})"
             raise RekernelError(f"{where}: ", *error.args, *_way_out(at)) from None
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             if said := wrong_of(node, at.model.proto):
                 raise RekernelError(f"{shown(at.model.named(node))} ({shown(node.op_type)}): {said}") from None
             raise

@@ -7,18 +7,21 @@ Scope: shapes and operators, and applying them to an array. Not here: JSON (see 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RekernelError
 from ..escape import shown
 from ..messages.display import Displayed
 from ..resampling.arrays import resample
 from ..resampling.methods import GRID_METHODS, KEYS_A, SMOOTHNESS, Gain, canonical_method
 from ..resampling.operators import grid_operator, kernel_operator
 from ..text import dims
+
+_SMALL = 1 << 14  # entries of a matrix of which a thousand may be kept, in 128 MB
 
 KINDS = ("conv", "conv-transpose", "patch", "linear-in", "linear-out", "values", "length", "keep")
 MODULE_KINDS = ("max-pool", "avg-pool", "upsample", "unflatten", "layer-norm", "enlarge", "window", "resample", "bake")
@@ -273,9 +276,22 @@ class ModuleChange:
     by_hand: tuple[tuple[int, int], ...] = ()
 
 
-@cache
 def _matrix(o: AxisOperator) -> NDArray[np.float64]:
+    return _small_matrix(o) if o.old * o.new <= _SMALL else _large_matrix(o)
+
+
+@lru_cache(4)
+def _large_matrix(o: AxisOperator) -> NDArray[np.float64]:
+    return _computed(o)
+
+
+@lru_cache(1024)
+def _small_matrix(o: AxisOperator) -> NDArray[np.float64]:
     # A checkpoint has hundreds of layers, and only a few different matrices.
+    return _computed(o)
+
+
+def _computed(o: AxisOperator) -> NDArray[np.float64]:
     shape = {"a": o.a, "smoothness": o.smoothness}
     if o.geometry == "grid":
         matrix = grid_operator(o.old, o.new, canonical_method(o.method, GRID_METHODS), gain=o.gain, **shape)
@@ -284,5 +300,7 @@ def _matrix(o: AxisOperator) -> NDArray[np.float64]:
         method = canonical_method(o.method)
         dense = kernel_operator(spread, o.scale, method, taps=o.new, gain=o.gain, phase=o.phase, **shape)
         matrix = dense[:, :: o.dilation]
+    if not np.isfinite(matrix).all():
+        raise RekernelError(f"the {o.geometry} {o.old}->{o.new} with {o.method} at scale {o.scale:g} overflows")
     matrix.setflags(write=False)
     return matrix

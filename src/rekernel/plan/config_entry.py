@@ -18,7 +18,7 @@ from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..version import __version__
-from .plan import Plan
+from .plan import Plan, plan_of
 from .recipe import Recipe, find_recipe
 
 VERSION = 1
@@ -81,7 +81,7 @@ def plan_in(config: Mapping[str, Any], where: str) -> Plan | None:
         return None
     if entry.get("version") != VERSION:
         raise RekernelError(f"{where}: its entry {KEY!r} is not of version {VERSION}, the one this rekernel reads")
-    return Plan.from_json(json.dumps(entry[_PLAN]))
+    return plan_of(entry[_PLAN])
 
 
 def recipe_of(source: TensorSource) -> Recipe | None:

@@ -49,10 +49,10 @@ def described(plan: Planned) -> dict[str, str]:
         used += [module.method for module in plan.modules if module.method]
         said["method"] = " and ".join(dict.fromkeys(used)) or AUTO_METHOD
     texts = {label: f"{value:g}" if isinstance(value, float) else str(value) for label, value in said.items()}
-    return {"scale": _scale(plan.scale), **texts}
+    return {"scale": scale_words(plan.scale), **texts}
 
 
-def _scale(scale: float | tuple[float, ...]) -> str:
+def scale_words(scale: float | tuple[float, ...]) -> str:
     """A scale as people read it: one number where the axes share it, and the names of the sides where they do not."""
     if not isinstance(scale, tuple) or len(set(scale)) == 1:
         return scale_text(scale[0] if isinstance(scale, tuple) else scale)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from ..checkpoint.strict_json import strict_text
 from ..errors import RekernelError
 from ..escape import inert, shown
 from ..messages.arguments import check_instance
@@ -139,10 +140,7 @@ class Plan(Displayed):
         True
         """
         check_instance(text, str, "plan", "pass the text of a plan: Plan.from_json(Path('plan.json').read_text())")
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RekernelError(f"plan: not JSON: {error}") from None
+        document = strict_text(text, "plan", "text")
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise RekernelError(f'plan: not a rekernel plan; it must be an object whose "schema" is {SCHEMA!r}')
         if document.get("version") != VERSION:
@@ -152,6 +150,9 @@ class Plan(Displayed):
         if extra:
             raise RekernelError(f"plan: unknown field {shown(sorted(extra)[0])}")
         document = filled(document)
+        for what in ("changes", "modules", "warnings"):
+            if not isinstance(document.get(what, []), list):
+                raise RekernelError(f"plan: {what} is not a list")
         try:
             changes = tuple(change_of(entry) for entry in document["changes"])
             modules = tuple(module_of(entry) for entry in document.get("modules", ()))
@@ -218,3 +219,19 @@ class Plan(Displayed):
         if self.checked:
             lines.append(f"checked: {inert(self.checked)}")
         return "\n".join([*lines, *(f"note: {inert(warning)}" for warning in self.warnings)])
+
+
+def plan_of(entry: object) -> Plan:
+    """Read the plan that is a part of another JSON document; raises the errors of `Plan.from_json`.
+
+    Examples
+    --------
+    >>> plan_of({"schema": "another"})
+    Traceback (most recent call last):
+    rekernel.errors.RekernelError: plan: not a rekernel plan; it must be an object whose "schema" is 'rekernel.plan'
+    """
+    try:
+        text = json.dumps(entry)
+    except (RecursionError, TypeError, ValueError):
+        raise RekernelError("plan: it is nested too deeply, or holds a value that is not JSON") from None
+    return Plan.from_json(text)

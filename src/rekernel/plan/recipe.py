@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..errors import RekernelError
+from ..checkpoint.strict_json import strict_text
+from ..errors import CheckpointError, RekernelError
 from ..escape import inert, shown
 from ..messages.display import Displayed, Table
 from ..text import counted
-from .plan import Plan
+from .plan import Plan, plan_of
 
 KEY = "rekernel"
 """The metadata key. Every other entry of the source's metadata is copied unchanged."""
 VERSION = 1
+_NO_RECIPE = f"recipe: metadata key {KEY!r} does not hold a rekernel recipe"
 _ORIGIN = ("repo", "commit", "path")
 
 
@@ -101,21 +103,26 @@ class Recipe(Displayed):
         True
         """
         try:
-            document = json.loads(text)
+            document = strict_text(text, "it", "text")
+        except CheckpointError as error:
+            raise RekernelError(f"{_NO_RECIPE} ({str(error).rstrip('.')})") from None
+        if not isinstance(document, dict):
+            raise RekernelError(f"{_NO_RECIPE} (it is not an object)")
+        try:
             version = document["version"]
             if version != VERSION:
                 raise RekernelError(
                     f"recipe: version {shown(repr(version), 80)} is not {VERSION}, the one this rekernel reads"
                 )
             sources = tuple(SourceFile.from_document(source) for source in document["sources"])
-            plan = Plan.from_json(json.dumps(document["plan"]))
+            plan = plan_of(document["plan"])
             dtype, tool = document["dtype"], document["tool"]
             if not isinstance(dtype, str) or not isinstance(tool, str):
                 raise TypeError("dtype and tool must be text")
             return cls(plan, sources, dtype, tool)
-        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             why = shown(str(error), 200)
-            raise RekernelError(f"recipe: metadata key {KEY!r} does not hold a rekernel recipe ({why})") from None
+            raise RekernelError(f"{_NO_RECIPE} ({why})") from None
 
 
 def find_recipe(metadata: Mapping[str, str]) -> Recipe | None:

@@ -8,21 +8,21 @@ docs/recipe.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, get_args
 
 from ..errors import RekernelError
 from ..escape import inert, shown
-from ..resampling.methods import GAINS, GRID_METHODS, KERNEL_METHODS, READING_FILTERS, canonical_method
+from ..resampling.methods import READING_FILTERS
+from .bounds import LARGEST_SIZE, MOST_AXES, check_geometry, check_numbers, check_operator, is_number, is_whole
 from .changes import FORMS, KINDS, MODULE_KINDS, AxisGeometry, AxisOperator, LayerChange, Mode, ModuleChange
 
-_LARGEST_SCALE = 1024  # scale of a kernel: the work grows with the scale, and a plan may come from an untrusted file
-_SMALL = 1 << 12  # entries of a matrix that is cheap to build
 _LARGEST = 1 << 20  # scale of a plan: above every possible matrix, and small enough to multiply sizes with
 _ORIGINS = ("names", "trace", "onnx")
 _FORMS = ("", *FORMS)
+_LISTS = ("shape", "new_shape", "view", "operators", "factors", "geometry", "new_geometry", "by_hand")
 _MODES_OF_KINDS = {"patch": "absorb", "linear-in": "absorb", "linear-out": "supersample", "values": "supersample"}
 
 
@@ -89,11 +89,11 @@ def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
             names = ", ".join(filter(None, allowed))
             raise RekernelError(f"plan: {what}: {shown(str(value), 80)} is not one of {names}")
     scales = scale if isinstance(scale, list) else [scale]
-    if not scales or not all(_is_number(s) and 0 < s <= _LARGEST for s in scales):
+    if not scales or not all(is_number(s) and 0 < s <= _LARGEST for s in scales):
         raise RekernelError(
             f"plan: scale: {shown(str(scale), 80)} is not a number above 0 and up to {_LARGEST}, or a list of them"
         )
-    if not isinstance(size, list) or not all(_is_whole(n) and 0 < n < 2**48 for n in size):
+    if not isinstance(size, list) or not all(is_whole(n) and 0 < n < 2**48 for n in size):
         raise RekernelError(f"plan: size: {shown(str(size), 80)} is not a list of whole numbers above 0")
     return {
         "origin": origin,
@@ -135,6 +135,9 @@ def change_of(entry: Any) -> LayerChange:
             raise RekernelError(f"plan: {shown(name)}: {what} is not text")
         if what not in entry and what not in ("by_hand_mode", "padding_mode", "mode", "length_of"):
             raise RekernelError(f"plan: {shown(name)}: field {what!r} is missing")
+    if not all(is_whole(entry.get(what, 0)) for what in ("prefix", "grid_axis")):
+        raise RekernelError(f"plan: {shown(name)}: prefix and grid_axis must be whole numbers")
+    _check_lists(entry, _LISTS)
     try:
         change = LayerChange(
             **{
@@ -149,7 +152,7 @@ def change_of(entry: Any) -> LayerChange:
                 "by_hand": tuple(_pair(p) for p in entry.get("by_hand", ())),
             }
         )
-        _check(change)
+        check_change(change)
     except KeyError as error:
         raise RekernelError(f"plan: {shown(name)}: field {error} is missing") from None
     except (TypeError, ValueError) as error:
@@ -166,6 +169,7 @@ def module_of(entry: Any) -> ModuleChange:
     """Read and check the change in an entry of "modules"; raises the errors of `change_of`."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(n), str) for n in ("name", "kind", "reason")):
         raise RekernelError('plan: an entry of "modules" is not an object with a name, a kind and a reason')
+    _check_lists(entry, ("geometry", "new_geometry", "by_hand"))
     try:
         sides = {n: tuple(_axis_geometry(g) for g in entry[n]) for n in ("geometry", "new_geometry")}
         module = ModuleChange(**{**entry, **sides, "by_hand": tuple(_pair(p) for p in entry.get("by_hand", ()))})
@@ -181,6 +185,12 @@ def module_of(entry: Any) -> ModuleChange:
             f"plan: {shown(module.name)}: kind {shown(module.kind)} is not one of {', '.join(MODULE_KINDS)}"
         )
     return module
+
+
+def _check_lists(entry: Mapping[str, Any], names: Sequence[str]) -> None:
+    for what in names:
+        if not isinstance(entry.get(what, []), list):
+            raise RekernelError(f"plan: {shown(entry['name'])}: {what} is not a list")
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -200,13 +210,7 @@ def _axis_operators(entry: Mapping[str, Any], field: str) -> tuple[AxisOperator,
 
 def _axis_operator(values: Any) -> AxisOperator:
     o = AxisOperator(**values)
-    if not all(_is_whole(n) for n in (o.axis, o.old, o.new, o.dilation)):
-        raise RekernelError("an operator's axis, old, new and dilation must be whole numbers")
-    numbers = (o.phase, o.a, o.smoothness)
-    if not _is_number(o.scale) or not all(_is_number(x) and abs(x) <= _LARGEST for x in numbers):
-        raise RekernelError("an operator's scale, phase, a and smoothness must be finite numbers, and not huge")
-    if not all(isinstance(text, str) for text in (o.geometry, o.method, o.gain)):
-        raise RekernelError("an operator's geometry, method and gain must be text")
+    check_numbers(o)
     return o
 
 
@@ -221,7 +225,7 @@ def _entry(field: str, i: int) -> Iterator[None]:
 
 def _pair(value: Any) -> tuple[int, int]:
     left, right = value
-    if not (_is_whole(left) and _is_whole(right)):
+    if not all(is_whole(side) and abs(side) <= LARGEST_SIZE for side in (left, right)):
         raise RekernelError(f"{shown(str(value))} is not a padding")
     return left, right
 
@@ -229,23 +233,19 @@ def _pair(value: Any) -> tuple[int, int]:
 def _axis_geometry(entry: Any) -> AxisGeometry:
     left, right = entry["padding"]
     geometry = AxisGeometry(**{**entry, "padding": (left, right)})
-    if not all(_is_whole(n) for n in (geometry.kernel, geometry.stride, left, right, geometry.dilation)):
-        raise RekernelError("a geometry's entries must be whole numbers")
+    check_geometry(geometry)
     return geometry
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def check_change(change: LayerChange) -> None:
+    """Raise if a change cannot be carried out, before any file is touched.
 
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return _is_whole(value) and abs(value) <= 2**53  # a larger integer may not fit a float
-
-
-def _check(change: LayerChange) -> None:
-    """Raise if a change cannot be carried out, before any file is touched."""
+    Examples
+    --------
+    >>> check_change(LayerChange("a", "F32", (4,), (5,), "keep", "bias"))
+    Traceback (most recent call last):
+    rekernel.errors.RekernelError: shape (4,) becomes (5,) without an operator
+    """
     if change.kind not in KINDS:
         raise RekernelError(f"kind {change.kind!r} is not one of {', '.join(KINDS)}")
     if change.mode not in get_args(Mode):
@@ -266,6 +266,8 @@ def _check(change: LayerChange) -> None:
         raise RekernelError(f"shape {change.shape} becomes {change.new_shape} without an operator")
     if change.kept:
         return
+    if max(len(change.shape), len(change.view)) > MOST_AXES:
+        raise RekernelError(f"{max(len(change.shape), len(change.view))} axes are more than {MOST_AXES}")
     if not (0 <= change.grid_axis < len(change.shape) and 0 <= change.prefix <= change.shape[change.grid_axis]):
         raise RekernelError(f"prefix {change.prefix} does not fit axis {change.grid_axis} of {change.shape}")
     cells, new_cells = math.prod(change.shape), math.prod(change.new_shape)
@@ -280,9 +282,9 @@ def _check(change: LayerChange) -> None:
             raise RekernelError(f"{field}: two operators on one axis")
         for i, o in enumerate(operators):
             with _entry(field, i):
-                _check_operator(o, change.view)
-                if field == "factors" and o.geometry != "kernel":
+                if field == "factors" and o.geometry == "grid":
                     raise RekernelError("a factor must be a kernel, not a grid")
+                check_operator(o, change.view)
             if field == "operators":
                 new_view[o.axis] = o.new
     if math.prod(new_view) != new_cells:
@@ -297,26 +299,6 @@ def _check_length(change: LayerChange) -> None:
         raise RekernelError(f"lengths of shape {change.shape} do not fit a direction of shape {change.view}")
     for i, o in enumerate(change.operators):
         with _entry("operators", i):
-            _check_operator(o, change.view)
+            check_operator(o, change.view)
             if change.shape and change.shape[o.axis] != 1:
                 raise RekernelError(f"has {change.shape[o.axis]} lengths along axis {o.axis}, which is resampled")
-
-
-def _check_operator(o: AxisOperator, view: tuple[int, ...]) -> None:
-    """Raise if an operator does not fit the view, or if the matrix of the operator is too large to compute."""
-    if not 0 <= o.axis < len(view) or view[o.axis] != o.old:
-        raise RekernelError(f"operator {o.old}->{o.new} does not fit axis {o.axis} of view {view}")
-    if o.geometry not in ("kernel", "grid") or o.gain not in GAINS:
-        raise RekernelError(f"operator geometry {o.geometry!r} or gain {o.gain!r} is unknown")
-    canonical_method(o.method, KERNEL_METHODS if o.geometry == "kernel" else GRID_METHODS)
-    if not 1 <= o.new < 2**20 or not 1 <= o.dilation * o.old < 2**20 or o.scale <= 0:
-        raise RekernelError(f"operator {o.old}->{o.new}, dilation {o.dilation}, is impossible")
-    if o.geometry == "kernel":
-        if o.scale > _LARGEST_SCALE:
-            raise RekernelError(f"a kernel's scale of {o.scale:g} is above {_LARGEST_SCALE}")
-        if o.scale < 1 / _LARGEST_SCALE:
-            raise RekernelError(f"a kernel's scale of {o.scale:g} is below 1/{_LARGEST_SCALE}")
-        if abs(o.phase) > o.new:
-            raise RekernelError(f"a phase of {o.phase:g} moves all {o.new} taps out of the kernel")
-        if o.dilation * o.old * o.new <= _SMALL:
-            o.matrix()  # raises if the method has no kernel of this size

@@ -15,6 +15,7 @@ from ..errors import Option, RekernelError
 from ..escape import shown
 from ..messages.note import Note
 from ..patterns import by_pattern
+from ..resampling.limits import check_a
 from ..resampling.methods import KEYS_A, TAPS_RULES
 from ..text import dims, scale_text
 
@@ -116,6 +117,7 @@ def check_numbers(*, taps: Any = None, a: Any = KEYS_A, smoothness: Any = None) 
         )
     if not _number(a):
         raise RekernelError(f"a={shown(repr(a), 80)} is not a number; it is the parameter of the cubic filter, -0.5")
+    check_a(a)
     if smoothness is not None and not (_number(smoothness) and 0 <= smoothness < 1):
         raise RekernelError(f"smoothness={shown(repr(smoothness), 80)} must be at least 0 and below 1")
 

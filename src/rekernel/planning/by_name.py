@@ -21,6 +21,7 @@ from ..escape import finding, shown, shown_path
 from ..messages.arguments import check_path
 from ..messages.log import logger
 from ..messages.note import Note
+from ..messages.path_errors import explains_paths
 from ..messages.warn import tell
 from ..patterns import hinted, select, without
 from ..plan.changes import LayerChange, ModuleChange, NetworkMode
@@ -46,6 +47,7 @@ _LOG = logger(__name__)
 _WINDOWS = ("relative_position_bias_table", "relative_position_index", "relative_coords_table", "rel_pos_h")
 
 
+@explains_paths("source")
 def plan_checkpoint(
     source: str | os.PathLike[str] | TensorSource,
     scale: Scale | None = None,

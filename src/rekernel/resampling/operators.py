@@ -18,6 +18,7 @@ from ..messages.arguments import check_number, short
 from ..text import few
 from .filters import Filter, interpolation_filter
 from .least_squares import filter_taps, near_taps, optimal_columns
+from .limits import MOST_TAPS, check_a, check_entries
 from .methods import (
     GAINS,
     GRID_METHODS,
@@ -34,9 +35,6 @@ from .methods import (
 
 Array = NDArray[np.float64]
 
-
-MOST_TAPS = 4096
-"""Upper bound along one axis. A larger count almost always means a mistyped scale and would exhaust memory."""
 
 _TAPS_REACH = 16  # old samples that a number of taps may reach beyond twice the kernel, on either side
 _CLOSE = 1e-9  # positions are quotients of small numbers: equality up to rounding
@@ -171,9 +169,10 @@ def kernel_operator(
     """
     method = canonical_method(method)
     _check_gain(gain)
-    check_number(a, "a", "-0.5")
+    check_a(a)
     _check_smoothness(smoothness)
     count = kernel_taps(k, scale, method, taps, phase)
+    check_entries(count, k, f"kernel_operator(k={short(k)}, scale={short(scale)})")
     if scale == 1 and phase == 0 and (count - k) % 2 == 0 and count >= k:
         return np.eye(count, k, -(count - k) // 2)
     old = _centred(k)
@@ -238,11 +237,12 @@ def grid_operator(
     """
     method = canonical_method(method, GRID_METHODS)
     _check_gain(gain)
-    check_number(a, "a", "-0.5")
+    check_a(a)
     _check_smoothness(smoothness)
     for name, size in (("n", n), ("n_new", n_new)):
         if not _is_whole(size) or size < 1:
             raise RekernelError(f"{name}={size!r} is not a grid size; pass a whole number of pixels, 1 or more")
+    check_entries(n_new, n, f"grid_operator({n}, {n_new})")
     if n == n_new:
         return np.eye(n)
     if method.startswith("pinv-"):

@@ -29,6 +29,10 @@ class HeadMovedError(HubError):
     """The repository got another commit after the one that a change builds on."""
 
 
+class NotTheHubError(Exception):
+    """An answer that the Hub does not give; `explained` turns the error into a `HubError`."""
+
+
 def hub() -> Any:
     """Import the module `huggingface_hub`.
 
@@ -58,6 +62,20 @@ def is_away(error: BaseException) -> bool:
     """Whether an error means that the Hub does not answer: offline mode, no connection, or a failing server."""
     foreign = type(error).__module__.partition(".")[0] in _NETWORK
     return foreign or isinstance(error, ConnectionError | TimeoutError) or (_status(error) or 0) >= 500
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether the client could not read an answer, as where a network shows its own page instead of the Hub's."""
+    if isinstance(error, NotTheHubError):
+        return True
+    if isinstance(error, RekernelError) or type(error).__module__.startswith("huggingface_hub"):
+        return False
+    modules = _modules(error)
+    if not any(module.startswith("huggingface_hub") for module in modules):
+        return False
+    raised_on_purpose = isinstance(error, ValueError) and modules[-1].startswith("huggingface_hub")
+    kinds = (ValueError, TypeError, LookupError, AttributeError)
+    return isinstance(error, kinds) and not raised_on_purpose
 
 
 @contextmanager
@@ -114,6 +132,11 @@ def _line(error: BaseException, address: str, wanted: str) -> str | None:
         return f"huggingface_hub does not accept this name ({_said(error)})."
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "this needs a token: run `hf auth login`."
+    if is_foreign(error):
+        return (
+            f"{endpoint} does not answer as the Hub does ({shown(type(error).__name__)}); the network may want you to "
+            f"sign in first, or HF_ENDPOINT may be wrong."
+        )
     if is_away(error):
         return f"cannot reach {endpoint} ({_said(error) or type(error).__name__}); try again later."
     if type(error).__module__.startswith("huggingface_hub"):
@@ -169,10 +192,17 @@ def _said(error: BaseException) -> str:
 
 def _of_client(error: BaseException) -> bool:
     """Whether code of huggingface_hub raised the error, which may be a plain ValueError."""
-    trace, last = error.__traceback__, ""
+    modules = _modules(error)
+    return bool(modules) and modules[-1].startswith("huggingface_hub")
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through, the one that raised it last."""
+    trace, names = error.__traceback__, []
     while trace is not None:
-        last, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
-    return last.startswith("huggingface_hub")
+        names.append(str(trace.tb_frame.f_globals.get("__name__", "")))
+        trace = trace.tb_next
+    return names
 
 
 def _endpoint() -> str:

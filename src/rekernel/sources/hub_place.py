@@ -23,7 +23,7 @@ from ..errors import CheckpointError
 from ..escape import shown, shown_path
 from ..version import __version__
 from .address import Address
-from .hub_client import HubError, api, explained, hub, is_away, is_offline
+from .hub_client import HubError, NotTheHubError, api, explained, hub, is_away, is_foreign, is_offline
 from .place import Place
 
 _FIRST = 100_000  # bytes of the first request: nearly every header fits, as in huggingface_hub
@@ -176,12 +176,21 @@ def _listing(address: Address) -> tuple[str, dict[str, int]]:
         try:
             info = hf.model_info(address.repo, revision=address.revision or None, timeout=_PATIENCE)
             tree = hf.list_repo_tree(address.repo, revision=info.sha, recursive=True)
-            return str(info.sha), {file.path: file.size for file in tree if isinstance(file, client.hf_api.RepoFile)}
+            files = [(file.path, file.size) for file in tree if isinstance(file, client.hf_api.RepoFile)]
+            _check_listing(info.sha, files)
+            return info.sha, dict(files)
         except Exception as error:
-            found = _cached_listing(address) if is_away(error) else None
+            found = _cached_listing(address) if is_away(error) or is_foreign(error) else None
             if found is None:
                 raise
             return found
+
+
+def _check_listing(commit: Any, files: list[tuple[Any, Any]]) -> None:
+    named = isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,64}", commit)
+    sized = all(isinstance(path, str) and type(size) is int and size >= 0 for path, size in files)
+    if not (named and sized):
+        raise NotTheHubError("a listing without a commit, or with a file that has no name or size")
 
 
 def _cached_listing(address: Address) -> tuple[str, dict[str, int]] | None:

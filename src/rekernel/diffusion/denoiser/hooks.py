@@ -65,6 +65,13 @@ class ForwardHook(ModelHook):
                 return forward(*args, **kwargs)
             return self.run(forward, args, kwargs)
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Refuse to be copied or pickled with the network: the copy would run the layers of the original."""
+        raise RekernelError(
+            f"{self!r} cannot be copied or pickled with its network; remove() it, copy the network, and attach another "
+            f"one to the copy (weights alone: network.state_dict())"
+        )
+
     def __repr__(self) -> str:
         return self._described()
 

@@ -78,6 +78,12 @@ class Substitute:
         except AttributeError:
             return False
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Refuse to be copied or pickled: a copy made during a call would keep the layer that was lent."""
+        raise RekernelError(
+            f"{shown(self.path)}: another thread is using this network now; copy the network when that call has ended"
+        )
+
     def share(self) -> None:
         """Let a factored or dilated layer hold the parameters that the original layer has now."""
         if _shares(self.old, self.new):

@@ -20,6 +20,7 @@ from ...checkpoint.variants import only_variant, weights_of
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.arguments import check_path
+from ...messages.path_errors import explains_paths
 from ...messages.warn import tell
 from ...plan.config_entry import CONFIG, recipe_of
 from ...plan.plan import Plan
@@ -44,6 +45,7 @@ _OF_HUB = (
 )  # fmt: skip
 
 
+@explains_paths("source")
 def load_pipeline(source: str | os.PathLike[str], **options: Any) -> Any:
     """Load a diffusers pipeline at its new size, with rescaled kernels and guidance as its folder records.
 

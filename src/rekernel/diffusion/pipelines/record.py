@@ -17,7 +17,8 @@ from ...checkpoint.pipeline_folder import Pipeline
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
-from ...plan.plan import Plan
+from ...plan.plan import Plan, plan_of
+from ...planning.allowed_values import LARGEST_IMAGE
 from ...resampling.geometry import new_size
 from ...version import __version__
 from ..cascade.settings import recorded_strengths
@@ -58,6 +59,7 @@ class Recorded:
     def __post_init__(self) -> None:
         if isinstance(self.sample_size, list):  # from a config
             object.__setattr__(self, "sample_size", tuple(self.sample_size))
+        _check_sample_size(self.sample_size)
         if self.plan is None:
             scale = checked_scale(self.scale)
             if isinstance(scale, str):
@@ -146,17 +148,26 @@ class Recorded:
         if not isinstance(entry, Mapping) or entry.get("version") != VERSION:
             raise RekernelError(f"{where}: its entry {KEY!r} is not of version {VERSION}, the one this rekernel reads")
         try:
-            plan = Plan.from_json(json.dumps(entry["plan"])) if "plan" in entry else None
+            plan = plan_of(entry["plan"]) if "plan" in entry else None
             scale = entry["scale"]
             if isinstance(scale, str):
                 raise ValueError("scale is not a number")
             scale = tuple(map(float, scale)) if isinstance(scale, list | tuple) else float(scale)
             size = entry["sample_size"] if plan is None else entry.get("sample_size")
-            sides = tuple(map(int, size)) if isinstance(size, list | tuple) else None if size is None else int(size)
+            sides = tuple(size) if isinstance(size, list | tuple) else size
             parts = (entry.get(name) for name in ("positions", "cascade"))
             return cls(scale, sides, entry.get("guidance"), entry.get("kernels"), plan, *parts)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RekernelError(f"{where}: its entry {KEY!r} cannot be read ({shown(str(error), 200)})") from None
+
+
+def _check_sample_size(size: Any) -> None:
+    sides = size if isinstance(size, tuple) else () if size is None else (size,)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= LARGEST_IMAGE for n in sides)
+    if size is not None and not (whole and 1 <= len(sides) <= 3):
+        raise RekernelError(
+            f"sample_size={shown(repr(size), 80)} is not a number of pixels, or a list of 1 to 3 of them"
+        )
 
 
 def read_record(folder: Path) -> Recorded | None:

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ...checkpoint.config_file import KEY
-from ...checkpoint.locked_file import claimed
 from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ...checkpoint.strict_json import read_object
 from ...conversion.destinations import folder_target
+from ...conversion.options import Options
+from ...conversion.prepared import prepare
+from ...conversion.run import Conversion
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...messages.path_errors import explains_paths
 from ...plan.recipe import find_recipe
 from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS, SECOND
@@ -29,6 +31,7 @@ from .record import Recorded
 from .trained_size import trained_size
 
 
+@explains_paths("source", "target")
 def record(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -46,6 +49,8 @@ def record(
     Parameters
     ----------
     source, target : folders
+        The target may not be the source, or lie in the source. It is written as by `rekernel.convert`: the file that
+        makes the folder valid comes last, and with `force` the old folder stays whole until the new one is.
     scale : number, or one per grid axis
     guidance, kernels, positions : mapping, optional
         Options of `UpsampleGuidance`, `SupersampledKernels` and `RescaledPositions`; at least one of them is needed.
@@ -73,12 +78,12 @@ def record(
             f"{shown_path(source)}: is not a diffusers pipeline folder, so there is no sampler to guide; "
             f"pass the folder with model_index.json"
         )
-    folder_target(Path(target), Path(source), replace=force)
+    folder = folder_target(Path(target), Path(source), replace=force)
     if guidance is None and kernels is None and positions is None:
         raise RekernelError(
             "there is nothing to record; pass guidance=, kernels= or positions= ({} for their defaults)"
         )
-    root, aim = Path(source), Path(target)
+    root = Path(source)
     component, config = _denoiser(pipeline, root)
     path, trained = component.folder / "config.json", trained_size(pipeline, component, config)
     strengths = None if cascade is None else tuple(cascade)
@@ -94,17 +99,15 @@ def record(
     if dry_run:
         return made
     text = json.dumps({**config, KEY: made.to_entry()}, indent=2, sort_keys=True) + "\n"
-    files = sorted({*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)})
-    refuse_existing((aim / name for name in files), force=force)
-    aim.mkdir(parents=True, exist_ok=True)
-    with claimed(aim, folder=True):
-        refuse_existing((aim / name for name in files), force=force)  # again: another run may have ended meanwhile
-        for name in files:
-            (aim / name).parent.mkdir(parents=True, exist_ok=True)
-            if root / name == path:
-                write_atomic(aim / name, text.encode(), force=force, inputs=[path])
-            else:
-                copy_atomic(root / name, aim / name, force=force, inputs=[root / name])
+    files = {*pipeline.files, *(f for c in pipeline.components.values() for f in c.files)}
+    index = Path("model_index.json")  # last, since it makes the folder valid
+    copies = [(root / name, folder / name) for name in sorted(files - {index})]
+    contents = {folder / path.relative_to(root): text.encode()}
+    options = Options(None, None, resume=False, force=force, allow_cast=False, allow_pickle=False, progress=None)
+    commit = (root / index, folder / index)
+    Conversion(options, {}).write(
+        lambda: prepare([], copies, [], options, contents=contents, commit=commit, like=root), folder
+    )
     return made
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ...errors import RekernelError
 from ...escape import shown
 from ...messages.arguments import check_instance
+from ...messages.warn import tell
 from ...plan.changes import LayerChange, ModuleChange
+from ...plan.not_finite import not_finite_note
 from ...plan.plan import Plan
 from ...resampling.methods import canonical_method
 from ...resampling.operators import kernel_operator
@@ -69,6 +71,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
     new: dict[int, tuple[nn.Module, nn.Module]] = {}
     padded: list[tuple[nn.Module, PadInput]] = []
     parameters: dict[int, nn.Parameter] = {}
+    found: list[str] = []
     values: list[tuple[nn.Module, str, nn.Parameter]] = []
     for change in plan.changed:
         old = _module(edits.model, owner_of(change.name), plan)
@@ -82,7 +85,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
                 f"is for another model"
             )
         if not change.factors and id(before) not in parameters:  # tied weights stay tied
-            parameters[id(before)] = _new_parameter(before, change, weights)
+            parameters[id(before)] = _new_parameter(before, change, weights, found)
         if id(old) in new:
             continue  # the same module under another name
         if change.kind == "values" or (change.kind == "linear-out" and leaf == "bias"):
@@ -120,6 +123,7 @@ def carry_out(edits: Edits, plan: Plan, *, weights: bool) -> None:
             enlarge_window(edits, m)
     if (resample := resampler(plan)) is not None:
         edits.hook(edits.model, resample, with_kwargs=True)
+    tell([not_finite_note(found)] if found else [])
     edits.set(edits.model, PLAN, plan)
     if not plan.empty and (saving := stand_in(edits.model)) is not None:
         edits.set(edits.model, SAVE, saving)
@@ -190,10 +194,12 @@ def _known(old: nn.Module, change: ModuleChange) -> bool:
     return True
 
 
-def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool) -> nn.Parameter:
+def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool, found: list[str]) -> nn.Parameter:
     if resample and weight.device.type != "meta":
         data: Tensor = change.apply(weight.detach())
         _refuse_overflow(data, weight, change)
+        if data.is_floating_point() and not data.isfinite().all():
+            found.append(change.name)
     else:
         data = weight.new_empty(change.new_shape)
     return nn.Parameter(in_format_of(weight, data), requires_grad=weight.requires_grad)

@@ -19,6 +19,7 @@ from ...checkpoint.tensor_source import TensorSource
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.arguments import check_path
+from ...messages.path_errors import explains_paths
 from ...plan.config_entry import CONFIG, plan_in, recipe_of
 from ...plan.plan import Plan
 from ...sources.address import Address, address_of
@@ -30,6 +31,7 @@ from .save_load import load, no_recipe, without_pickles
 from .transformers_names import incoming
 
 
+@explains_paths("name")
 def load_pretrained(
     name: StrPath,
     *,

@@ -24,6 +24,7 @@ from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.arguments import check_instance
 from ...messages.log import logger
+from ...messages.path_errors import explains_paths
 from ...messages.warn import tell
 from ...plan.config_entry import recipe_beside, recipe_of
 from ...plan.plan import Plan
@@ -48,6 +49,7 @@ _LOG = logger(__name__)
 _HAS_ALL = "model.rekernel_plan.warnings has them all"
 
 
+@explains_paths("path")
 def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     """Write a rescaled module as safetensors, its plan in the metadata.
 
@@ -100,6 +102,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
             writer.write(name, data)
 
 
+@explains_paths("path")
 def load(
     model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: str = "", allow_pickle: bool = False
 ) -> nn.Module:

@@ -1,0 +1,23 @@
+"""The options of a conversion that do not depend on the plan.
+
+Scope: one record. Not here: what the options mean (see `offline.convert`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..messages.progress_bar import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a conversion that do not depend on the plan, as documented in `offline.convert`."""
+
+    dtype: str | None
+    max_shard_size: int | None
+    resume: bool
+    force: bool
+    allow_cast: bool
+    allow_pickle: bool
+    progress: Progress | None
