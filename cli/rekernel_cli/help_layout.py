@@ -117,6 +117,12 @@ def _is_rare(param: click.Parameter) -> bool:
     return isinstance(param, GroupedOption) and param.rare
 
 
+_COMPLETION = (
+    'for completion put eval "$(_REKERNEL_COMPLETE=bash_source rekernel)" into ~/.bashrc, the same with zsh_source '
+    "into ~/.zshrc, or _REKERNEL_COMPLETE=fish_source rekernel | source into ~/.config/fish/completions/rekernel.fish"
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A command that is not imported yet.
@@ -147,6 +153,8 @@ class LazyGroup(click.Group):
         except click.NoSuchOption as error:
             if error.possibilities or ctx.resilient_parsing:
                 raise
+            if error.option_name.startswith("--") and "completion" in error.option_name:
+                raise click.UsageError(f"No such option {error.option_name!r}; {_COMPLETION}", ctx) from None
             raise click.UsageError(
                 f"No such option {error.option_name!r} before a command; options follow the command, as in "
                 f"`{ctx.command_path} convert SOURCE TARGET --scale 2`.", ctx,
@@ -171,6 +179,8 @@ class LazyGroup(click.Group):
             known = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(self.entries)}."
             if name == "help":
                 known = "did you mean --help?"
+            elif name in ("completion", "completions"):
+                known = _COMPLETION
             elif os.path.lexists(name):
                 known = f"did you mean {ctx.command_path} {next(iter(self.entries))} {shlex.quote(name)}?"
             ctx.fail(f"No such command {name!r}; {known}")

@@ -201,6 +201,11 @@ def main(debug: bool) -> None:
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
         rekernel convert hf://org/model model-2x/ --scale 2 && rekernel push model-2x/ me/model-2x
 
+    Completion in the shell, a line for ~/.bashrc; for zsh and fish docs/cli.md has others:
+
+    \b
+        eval "$(_REKERNEL_COMPLETE=bash_source rekernel)"
+
     Results go to stdout, progress and errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
 

@@ -49,7 +49,8 @@ def test_the_card_tells_what_was_done(converted):
     }  # fmt: skip
     source = rk.inspect(converted).recipe.sources[0]
     for told in (
-        "| scale | 1.5 in width and 2 in height |", "| method | cubic |", "| gain | ratio |", "| tensors rescaled | 2 |",
+        "| scale | 1.5 in width and 2 in height |", "| method | cubic |", "| gain | ratio |",
+        "| tensors rescaled | 2 |",
         f"SHA-256 `{source.sha256}`", f"{source.nbytes:,} bytes", f"| made by | rekernel {rk.__version__} |",
         "| 2 | kernel 3, stride 1, padding 1 | kernel 11x9, stride 1, padding 5x4 |",
         "against the original's at 16x16: 0.1235.", "untouched network at 32x32: 0.5000",

@@ -144,6 +144,8 @@ def sample(
     \b
         rekernel sample examples/glyph_diffusion --size 32 --guidance upsample --kernels optimal
     """
+    if prompt is None:
+        _check_prompt(Path(source))
     try:
         import diffusers  # noqa: F401
     except ImportError:
@@ -190,6 +192,19 @@ def sample(
     if not quiet:
         for line in said:
             click.echo(line)
+
+
+def _check_prompt(folder: Path) -> None:
+    """Raise for a local pipeline with a text encoder: it needs a prompt. Before imports that take seconds and warn."""
+    from rekernel.checkpoint.pipeline_folder import find_pipeline
+
+    pipeline = find_pipeline(folder)
+    if pipeline is None or pipeline.brings_code or "text_encoder" not in pipeline.components:
+        return
+    from rekernel.escape import shown
+
+    kind = shown(str(pipeline.index.get("_class_name")))
+    raise Failure(f"--prompt: {kind} draws what a text says; pass --prompt TEXT")
 
 
 def _strengths(given: tuple[str, ...]) -> tuple[float, ...] | Literal[False] | None:

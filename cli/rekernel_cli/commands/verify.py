@@ -132,6 +132,8 @@ def verify(
             raise Failure(f"{shown(str(path.parent), 400)}: no such folder for {shown(path.name)}.")
         if path is not None and path.is_dir():
             raise Failure(f"{shown(str(path), 400)}: is a folder; give the file to write in it.")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise Failure(f"--report {shown(report.name)}: the report is an HTML page; name it .html or .htm.")
     found = compare(Request(source, converted, **options))
     if figure is not None:
         if not isinstance(found, Verification):

@@ -24,7 +24,8 @@ from ..user_code import import_file
 from .scores import accuracy, macro_f1
 
 TRAINED, SCALES = 16, (2, 4)
-STRIDES = {"conv2": 2, "conv4": 2}
+STRIDES = {"conv1": 1, "conv2": 2, "conv3": 1, "conv4": 2}
+PADDINGS = dict.fromkeys(STRIDES, 1)
 GRID = {"fc1": (1, TRAINED, TRAINED)}
 
 
@@ -108,8 +109,8 @@ def measure(out: Path, advance: Callable[[int], None]) -> dict[str, Any]:
 
 
 def convert_example(name: str, scale: int, target: Path, **options: Any) -> rk.Plan:
-    """Convert one classifier by `rekernel.convert`, with the strides and the grid that shapes do not show."""
-    hints = rk.Hints(stride=STRIDES) if name == "cnn" else rk.Hints(linear_grid=GRID)
+    """Convert one classifier by `rekernel.convert`, with the strides, paddings and the grid that shapes do not show."""
+    hints = rk.Hints(stride=STRIDES, padding=PADDINGS) if name == "cnn" else rk.Hints(linear_grid=GRID)
     source = examples() / f"{name}.safetensors"
     return rk.convert(source, target, scale=scale, hints=hints, force=True, **options).plans[""]
 

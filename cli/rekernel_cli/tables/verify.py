@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import shown
-from rekernel.text import dims, few
+from rekernel.text import counted, dims, few
 from rekernel.torch import ShiftSensitivity, Verification
+from rekernel.torch.measure.verdict import SAME
 
 from ..terminal import show
 
@@ -21,21 +22,11 @@ the glyph classifier kept all and lost none."""
 
 
 def print_comparison(target: Console, found: Verification) -> None:
-    """Print errors by layer, errors of the converted and of the untouched network, scores, and the verdict."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head, justify in (
-        ("layer", "left"),
-        ("kind", "left"),
-        ("output", "left"),
-        ("at new size", "left"),
-        ("error", "right"),
-    ):
-        table.add_column(head, justify=justify)  # type: ignore[arg-type]
-    for layer in found.layers:
-        table.add_row(
-            Text(shown(layer.name, 60)), layer.kind, dims(layer.size), dims(layer.new_size), f"{layer.error:.4f}"
-        )
-    show(target, table)
+    """Print the verdict, errors by layer, errors of the converted and of the untouched network, and scores."""
+    verdict = found.verdict
+    target.print(Text(f"Verdict: {verdict.title}. {verdict.on_command_line()}"))
+    target.print()
+    _print_layers(target, found)
     target.print()
     size, new = dims(found.size), dims(found.new_size)
     for note in found.notes:
@@ -54,9 +45,28 @@ def print_comparison(target: Console, found: Verification) -> None:
     for name, score in found.scores.items():
         place = size if name == "original" else new
         target.print(f"{name} at {place}: accuracy {score.accuracy:.1f}, macro F1 {score.f1:.1f}")
-    verdict = found.verdict
-    target.print()
-    target.print(Text(f"Verdict: {verdict.title}. {verdict.on_command_line()}"))
+
+
+def _print_layers(target: Console, found: Verification) -> None:
+    """Print the error of each layer; of layers that all differ by rounding alone, their count and the largest error."""
+    worst = max((layer.error for layer in found.layers), default=0.0)
+    if found.layers and worst <= SAME:
+        target.print(f"{counted(len(found.layers), 'layer')}, relative error at most {worst:.0e}")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, justify in (
+        ("layer", "left"),
+        ("kind", "left"),
+        ("output", "left"),
+        ("at new size", "left"),
+        ("error", "right"),
+    ):
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+    for layer in found.layers:
+        table.add_row(
+            Text(shown(layer.name, 60)), layer.kind, dims(layer.size), dims(layer.new_size), f"{layer.error:.4f}"
+        )
+    show(target, table)
 
 
 def _print_shifts(target: Console, found: Verification) -> None:

@@ -62,6 +62,12 @@ def loaded(source: str, converted: str, factory: str | None, *, allow_pickle: bo
             f"`rekernel convert` wrote"
         )
     folder, config = config_beside(files[0])
+    if folder is None and factory is None and config_beside(files[1])[0] is not None:
+        raise RekernelError(
+            f"{shown(source, 400)}: has no config.json beside it, and the one of {shown(converted, 400)} may hold the "
+            f"new sizes; pass the original's folder, put its config.json beside {shown(files[0].name)}, or pass "
+            f"--model package.module:function"
+        )
 
     def made() -> nn.Module:
         return build(folder, config, source) if factory is None else _build(factory)

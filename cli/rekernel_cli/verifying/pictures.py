@@ -249,6 +249,11 @@ def _normalised(pixels: NDArray[Any], how: Preprocessing, channels: int) -> Tens
 
 
 def _labels(path: Path) -> NDArray[Any]:
+    if path.is_dir():
+        raise RekernelError(
+            f"{shown_path(path)}: is a folder; --labels is a file of class numbers, .npy or text with one number a "
+            f"line. For a folder with a subfolder for each class, --data alone is enough"
+        )
     if path.suffix.lower() == ".npy":
         return _arrays(path)[0]
     try:

@@ -6,13 +6,16 @@ and cascades themselves. What is recommended: docs/guidance.md, "What cascades a
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RekernelError, RekernelWarning
+from ..errors import RekernelError
 from ..escape import shown
+from ..messages.arguments import check_names, short
+from ..messages.warn import tell
 from .cascade.guided_cascade import GuidedCascade
 from .cascade.settings import STRENGTH, at_scale, settings_from
 from .cascade.sizes import check_multiple, geometry_of, parsed_size, sizes_up_to, text_of
@@ -25,6 +28,7 @@ from .guidance.upsample import UpsampleGuidance
 from .kernels.settings import KernelSettings
 from .kernels.supersampled import SupersampledKernels
 from .pipelines.attached_cascade import AttachedCascade
+from .pipelines.unstaged_cascade import UnstagedCascade
 from .positions.rescaled import RescaledPositions
 from .positions.settings import PositionSettings
 
@@ -49,6 +53,7 @@ def apply(
     kernels: KernelSettings | Mapping[str, Any] | bool | None = None,
     positions: PositionSettings | Mapping[str, Any] | bool | None = None,
     cascade: float | Sequence[float] | bool | None = None,
+    **others: Any,
 ) -> Attached:
     """Let a diffusers pipeline sample above its trained size, with the recommended settings for its kind.
 
@@ -65,7 +70,7 @@ def apply(
         size.
     size : int, (height, width) or '1024x768' (width first), optional
         Instead of `scale`: the size of the pictures, in pixels. It is checked here. Pass it to the pipeline too, as
-        `height` and `width`; a cascade knows it.
+        `height` and `width`; a cascade knows it. 'auto' is scale='auto'.
     guidance : bool, UpsampleGuidance, or a mapping of its options; None
         None and True are the recommended guidance, False is none.
     kernels : bool, SupersampledKernels, or a mapping of its options; None
@@ -83,14 +88,14 @@ def apply(
     Raises
     ------
     RekernelError
-        For a network without its pipeline, for settings that cannot be, and where something is attached that an earlier
-        `apply` did not put there. The pipeline is then as before.
+        For a network without its pipeline, for arguments of other names, for settings that cannot be, and where
+        something is attached that an earlier `apply` did not put there. The pipeline is then as before.
 
     Warns
     -----
     RekernelWarning
         Where the trained size, or less, is asked for: then nothing is attached. A call of the pipeline at such a size
-        warns too, once, and is not changed.
+        warns too, once, and is not changed. With cascade=True, `pipe.rekernel.cascade(prompt)` calls the pipeline then.
 
     Examples
     --------
@@ -112,11 +117,19 @@ def apply(
 
     from .cascade.networks import Networks
 
+    _check_names(others)
+    if isinstance(pipe, str | os.PathLike):
+        raise RekernelError(
+            f"apply takes a pipeline, not its name; load it first: DiffusionPipeline.from_pretrained({short(pipe)})"
+        )
     if isinstance(pipe, nn.Module):
         raise RekernelError(
             f"apply takes a pipeline, and this is a {type(pipe).__name__}; pass the pipeline, or attach to the network "
             f"with UpsampleGuidance().attach(network, scheduler=...)"
         )
+    _check_strengths(cascade)
+    if size == "auto":
+        size = None
     networks = Networks(pipe)
     asked = _asked(scale, size, networks.main, pipe)
     if asked is not None and asked[0] == "auto" and not cascade and not networks.main.takes_size:
@@ -127,7 +140,10 @@ def apply(
     options = {"guidance": guidance, "kernels": kernels, "positions": positions}
     earlier = _taken_off(pipe)
     if asked is None:
-        return Attached(pipe)
+        if not cascade:
+            return Attached(pipe)
+        pixels = None if size is None or not networks.main.takes_size else parsed_size(size, "size")
+        return _listed(pipe, [], UnstagedCascade(pipe, pixels), None)
     try:
         return _attach(pipe, networks, asked, options, cascade)
     except BaseException:
@@ -216,7 +232,28 @@ def _asked(scale: Any, size: Any, target: Target, pipe: Any) -> tuple[Scale, tup
 
 
 def _warn(said: str, target: Target) -> None:
-    warnings.warn(f"{said} to {target}", RekernelWarning, stacklevel=4)
+    tell([f"{said} to {target}"])
+
+
+def _check_names(others: Mapping[str, Any]) -> None:
+    """Raise for arguments that `apply` does not have; options of guidance are named as such."""
+    for name, value in others.items():
+        if any(field.name == name for field in fields(GuidanceSettings)):
+            raise RekernelError(f"{name} is an option of guidance; pass guidance={{'{name}': {short(value)}}}")
+    check_names(others, ("scale", "size", "guidance", "kernels", "positions", "cascade"), "apply")
+
+
+def _check_strengths(cascade: Any) -> None:
+    """Raise unless `cascade` is None, a bool, or strengths above 0 and at most 1."""
+    several = isinstance(cascade, Sequence) and not isinstance(cascade, str)
+    for value in cascade if several else [cascade]:
+        if not several and (value is None or isinstance(value, bool)):
+            return
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+            raise RekernelError(
+                f"cascade={short(cascade)} must be True, False, a strength above 0 and at most 1, or one such number "
+                f"for each stage: the share of the steps that a stage runs again"
+            )
 
 
 def _attach(
@@ -240,7 +277,7 @@ def _attach(
         for part in reversed(parts):
             part.remove()
         raise
-    return _listed(pipe, parts, made)
+    return _listed(pipe, parts, made, asked[1] if networks.main.takes_size else None)
 
 
 def _cascade(
@@ -260,30 +297,33 @@ def _cascade(
     return GuidedCascade(pipe, scale=scales, strength=strength, **settings)
 
 
-def _taken_off(pipe: Any) -> tuple[list[tuple[Attachable, Any, Any]], Any]:
-    """Take off what an earlier `apply` put on: its parts with the arguments of their `attach`, and its cascade."""
+def _taken_off(pipe: Any) -> tuple[list[tuple[Attachable, Any, Any]], Any, tuple[int, int] | None]:
+    """Take off what an earlier `apply` put on: its parts with the arguments of their `attach`, its cascade and size."""
     record = vars(pipe).get(ATTRIBUTE)
     if not isinstance(record, Attached) or record.applied is None:
-        return [], None
+        return [], None, None
     cascade, record.cascade = record.cascade, None
+    size, record.size = record.size, None
     found = [(part, *part.target) for part in record.applied if part.attached]
     record.applied = None
     for part, _, _ in reversed(found):
         part.remove()
     record.drop(None)  # where it held a cascade alone
-    return found, cascade
+    return found, cascade, size
 
 
-def _put_back(pipe: Any, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any) -> None:
-    if not parts and cascade is None:
+def _put_back(
+    pipe: Any, parts: Sequence[tuple[Attachable, Any, Any]], cascade: Any, size: tuple[int, int] | None
+) -> None:
+    if not parts and not cascade:
         return
-    _listed(pipe, [part.attach(target, scheduler=scheduler) for part, target, scheduler in parts], cascade)
+    _listed(pipe, [part.attach(target, scheduler=scheduler) for part, target, scheduler in parts], cascade, size)
 
 
-def _listed(pipe: Any, parts: Sequence[Attachable], cascade: Any) -> Attached:
+def _listed(pipe: Any, parts: Sequence[Attachable], cascade: Any, size: tuple[int, int] | None) -> Attached:
     """The record of a pipeline, with what `apply` put there."""
     record = attached_to(pipe)
     for part in parts:
         record.add(part)  # also one that was attached to a denoiser alone
-    record.applied, record.cascade = tuple(parts), cascade
+    record.applied, record.cascade, record.size = tuple(parts), cascade, size
     return record

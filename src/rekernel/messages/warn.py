@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 from ..errors import Option, RekernelWarning
 from ..escape import inert
@@ -19,6 +20,8 @@ MOST = 8
 """As many notes of one call become warnings; another warning says how many more there are, and where."""
 
 _OWN = str(Path(__file__).parents[1]) + os.sep
+_CALLING = ("diffusers", "torch")
+"""Packages that call hooks of rekernel: a hook's warning is shown at the line that called them."""
 
 
 def tell(notes: Iterable[str], more: str = "the result has them all") -> None:
@@ -57,8 +60,13 @@ def _harmless(part: str | Option) -> str | Option:
 
 
 def _callers_level() -> int:
-    """The `stacklevel` in `tell` of the first frame outside rekernel."""
+    """The `stacklevel` in `tell` of the first frame outside rekernel, and outside the packages that call its hooks."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+    while frame.f_back is not None and _is_inside(frame):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _is_inside(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return frame.f_code.co_filename.startswith(_OWN) or package in _CALLING

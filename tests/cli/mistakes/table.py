@@ -39,6 +39,10 @@ COMMANDS = [
     ("demo x", 2, TRY.format("demo ")),
     ("demo --out net.safetensors", 2, r"'net\.safetensors' is a file"),
     ("demo --out net.safetensors/y", 1, r"name another folder"),
+    ("completion", 2, r'put eval "\$\(_REKERNEL_COMPLETE=bash_source rekernel\)" into ~/\.bashrc'),
+    ("--completion", 2, r"_REKERNEL_COMPLETE=fish_source rekernel \| source"),
+    ("inspect models.py", 1, r"models\.py: is not a safetensors file; pass a \.safetensors file"),
+    (f"{VERIFY} {PICTURES} --report out.pdf", 1, r"--report out\.pdf: .*name it \.html or \.htm"),
 ]
 
 SOURCES = [

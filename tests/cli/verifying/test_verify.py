@@ -1,6 +1,7 @@
 """`rekernel verify` on the shipped classifiers, through real files, and what it says of wrong input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -40,6 +41,20 @@ def test_it_reports_each_layer_the_whole_and_the_scores(converted, tmp_path):
     assert shown.exit_code == 0
     assert f"relative error {result['error']:.4f}" in shown.stdout
     assert figure.read_bytes()[:4] == b"\x89PNG"
+    # the verdict stands first, and layers that differ by rounding alone are one line
+    assert shown.stdout.startswith("Verdict: The same answers.")
+    assert f"{len(result['layers'])} layers, relative error at most" in shown.stdout and "conv2" not in shown.stdout
+
+
+def test_a_folder_of_labels_and_a_config_beside_the_conversion_alone_are_led_on(converted, tmp_path):
+    shape = ("--model", MODEL, "--input", "1x16x16", "--data", GLYPHS / "test.npz")
+    said = run(converted, *shape, "--labels", tmp_path).stderr
+    assert "is a folder; --labels is a file of class numbers" in said
+    beside = tmp_path / "folder" / "cnn-2x.safetensors"
+    beside.parent.mkdir()
+    shutil.copy(converted, beside)
+    (beside.parent / "config.json").write_text('{"architectures": ["ResNetForImageClassification"]}')
+    assert "put its config.json beside cnn.safetensors" in run(beside).stderr
 
 
 def test_without_data_smooth_noise_will_do(converted):

@@ -208,7 +208,7 @@ def test_wrong_labels_and_folders_are_one_clear_line(vit, tmp_path):
     (tmp_path / "plain.safetensors").write_bytes((vit / "vit" / "model.safetensors").read_bytes())
     words = ["verify", str(tmp_path / "plain.safetensors"), str(vit / "vit-2x")]
     result = CliRunner().invoke(main, words)
-    assert result.exit_code == 1 and "has no config.json that names the network's class; pass --model" in result.stderr
+    assert result.exit_code == 1 and "put its config.json beside plain.safetensors, or pass --model" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_cell_of_a_notebook_may_run_twice(sd):
     first = apply(sd, size=(32, 32)).guidance
     second = apply(sd, 2, guidance={"theta": 1.2}, kernels=True).guidance
     assert not first.attached and sd.rekernel.guidance is second and sd.rekernel.kernels.attached
-    assert "theta=1.2" in repr(sd.rekernel)
+    assert "theta 1.2, eta 0.6" in repr(sd.rekernel)
     with pytest.raises(rk.RekernelError, match="theta='x' is not a finite number"):
         apply(sd, guidance={"theta": "x"})
     assert sd.rekernel.guidance is second and second.attached
@@ -145,7 +145,11 @@ def test_a_scale_that_would_go_below_the_trained_size_is_cut(nets, sd):
         ({"size": "large"}, r"size: 'large' is not a size"),
         ({"guidance": False}, "there is nothing to attach"),
         ({"guidance": {"zeta": 1}}, "no option zeta"),
-        ({"cascade": 2, "size": 32}, "strength=2 must be above 0"),
+        ({"cascade": 2, "size": 32}, "cascade=2 must be True, False, a strength above 0"),
+        ({"cascade": "yes", "size": 32}, "cascade='yes' must be True, False, a strength above 0"),
+        ({"kernels": "optimal"}, r"must be True, False, .*did you mean kernels=\{'method': 'optimal'\}"),
+        ({"size": 32, "theta": 2}, r"pass guidance=\{'theta': 2\}"),
+        ({"sise": 32}, r"apply has no argument sise=; did you mean size=\?"),
     ],
 )
 def test_slips_are_one_line_and_change_nothing(sd, arguments, said):
@@ -189,7 +193,35 @@ def test_pipelines_of_pixels(pixels):
     with pytest.raises(rk.RekernelError, match="its call takes no height and width"):
         apply(pixels)
     apply(pixels, size=16, cascade=True)
-    assert "theta 1.5, eta 1, U cubic" in repr(pixels.rekernel)
+    assert "theta 1.5, eta 1" in repr(pixels.rekernel)
     assert pixels.rekernel.cascade(num_inference_steps=2).images[0].size == (16, 16)
     detach(pixels)
     assert not hasattr(pixels, "rekernel") and pixels.unet.config.sample_size == 8
+
+
+def test_a_size_that_apply_was_given_is_named_until_it_is_passed(sd):
+    record = apply(sd, size="48x32")
+    assert "size: 48x32; pass height=32, width=48 to the pipeline" in repr(record) and len(repr(record)) < 120
+    assert "<b>Attached</b>" in record._repr_html_() and "height=32, width=48" in record._repr_html_()
+    with pytest.warns(rk.RekernelWarning, match="pass height=32, width=48 to the pipeline") as seen:
+        picture(sd, 16)
+    assert [warning.filename for warning in seen] == [__file__]  # not a line of rekernel, diffusers or torch
+    assert apply(sd, size="auto").size is None
+
+
+def test_a_cascade_up_to_the_trained_size_is_a_call_of_the_pipeline(sd):
+    plain, before = picture(sd, 16), state(sd)
+    with pytest.warns(rk.RekernelWarning, match="nothing is attached"):
+        apply(sd, size=16, cascade=True)
+    assert np.array_equal(sd.rekernel.cascade(**OPTIONS, generator=torch.Generator().manual_seed(0)).images[0], plain)
+    detach(sd)
+    assert state(sd) == before
+
+
+def test_a_cascade_that_was_not_asked_for_says_how_to_make_one(sd):
+    cascade = apply(sd, size=32).cascade
+    assert not cascade
+    with pytest.raises(rk.RekernelError, match=r"apply\(pipe, size=.*, cascade=True\) makes one"):
+        cascade("a cat")
+    with pytest.raises(rk.RekernelError, match=r"load it first: DiffusionPipeline\.from_pretrained\('sdxl'\)"):
+        apply("sdxl", size=256)

@@ -114,8 +114,17 @@ def test_grades_compare_with_controls(converted, by_hand, untouched, grade):
 
 def test_a_share_of_few_pictures_may_differ_by_chance():
     nearly, control = difference(0.3, 0.8), difference(0.1, 0.9)
-    assert grade_of(nearly, control, None, 10, pictures=True) == "close"
+    assert grade_of(nearly, control, None, 50, pictures=True) == "close"
     assert grade_of(nearly, control, None, 1000, pictures=True) == "changed"
+
+
+def test_too_few_pictures_say_so_and_their_outputs_decide():
+    far, near, control = difference(0.0097, 0.875), difference(0.0002, 0.875), difference(0.0003, 1.0)
+    for found, grade in ((far, "changed"), (near, "close")):
+        said = verdict_of(found, control, None, 8, pictures=True, gives_image=False, strided=False)
+        assert said.grade == grade
+        assert "too few pictures to tell (8): 7 of 8 against 8 of 8 may be chance" in str(said)
+        assert "differ by 0.03 %" in str(said)
 
 
 def test_a_kernel_and_its_spectrum_are_those_of_the_weights():

@@ -124,7 +124,14 @@ def settings_from(kind: type[Any], name: str, given: Any, *, default: bool) -> A
         return at_scale(kind, given, given.scale)
     if isinstance(given, Mapping):
         return kind.from_arguments(given)
-    raise RekernelError(f"{name}={shown(repr(given), 80)} must be a mapping of options, such an object, None or False")
+    hint = f"; did you mean {name}={{'method': {shown(repr(given), 40)}}}?" if _is_method(kind, given) else ""
+    raise RekernelError(
+        f"{name}={shown(repr(given), 80)} must be True, False, None, a mapping of options or such an object{hint}"
+    )
+
+
+def _is_method(kind: type[Any], given: Any) -> bool:
+    return isinstance(given, str) and any(field.name == "method" for field in fields(kind))
 
 
 def at_scale(kind: type[Any], settings: SamplerSettings, scale: Any, **changed: Any) -> Any:

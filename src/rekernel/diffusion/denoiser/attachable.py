@@ -90,6 +90,16 @@ class Attachable(ABC):
     def _make_hook(self, target: Any, scheduler: Any) -> Any:
         """Put a hook on the denoiser and return it; a hook has `take_off()`, `described()` and `target`."""
 
+    def brief(self) -> str:
+        """The settings in a few words, for a person."""
+        said = "" if self._hook is None else self._hook.brief()
+        said = said or self._described()
+        return said if self.enabled else f"disabled, {said}"
+
+    @abstractmethod
+    def _described(self) -> str:
+        """The arguments that make the settings, for a repr."""
+
     def _where(self) -> str:
         """The end of the repr: where this is attached, and whether it is disabled."""
         where = "not attached" if self._hook is None else self._hook.described()

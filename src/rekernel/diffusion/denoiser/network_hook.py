@@ -6,15 +6,15 @@ Scope: putting on, taking off, and when a hook lets a call through. Not here: th
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ...errors import RekernelWarning
+from ...messages.warn import tell
 from ...text import scale_text
 from ..formulas.sizes import above_trained, factors_for
 from ..sampler_settings import SamplerSettings
+from .attached import asked_size
 from .hooks import ForwardHook, put_on, take_off
 from .pass_context import current_pass
 from .target import Target
@@ -52,6 +52,10 @@ class NetworkHook(ABC, Generic[S]):
         """Describe the target."""
         return f"on {self.target}"
 
+    def brief(self) -> str:
+        """What the settings come to on this target, for a person; nothing where they say all themselves."""
+        return ""
+
     def _lets_through(self) -> bool:
         """Whether this call runs as if the hook were not there."""
         return not self._enabled() or current_pass().bypass
@@ -73,10 +77,14 @@ class NetworkHook(ABC, Generic[S]):
         if known is not None and (idle or used != asked) and not self._warned:
             self._warned = True
             sizes = f"{self.target.pixels(size)}, and {self.target} was trained at {self.target.pixels(known)}"
-            done = "it does nothing; pass height= and width= of a larger picture"
+            wanted = asked_size(self.target.pipe)
+            larger = "height= and width= of a larger picture"
+            if wanted is not None:
+                larger = f"height={wanted[0]}, width={wanted[1]} to the pipeline for the size that apply was given"
+            done = f"it does nothing; pass {larger}"
             if not idle:
                 done = f"it takes the scale {scale_text(used)} instead of {scale_text(asked)}; scale='auto' always does"
-            warnings.warn(f"{type(self.settings).__name__}: this picture has {sizes}, so {done}", RekernelWarning, 2)
+            tell([f"{type(self.settings).__name__}: this picture has {sizes}, so {done}"])
         return used
 
     def _is_idle(self, size: Sequence[int]) -> bool:

@@ -6,13 +6,13 @@ Scope: calls of the denoiser. Not here: the formulas (see `formulas/guided`), th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ...errors import RekernelError, RekernelWarning
+from ...errors import RekernelError
+from ...messages.warn import tell
 from ..denoiser.call import Call, read_call
 from ..denoiser.conditions import check_reducible
 from ..denoiser.hooks import GUIDANCE
@@ -48,13 +48,19 @@ class GuidedDenoiser(NetworkHook[GuidanceSettings]):
         if target.pipe is not None or target.latent or (settings.theta is not None and timed):
             return
         theta, eta, _ = target.defaults
-        warnings.warn(
-            f"{target} may make the pixels of a picture or the latents of a VAE, which it does not tell: theta "
-            f"{theta:g} and eta {eta:g} are taken. Attach to the pipeline, which tells it, or pass theta= and eta= "
-            f"({PIXELS[0]:g} and {PIXELS[1]:g} for pixels, {LATENT[0]:g} and {LATENT[1]:g} for latents)",
-            RekernelWarning,
-            stacklevel=2,
+        tell(
+            [
+                f"{target} may make the pixels of a picture or the latents of a VAE, which it does not tell: theta "
+                f"{theta:g} and eta {eta:g} are taken. Attach to the pipeline, which tells it, or pass theta= and eta= "
+                f"({PIXELS[0]:g} and {PIXELS[1]:g} for pixels, {LATENT[0]:g} and {LATENT[1]:g} for latents)"
+            ]
         )
+
+    def brief(self) -> str:
+        """Theta and eta, with the defaults of this target."""
+        theta, eta, _ = self.target.defaults
+        window = self.settings.window(theta, eta)
+        return f"theta {window.theta:g}, eta {window.eta:g}{' (experimental)' if self.target.experimental else ''}"
 
     def described(self) -> str:
         """Describe what guidance will do on this target."""

@@ -21,6 +21,9 @@ SAME = 1e-4
 compared, the 275 whose rescaled form is exact differ by at most 8.2e-6, which is rounding, the 126 others by at least
 4.9e-4."""
 
+FEW = 30
+"""Fewer pictures than these are too few to count answers: one answer is more than 3 % of them. Their outputs decide."""
+
 _PICTURES = Option("pass pictures of the new size", "pass --data with pictures of the new size")
 _MODE = Option('mode="absorb"', "--mode absorb")
 
@@ -67,14 +70,17 @@ def grade_of(
 ) -> Grade:
     """The grade of a rescaled network.
 
-    Answers of classifiers to pictures are counted; all others are compared by their relative error.
+    For classifiers, answers to pictures are counted where there are at least `FEW`; all others are compared by their
+    relative error.
 
     Examples
     --------
     >>> grade_of(Difference(0.2, 0.9), Difference(0.1, 0.92), Difference(1.0, 0.3), 100, pictures=True)
     'close'
-    >>> grade_of(Difference(0.2, 1.0), Difference(0.1, 1.0), Difference(0.5, 1.0), 10, pictures=True)
+    >>> grade_of(Difference(0.2, 1.0), Difference(0.1, 1.0), Difference(0.5, 1.0), 100, pictures=True)
     'close'
+    >>> grade_of(Difference(0.2, 1.0), Difference(0.1, 1.0), Difference(0.5, 1.0), 10, pictures=True)
+    'changed'
     >>> grade_of(Difference(0.2), Difference(0.1), Difference(1.0), 100, pictures=True)
     'changed'
     """
@@ -86,7 +92,10 @@ def grade_of(
             ours, theirs = (converted.kept, -converted.error), (untouched.kept, -untouched.error)
             if ours <= theirs:
                 return "no better"
-        return "close" if converted.kept >= by_hand.kept - margin(converted.kept, by_hand.kept, count) else "changed"
+        if count >= FEW:
+            near = converted.kept >= by_hand.kept - margin(converted.kept, by_hand.kept, count)
+            return "close" if near else "changed"
+        return "close" if converted.error <= by_hand.error else "changed"
     if untouched is not None and converted.error >= untouched.error:
         return "no better"
     return "close" if converted.error <= by_hand.error else "changed"
@@ -136,7 +145,7 @@ def verdict_of(
         said.append(("The rescaled network gives the original's answers to the reduced pictures, up to rounding.",))
     else:
         said.append((_difference(converted, count, counted),))
-        said.append((_control(grade, converted, by_hand, counted),))
+        said.append((_control(grade, converted, by_hand, count, counted),))
     said.append((_untouched(grade, converted, untouched, counted),))
     if grade in ("changed", "no better"):
         if gives_image:
@@ -169,12 +178,19 @@ def _difference(converted: Difference, count: int, counted: bool) -> str:
     )
 
 
-def _control(grade: Grade, converted: Difference, by_hand: Difference, counted: bool) -> str:
+def _control(grade: Grade, converted: Difference, by_hand: Difference, count: int, counted: bool) -> str:
     if counted and by_hand.kept is not None and converted.kept is not None:
-        other = f"{percent(by_hand.kept)} of its answers"
-        if grade == "close":
-            return f"That is as near as it gets: reduced by a cubic filter instead, the original itself keeps {other}."
-        return f"For comparison: where a cubic filter reduces the pictures, the original keeps {other}."
+        other = f"{percent(by_hand.kept)} of its answers, and its outputs differ by {percent(by_hand.error)}"
+        control = f"reduced by a cubic filter instead, the original itself keeps {other}."
+        if count < FEW and grade != "no better":
+            ours, theirs = (
+                f"{round(found.kept * count)} of {count}" for found in (converted, by_hand) if found.kept is not None
+            )
+            return (
+                f"These are too few pictures to tell ({count}): {ours} against {theirs} may be chance, so the outputs "
+                f"decide. For comparison: {control}"
+            )
+        return f"{'That is as many, up to chance' if grade == 'close' else 'For comparison'}: {control}"
     other = percent(by_hand.error)
     if grade == "close":
         return f"Reducing the pictures by a cubic filter instead changes the original's outputs by {other}, no less."
