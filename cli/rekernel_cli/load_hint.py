@@ -140,11 +140,11 @@ def how_to_check(source: str, report: Report, *, allow_pickle: bool = False) -> 
     command = f"rekernel verify {shell_word(source)} {shell_word(report.target)}"
     if _names_its_class(Path(source)):
         return (
-            "Names alone cannot be checked: they do not show what the model's code does.\n"
+            "convert saw only tensor names, not the model's code, so check the result:\n"
             f"{command}{pickle} compares both."
         )
     return (
-        "Names alone cannot be checked: they do not show what the model's code does. With the model,\n"
+        "convert saw only tensor names, not the model's code, so check the result with the model:\n"
         f"{command} --model MODULE:NAME --input CxHxW{pickle} compares both."
     )
 

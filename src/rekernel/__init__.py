@@ -1,8 +1,11 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
+from typing import TYPE_CHECKING, Any
+
 from .conversion.report import Report
 from .errors import CheckpointError, RekernelError, RekernelWarning
 from .inspection import Info, inspect
+from .messages.missing_name import missing_name
 from .offline import Estimate, convert, estimate, plan_source
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange
 from .plan.plan import Plan
@@ -47,6 +50,13 @@ __all__ = [
     "resample_hidden",
     "resample_linear",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker shall go on finding names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        """Say what a misspelt name may mean."""
+        raise missing_name(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -53,7 +53,10 @@ def test_a_checkpoint_says_the_loader_and_the_layers(run, checkpoint, tmp_path):
     said = closing(ok(run("convert", checkpoint, tmp_path / "fc.safetensors", "--scale", "2", *grid)))
     loads = "Another loader (safetensors.torch.load_file) needs a model with the new shapes."
     check = f"rekernel verify {checkpoint} {tmp_path / 'fc.safetensors'} --model MODULE:NAME --input CxHxW"
-    assert f"{loads} Names alone cannot be checked: " in said and check in said
+    assert (
+        f"{loads} convert saw only tensor names, not the model's code, so check the result with the model: " in said
+        and check in said
+    )
     said = closing(ok(run("convert", checkpoint, tmp_path / "half.safetensors", "--scale", "1", "--dtype", "F16")))
     assert said == ""
 
@@ -93,7 +96,7 @@ def test_a_folder_whose_configuration_tells_all_says_from_pretrained(run, tmp_pa
     transformers.ViTModel(config).save_pretrained(tmp_path / "in")
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "out", "--scale", "2")))
     loads = f"It loads as before, for images of the new size: ViTModel.from_pretrained({str(tmp_path / 'out')!r})"
-    assert said.startswith(f"{loads} Names alone cannot be checked: ")
+    assert said.startswith(f"{loads} convert saw only tensor names, not the model's code, so check the result: ")
     assert transformers.AutoModel.from_pretrained(tmp_path / "out").config.image_size == 32
     said = closing(ok(run("convert", tmp_path / "in", tmp_path / "other", "--scale", "2", "--mode", "supersample")))
     ours = f"rekernel.torch.load_pretrained({str(tmp_path / 'other')!r}) loads it. ViTModel.from_pretrained does not"

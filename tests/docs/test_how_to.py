@@ -23,6 +23,7 @@ from .makers import MAKERS  # noqa: E402 - after torch is known to be there
 SLOW = {"frameworks", "lora", "stable-diffusion", "video"}  # they import diffusers' pipelines, Keras and JAX
 SMALLER = (
     (r"\b512\b", "16"), (r"\b1024\b", "32"), (r"\b1536\b", "48"),
+    (r"\b224\b", "32"), (r"\b448\b", "64"),
     (r"\bnum_inference_steps(=|\": )20\b", r"num_inference_steps\g<1>2"),
     (r"--steps 20\b", "--steps 2"),
 )  # fmt: skip

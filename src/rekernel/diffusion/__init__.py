@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..messages.missing_name import missing_name
 from .applying import apply, detach
 from .cascade.guided_cascade import GuidedCascade
 from .formulas.guided import Window, guided_prediction, guided_x0, octaves
@@ -57,7 +58,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the measure when first asked for: it runs networks, so it imports torch."""
     if name not in ("AtTime", "DenoiserVerification", "verify_denoiser"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise missing_name(__name__, name)
     from .measure import denoiser_verification
 
     return getattr(denoiser_verification, name)

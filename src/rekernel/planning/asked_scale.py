@@ -13,10 +13,8 @@ from typing import Any
 
 from ..errors import Option, RekernelError
 from ..escape import shown
+from ..resampling.geometry import TYPED
 from .settings import Scale, plain_scale
-
-TYPED = 16
-"""A larger number typed as a scale is taken for a size; sizes of any ratio can be given as sizes."""
 
 Sizes = tuple[int, ...]
 

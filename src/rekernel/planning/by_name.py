@@ -37,7 +37,7 @@ from .no_effect import without_effect
 from .position_grid import CONFIG, assumed_square, trained_image
 from .quantized import quantized_notes
 from .reading_by_name import Reading, reading
-from .roles import ABSORB, SUPERSAMPLE, aligned
+from .roles import ABSORB, SUPERSAMPLE, aligned, check_whole_patches
 from .rules import resampled_image, shrinking_note
 from .settings import Hints, Request, Scale, Settings, plain_scale
 from .tensor import Layer
@@ -188,6 +188,10 @@ def plan_opened(source: TensorSource, asked: Request) -> Plan:
     if all(is_one(settings.scale) for settings in (asked.settings, *given.each.values())):
         return _unscaled(given)
     how = reading(shapes, family, asked.settings, hints, asked.mode, chosen)
+    image = trained_image(source.path.parent) if how.keeps_patch else None
+    for name in sorted(how.readers) if image else []:
+        patch = shapes[name][2:]
+        check_whole_patches(patch, image or (), asked.settings.scales(len(patch)) or ())
     try:
         return _planned(given, how)
     except RekernelError as error:

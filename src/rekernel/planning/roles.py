@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, get_args
 
-from ..errors import RekernelError
+from ..errors import Option, RekernelError
 from ..escape import shown
 from ..plan.changes import LayerMode, Mode, NetworkMode
-from ..text import dims, scale_text
+from ..text import dims, meant, scale_text
 from .settings import Settings
 
 SUPERSAMPLE: Final = "supersample"
@@ -44,6 +44,39 @@ def patches_stay(kernel: Sequence[int], scale: Sequence[float]) -> str:
         f"patches of {dims(kernel)} pixels cannot grow by {scale_text(tuple(each))}, so they stay: more tokens are "
         f"read, at interpolated positions"
     )
+
+
+def check_whole_patches(kernel: Sequence[int], size: Sequence[int], scale: Sequence[float]) -> None:
+    """Raise if an image of the new size is not cut into whole patches, where the patches stay as they were trained.
+
+    A vision transformer would run there, but leave out the last pixels, and its config could not say so. A trained
+    image that is not cut into whole patches is not asked for a better one.
+
+    Parameters
+    ----------
+    kernel : pixels of a patch along each axis
+    size : pixels of the trained image
+    scale : new pixels per old pixel
+
+    Examples
+    --------
+    >>> check_whole_patches((16, 16), (224, 224), (384 / 224, 384 / 224))
+    >>> check_whole_patches((16, 16), (224, 224), (390 / 224, 390 / 224))
+    Traceback (most recent call last):
+    rekernel.errors.RekernelError: 390 is not a multiple of 16, the pixels of a patch, which cannot grow by 1.74107; 384
+    and 400 are. mode='absorb' resamples the image to 224x224 pixels instead
+    """
+    for k, n, s in zip(kernel, size, scale, strict=True):
+        new = round(n * s, 6)
+        if n % k or new % k == 0:
+            continue
+        least = int(new // k) * k
+        raise RekernelError(
+            f"{new:g} is not a multiple of {k}, the pixels of a patch, which cannot grow by {s:g}; {least} and "
+            f"{least + k} are. ",
+            Option("mode='absorb'", "--mode absorb"),
+            f" resamples the image to {dims(size)} pixels instead",
+        )
 
 
 class Role(StrEnum):
@@ -206,4 +239,4 @@ def checked_mode(mode: str) -> LayerMode:
     for known in MODES:
         if mode == known:
             return known
-    raise RekernelError(f"mode {shown(str(mode))} is not one of {', '.join(MODES)}")
+    raise RekernelError(f"mode {shown(str(mode))} is not one of {', '.join(MODES)}{meant(str(mode), MODES)}")

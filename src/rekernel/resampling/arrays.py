@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import RekernelError
 from ..messages.arguments import check_array, check_sizes, kind_of, short
 from ..messages.warn import tell
+from .geometry import TYPED
 from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule, canonical_method
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
@@ -147,6 +148,7 @@ def resample_conv(
     scales, all_taps, phases = (
         per_axis(value, len(axes), name) for value, name in ((scale, "scale"), (taps, "taps"), (phase, "phase"))
     )
+    _refuse_size(scales)
     operators = {}
     for axis, s, t, p in zip(axes, scales, all_taps, phases, strict=True):
         k = int(w.shape[axis])
@@ -155,6 +157,16 @@ def resample_conv(
         operators[axis] = kernel_operator(k, s, method, taps=t, gain=gain, phase=p, a=a, smoothness=smoothness)
     tell(_without_effect(method, scales, phases, a, smoothness))
     return resample(w, operators, allow_cast=allow_cast)
+
+
+def _refuse_size(scales: Sequence[Any]) -> None:
+    """Raise for a scale that must be the size of an image."""
+    for s in scales:
+        if isinstance(s, int | float) and TYPED < s < np.inf:
+            raise RekernelError(
+                f"scale={s:g} is new pixels per old pixel, and {TYPED} is the limit here; for an image of {s:g} pixels "
+                f"pass the new size divided by the trained one: scale={s:g} / 224, where that is 224"
+            )
 
 
 def resample_linear(

@@ -18,6 +18,10 @@ from .methods import Alias, KernelMethod, TapsRule
 from .operators import kernel_taps
 
 _CLOSE = 1e-9
+
+TYPED = 16
+"""A larger number typed as a scale is taken for a size; sizes of any ratio can be given as sizes."""
+
 PHASE_TOLERANCE = 0.25
 """In new samples. A kernel whose phase is larger gets one tap more, which leaves a smaller phase."""
 _BEYOND = 0.125

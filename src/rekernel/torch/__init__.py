@@ -1,5 +1,8 @@
 """rekernel for PyTorch: rescale any module by tracing, save it, load it, measure it."""
 
+from typing import TYPE_CHECKING, Any
+
+from ..messages.missing_name import missing_name
 from .editing.apply import apply_plan
 from .files.pretrained import load_pretrained
 from .files.save_load import load, save
@@ -35,6 +38,13 @@ __all__ = [
     "total_stride",
     "verify",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker shall go on finding names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        """Say what a misspelt name may mean."""
+        raise missing_name(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -21,13 +21,14 @@ from ..messages.warn import tell
 from ..plan.changes import FORMS, Form, LayerMode, NetworkMode
 from ..plan.plan import Plan
 from ..planning.allowed_values import check_scale, layer_modes
-from ..planning.asked_scale import check_typed, parsed_size, ratio
+from ..planning.asked_scale import check_typed
 from ..planning.no_effect import without_effect
 from ..planning.roles import AUTO, NETWORK_MODES
 from ..planning.settings import Settings
 from ..resampling.geometry import new_size
 from ..resampling.methods import KEYS_A, Alias, Gain, Method, ReadingFilter, TapsRule
-from ..text import dims, scale_text
+from ..text import dims, meant, scale_text
+from .asked_size import from_size, per_axis, refuse_size_of_picture
 from .checked_arguments import check_module
 from .checking.by_running import Verdict, ask_after, ask_before, refuse_broken
 from .checking.lost_layers import lost_layers
@@ -36,6 +37,7 @@ from .checking.two_passes import changed_meanings
 from .editing.apply import PLAN, announce, carry_out
 from .editing.bake import bake, copy_model
 from .editing.edits import Edits
+from .example_input import check_example, refused_example
 from .given_grids import as_pictures, check_seen, checked_grids, flattened, signal_notes
 from .grouped_notes import grouped
 from .layers.dense import CroppedConvTranspose
@@ -45,6 +47,7 @@ from .planning.image_axes import checked_axes
 from .planning.other_images import other_images
 from .planning.planner import Planned, plan_model
 from .planning.reading import inner_layers, preset_layers
+from .running import arguments
 from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
 
@@ -145,7 +148,8 @@ def rescale(
     Warns
     -----
     RekernelWarning
-        Each note of the plan: what the model's code does that its weights do not show.
+        Each note of the plan: what the model's code does that its weights do not show. The sizes that modules hold,
+        and attention over more tokens where the plan says that more are read, are in the plan alone.
 
     Examples
     --------
@@ -160,9 +164,12 @@ def rescale(
     ((6, 6), (2, 2))
     """
     if form not in FORMS:
-        raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}")
+        raise RekernelError(f"form={form!r} is not one of {', '.join(FORMS)}{meant(str(form), FORMS)}")
     if not isinstance(mode, Mapping) and mode not in NETWORK_MODES:
-        raise RekernelError(f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names")
+        near = meant(str(mode), NETWORK_MODES)
+        raise RekernelError(
+            f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names{near}"
+        )
     check_module(model)
     if example_input is None:
         raise RekernelError(
@@ -176,7 +183,8 @@ def rescale(
             f"this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); "
             f"rescale the original by the product instead"
         )
-    given, kwargs = _arguments(example_input)
+    check_example(example_input)
+    given, kwargs = arguments(example_input)
     pictured = checked_grids(model, grids)
     args = as_pictures(given, pictured)
     network, layers = (AUTO, {**mode, **layer_modes(modes)}) if isinstance(mode, Mapping) else (mode, modes)
@@ -189,14 +197,18 @@ def rescale(
             seen = _first_pass(edits.model, args, kwargs)
             check_seen(seen, pictured)
             steps.next()
-            scales = _per_axis(scale, seen) if scale is not None else _from_size(size, seen)
+            scales = per_axis(scale, seen) if scale is not None else from_size(size, seen)
             if scale is not None:
                 check_typed(scales, seen.size)
             check_scale(scales, seen.size)
             image = image_of([*args, *kwargs.values()])[0]
+            inner = inner_layers(edits.model)
+            if size is not None:
+                refuse_size_of_picture(
+                    edits.model, scales, seen, image.shape[1] if image.ndim > 2 else 1, predicts_noise=inner is not None
+                )
             axes = checked_axes(seen, image.shape, scales) if not seen.latent else []
             settings = Settings(scales, method, taps, gain, a, smoothness, reading_filter)
-            inner = inner_layers(edits.model)
             chosen = include
             if preset is not None:
                 chosen = [*preset_layers(edits.model, preset), *(include or ())]
@@ -224,22 +236,27 @@ def rescale(
             announce(edits, plan, seen.size, scales)
             steps.next()
             try:
-                notes = _second_pass(edits.model, seen, planned, inputs)
+                notes, tokens = _second_pass(edits.model, seen, planned, inputs)
                 steps.next()
                 verdict = ask_after(asked, edits.model) if asked is not None else Verdict("")
-                excuses = [] if planned.absorbs else notes  # what cannot absorb is resampled in front, which is exact
+                excuses = (
+                    [] if planned.absorbs else notes + tokens
+                )  # what cannot absorb is resampled in front, which is exact
                 refuse_broken(verdict, type(edits.model).__name__, excuses)
             except RekernelError as error:
                 advice = error.advice if isinstance(error, _DoesNotRun) else ""
                 raise _CannotAbsorb(*error.args, advice=advice) if planned.absorbs else error from None
-            told = (*grouped([*plan.warnings, *notes]), *([verdict.warning] if verdict.warning else []))
+            last = [verdict.warning] if verdict.warning else []
+            told = (*grouped([*plan.warnings, *notes, *tokens]), *last)
             edits.set(edits.model, PLAN, replace(plan, warnings=told, checked=verdict.text))
             if inplace and edits.model is not model:
                 raise RekernelError(f"a single {type(model).__name__} cannot be changed in place; use inplace=False")
             steps.next()
-            tell(
-                told, "model.rekernel_plan.warnings has them all"
-            )  # a filter may make them errors, which undo the edits
+            _LOG.debug("%s", planned.held)
+            said = [note for note in plan.warnings if note != planned.held] + notes
+            said = [*grouped(said if planned.more_tokens else said + tokens), *last]
+            # a filter may make them errors, which undo the edits
+            tell(said, "model.rekernel_plan.warnings has them all")
         return edits.model
 
     with shown_progress(progress, "rescaling", "step") as callback:
@@ -269,57 +286,21 @@ class _CannotAbsorb(_DoesNotRun):
     """The layers that read the image were to absorb the scale, and the model does not work so."""
 
 
-def _arguments(example: Any) -> tuple[list[Any], dict[str, Any]]:
-    if isinstance(example, Mapping):
-        return [], dict(example)
-    args = list(example) if isinstance(example, tuple | list) else [example]
-    return args, {}
-
-
-def _from_size(size: Any, seen: Trace) -> tuple[float, ...]:
-    """The scale per axis from the size of the example input to another."""
-    new = parsed_size(size)
-    if len(new) == 1 and len(set(seen.size)) > 1:
-        raise RekernelError(f"size={size}: the example input has {dims(seen.size)} pixels; give one size for each axis")
-    if len(new) not in (1, len(seen.size)):
-        raise RekernelError(
-            f"size={size} has {len(new)} entries for the {len(seen.size)} spatial axes of the example input"
-        )
-    found = ratio(new, seen.size)
-    return tuple(map(float, found)) if isinstance(found, Sequence) else (float(found),) * len(seen.size)
-
-
-def _per_axis(scale: float | Sequence[float], seen: Trace) -> tuple[float, ...]:
-    dims = len(seen.size)
-    if isinstance(scale, str) or not isinstance(scale, Sequence):
-        try:
-            if isinstance(scale, str):
-                raise TypeError
-            return (float(scale),) * dims
-        except (TypeError, ValueError):
-            raise RekernelError(f"scale={scale!r} must be a number above 0, or one per spatial axis") from None
-    if len(scale) != dims:
-        raise RekernelError(
-            f"scale={tuple(scale)} has {len(scale)} entries for the {dims} spatial axes of the example input"
-        )
-    return tuple(float(s) for s in scale)
-
-
 def _first_pass(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Trace:
     try:
         return trace(model, args, kwargs)
     except RekernelError as error:
-        hint = "; the example has the *trained* size, and several arguments are a tuple or a dict"
+        hint = refused_example(model, kwargs or args)
         raise RekernelError(*error.args, hint) from error.__cause__
 
 
-def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> list[str]:
+def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs) -> tuple[list[str], list[str]]:
     """Trace the rescaled model at the new size: notes about its code. Raises if a layer has another grid than planned.
 
     Returns
     -------
-    list of str
-        What does not keep its meaning at the new size.
+    list of str, list of str
+        What does not keep its meaning at the new size; and where attention looks at more tokens.
     """
     args, kwargs = inputs.enlarged()
     try:
@@ -350,7 +331,7 @@ def _second_pass(model: nn.Module, seen: Trace, planned: Planned, inputs: Inputs
             )
     if not plan.resamples and (beside := _output_size(seen, again, inputs.scales)):
         notes.append(beside)
-    return [*notes, *lost_layers(model, seen, again), *_attention_notes(seen, again)]
+    return [*notes, *lost_layers(model, seen, again)], _attention_notes(seen, again)
 
 
 def _fixed_pixels(plan: Plan) -> str:

@@ -1,11 +1,19 @@
 """`rescale` by size, by preset, and of models that take their pixels flattened."""
 
+import re
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+import rekernel as rk
 import rekernel.torch as rkt
 from rekernel import RekernelError
+from rekernel_cli.main import main
 
 F = nn.functional
 
@@ -139,3 +147,104 @@ def test_224_to_384_in_python_is_what_plain_transformers_loads(patch, tmp_path):
     fresh.load_state_dict(larger.state_dict())
     x = torch.randn(1, 3, 384, 384)
     assert torch.allclose(fresh(x).logits, larger(x).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (256, r"size=256 is of the input of this Denoiser, 16x16 latents; for a picture of 256x256 .* write size=32$"),
+        ((128, 512), r"size=\(128, 512\) is of the input .* write size=\(16, 64\)$"),
+    ],
+)
+def test_the_size_of_a_picture_is_not_taken_for_one_of_latents(size, said):
+    class Denoiser(nn.Conv2d):
+        config = SimpleNamespace(sample_size=16)
+
+    net, latents = Denoiser(4, 4, 3, padding=1), torch.zeros(1, 4, 16, 16)
+    with pytest.raises(RekernelError, match=said):
+        rkt.rescale(net, size=size, example_input=latents)
+    assert rkt.rescale(net, size=32, example_input=latents).rekernel_plan.scale == (2, 2)
+    pixels = nn.Conv2d(3, 3, 3, padding=1)
+    assert rkt.rescale(pixels, size=256, example_input=torch.zeros(1, 3, 16, 16)).rekernel_plan.scale == (16, 16)
+
+
+@pytest.mark.parametrize("size", [390, 225, 250])
+def test_patches_that_stay_need_an_image_of_whole_patches(size, tmp_path):
+    """In Python and on the command line alike: what is left of the image could not be told by the config."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=224, patch_size=16
+    )
+    vit, image = transformers.ViTForImageClassification(config), torch.zeros(1, 3, 224, 224)
+    least = size // 16 * 16
+    said = f"{size} is not a multiple of 16, the pixels of a patch, .* {least} and {least + 16} are. "
+    with pytest.raises(RekernelError, match=f"{said}mode='absorb' resamples the image to 224x224"):
+        rkt.rescale(vit, size=size, example_input=image)
+    vit.save_pretrained(tmp_path)
+    result = CliRunner().invoke(main, ["plan", str(tmp_path), "--to", f"{size}x{size}"])
+    assert result.exit_code == 1 and re.search(f"{said}--mode absorb resamples", " ".join(result.stderr.split()))
+    assert rkt.rescale(vit, size=size, example_input=image, mode="absorb").rekernel_plan.resamples
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        (np.zeros((1, 3, 16, 16), np.float32), r"pass torch\.from_numpy\(x\)"),
+        ((1, 3, 16, 16), r"is a shape, not a tensor; pass torch\.zeros\(1, 3, 16, 16\)"),
+        (torch.zeros(3, 16, 16), "add the batch axis: pass x.None., of shape 1x3x16x16$"),
+        (torch.zeros(1, 3, 32, 32), "pass the example at 16x16, the trained size$"),
+        ((torch.zeros(1, 3, 32, 32), 1), "and several arguments are a tuple or a dict$"),
+    ],
+)
+def test_a_wrong_example_is_told_what_to_pass(example, said):
+    class Strict(nn.Module):
+        config = SimpleNamespace(image_size=16)
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x, scale=1):
+            _, _, height, width = x.shape
+            if (height, width) != (16, 16):
+                raise ValueError("wrong size")
+            return self.conv(x).mean((2, 3)) * scale
+
+    with pytest.raises(RekernelError, match=said):
+        rkt.rescale(Strict(), 2, example)
+
+
+def test_inputs_of_the_trained_size_are_not_measured_without_a_word():
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    larger = rkt.rescale(model, 2, torch.zeros(1, 1, 16, 16))
+    with pytest.warns(rk.RekernelWarning, match="x has 16x16 pixels, the trained size.* new size, 32x32"):
+        rkt.equivariance_error(model, larger, torch.ones(1, 1, 16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rkt.equivariance_error(model, larger, torch.ones(1, 1, 32, 32))
+
+
+def test_a_transformer_that_reads_more_tokens_says_so_in_one_warning():
+    """What modules hold and what each layer of attention sees follow from it: they are in the plan alone."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8, image_size=48, patch_size=16
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        larger = rkt.rescale(
+            transformers.ViTForImageClassification(config), size=64, example_input=torch.zeros(1, 3, 48, 48)
+        )
+    assert [str(w.message).partition(",")[0] for w in caught] == ["patches of 16x16 pixels cannot grow by 1.33333"]
+    notes = larger.rekernel_plan.warnings
+    assert any("num_patches 9 -> 16" in note for note in notes) and any("17 tokens instead of 10" in n for n in notes)
+
+
+def test_a_misspelt_name_of_a_package_is_told():
+    for package, name, meant in (
+        (rk, "rescale", "rekernel.torch.rescale"), (rkt, "resacle", "rekernel.torch.rescale"),
+        (rk, "convrt", "rekernel.convert"),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"did you mean {meant}\?"):
+            getattr(package, name)
+    assert not hasattr(rk, "__wrapped__")

@@ -6,14 +6,18 @@ Scope: two modules, an input, and the scale in a plan. Not here: the error of si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ...errors import Option, RekernelError
 from ...messages.arguments import check_sizes
+from ...messages.warn import tell
 from ...plan.plan import Plan
 from ...resampling.arrays import per_axis, resample
 from ...resampling.operators import grid_operator
+from ...text import dims
 from ..checked_arguments import check_module, check_tensor
 from ..editing.apply import PLAN
 from ..running import Forward, run
@@ -84,6 +88,11 @@ def equivariance_error(
     RekernelError
         If a network does not run at its size, or if the outputs cannot be compared.
 
+    Warns
+    -----
+    RekernelWarning
+        If `x` has the trained size, and `size` does not say otherwise.
+
     Examples
     --------
     >>> from rekernel.torch import rescale
@@ -101,11 +110,25 @@ def equivariance_error(
     if size is None and x.ndim == 2 and len(_traced_size(rescaled)) > 1:
         size = ()
     if size is None:
-        size = tuple(round(n / s) for n, s in zip(x.shape[2:], plan_scales(rescaled, x.ndim - 2), strict=True))
+        scales = plan_scales(rescaled, x.ndim - 2)
+        size = tuple(round(n / s) for n, s in zip(x.shape[2:], scales, strict=True))
+        tell(_trained_size_note(tuple(x.shape[2:]), _traced_size(rescaled), scales))
     with own_precision(), evaluating(model, rescaled), torch.no_grad():
         small = answer(model, reduce_grid(x, size), "the original", forward)
         large = on_the_grid_of(answer(rescaled, x, "the rescaled model", forward), small)
     return float((large - small).norm() / small.norm().clamp_min(1e-30))
+
+
+def _trained_size_note(given: Sequence[int], trained: Sequence[int], scales: Sequence[float]) -> list[str]:
+    """A note about inputs of the trained size, on which the original would be measured at a smaller one."""
+    if tuple(given) != tuple(trained) or all(s == 1 for s in scales):
+        return []
+    new = [round(n * s) for n, s in zip(given, scales, strict=True)]
+    less = [round(n / s) for n, s in zip(given, scales, strict=True)]
+    return [
+        f"x has {dims(given)} pixels, the trained size, so the original sees {dims(less)}; pass inputs of the new "
+        f"size, {dims(new)}"
+    ]
 
 
 def answer(model: nn.Module, x: Tensor, which: str, forward: Forward | None) -> Tensor:

@@ -43,6 +43,8 @@ class Planned:
     way_out : end of a message that tells what works instead; empty if nothing does
     absorbs : whether the layers that read the image absorb the scale or keep their patches, which was chosen here and
         not by the caller; if that does not work, the image can be resampled in front
+    held : the note of the plan about the sizes that modules hold; empty if none changes
+    more_tokens : whether a note of the plan says that more tokens are read
     """
 
     plan: Plan
@@ -54,6 +56,8 @@ class Planned:
     doubts: tuple[str, ...] = ()
     way_out: tuple[str | Option, ...] = ()
     absorbs: bool = False
+    held: str = ""
+    more_tokens: bool = False
 
 
 def plan_model(
@@ -142,7 +146,7 @@ def plan_model(
     absorbs = planner.reading.keeps_patch or (planner.reading.mode == ABSORB and not planner.reading.resample)
     return Planned(
         plan, planner.expected, offsets, planner.arrived, planner.made_up, planner.aligned, tuple(planner.doubts), outs,
-        absorbs,
+        absorbs, held.note(), planner.reading.keeps_patch,
     )  # fmt: skip
 
 

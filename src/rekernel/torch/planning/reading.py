@@ -16,7 +16,7 @@ from ...architectures.registry import recognise
 from ...errors import RekernelError
 from ...escape import shown
 from ...plan.changes import Mode
-from ...planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, network_mode
+from ...planning.roles import ABSORB, AUTO, SMALL_PATCHES, SUPERSAMPLE, Network, check_whole_patches, network_mode
 from ...resampling.geometry import is_whole
 from ..layers.module_names import owner_of
 from ..layers.own_forward import OwnForward
@@ -80,6 +80,8 @@ def reading(
     if readers and not reasons:
         return Reading(ABSORB, names)
     if asked == AUTO and min(scale) >= 1 and network.attends and len(readers) == 1 and _is_patch(readers[0], modules):
+        patch: Any = modules[owner_of(readers[0].weight)]
+        check_whole_patches(patch.kernel_size, readers[0].size, scale)
         return Reading(SUPERSAMPLE, names, keeps_patch=True)
     return Reading(ABSORB, resample=reasons[0] if reasons else "no layer was seen to read the image")
 
