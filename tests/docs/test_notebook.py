@@ -58,4 +58,4 @@ def test_it_runs_and_shows_what_it_says():
         assert errors["rescaled"] < errors["untouched"]
         assert min(right["32x32, guidance"], right["32x32, guided cascade"]) >= 9 > right["32x32, untouched"]
         assert "True" in texts
-        assert any(re.search(r"UpsampleGuidance\(scale=auto.*on UNet2DModel", text) for text in texts)
+        assert any(re.search(r"Attached\(guidance: theta 1\.5, .*GuidedCascade\(GlyphPipeline", text) for text in texts)

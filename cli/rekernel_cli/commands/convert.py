@@ -135,7 +135,7 @@ def _read_plan(file: BinaryIO) -> Plan:
         raise Failure(f"--plan {where}: is not text; {_MAKE_PLAN}.") from None
     except RekernelError as error:
         raise Failure(
-            f"--plan {where}: {inert(error.on_command_line()).removeprefix('plan: ')}; {_MAKE_PLAN}."
+            f"--plan {where}: {inert(error.on_command_line()).removeprefix('plan: ').rstrip('.')}; {_MAKE_PLAN}."
         ) from None
 
 

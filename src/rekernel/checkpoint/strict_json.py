@@ -55,8 +55,10 @@ def read_object(
     return parsed
 
 
-def strict_json(raw: bytes, where: str, what: str) -> object:
+def strict_json(raw: bytes, where: str, what: str, advice: str = f"; {DOWNLOAD_AGAIN}") -> object:
     """Parse JSON as in the standard: UTF-8, without duplicate keys, NaN, lone surrogates or very deep nesting.
+
+    `advice` ends the message about bytes that are not JSON.
 
     Examples
     --------
@@ -80,7 +82,7 @@ def strict_json(raw: bytes, where: str, what: str) -> object:
         raise CheckpointError(f"{where}: the {what} is nested too deeply.") from None
     except json.JSONDecodeError as error:
         fault = f"{shown(error.msg)} at character {error.pos}"
-        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}; {DOWNLOAD_AGAIN}") from None
+        raise CheckpointError(f"{where}: the {what} is not JSON: {fault}{advice}") from None
     return parsed
 
 
@@ -97,7 +99,7 @@ def strict_text(text: str, where: str, what: str) -> object:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{where}: the {what} is not UTF-8 (character {error.start}).") from None
-    return strict_json(raw, where, what)
+    return strict_json(raw, where, what, advice=".")
 
 
 class _FaultError(Exception):
