@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,7 +72,9 @@ def is_foreign(error: BaseException) -> bool:
     if isinstance(error, RekernelError) or type(error).__module__.startswith("huggingface_hub"):
         return False
     modules = _modules(error)
-    if not any(module.startswith("huggingface_hub") for module in modules):
+    ours = [at for at, module in enumerate(modules) if module.startswith("huggingface_hub")]
+    behind = {module.partition(".")[0] for module in modules[ours[-1] + 1 :]} if ours else set()
+    if not ours or not behind <= {*sys.stdlib_module_names, *_NETWORK}:  # a library that uses the client raised it
         return False
     raised_on_purpose = isinstance(error, ValueError) and modules[-1].startswith("huggingface_hub")
     kinds = (ValueError, TypeError, LookupError, AttributeError)

@@ -195,7 +195,7 @@ CONVERSIONS = [
     (f"{NET} '' --scale 2", 1, r"pass the name of a file or folder"),
     (f"{NET} o.safetensors extra --scale 2", 2, TRY.format("convert ")),
     (f"{NET} o.safetensors --scale 1", 1, r"such as --scale 2"),
-    (f"{NET} o.safetensors --plan plan.txt", 1, r"--plan plan\.txt: the text is not JSON.*rekernel plan SOURCE --scale 2 --json"),
+    (f"{NET} o.safetensors --plan plan.txt", 1, r"--plan plan\.txt: the text is not JSON.*rekernel plan SOURCE"),
     (f"{NET} o.safetensors --plan nowhere.json", 2, r"'nowhere\.json': No such file"),
     (f"{NET} o.safetensors --plan list.json", 1, r"--plan list\.json: .*rekernel plan SOURCE"),
     (f"{NET} o.safetensors --plan noplan.json", 1, r"--plan noplan\.json: .*rekernel plan SOURCE"),

@@ -319,7 +319,7 @@ def _attached(pipe: Any, modules: Mapping[str, nn.Module], records: dict[str, Re
             made.cascade = AttachedCascade(recorded_cascade(pipe, found))
     made.keep()
     said = [f"weights of {name} rescaled by {scale_text(scale)}" for name, scale in made.rescaled.items()]
-    said += [repr(part) for part in (*made.parts, made.cascade) if part is not None]
-    if said:
-        pipe.register_to_config(**{KEY: said})
+    said += [repr(part) for part in (*made.parts, made.cascade) if part]
+    if said:  # as one text: diffusers takes a list in `model_index.json` for a component
+        pipe.register_to_config(**{KEY: "; ".join(said)})
     return made
