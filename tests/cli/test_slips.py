@@ -65,7 +65,7 @@ def test_overrides_are_called_set(run, checkpoint):
 def test_text_is_not_called_a_header_that_is_too_long(run, tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_text("hello, this is text and no checkpoint")
-    assert f"{path}: not a safetensors file: " in run("inspect", path).stderr
+    assert f"{path}: is not a safetensors file" in run("inspect", path).stderr
 
 
 def test_torchscript_is_called_what_it_is(run, tmp_path, recwarn):

@@ -62,7 +62,7 @@ def test_the_entry_goes_round_and_is_in_the_card():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "linear"}, "method='linear' is not one of interpolate, ntk, yarn, dype"),
+        ({"method": "linear"}, "method=positions 'linear': unknown; choose from interpolate, ntk, yarn, dype"),
         ({"temperature": -1.0}, "temperature=-1.0 must be True, False"),
         ({"theta": 1.0}, "positions: no option theta; there are method, temperature"),
     ],
@@ -86,7 +86,7 @@ def test_the_command_line_records_positions(folder, tmp_path):
     ("arguments", "said"),
     [
         (("--guidance", "temperature=0.5"), "also give positions=METHOD"),
-        (("--guidance", "positions=linear"), "'linear' is not one of interpolate, ntk, yarn, dype"),
+        (("--guidance", "positions=linear"), "positions 'linear': unknown; choose from interpolate, ntk, yarn, dype"),
         (("--guidance", "positions=yarn", "--method", "optimal"), "use UpsampleGuidance or a GuidedCascade instead"),
     ],
 )
