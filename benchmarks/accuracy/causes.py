@@ -63,12 +63,17 @@ def bands(end_of_pass: float, start_of_stop: float) -> Iterator[None]:
     """The least-squares design with other bands, for as long as the block runs."""
     before = optimal.PASS_BAND, optimal.STOP_BAND
     optimal.PASS_BAND, optimal.STOP_BAND = end_of_pass, start_of_stop
-    changes._matrix.cache_clear()  # its key does not hold the bands, which are constants everywhere else
+    _forget_matrices()  # their keys do not hold the bands, which are constants everywhere else
     try:
         yield
     finally:
         optimal.PASS_BAND, optimal.STOP_BAND = before
-        changes._matrix.cache_clear()
+        _forget_matrices()
+
+
+def _forget_matrices() -> None:
+    for matrix in (changes._small_matrix, changes._large_matrix):
+        matrix.cache_clear()
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def push(
     --------
     >>> push("no/such/folder", "me/model-2x", dry_run=True)
     Traceback (most recent call last):
-    rekernel.errors.RekernelError: no/such/folder: no such file or folder.
+    rekernel.errors.CheckpointError: no/such/folder: no such file or folder.
     """
     _check(repo, parent_commit, license, base_model)
     load = payload(path)
