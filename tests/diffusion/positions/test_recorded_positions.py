@@ -62,7 +62,7 @@ def test_the_entry_goes_round_and_is_in_the_card():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "linear"}, "method=positions 'linear': unknown; choose from interpolate, ntk, yarn, dype"),
+        ({"method": "linear"}, "method='linear' is not one of interpolate, ntk, yarn, dype"),
         ({"temperature": -1.0}, "temperature=-1.0 must be True, False"),
         ({"theta": 1.0}, "positions: no option theta; there are method, temperature"),
     ],
