@@ -68,7 +68,7 @@ CORRUPT = {
     "half a header": (ONE[:40], "cut short"),
     "half the data": (ONE[:-100], "100 bytes of data are missing"),
     "data behind the end": (ONE + b"x", "the file has 1 byte after the last tensor"),
-    "length 2**64 - 1": (b"\xff" * 8 + ONE[8:], "is not a safetensors file"),
+    "length 2**64 - 1": (b"\xff" * 8 + ONE[8:], "over the limit of"),
     "not JSON": (framed("{"), "not JSON"),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "HTML": (b"<!DOCTYPE html><html></html>", "HTML"),

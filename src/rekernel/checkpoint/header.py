@@ -186,7 +186,14 @@ def header_length(prefix: bytes, size: int, where: str) -> int:
         if foreign := foreign_format(prefix):
             raise CheckpointError(f"{where}: ", *foreign)
         if length > MAX_HEADER:
-            raise CheckpointError(f"{where}: is not a safetensors file; pass a .safetensors file.")
+            if (
+                prefix[:8].isascii() and "".join(prefix[:8].decode().split()).isprintable()
+            ):  # text: its first letters are not a length
+                raise CheckpointError(f"{where}: is not a safetensors file; pass a .safetensors file.")
+            raise CheckpointError(
+                f"{where}: not a safetensors file: it begins with a header length of {length}, over the limit of "
+                f"{MAX_HEADER}; pass a .safetensors file."
+            )
         raise CheckpointError(
             f"{where}: a header of {length} bytes in a file of {size} bytes, cut short: {DOWNLOAD_AGAIN}"
         )
