@@ -176,8 +176,9 @@ def record(
         raise Failure("guidance needs diffusers: pip install diffusers transformers") from None
     from rekernel.diffusion import record
     from rekernel.escape import shown_path
+    from rekernel.text import counted
 
-    from .terminal import counted, echo_json
+    from .terminal import echo_json
 
     guidance = dict(given)
     cascade = guidance.pop("cascade", None)

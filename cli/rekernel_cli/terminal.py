@@ -42,17 +42,6 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=True))
 
 
-def counted(count: int, what: str) -> str:
-    """Return a number with its noun.
-
-    Examples
-    --------
-    >>> counted(1, "tensor"), counted(1200, "tensor")
-    ('1 tensor', '1,200 tensors')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 @contextmanager
 def own_notes() -> Iterator[None]:
     """Keep the library from warning of notes that the command prints itself."""

@@ -224,11 +224,11 @@ def _perform(
 def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     """Print what was written, how to load it and how to check it; notes go to stderr."""
     from rekernel.escape import shown_path
-    from rekernel.text import byte_size
+    from rekernel.text import byte_size, counted
 
     from ..load_hint import how_to_check, how_to_load
     from ..tables.plan import print_notes
-    from ..terminal import console, counted
+    from ..terminal import console
 
     notes = console(stderr=True)
     for plan in report.plans.values():

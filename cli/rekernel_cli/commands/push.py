@@ -72,10 +72,10 @@ def push(source: str, repo: str, dry_run: bool, quiet: bool, as_json: bool, **se
 
 def _conclude(done: Pushed, dry_run: bool) -> None:
     from rekernel.escape import shown
-    from rekernel.text import byte_size
+    from rekernel.text import byte_size, counted
 
     from ..tables.push import print_files
-    from ..terminal import console, counted
+    from ..terminal import console
 
     if dry_run:
         print_files(console(), done)

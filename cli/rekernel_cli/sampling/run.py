@@ -15,8 +15,8 @@ from rekernel.checkpoint.atomic_file import write_atomic
 from rekernel.checkpoint.pipeline_folder import find_pipeline
 from rekernel.errors import RekernelError
 from rekernel.escape import shown_path
+from rekernel.text import counted
 
-from ..terminal import counted
 from .picture_grid import picture_grid
 from .pipeline import from_pipeline
 from .pixels import from_noise, is_of_pixels

@@ -19,10 +19,10 @@ from rekernel.escape import inert, shown
 from rekernel.messages.note import on_command_line
 from rekernel.patterns import layer_of
 from rekernel.plan.description import described, geometry_text
-from rekernel.text import byte_size, dims, few, scale_text
+from rekernel.text import byte_size, counted, dims, few, scale_text
 
 from ..load_hint import CONFIG, NO_OTHER_LOADER, foreign_loader, is_single_file, model_loader, pipeline_loader
-from ..terminal import counted, show
+from ..terminal import show
 
 if TYPE_CHECKING:
     from rekernel import Estimate, Info, LayerChange, Plan, Recipe

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rekernel.escape import inert, shown
-from rekernel.text import byte_size
+from rekernel.text import byte_size, counted
 
-from ..terminal import counted, show
+from ..terminal import show
 
 if TYPE_CHECKING:
     from rekernel.hub import Pushed
