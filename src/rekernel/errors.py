@@ -30,7 +30,21 @@ RESUME = Option("resume=True", "--resume")
 """What continues an interrupted conversion."""
 
 
-class RekernelError(ValueError):
+class _InPartsError(Exception):
+    """A message in parts, some of which Python and the command word each in its own way."""
+
+    def __init__(self, *parts: str | Option) -> None:
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+    def on_command_line(self) -> str:
+        """Return the message for a user of the command line."""
+        return "".join(part.flag if isinstance(part, Option) else str(part) for part in self.args)
+
+
+class RekernelError(_InPartsError, ValueError):
     """A mistake that the user can correct. The message says what is wrong, where, and what to do.
 
     Parameters
@@ -49,18 +63,8 @@ class RekernelError(ValueError):
     'out: exists; pass --force to replace it.'
     """
 
-    def __init__(self, *parts: str | Option) -> None:
-        super().__init__(*parts)
 
-    def __str__(self) -> str:
-        return "".join(map(str, self.args))
-
-    def on_command_line(self) -> str:
-        """Return the message for a user of the command line."""
-        return _on_command_line(self.args)
-
-
-class RekernelWarning(UserWarning):
+class RekernelWarning(_InPartsError, UserWarning):
     """A note: what is ambiguous or may surprise, and the argument that settles it.
 
     `warnings.filterwarnings("error", category=rekernel.RekernelWarning)` makes notes errors, and "ignore" hides them.
@@ -78,20 +82,6 @@ class RekernelWarning(UserWarning):
     >>> note.on_command_line()
     'stride 1 is assumed; pass --stride a=2'
     """
-
-    def __init__(self, *parts: str | Option) -> None:
-        super().__init__(*parts)
-
-    def __str__(self) -> str:
-        return "".join(map(str, self.args))
-
-    def on_command_line(self) -> str:
-        """Return the note for a user of the command line."""
-        return _on_command_line(self.args)
-
-
-def _on_command_line(parts: tuple[str | Option, ...]) -> str:
-    return "".join(part.flag if isinstance(part, Option) else str(part) for part in parts)
 
 
 class CheckpointError(RekernelError):
