@@ -174,11 +174,28 @@ class ConvNeXt:
         return {n for n, s in shapes.items() if len(s) == 4 and s[2:] in ((4, 4), (2, 2)) and s[1] > 1}
 
 
-class Transformer:
+class _WithoutKernels:
+    """What the names of a network of fully connected layers tell of them: nothing."""
+
+    default = "all"
+
+    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
+        return None
+
+    def gives_image(self, shapes: Shapes) -> bool:
+        return False
+
+    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
+        return {"all": ("*",)}
+
+    def notes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+
+class Transformer(_WithoutKernels):
     """Transformers without kernels: text encoders (CLIP, T5), language models."""
 
     name = "transformer"
-    default = "all"
     _attention = (
         r"(?i)(^|[._/])(self_?attn|attn\d?|self_?attention|attention|enc_?dec_?attention|q_proj|to_q|query|c_attn)[._/]"
     )
@@ -186,41 +203,16 @@ class Transformer:
     def recognises(self, shapes: Shapes) -> bool:
         return all(len(s) <= 2 for s in shapes.values()) and has_all(shapes, self._attention)
 
-    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        return None
 
-    def gives_image(self, shapes: Shapes) -> bool:
-        return False
-
-    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
-        return {"all": ("*",)}
-
-    def notes(self, shapes: Shapes) -> tuple[str, ...]:
-        return ()
-
-
-class MLP:
+class MLP(_WithoutKernels):
     """Networks of fully connected layers, biases and norms only."""
 
     name = "plain MLP"
-    default = "all"
 
     def recognises(self, shapes: Shapes) -> bool:
         matrices = [s for s in shapes.values() if len(s) == 2]
         attends = Transformer().recognises(shapes)
         return len(matrices) > 1 and all(len(s) <= 2 for s in shapes.values()) and self._chains(shapes) and not attends
-
-    def facts(self, name: str, shapes: Shapes) -> LayerFacts | None:
-        return None
-
-    def gives_image(self, shapes: Shapes) -> bool:
-        return False
-
-    def presets(self, shapes: Shapes) -> dict[str, tuple[str, ...]]:
-        return {"all": ("*",)}
-
-    def notes(self, shapes: Shapes) -> tuple[str, ...]:
-        return ()
 
     @staticmethod
     def _chains(shapes: Shapes) -> bool:
