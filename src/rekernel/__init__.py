@@ -1,11 +1,11 @@
 """rekernel: rescale the weights of trained networks to resolutions they were not trained for, without training."""
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 from .conversion.report import Report
 from .errors import CheckpointError, RekernelError, RekernelWarning
 from .inspection import Info, inspect
-from .messages.missing_name import missing_name
+from .messages import missing_name
 from .offline import Estimate, convert, estimate, plan_source
 from .plan.changes import AxisGeometry, AxisOperator, LayerChange
 from .plan.plan import Plan
@@ -52,11 +52,11 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker shall go on finding names that do not exist
+if not typing.TYPE_CHECKING:  # a type checker shall go on finding names that do not exist
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> typing.Any:
         """Say what a misspelt name may mean."""
-        raise missing_name(__name__, name)
+        raise missing_name.missing_name(__name__, name)
 
 
 def __dir__() -> list[str]:
