@@ -64,7 +64,7 @@ class RekernelError(_InPartsError, ValueError):
     """
 
 
-class RekernelWarning(_InPartsError, UserWarning):
+class RekernelWarning(_InPartsError, UserWarning):  # noqa: N818 - it is a warning
     """A note: what is ambiguous or may surprise, and the argument that settles it.
 
     `warnings.filterwarnings("error", category=rekernel.RekernelWarning)` makes notes errors, and "ignore" hides them.

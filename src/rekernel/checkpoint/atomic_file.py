@@ -212,7 +212,7 @@ class AtomicFile:
         self.partial.replace(self.path)
         self._entered = False
         self._close()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _close(self) -> None:
         if self.fd >= 0:
@@ -232,7 +232,7 @@ def _permissions(path: StrPath) -> int | None:
         return None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a power failure, on systems that can sync a folder."""
     if os.name == "nt":
         return

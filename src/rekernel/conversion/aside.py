@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.atomic_file import PARTIAL
+from ..checkpoint.atomic_file import PARTIAL, sync_folder
 from ..checkpoint.locked_file import LOCK, claimed, explained, hidden_beside
 from .journal import NAME
 
@@ -163,7 +163,7 @@ def _swap(place: Place) -> None:
         except OSError:
             old.rename(real)
             raise
-    _sync(real.parent)
+    sync_folder(real.parent)
     shutil.rmtree(old)
 
 
@@ -178,7 +178,7 @@ def _replace_files(place: Place, marks: Sequence[Path], stale: Sequence[Path]) -
             _make_like(target.parent, path.parent)
         hidden_beside(target, PARTIAL).unlink(missing_ok=True)
         path.replace(target)
-    _sync(place.root)
+    sync_folder(place.root)
     shutil.rmtree(place.stage)
 
 
@@ -234,17 +234,6 @@ def _exchange(a: Path, b: Path) -> bool:
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     here = -100  # AT_FDCWD: relative to the current folder
     return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), _EXCHANGE) == 0
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 __all__ = ["Place", "clean", "finish", "kept_if_useful", "place_for", "restore", "unfinished"]

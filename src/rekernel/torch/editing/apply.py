@@ -197,18 +197,25 @@ def _known(old: nn.Module, change: ModuleChange) -> bool:
 def _new_parameter(weight: nn.Parameter, change: LayerChange, resample: bool, found: list[str]) -> nn.Parameter:
     if resample and weight.device.type != "meta":
         data: Tensor = change.apply(weight.detach())
-        _refuse_overflow(data, weight, change)
-        if data.is_floating_point() and not data.isfinite().all():
+        if not _refuse_overflow(data, weight, change):
             found.append(change.name)
     else:
         data = weight.new_empty(change.new_shape)
     return nn.Parameter(in_format_of(weight, data), requires_grad=weight.requires_grad)
 
 
-def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
-    """Raise if a finite value became infinite when it was rounded to a dtype below float64."""
-    if data.dtype != torch.float64 and data.dtype.is_floating_point and not data.isfinite().all():
-        lost = change.apply(weight.detach().double())[~data.isfinite()]
+def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> bool:
+    """Raise if a finite value became infinite when it was rounded to a dtype below float64.
+
+    Returns
+    -------
+    finite : bool
+        Whether all values are finite. Where they are not, those that they were computed from are not either.
+    """
+    if not data.is_floating_point() or (finite := data.isfinite()).all():
+        return True
+    if data.dtype != torch.float64:
+        lost = change.apply(weight.detach().double())[~finite]
         if lost.isfinite().any():
             value, name = float(lost[lost.isfinite()][0]), str(data.dtype).removeprefix("torch.")
             wider = "bfloat16 or float32" if data.dtype == torch.float16 else "a wider dtype"
@@ -216,6 +223,7 @@ def _refuse_overflow(data: Tensor, weight: Tensor, change: LayerChange) -> None:
                 f"{shown(change.name)}: value {value:.6g} is beyond {name}'s {torch.finfo(data.dtype).max:g}; convert "
                 f"the model to {wider} first"
             )
+    return False
 
 
 def _factored(old: Any, change: LayerChange) -> nn.Module:
