@@ -1,7 +1,7 @@
 """Complete the values of options in the shell: names, settings NAME=VALUE, and what the checkpoint in SOURCE has.
 
 Scope: click's completion. Not here: the parsing of values (see `values`), and the names (see `names`). A checkpoint
-that cannot be read completes to nothing: completing is no place for an error.
+that cannot be read completes to nothing, without an error message.
 """
 
 from __future__ import annotations
