@@ -80,7 +80,9 @@ def test_a_server_that_lies_about_a_header(hub, rekernel, name):
     hub.add(f"org/{name}", {"model.safetensors": bytes(data)})
     said = rekernel("inspect", f"hf://org/{name}").line
     where = f"hf://org/{name}/model.safetensors"
-    assert said.startswith(f"{where}: not a safetensors file: it begins with a header length of {10**12}, over the limit")
+    assert said.startswith(
+        f"{where}: not a safetensors file: it begins with a header length of {10**12}, over the limit"
+    )
 
 
 def test_weights_that_were_not_fetched_cannot_be_read(rekernel, name, repo):
