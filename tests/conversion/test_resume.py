@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rekernel import convert
+from rekernel.conversion.journal import Journal
 
 from .test_faults import INDEX, command, environment, files, interrupted, run, sharded
 
@@ -23,10 +24,11 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_cleans_up_and_says_how_to_continue(number, tmp_path):
-    source, target = sharded(tmp_path / "in", count=8, channels=160), tmp_path / "out"
-    process = subprocess.Popen(
-        command("convert", source, target, "--scale", 2), env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    source, target = sharded(tmp_path / "in", count=24, channels=160), tmp_path / "out"
+    process = subprocess.Popen(  # of low priority: the signal is to come before the last file
+        command("convert", source, target, "--scale", 2), env=environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: os.nice(19),
+    )  # fmt: skip
     while not list(target.glob("*.safetensors")):  # it has finished a file and writes the next one
         assert process.poll() is None
         time.sleep(0.001)
@@ -40,6 +42,16 @@ def test_a_signal_cleans_up_and_says_how_to_continue(number, tmp_path):
     result = run("convert", source, target, "--scale", 2, "--resume")
     assert result.returncode == 0 and "taken over" in result.stdout
     assert not {name for name in files(target) if name.startswith(".")}
+
+
+def test_an_interrupt_just_after_a_file_has_appeared_keeps_the_file(tmp_path):
+    journal, path, other = Journal(tmp_path), tmp_path / "model.safetensors", tmp_path / "next.safetensors"
+    with pytest.raises(KeyboardInterrupt), journal.kept():
+        for expected in (path, other):
+            journal.expect(expected)
+        path.write_bytes(b"weights")
+        raise KeyboardInterrupt
+    assert [*Journal(tmp_path).read()] == ["model.safetensors"]
 
 
 def test_a_signal_that_is_ignored_stays_ignored(source, tmp_path):

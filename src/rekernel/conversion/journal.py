@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint.atomic_file import write_atomic
+from ..checkpoint.locked_file import identity
 from ..checkpoint.strict_json import read_object
 from ..errors import RekernelError
 
@@ -38,6 +39,7 @@ class Journal:
     root: Path
     enabled: bool = True
     finished: dict[str, Finished] = field(default_factory=dict)
+    _before: dict[Path, tuple[int, int] | None] = field(default_factory=dict)
     _pool: ThreadPoolExecutor | None = None
     _ending: threading.Event = field(default_factory=threading.Event)
 
@@ -61,7 +63,13 @@ class Journal:
             # The thread starts now: an interrupt while it starts would leave a thread that nobody waits for.
             pool.submit(int).result()
             self._pool = pool
-            yield
+            try:
+                yield
+            except BaseException:  # an interrupt may come after a file has appeared and before it was added
+                for path, before in [*self._before.items()]:
+                    if identity(path) not in (None, before):
+                        self.add(path)
+                raise
             self._ending.set()
         (self.root / NAME).unlink(missing_ok=True)
 
@@ -70,10 +78,15 @@ class Journal:
         if self.enabled:
             write_atomic(self.root / NAME, json.dumps(self.finished, sort_keys=True).encode(), force=True)
 
+    def expect(self, path: Path) -> None:
+        """Say that a file will be written: a failure adds it to the list if it has appeared by then."""
+        self._before[path] = identity(path)
+
     def add(self, path: Path) -> None:
         """Add a finished file to the list, as soon as its digest is known."""
         if self.enabled and self._pool is not None:
             self._pool.submit(self._add, path)
+        self._before.pop(path, None)
 
     def holds(self, path: Path) -> bool:
         """Whether the list of an earlier run has exactly this file. Its bytes are read again."""

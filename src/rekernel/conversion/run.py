@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..checkpoint.atomic_file import copy_atomic, write_atomic
 from ..checkpoint.header import build_header
-from ..checkpoint.locked_file import claimed, identity
+from ..checkpoint.locked_file import claimed
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.writer import StreamingWriter
@@ -198,18 +198,15 @@ class Conversion:
                 self._advance(file.nbytes)
                 self.files.append(path)
                 return
-        before = identity(path)
-        try:
-            with StreamingWriter(
-                path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files,
-                like=_read_from(job.source, file),
-            ) as writer:  # fmt: skip
-                broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
-                for i, digest in enumerate(digests):
-                    writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
-        finally:  # an interrupt may come after the file has appeared
-            if identity(path) not in (None, before):
-                prepared.journal.add(path)
+        prepared.journal.expect(path)
+        with StreamingWriter(
+            path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files,
+            like=_read_from(job.source, file),
+        ) as writer:  # fmt: skip
+            broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+            for i, digest in enumerate(digests):
+                writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
+        prepared.journal.add(path)
         _LOG.debug("written: %s, %d bytes", shown_path(path), writer.nbytes)
         if broken:
             self.notes.append(not_finite_note(broken))

@@ -19,7 +19,13 @@ import rekernel.torch as rkt  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    "name", ["UNet2DModel", "UNet2DConditionModel, SD1.5", "UNet2DConditionModel, SDXL", "UNetMotionModel"]
+    "name",
+    [
+        "UNet2DModel",
+        "UNet2DConditionModel, SD1.5",
+        pytest.param("UNet2DConditionModel, SDXL", marks=pytest.mark.slow),
+        pytest.param("UNetMotionModel", marks=pytest.mark.slow),
+    ],
 )
 def test_denoiser(name: str, check: Any) -> None:
     """A stride-2 layer that a dilated kernel cannot place; UNetMotionModel keeps the scale of time. Dense .38, .52,
