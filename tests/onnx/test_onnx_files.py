@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402 - after it is k
 
 import rekernel as rk  # noqa: E402
 
+from ..conversion.killed import killer  # noqa: E402
+from ..conversion.test_replacing import files  # noqa: E402
 from .models import initializers, model, saved  # noqa: E402
 
 
@@ -200,6 +204,32 @@ def test_a_folder_s_preprocessor_gets_the_new_size_and_its_config_a_note(tmp_pat
     assert answers(tmp_path / "out" / "model.onnx").shape == (1, 4, 8, 8)
     text = refused("convert", tmp_path / "in", tmp_path / "in" / "inside", "--scale", "2")
     assert "inside" in text and not (tmp_path / "in" / "inside").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and exchanges two folders in one step")
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one_wherever_the_run_is_killed(every, tmp_path):
+    saved(tmp_path / "in" / "onnx" / "model.onnx")
+    for name in ("config.json", "onnx/labels.json"):
+        (tmp_path / "in" / name).write_text("{}")
+    for name, scale in (("old", 3), ("new", 2)):
+        rk.convert(tmp_path / "in", tmp_path / name, scale=scale)
+    old, new = files(tmp_path / "old"), files(tmp_path / "new")
+    target, seen = tmp_path / "where" / "out", []
+    with killer() as server:
+        for step in range(0, 1000, every):
+            shutil.rmtree(target.parent, ignore_errors=True)
+            shutil.copytree(tmp_path / "old", target)
+            killed = server.run(step, tmp_path / "in", target, scale=2, force=True)
+            seen.append(files(target) == new)
+            assert seen[-1] or files(target) == old
+            if not killed:
+                break
+            if step % 3 == 0:
+                rk.convert(tmp_path / "in", target, scale=2, force=True)
+                assert files(target) == new and [path.name for path in target.parent.iterdir()] == ["out"]
+                assert not [path for path in target.rglob("*") if ".rekernel" in path.name]
+    assert seen == sorted(seen) and seen[0] is False and seen[-1] is True and len(seen) > 10 // every
 
 
 def test_a_folder_whose_data_is_called_bin_is_that_of_its_model(tmp_path):

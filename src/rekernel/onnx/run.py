@@ -8,6 +8,7 @@ Scope: the order of steps. Not here: the graph (see `onnx.walk`), and reading th
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..checkpoint.atomic_file import copy_atomic, refuse_existing, write_atomic
 from ..checkpoint.header import tensor_nbytes
 from ..checkpoint.locked_file import claimed
 from ..checkpoint.paths import contained, other_files
+from ..conversion.aside import finish, kept_if_useful, place_for, restore
 from ..conversion.destinations import folder_target, making_folders, refuse_inputs, split_weights
 from ..conversion.digests import known_of
 from ..conversion.downloads import Fetched, fetch_files
@@ -203,16 +205,33 @@ def _write(
     refuse_inputs(targets, read)
     refuse_existing(targets, force=force)
     whole = len(targets) > 1
-    with (
-        making_folders({root: None, **{target.parent: None for target in targets}}),
-        claimed(root if whole else targets[0], folder=whole),
-    ):
+    if whole:
+        restore(root)
+    with making_folders({root: None}), claimed(root if whole else targets[0], folder=whole):
         refuse_existing(targets, force=force)  # again: another run may have ended meanwhile
-        for source, target in wanted:
+        if whole and any(map(os.path.lexists, targets)):
+            place = place_for(root, targets, resume=False)
+            with kept_if_useful(place):
+                _write_each([(source, target, place.to_stage(target)) for source, target in wanted], contents, inputs)
+                finish(place, [wanted[-1][1]], [], targets)
+        else:
+            _write_each([(source, target, target) for source, target in wanted], contents, inputs, force=force)
+
+
+def _write_each(
+    wanted: list[tuple[Path | None, Path, Path]],
+    contents: dict[Path, bytes],
+    inputs: list[Path],
+    *,
+    force: bool = False,
+) -> None:
+    """Write files, each with its source, its name among the contents, and the place to write to."""
+    with making_folders({place.parent: None for _, _, place in wanted}):
+        for source, target, place in wanted:
             if target in contents:
-                write_atomic(target, contents[target], force=force, inputs=inputs, like=source or inputs[0])
+                write_atomic(place, contents[target], force=force, inputs=inputs, like=source or inputs[0])
             elif source is not None:
-                copy_atomic(source, target, force=force, inputs=inputs)
+                copy_atomic(source, place, force=force, inputs=inputs)
 
 
 def _digest(path: Path, origin: Origin | None) -> SourceFile:
