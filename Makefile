@@ -17,7 +17,7 @@ ONE_THREAD = OMP_NUM_THREADS=1
 IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
-.PHONY: setup demo test test-numeric test-lowest test-slow soak fuzz lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
+.PHONY: setup demo test test-numeric test-lowest test-slow soak fuzz mutants lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
   bench-diffusion bench-diffusion-quick docs site upgrade comfyui
 
 setup: $(READY)
@@ -56,8 +56,9 @@ $(LOWEST_READY): pyproject.toml constraints-lowest.txt
 test-lowest: $(LOWEST_READY)  ## the core with the lowest versions that pyproject.toml admits; Python 3.11
 	$(ONE_THREAD) $(LOWEST)/bin/python -m pytest -m 'not slow' $(IN_PARALLEL) $(LOWEST_TESTS)
 
+# Two at once, however many cores there are: some take gigabytes.
 test-slow: $(READY)  ## full-size architectures and the long fault tests
-	$(BIN)/python -m pytest -m slow
+	$(ONE_THREAD) $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=40
 
 # atheris follows coverage and has no build for every system; hypothesis, which is there, takes its place.
 FUZZ_PACKAGES ?= out/fuzz-packages
@@ -69,6 +70,16 @@ $(FUZZ_PACKAGES)/.ready: | $(READY)
 
 fuzz: $(READY) $(FUZZ_PACKAGES)/.ready  ## every reader, FUZZ_SECONDS each; inputs that fail go to out/fuzz
 	PYTHONPATH=$(FUZZ_PACKAGES) $(ONE_THREAD) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+# coverage.py says which tests run a line, and cosmic-ray changes the line. Most of what cosmic-ray asks for is for a server.
+MUTANTS_PACKAGES ?= out/mutants-packages
+$(MUTANTS_PACKAGES)/.ready: | $(READY)
+	mkdir -p $(MUTANTS_PACKAGES)
+	$(BIN)/pip install -q --no-deps --target $(MUTANTS_PACKAGES) 'cosmic-ray>=8.7'
+	touch $@
+
+mutants: $(READY) $(MUTANTS_PACKAGES)/.ready  ## change the code in 300 places: does the fast suite notice? An hour
+	PYTHONPATH=$(MUTANTS_PACKAGES) $(ONE_THREAD) $(BIN)/python benchmarks/mutants/run.py
 
 soak: $(READY)  ## 2,000 random conversions against formulas of their own, 500 cycles of attaching; an hour
 	$(ONE_THREAD) $(BIN)/python benchmarks/soak/soak.py --conversions 2000 --cycles 500
