@@ -3,7 +3,7 @@
     make mutants
 
 First the suite runs once under coverage.py, which says what test runs which line. Then each mutant is tried in a copy
-of the repository by the tests that run its line, the quickest first, until one fails; 150 seconds of tests at most, so
+of the repository by the tests that run its line, the quickest first, until one fails; 90 seconds of tests at most, so
 the whole suite may notice more. survivors.toml names the mutants that change nothing that anyone can see, each with its
 reason; they do not count. Exit code 1 below 92 %.
 """
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from covering import run_suite, tests_of
 from sites import Mutant, sample
+from trial import killed as killed_by
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -40,7 +41,7 @@ MODULES = (
     "src/rekernel/diffusion/formulas/matching.py", "src/rekernel/diffusion/formulas/guided.py",
     "src/rekernel/diffusion/formulas/predictions.py", "src/rekernel/planning/rules.py",
 )  # fmt: skip
-PIECES = (5.0, 40.0, 105.0)  # seconds of tests that are run together: most mutants die at once
+PIECES = (5.0, 25.0, 60.0)  # seconds of tests that are run together: most mutants die at once
 
 
 def main() -> int:
@@ -109,7 +110,14 @@ def _try(mutant: Mutant, copy: Path, tests: list[str], seconds: dict[str, float]
     place.write_text(mutant.code)
     began = time.monotonic()
     try:
-        killed = next((by for piece in _pieces(mutant.path, tests, seconds) if (by := _killed(copy, *piece))), None)
+        killed = next(
+            (
+                by
+                for piece in _pieces(mutant.path, tests, seconds)
+                if (by := killed_by(copy, piece[0], 120 + 4 * piece[1]))
+            ),
+            None,
+        )
     finally:
         place.write_text(original)
     return {
@@ -135,30 +143,6 @@ def _pieces(path: str, tests: list[str], seconds: dict[str, float]) -> list[tupl
             if not limit:
                 return pieces
     return [*pieces, (piece, total)] if piece else pieces
-
-
-def _killed(copy: Path, tests: list[str], total: float) -> str | None:
-    """The test that fails, or "time" where the tests do not end."""
-    # Bytecode of the unchanged module must not be taken for the changed one: their times may be equal.
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{copy / 'src'}:{copy / 'cli'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
-    chosen = copy / "chosen-tests.txt"
-    chosen.write_text("\n".join(tests))
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist",
-               f"@{chosen}"]  # fmt: skip
-    limit = 120 + 4 * total
-    try:
-        ran = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "time"
-    if ran.returncode == 0:
-        return None
-    failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" ", 1)[1].split(" - ")[0] if failed else f"exit code {ran.returncode}"
 
 
 def _report(rows: list[dict[str, Any]], out: Path) -> int:

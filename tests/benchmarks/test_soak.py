@@ -18,7 +18,7 @@ import rekernel as rk
 def test_random_conversions_and_cycles_leave_nothing_and_are_right():
     pytest.importorskip("diffusers")
     report = soak.soak(60, 12)
-    assert report["conversions"]["compared"] > 50 and report["attaching"]["cycles"] >= 12
+    assert report["conversions"]["compared"] > 30 and report["attaching"]["cycles"] >= 12
 
 
 def test_a_few_random_conversions_are_what_the_oracle_computes(tmp_path):

@@ -56,7 +56,7 @@ def test_broken_addresses_are_refused_in_one_line(text):
     assert "\n" not in str(refused.value) and str(refused.value).endswith(".")
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../b", "a\\b", "c:x", "a/./b", "a\0b", ""])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../b", "a\\b", "c:x", "a/./b", "a\0b", "", "a\ud800"])
 def test_names_out_of_a_listing_that_leave_the_folder_are_dropped(name):
     assert plain_parts(name) is None
 

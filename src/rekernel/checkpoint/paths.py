@@ -117,14 +117,20 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
 
 
 def plain_parts(name: str) -> Path | None:
-    """Turn a file name of a repository into a relative path; None if it would lead out of the folder.
+    r"""Turn a file name of a repository into a relative path; None if it would lead out of the folder.
+
+    A name that no file can have, such as one with half a surrogate pair, gives None too.
 
     Examples
     --------
-    >>> str(plain_parts("unet/config.json")), plain_parts("../x"), plain_parts("a//b")
-    ('unet/config.json', None, None)
+    >>> str(plain_parts("unet/config.json")), plain_parts("../x"), plain_parts("a//b"), plain_parts("\ud800")
+    ('unet/config.json', None, None, None)
     """
     parts = name.split("/")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return None
     if any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
         return None
     return Path(*parts)
