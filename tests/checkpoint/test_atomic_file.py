@@ -8,11 +8,12 @@ import random
 import resource
 import stat
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rekernel.checkpoint.atomic_file import copy_atomic, write_atomic
+from rekernel.checkpoint.atomic_file import AtomicFile, copy_atomic, write_atomic
 from rekernel.checkpoint.writer import StreamingWriter
 from rekernel.errors import CheckpointError
 
@@ -96,7 +97,7 @@ def test_a_copy_has_the_permissions_that_cp_gives(mode, tmp_path):
     assert permissions(tmp_path / "copy") == permissions(tmp_path / "by-cp") == mode & ~current_umask()
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o666])
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o666, 0o777])
 def test_a_replaced_file_keeps_its_permissions(mode, tmp_path):
     for name in ("source", "copy"):
         (tmp_path / name).write_bytes(name.encode())
@@ -104,6 +105,57 @@ def test_a_replaced_file_keeps_its_permissions(mode, tmp_path):
     copy_atomic(tmp_path / "source", tmp_path / "copy", force=True)
     assert (tmp_path / "copy").read_bytes() == b"source"
     assert permissions(tmp_path / "copy") == mode
+
+
+def test_a_partial_file_can_be_opened_by_the_next_run_and_by_nobody_who_may_not_read_the_result(tmp_path):
+    (tmp_path / "x").write_bytes(b"old")
+    (tmp_path / "x").chmod(0o440)
+    with AtomicFile(tmp_path / "x", force=True, inputs=()) as file:
+        assert permissions(file.partial) == 0o640 & ~current_umask() | 0o600
+    assert permissions(tmp_path / "x") == 0o440
+
+
+def test_bits_that_let_a_program_run_as_its_owner_are_not_carried_over(tmp_path):
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "copy").write_bytes(b"old")
+    (tmp_path / "copy").chmod(0o4755)
+    copy_atomic(tmp_path / "source", tmp_path / "copy", force=True)
+    assert permissions(tmp_path / "copy") == 0o755
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files")
+def test_no_file_stays_open(tmp_path):
+    before = [*Path("/proc/self/fd").iterdir()]
+    for number in range(3):
+        write_atomic(tmp_path / f"x{number}", b"1")
+        copy_atomic(tmp_path / f"x{number}", tmp_path / f"y{number}")
+        with pytest.raises(ZeroDivisionError), AtomicFile(tmp_path / "z", force=False, inputs=()):
+            raise ZeroDivisionError
+    assert len([*Path("/proc/self/fd").iterdir()]) == len(before)
+
+
+def test_after_its_block_a_file_takes_no_more_bytes(tmp_path):
+    """A number of a closed file may be that of another one by now, or that of the terminal."""
+    with pytest.raises(ZeroDivisionError), AtomicFile(tmp_path / "x", force=False, inputs=()) as failed:
+        raise ZeroDivisionError
+    with AtomicFile(tmp_path / "x", force=False, inputs=()) as written:
+        written.write_at(0, memoryview(b"1"))
+    for file in (failed, written, AtomicFile(tmp_path / "y", force=False, inputs=())):
+        with pytest.raises(CheckpointError, match="not open for writing"):
+            file.write_at(0, memoryview(b"2"))
+
+
+def test_a_file_system_that_cannot_sync_a_folder_still_takes_files(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def of_files(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(22, "Invalid argument")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    write_atomic(tmp_path / "x", b"1")
+    assert (tmp_path / "x").read_bytes() == b"1" and left(tmp_path) == ["x"]
 
 
 def permissions(path):

@@ -187,3 +187,34 @@ def test_shown_markdown_holds_no_markup(name):
 )
 def test_shown_markdown_examples(name, expected):
     assert shown_markdown(name) == expected
+
+
+def listing(count, metadata=0):
+    """The header of `count` empty tensors, as bytes."""
+    entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    document = {"__metadata__": {str(i): "" for i in range(metadata)}} if metadata else {}
+    text = json.dumps({**document, **{str(i): entry for i in range(count)}}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("most", "more", "said"),
+    [((1 << 17, 0), (1, 0), "131073 tensors"), ((1, 1 << 16), (0, 1), "65537 entries of metadata")],
+)
+def test_a_header_lists_so_much_and_not_one_more(most, more, said):
+    for extra in (0, 1):
+        raw = listing(*(a + extra * b for a, b in zip(most, more, strict=True)))
+        if not extra:
+            assert len(parse_header(raw, size=len(raw), where="x").tensors) == most[0]
+        else:
+            with pytest.raises(CheckpointError, match=said):
+                parse_header(raw, size=len(raw), where="x")
+
+
+def test_a_span_that_does_not_fit_is_told_as_it_is():
+    entries = {"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
+               "b": {"dtype": "U8", "shape": [4], "data_offsets": [4, 9]}}  # fmt: skip
+    text = json.dumps(entries).encode()
+    raw = len(text).to_bytes(8, "little") + text
+    with pytest.raises(CheckpointError, match=r"takes 4 bytes, but data_offsets span 5\."):
+        parse_header(raw, size=len(raw) + 9, where="x")

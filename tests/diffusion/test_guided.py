@@ -95,6 +95,43 @@ def test_the_gain_of_a_smoothing_split_is_that_of_its_blur():
     assert inside.std() == pytest.approx(split.gain, rel=0.01)
 
 
+@pytest.mark.parametrize("method", ["optimal-filter", "linear", "nearest"])
+@pytest.mark.parametrize("factor", [2.0, 3.0, 1.5])
+def test_a_smoothing_split_blurs_in_place_with_the_border_repeated(method, factor):
+    """A picture with one bright column blurs to the kernel around this column, on both sides alike."""
+    split = FilterSplit((15, 31), (1.0, factor), method)
+    x = np.zeros((2, 15, 31))
+    x[1, :, 15] = 1
+    blurred = split.reduce_grid(x)
+    assert not blurred[0].any() and np.allclose(blurred[1], blurred[1, :, ::-1])
+    assert blurred[1].sum(axis=1) == pytest.approx(1) and blurred[1, 0, 15] == pytest.approx(blurred.max())
+    assert np.allclose(blurred[1, 0], blurred[1, 7])
+    x[1, :, :] = np.arange(31) < 1  # its border column alone
+    taps = split.reduce_grid(np.eye(31)[15:16].repeat(15, 0)[None])[0, 0]
+    assert split.reduce_grid(x)[1, 0, 0] == pytest.approx(taps[15:].sum())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"start": float("nan")}, "start=nan must be a number"), ({"stop": float("nan")}, "stop=nan must be a number"),
+        ({"start": "1"}, "start='1' must be a number"), ({"theta": True}, "theta=True must be a finite number"),
+        ({"theta": float("inf")}, "theta=inf must be a finite number"), ({"eta": 1.1}, "eta=1.1 must be a number"),
+        ({"eta": float("nan")}, "eta=nan must be a number"), ({"log_snr": (1, 0)}, "must be two numbers"),
+        ({"log_snr": "ab"}, "must be two numbers"), ({"log_snr": (1, 2, 3)}, "must be two numbers"),
+    ],
+)  # fmt: skip
+def test_a_window_says_what_is_wrong_with_it(options, said):
+    with pytest.raises(RekernelError, match=said):
+        Window(**options)
+
+
+def test_a_window_and_the_bands_do_not_change_while_they_are_used():
+    for value, name in ((Window(), "theta"), (FilterSplit((4,), (2.0,)), "size"), (block_split((8, 8), 2), "size")):
+        with pytest.raises(AttributeError):
+            setattr(value, name, 0)
+
+
 def test_a_video_reduces_the_axes_that_are_asked_for():
     x = np.random.default_rng(0).normal(size=(1, 2, 4, 6, 6))
     assert block_split((4, 6, 6), (1, 2, 2)).reduce_grid(x).shape == (1, 2, 4, 3, 3)
