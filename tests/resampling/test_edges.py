@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from rekernel.errors import RekernelError
+from rekernel.resampling.arrays import resample
 from rekernel.resampling.filters import interpolation_filter
 from rekernel.resampling.full_precision import _by_backend
 from rekernel.resampling.geometry import ConvGeometry, conv_geometry, output_size, pool_geometry
 from rekernel.resampling.methods import canonical_method
-from rekernel.resampling.operators import kernel_operator, kernel_taps
+from rekernel.resampling.operators import grid_operator, kernel_operator, kernel_taps
 
 
 def test_a_layer_without_arguments_has_stride_1_and_keeps_its_scale():
@@ -92,3 +93,27 @@ def test_at_scale_1_more_taps_are_zeros_around_the_same_kernel(method):
     assert np.array_equal(kernel_operator(3, 1.0, method, taps=5), np.pad(np.eye(3), ((1, 1), (0, 0))))
     assert np.array_equal(kernel_operator(3, 1.0, method, taps=9), np.pad(np.eye(3), ((3, 3), (0, 0))))
     assert not np.array_equal(kernel_operator(3, 1.0, method, taps=4)[:3], np.eye(3))  # between the old taps
+
+
+def test_an_optimal_grid_that_shrinks_uses_as_many_new_pixels_as_one_that_keeps_its_size():
+    """Fewer would leave the design no room: the reach is counted in new pixels, and grows only with the scale."""
+    matrix = grid_operator(16, 8, "optimal")
+    assert (np.abs(matrix) > 1e-9).sum(axis=0).max() == (np.abs(grid_operator(17, 16, "optimal")) > 1e-9).sum(
+        axis=0
+    ).max()
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_means_of_two_are_taken_one_axis_after_the_other_so_every_engine_gives_the_same_bits(framework):
+    """A sum of two terms is the same in any order; the four of a product of both axes are not."""
+    w = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    matrix = kernel_operator(3, 2.0, "nearest").astype(np.float32)
+
+    def along(x, axis):
+        x = np.moveaxis(x, axis, -1)
+        rows = [sum((c * x[..., i] for i, c in enumerate(row) if c), np.float32(0)) for row in matrix]
+        return np.moveaxis(np.stack(rows, -1), -1, axis)
+
+    given = pytest.importorskip("torch").from_numpy(w) if framework == "torch" else w
+    found = np.asarray(resample(given, {2: kernel_operator(3, 2.0, "nearest"), 3: kernel_operator(3, 2.0, "nearest")}))
+    assert np.array_equal(found, along(along(w, 2), 3))
