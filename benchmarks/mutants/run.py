@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "mutants", help="what coverage.py found stays here")
     parser.add_argument("--again", action="store_true", help="run the suite under coverage.py again")
     parser.add_argument("--only", nargs="*", default=(), metavar="NAME", help="mutants by name")
-    parser.add_argument("--survivors", action="store_true", help="only those that survived the last run")
+    parser.add_argument(
+        "--survivors", action="store_true", help="only those that survived the last run and are not equivalent"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     asked = parser.parse_args()
     paths = sorted(str(path.relative_to(ROOT)) for pattern in MODULES for path in ROOT.glob(pattern))
@@ -61,14 +63,13 @@ def main() -> int:
     seconds = json.loads((asked.work / "seconds.json").read_text())
     chosen = sample(ROOT, paths, asked.count)
     known: dict[str, dict[str, Any]] = {}
+    reasons = tomllib.loads((HERE / "survivors.toml").read_text())
     if asked.survivors or asked.only:
         known = {row["name"]: row for row in json.loads(asked.out.read_text())["mutants"]}
-    again = [
-        m for m in chosen
-        if not known or m.name in asked.only or (asked.survivors and known.get(m.name, {}).get("killed by") is None)
-    ]  # fmt: skip
+    settled = {name for name, row in known.items() if row["killed by"]} | reasons.get("equivalent", {}).keys()
+    again = [m for m in chosen if not known or m.name in asked.only or (asked.survivors and m.name not in settled)]
     rows = {**known, **_try_all(again, covered, seconds, asked.jobs)}
-    return _report([rows[m.name] for m in chosen], asked.out)
+    return _report([rows[m.name] for m in chosen], reasons, asked.out)
 
 
 def _try_all(
@@ -146,8 +147,7 @@ def _pieces(path: str, tests: list[str], seconds: dict[str, float]) -> list[tupl
     return [*pieces, (piece, total)] if piece else pieces
 
 
-def _report(rows: list[dict[str, Any]], out: Path) -> int:
-    reasons = tomllib.loads((HERE / "survivors.toml").read_text())
+def _report(rows: list[dict[str, Any]], reasons: dict[str, dict[str, str]], out: Path) -> int:
     alive = [row for row in rows if row["killed by"] is None]
     equivalent = [row for row in alive if row["name"] in reasons.get("equivalent", {})]
     share = (len(rows) - len(alive)) / (len(rows) - len(equivalent))

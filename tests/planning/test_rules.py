@@ -286,3 +286,7 @@ def test_an_output_of_a_rule_can_be_carried_out():
     ).change
     expected = rk.resample_conv(w, 2, method="cubic", taps=7)
     np.testing.assert_allclose(change.apply(w), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_that_is_rescaled_has_no_note_about_shrinking():
+    assert rules.shrinking_note(()) == ""

@@ -16,6 +16,7 @@ from rekernel.resampling.full_precision import _by_backend
 from rekernel.resampling.geometry import ConvGeometry, conv_geometry, output_size, pool_geometry
 from rekernel.resampling.methods import canonical_method
 from rekernel.resampling.operators import grid_operator, kernel_operator, kernel_taps
+from rekernel.resampling.response_limit import peaks, two_nearest
 
 
 def test_a_layer_without_arguments_has_stride_1_and_keeps_its_scale():
@@ -117,3 +118,14 @@ def test_means_of_two_are_taken_one_axis_after_the_other_so_every_engine_gives_t
     given = pytest.importorskip("torch").from_numpy(w) if framework == "torch" else w
     found = np.asarray(resample(given, {2: kernel_operator(3, 2.0, "nearest"), 3: kernel_operator(3, 2.0, "nearest")}))
     assert np.array_equal(found, along(along(w, 2), 3))
+
+
+def test_the_peak_of_every_column_is_found_however_many_there_are():
+    columns = np.tile([[0.5], [0.5]], 20_000)
+    columns[:, -1] = 1.0, -0.5
+    assert peaks(columns)[[0, -1]] == pytest.approx([1.0, 1.5]) and len(peaks(columns)) == 20_000
+
+
+def test_a_target_that_is_whole_up_to_rounding_is_whole():
+    assert two_nearest(5, np.array([1 + 1e-12, 3 - 1e-12])).T.tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
+    assert np.count_nonzero(two_nearest(5, np.array([1 + 1e-6]))) == 2
