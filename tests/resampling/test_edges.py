@@ -35,6 +35,13 @@ def test_without_a_size_a_window_larger_than_eight_steps_gets_the_smallest_image
     assert pool_geometry(40, "avg", **options) != pool_geometry(40, "avg", **options, size=size + 1)
 
 
+def test_without_a_size_a_layer_gets_eight_steps_and_more_only_where_its_kernel_needs_more():
+    """Where a scale is not whole, the size decides how the right padding is rounded."""
+    options = {"padding": 1, "method": "linear", "scale_in": 1.25}
+    found = conv_geometry(8, **options)
+    assert found == conv_geometry(8, **options, size=8) != conv_geometry(8, **options, size=10)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "phase"),
     [
