@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +295,17 @@ def test_a_plan_is_carried_out_with_the_modes_and_operators_that_it_lists(tmp_pa
         rk.convert(source, other, plan=replace(plan, origin="names"))
     with pytest.raises(rk.RekernelError, match="mode magic is not one of supersample, absorb"):
         rk.convert(source, other, scale=2, hints=rk.Hints(mode={"second.weight": "magic"}))
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["plan", "--scale", "2"], ["convert", "--scale", "2"]])
+def test_without_onnx_one_line_says_how_to_get_it(command, tmp_path):
+    """A module of that name that cannot be imported comes first on the path: what a machine without it looks like."""
+    model = saved(tmp_path / "m.onnx")
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "onnx.py").write_text("raise ImportError('no such module')\n")
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(map(str, (tmp_path / "shadow", root / "src", root / "cli")))
+    target = [str(tmp_path / "out.onnx")] if command[0] == "convert" else []
+    words = [sys.executable, "-m", "rekernel_cli", command[0], str(model), *target, *command[1:]]
+    ran = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr == "Error: an ONNX model needs the onnx package: pip install onnx\n"

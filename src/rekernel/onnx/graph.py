@@ -15,21 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
+from onnx import numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
+from ..checkpoint.dtypes import OF_ONNX
 from ..checkpoint.file_kind import DOWNLOAD_AGAIN, open_regular
 from ..errors import RekernelError
 from ..escape import shown, shown_path
-
-try:
-    import onnx
-    from google.protobuf.message import DecodeError, Message
-    from onnx import numpy_helper, shape_inference
-    from onnx.reference import ReferenceEvaluator
-except ImportError:  # pragma: no cover - the tests have it
-    raise RekernelError("an ONNX model needs the onnx package: pip install onnx") from None
-
-from ..checkpoint.dtypes import OF_ONNX
 from .external_data import bring_in, data_bytes, is_outside, tensors_of
 from .well_formed import check_nodes, check_ranks, check_shapes, first_line, inlined
 
