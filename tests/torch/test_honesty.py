@@ -180,6 +180,7 @@ def test_a_wrong_example_input_is_named(example: Any, message: str) -> None:
         ({"modes": {"0": "swallow"}}, "swallow"),
         ({"modes": {"nothing": "absorb"}}, "matches no tensor"),
         ({"exclude": ["nothing"]}, "matches no tensor"),
+        ({"include": ["0.wieght"]}, r"matches no tensor.* near: 0\.weight"),
         ({"form": "factored", "taps": 5, "method": "optimal"}, "taps='full'"),
         ({"mode": "swallow"}, "mode='swallow' is not one of auto, supersample, absorb, and not a dict of layer names"),
         ({"reading_filter": "magic"}, "magic"),

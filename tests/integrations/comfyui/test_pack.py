@@ -44,6 +44,7 @@ def test_the_papers_names_are_in_the_tooltips():
     declared = NODE_CLASS_MAPPINGS["RekernelUpsampleGuidance"].INPUT_TYPES()["required"]
     tooltips = {name: options["tooltip"] for name, (_, options) in declared.items()}
     assert "0 off, 1 take the coarse layout fully from the trained-size pass" in tooltips["strength"]
+    assert "Share of the model's time, from noise to image" in tooltips["end_percent"]
     assert "theta" in tooltips["strength"] and "eta" in tooltips["end_percent"]
     # A workflow saved with 0.1.0 has four values, without names: scale, theta, eta, levels.
     assert list(declared)[1:5] == ["scale", "strength", "end_percent", "levels"]
