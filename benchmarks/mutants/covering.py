@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -28,7 +29,8 @@ ignore_errors = true
 
 def run_suite(root: Path, out: Path, paths: list[str]) -> None:
     """Run the fast suite once and write coverage.json ({path: {line: [tests]}}) and seconds.json ({test: seconds})."""
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # what an earlier run found would be combined with this one's
+    out.mkdir(parents=True)
     config = out / "settings.ini"
     config.write_text(_CONFIG.format(sources=",".join(sorted({str((root / p).parent) for p in paths})),
                                      data=out / "coverage"))  # fmt: skip
@@ -69,11 +71,18 @@ def _seconds(report: Path) -> dict[str, float]:
     return dict(seconds)
 
 
-def tests_of(root: Path, path: str, line: int, covered: dict[str, list[str]]) -> list[str]:
+def tests_of(root: Path, path: str, line: int, covered: dict[str, dict[str, list[str]]]) -> list[str]:
     """The tests that run a line. A line outside functions, or of a signature, counts as run by its users.
 
-    For a line of a signature these are the tests that run the function; for one outside functions, all tests that run
-    anything of the module.
+    For a line of a signature these are the tests that run the function. For one outside functions, whose names other
+    modules import, they are all tests that run anything of the module's folder.
+
+    Parameters
+    ----------
+    root, path, line
+        Folder of the repository, path of the module in it, and number of the line.
+    covered : {path: {line: [tests]}}
+        As `run_suite` writes it.
     """
     tree = ast.parse((root / path).read_text())
     inner = None
@@ -83,8 +92,9 @@ def tests_of(root: Path, path: str, line: int, covered: dict[str, list[str]]) ->
         ) <= line <= (node.end_lineno or 0):
             inner = node if inner is None or node.lineno > inner.lineno else inner
     if inner is None:
-        lines = range(1, 10**6)
-    elif line < inner.body[0].lineno:
+        folder = [lines for other, lines in covered.items() if Path(other).parent == Path(path).parent]
+        return sorted({test for lines in folder for tests in lines.values() for test in tests})
+    if line < inner.body[0].lineno:
         lines = range(inner.body[0].lineno, (inner.end_lineno or 0) + 1)
     else:
         statement = max(
@@ -92,4 +102,4 @@ def tests_of(root: Path, path: str, line: int, covered: dict[str, list[str]]) ->
             key=lambda n: n.lineno,
         )
         lines = range(statement.lineno, (statement.end_lineno or 0) + 1)
-    return sorted({test for at, tests in covered.items() if int(at) in lines for test in tests})
+    return sorted({test for at, tests in covered[path].items() if int(at) in lines for test in tests})

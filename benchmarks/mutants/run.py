@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from covering import run_suite, tests_of
 from sites import Mutant, sample
-from trial import killed as killed_by
+from trial import killed
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument(
         "--survivors", action="store_true", help="only those that survived the last run and are not equivalent"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "mutants.json")
     asked = parser.parse_args()
     paths = sorted(str(path.relative_to(ROOT)) for pattern in MODULES for path in ROOT.glob(pattern))
     if asked.again or not (asked.work / "coverage.json").exists():
@@ -78,20 +78,20 @@ def _try_all(
     copies: SimpleQueue[Path] = SimpleQueue()
     lock = threading.Lock()
     rows = {}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.splitlines() if (ROOT / name).is_file()]
     with tempfile.TemporaryDirectory() as folder:
         for number in range(jobs):
             copy = Path(folder) / str(number)
-            files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            for name in files.splitlines():
-                if (ROOT / name).is_file():
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(ROOT / name, copy / name)
+            for name in files:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, copy / name)
             copies.put(copy)
 
         def one(mutant: Mutant) -> None:
             copy = copies.get()
             try:
-                row = _try(mutant, copy, tests_of(ROOT, mutant.path, mutant.line, covered[mutant.path]), seconds)
+                row = _try(mutant, copy, tests_of(ROOT, mutant.path, mutant.line, covered), seconds)
             finally:
                 copies.put(copy)
             with lock:
@@ -110,20 +110,17 @@ def _try(mutant: Mutant, copy: Path, tests: list[str], seconds: dict[str, float]
     original = place.read_text()
     place.write_text(mutant.code)
     began = time.monotonic()
+    killed_by = None
     try:
-        killed = next(
-            (
-                by
-                for piece in _pieces(mutant.path, tests, seconds)
-                if (by := killed_by(copy, piece[0], 120 + 4 * piece[1]))
-            ),
-            None,
-        )
+        for piece, usual in _pieces(mutant.path, tests, seconds):
+            killed_by = killed(copy, piece, 120 + 4 * usual)
+            if killed_by is not None:
+                break
     finally:
         place.write_text(original)
     return {
         "name": mutant.name, "path": mutant.path, "line": mutant.line, "operator": mutant.operator,
-        "before": mutant.before, "after": mutant.after, "tests": len(tests), "killed by": killed,
+        "before": mutant.before, "after": mutant.after, "tests": len(tests), "killed by": killed_by,
         "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 
@@ -132,19 +129,18 @@ def _pieces(path: str, tests: list[str], seconds: dict[str, float]) -> list[tupl
     """Tests in the order in which they are tried: those of the module's own package first, then by time."""
     own = f"tests/{Path(path).parent.relative_to('src/rekernel').parts[0]}/"
     ordered = sorted(tests, key=lambda test: (not test.startswith(own), seconds.get(test, 0.0)))
-    pieces, piece, total = [], [], 0.0
-    limits = iter(PIECES)
-    most, limit = next(limits)
-    for test in ordered:
-        piece.append(test)
-        total += seconds.get(test, 0.0)
-        if total > limit or len(piece) == most:
+    left = iter(ordered)
+    pieces = []
+    for most, limit in PIECES:
+        piece, total = [], 0.0
+        for test in left:
+            piece.append(test)
+            total += seconds.get(test, 0.0)
+            if total > limit or len(piece) == most:
+                break
+        if piece:
             pieces.append((piece, total))
-            piece, total = [], 0.0
-            if (following := next(limits, None)) is None:
-                return pieces
-            most, limit = following
-    return [*pieces, (piece, total)] if piece else pieces
+    return pieces
 
 
 def _report(rows: list[dict[str, Any]], reasons: dict[str, dict[str, str]], out: Path) -> int:
@@ -152,9 +148,10 @@ def _report(rows: list[dict[str, Any]], reasons: dict[str, dict[str, str]], out:
     equivalent = [row for row in alive if row["name"] in reasons.get("equivalent", {})]
     share = (len(rows) - len(alive)) / (len(rows) - len(equivalent))
     result = {
-        "command": "make mutants", "mutants": rows, "count": len(rows), "survived": len(alive),
+        "arguments": sys.argv[1:], "mutants": rows, "count": len(rows), "survived": len(alive),
         "equivalent": len(equivalent), "killed of the others": round(share, 4),
     }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     for row in alive:
         reason = next((part[row["name"]] for part in reasons.values() if row["name"] in part), "no reason yet")
