@@ -25,7 +25,7 @@ FOREIGN = (
 # Lowest first. A package imports from strictly lower levels, so packages of one level do not know each other.
 LEVELS: list[set[str]] = [
     {"errors", "escape", "text", "version"},
-    {"messages"},
+    {"messages", "rounding"},
     {"checkpoint", "resampling", "patterns"},
     {"sources", "plan", "architectures"},
     {"planning"},

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from ..messages.arguments import short
+from ..rounding.half import round_half
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
 _OF_NUMPY = {dtype.numpy: dtype.name for dtype in TABLE if dtype.numpy}
 _LARGEST = {"F16": ("65504", "BF16 or F32"), "BF16": ("3.38953e+38", "F32"), "F32": ("3.40282e+38", "F64")}
 """The largest finite value of each dtype to which wider floats are cast, and the dtypes to cast to instead."""
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _BY_NAME = {dtype.name: dtype for dtype in TABLE}
 
 _SPELLINGS = OF_TORCH | {
@@ -136,10 +138,14 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     >>> cast(np.array([1.0, 2.0]), "F16").dtype.name
     'float16'
     """
-    with np.errstate(over="ignore"):
-        result = values.astype(numpy_dtype(dtype))
-    if dtype in _LARGEST and (infinite := ~np.isfinite(result)).any():
-        lost = infinite & np.isfinite(values)
+    if dtype == "F16" and values.dtype == np.float32:
+        result: NDArray[Any] = np.empty(values.shape, np.float16)
+        round_half(values, result)
+    else:
+        with np.errstate(over="ignore"):
+            result = values.astype(numpy_dtype(dtype))
+    if dtype in _LARGEST and not _all_finite(result):
+        lost = ~np.isfinite(result) & np.isfinite(values)
         if lost.any():
             worst, (largest, instead) = values[lost].flat[0], _LARGEST[dtype]
             raise RekernelError(
@@ -163,8 +169,22 @@ def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> 
     False
     """
     name = _OF_NUMPY.get(result.dtype.name, "")
-    if name not in FLOATS or np.isfinite(result).all():
+    if name not in FLOATS or _all_finite(result):
         return True
     if name in _LARGEST:  # float64 is the widest: what is infinite there was so before
         cast(wider(), name)
     return False
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
+    """Whether no value is infinite or NaN: in 16 bits, where NumPy looks at one number at a time, by the exponents.
+
+    Examples
+    --------
+    >>> [_all_finite(np.array([0, x], np.float16)) for x in (1, np.inf, np.nan)]
+    [True, False, False]
+    """
+    exponent = _EXPONENTS.get(values.dtype.name)
+    if exponent is None:
+        return bool(np.isfinite(values).all())
+    return int((values.view(np.uint16) & exponent).max(initial=0)) < exponent

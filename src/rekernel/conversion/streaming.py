@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
@@ -27,8 +26,6 @@ from ..plan.changes import LayerChange
 from .output_files import OutputFile, OutputTensor
 
 _COPY = 32 << 20  # bytes of a piece that is copied, by the kernel if the system allows
-_TORCH_FROM = 1 << 28  # float16 values; with fewer, importing torch takes longer than torch saves
-_TORCH = 170 << 20  # resident bytes of torch after its import
 _RESAMPLE = 1 << 20  # output elements of a resampled piece: fits the cache, and too few for threads in `resample`
 
 
@@ -103,7 +100,6 @@ def stream(
         If the values of a tensor cannot be computed or cast; the message names the tensor.
     """
     workers = os.cpu_count() or 1
-    _load_torch_for_halves(file)
     pool = ThreadPoolExecutor(workers)
     running: dict[Future[bool], Piece] = {}
     broken: dict[str, None] = {}
@@ -127,23 +123,11 @@ def stream(
     return list(broken)
 
 
-def _load_torch_for_halves(file: OutputFile) -> None:
-    """Import torch if its hardware rounding to float16 saves more time than the import takes."""
-    if _many_halves(file):
-        with suppress(ImportError):
-            import torch  # noqa: F401 - `resample` uses torch if it is imported
-
-
-def _many_halves(file: OutputFile) -> bool:
-    halves = sum(math.prod(t.change.new_shape) for t in file.tensors if t.dtype == "F16" and not t.change.kept)
-    return halves >= _TORCH_FROM
-
-
 def peak_bytes(files: tuple[OutputFile, ...]) -> int:
-    """Estimate the memory that `stream` adds at most: the largest pieces at once, and torch if it is imported."""
+    """Estimate the memory that `stream` adds at most: the largest pieces at once."""
     workers = os.cpu_count() or 1
     sizes = nlargest(workers, (_held(piece) for file in files for piece in pieces(file)))
-    return sum(sizes) + (_TORCH if any(map(_many_halves, files)) else 0)
+    return sum(sizes)
 
 
 def _held(piece: Piece) -> int:

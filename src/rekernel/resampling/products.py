@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..rounding.half import BLOCK, round_half
+from ..rounding.scratch import Scratch
 from .full_precision import full_precision
 from .torch_memory import memory_of
 
@@ -30,6 +31,7 @@ _KRON_COLUMNS = 64
 # block also stays in the cache between the product and the cast.
 _NUMPY_BLOCK = 200_000
 _TORCH_BLOCK = 1 << 26  # elements of output: enough to fill a GPU, small beside the weights it serves
+_MEMORY = Scratch()
 _THREADS_FROM = 1 << 20  # from so many output elements on, a second thread pays
 
 
@@ -155,17 +157,23 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
             block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
         if limits:
             block = np.clip(np.rint(block), *limits)
-        if half:
-            round_half(block, out[part])
-        else:
-            out[part] = block
+        out[part] = block
+
+    def fill_halves(part: tuple[slice, ...]) -> None:
+        target, values = out[part], w[part].astype(wide)
+        block = _MEMORY.array("block", target.size, wide).reshape(target.shape)
+        with np.errstate(invalid="ignore"):
+            for inner in _blocks(block.shape, small):
+                block[inner] = _product(values[inner], matrices, np.matmul)
+        round_half(block, target)
 
     def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
         for part in parts:
-            fill(part)
+            fill_halves(part) if half else fill(part)
 
     multiplications = max(m.shape[1] for *_, m in steps)
-    parts = _blocks(shape, max(1, _NUMPY_BLOCK // multiplications))
+    small = max(1, _NUMPY_BLOCK // multiplications)
+    parts = _blocks(shape, max(small, BLOCK) if half else small)
     workers = os.cpu_count() or 1 if out.size >= _THREADS_FROM else 1
     if workers == 1:
         fill_all(parts)
@@ -182,37 +190,6 @@ def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
     limits, wide = np.iinfo(name), np.dtype(accumulator).type
     high = wide(limits.max)
     return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
-
-
-def round_half(block: NDArray[Any], out: NDArray[np.float16]) -> None:
-    """Round a float32 or float64 block to float16: in hardware where the process has imported torch, else by NumPy.
-
-    Both round to nearest even, subnormals included, so the bytes are the same. NumPy converts one number at a time and
-    raises a floating-point flag for every inexact subnormal, and rescaled weights have many of them. Rounding them to
-    float16's grid of 2^-24 first is faster (benchmarks/speed/convert.py).
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.from_numpy(out).copy_(torch.from_numpy(block))
-        return
-    _round_subnormals(block)
-    with np.errstate(over="ignore"):  # becomes infinite, as in torch; writing a checkpoint refuses infinite values
-        out[...] = block
-
-
-def _round_subnormals(x: NDArray[Any]) -> None:
-    """Round the values that float16 holds as subnormal numbers to float16's grid, in place.
-
-    Float32 numbers between 1/2 and 1 lie on the same grid, so adding 3/4 and subtracting it again rounds alike. Larger
-    values are first clipped to a point of the grid, so that their difference is 0 and they do not change.
-    """
-    edge, lift = np.float32(2.0**-14), np.float32(0.75)
-    clipped = np.minimum(x, edge)
-    np.maximum(clipped, -edge, out=clipped)
-    rounded = clipped + lift
-    rounded -= lift
-    rounded -= clipped
-    x += rounded
 
 
 def _product(block: Any, steps: list[Step], matmul: Callable[[Any, Any], Any]) -> Any:

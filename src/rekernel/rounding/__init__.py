@@ -1,0 +1,1 @@
+"""Round float32 values to narrower floats, faster than NumPy's own casts."""
