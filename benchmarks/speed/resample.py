@@ -2,9 +2,10 @@
 
     python benchmarks/speed/resample.py
 
-1280 x 1280 x 3 x 3 in float32, the largest square layer of Stable Diffusion's UNet; best of `REPEATS`, all cores.
-F.interpolate gets the same number of taps. Its kernel is a different one; it is the call that a script would make.
-Writes results/resample.json.
+1280 x 1280 x 3 x 3, the largest square layer of Stable Diffusion's UNet; best of `REPEATS`, all cores. F.interpolate
+gets the same number of taps. Its kernel is a different one; it is the call that a script would make. 'fill' writes ones
+into a new array as large as the result, in one thread as `np.full` does, or in one thread for each core. Most of that
+time the system maps new memory. Writes results/resample.json.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -26,6 +29,7 @@ HERE = Path(__file__).parent
 SHAPE = (1280, 1280, 3, 3)
 REPEATS = 7
 CASES = [("linear", 5, "bilinear"), ("linear", 7, "bilinear"), ("cubic", 11, "bicubic"), ("optimal", 5, "bilinear")]
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def best(f: Callable[[], object]) -> float:
@@ -38,15 +42,27 @@ def best(f: Callable[[], object]) -> float:
     return 1000 * min(seconds)
 
 
-def measure(method: str, taps: int, mode: str) -> dict[str, float]:
-    w = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
-    tensor = torch.from_numpy(w)
-    return {
+def filled(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """A new array of ones, each core its own part."""
+    out, cores = np.empty(shape, dtype), os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda part: part.fill(1), np.array_split(out, cores)))
+
+
+def measure(method: str, taps: int, mode: str, dtype: str) -> dict[str, float]:
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    w = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32).astype(kind)
+    tensor = torch.from_numpy(w.astype(np.float32)).to(getattr(torch, dtype))
+    shape = (*SHAPE[:2], taps, taps)
+    row = {
         "numpy": best(lambda: rk.resample_conv(w, 2, method, taps=taps)),
         "torch": best(lambda: rk.resample_conv(tensor, 2, method, taps=taps)),
-        "interpolate": best(lambda: F.interpolate(tensor, size=(taps, taps), mode=mode) / 4),
-        "fill": best(lambda: np.full((*SHAPE[:2], taps, taps), 1, np.float32)),
+        "fill": best(lambda: np.full(shape, 1, kind)),
+        "fill, all cores": best(lambda: filled(shape, kind)),
     }
+    if dtype == "float32":  # in 16 bits a script converts to float32 first
+        row["interpolate"] = best(lambda: F.interpolate(tensor, size=(taps, taps), mode=mode) / 4)
+    return row
 
 
 def main() -> None:
@@ -55,13 +71,15 @@ def main() -> None:
         "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "repeats": REPEATS,
         "numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    rows = [{"method": m, "taps": t, **measure(m, t, mode)} for m, t, mode in CASES]
+    rows = [{"method": m, "taps": t, "dtype": d, **measure(m, t, mode, d)} for d in DTYPES for m, t, mode in CASES]
     print(f"1280x1280x3x3, ms ({setting['cpu']}, {setting['cores']} cores, best of {REPEATS})")
-    print("method   taps      numpy   torch  interpolate  fill only  speed-up (numpy)  (torch)")
+    print("dtype     method   taps      numpy   torch  interpolate  fill only  all cores  numpy/fill  /all cores")
     for r in rows:
+        other = f"{r['interpolate']:12.0f}" if "interpolate" in r else " " * 12
         print(
-            f"{r['method']:8s} 3 -> {r['taps']:<3d} {r['numpy']:7.0f} {r['torch']:7.0f} {r['interpolate']:12.0f} "
-            f"{r['fill']:10.0f} {r['interpolate'] / r['numpy']:16.1f}x {r['interpolate'] / r['torch']:8.1f}x"
+            f"{r['dtype']:9s} {r['method']:8s} 3 -> {r['taps']:<3d} {r['numpy']:7.0f} {r['torch']:7.0f} {other} "
+            f"{r['fill']:10.0f} {r['fill, all cores']:10.0f} {r['numpy'] / r['fill']:11.2f} "
+            f"{r['numpy'] / r['fill, all cores']:11.2f}"
         )
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "resample.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")

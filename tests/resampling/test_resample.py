@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import tracemalloc
 
 import jax
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rekernel as rk
+from rekernel.resampling.casts import narrowed
 
 RNG = np.random.default_rng(20)
 EINSUM = {1: "abi,xi->abx", 2: "abij,xi,yj->abxy", 3: "abijk,xi,yj,zk->abxyz"}
@@ -351,3 +353,18 @@ def test_every_block_of_a_thread_is_written_once():
     for rows in itertools.chain(range(66_660, 66_672), (233_333, 400_001)):
         out = rk.resample(np.ones((rows, 3), np.float32), {1: R})
         assert (out == R.sum(axis=1).astype(np.float32)).all()
+
+
+def test_float16_is_rounded_alike_with_and_without_torch(monkeypatch):
+    """Through torch's hardware or NumPy: the same bits, subnormals, signed zeros aside, infinities and NaN included."""
+    rng = np.random.default_rng(5)
+    block = (rng.normal(size=300_000) * 10.0 ** rng.uniform(-9, 6, 300_000)).astype(np.float32)
+    block[:6] = [0.0, 2.0**-14, -(2.0**-14), np.nan, np.inf, -np.inf]
+    expected = torch.from_numpy(block).to(torch.float16).numpy()
+    assert np.isin(np.abs(expected[6:]), [0, np.inf], invert=True).mean() > 0.5
+    for modules in (sys.modules, {name: m for name, m in sys.modules.items() if name != "torch"}):
+        monkeypatch.setattr(sys, "modules", modules)
+        out = np.empty(block.shape, np.float16)
+        with np.errstate(over="ignore"):
+            narrowed(block.copy(), out)
+        assert np.array_equal(out, expected, equal_nan=True)

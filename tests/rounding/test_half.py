@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from rekernel.rounding.half import round_half
-
-
-@pytest.fixture(params=["torch imported", "NumPy alone"])
-def engine(request, monkeypatch):
-    if request.param == "NumPy alone":
-        monkeypatch.setattr(sys, "modules", {name: m for name, m in sys.modules.items() if name != "torch"})
-    return request.param
 
 
 def rounded(values, out=None):
@@ -29,7 +20,7 @@ def bits(values):
     return np.where(np.isnan(values), np.uint16(0x7E00), values.view(np.uint16))
 
 
-def test_every_half_and_every_tie_and_its_neighbours(engine):
+def test_every_half_and_every_tie_and_its_neighbours():
     """All finite float16 numbers, what lies between two of them, and the float32 numbers on either side of that."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     ties = np.append((halves[1:] + halves[:-1]) / 2, np.float32(65520))
@@ -44,7 +35,7 @@ def test_every_half_and_every_tie_and_its_neighbours(engine):
             assert (rounded(sign * values).view(np.uint16) == expected | negative).all()
 
 
-def test_random_numbers_of_every_size(engine):
+def test_random_numbers_of_every_size():
     rng = np.random.default_rng(5)
     values = (rng.normal(size=300_000) * 10.0 ** rng.uniform(-12, 6, 300_000)).astype(np.float32)
     values[:8] = [0.0, -0.0, 2.0**-14, -(2.0**-14), np.nan, np.inf, -np.inf, np.float32(1e-45)]
@@ -55,12 +46,12 @@ def test_random_numbers_of_every_size(engine):
 
 
 @pytest.mark.parametrize("length", [0, 1, 32_767, 32_768, 32_769, 70_001])
-def test_every_value_of_every_length_is_written(engine, length):
+def test_every_value_of_every_length_is_written(length):
     values = np.linspace(-3, 3, length, dtype=np.float32)
     assert (rounded(values) == torch.from_numpy(values).to(torch.float16).numpy()).all()
 
 
-def test_an_infinite_block_leaves_the_others_alone(engine):
+def test_an_infinite_block_leaves_the_others_alone():
     values = np.full(100_000, 1 / 3, np.float32)
     values[40_000] = np.inf
     got = rounded(values)
@@ -68,7 +59,7 @@ def test_an_infinite_block_leaves_the_others_alone(engine):
     assert (np.delete(got, 40_000) == np.float16(1 / 3)).all()
 
 
-def test_memory_that_is_not_contiguous(engine):
+def test_memory_that_is_not_contiguous():
     values = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
     out = np.zeros((60, 40), np.float16)
     rounded(values[:, ::2].T, out[::2, :30][:20])

@@ -1,7 +1,7 @@
 """Multiply matrices along array axes in any framework, in blocks, keeping dtype and device.
 
-Scope: arithmetic, rounding, blocks and threads. Not here: the checks of the arguments (see `arrays`). Uses
-array-api-compat, which imports only the framework of the array that it is given.
+Scope: arithmetic, blocks and threads. Not here: the checks of the arguments (see `arrays`), casts of 16-bit floats (see
+`casts`). Uses array-api-compat, which imports only the framework of the array that it is given.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
-from ..rounding.half import BLOCK, round_half
 from ..rounding.scratch import Scratch
+from .casts import narrowed, widened
 from .full_precision import full_precision
-from .torch_memory import memory_of
+from .torch_memory import has_plain_memory, memory_of, tensor_on
 
 Matrix = NDArray[np.float64]
 Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
@@ -27,9 +28,9 @@ Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, th
 _ALLOWED = ("float16", "bfloat16", "float32", "float64")
 # Up to so many columns, one (prod k', prod k) product costs less than one pass over the data for each axis.
 _KRON_COLUMNS = 64
-# BLAS starts threads above about 2^18 multiplications, which costs more than it gains for matrices this thin. A smaller
-# block also stays in the cache between the product and the cast.
+# BLAS starts threads above about 2^18 multiplications, which costs more than it gains for matrices this thin.
 _NUMPY_BLOCK = 200_000
+_CACHED = 1 << 17  # elements of output that stay in the cache between the product and the cast
 _TORCH_BLOCK = 1 << 26  # elements of output: enough to fill a GPU, small beside the weights it serves
 _MEMORY = Scratch()
 _THREADS_FROM = 1 << 20  # from so many output elements on, a second thread pays
@@ -115,73 +116,106 @@ def _run(w: Any, steps: list[Step], shape: tuple[int, ...], name: str) -> Any:
     if framework == "numpy":
         return _run_numpy(w, steps, shape, accumulator)
     if framework == "torch" and (values := memory_of(w, name)) is not None:
-        import torch
+        return tensor_on(_run_numpy(values, steps, shape, accumulator))
+    return run_on_device(w, steps, shape, name, accumulator)
 
-        return torch.from_numpy(_run_numpy(values, steps, shape, accumulator))
+
+def run_on_device(w: Any, steps: list[Step], shape: tuple[int, ...], name: str, accumulator: str) -> Any:
+    """Multiply by the framework of `w`, where `w` lies. torch makes one product a block, float32 right into the result.
+
+    Parameters
+    ----------
+    w : array of shape (before, *middle, after), of the dtype that is called `name`
+    steps : matrices and their axes
+    shape : of the result
+    accumulator : {'float32', 'float64'}
+
+    Examples
+    --------
+    >>> import torch
+    >>> run_on_device(torch.ones(2, 3, 1), [(0, 1, (1,), np.ones((1, 3)))], (2, 1, 1), "float32", "float32").flatten()
+    tensor([3., 3.])
+    """
     import array_api_compat
 
     xp = array_api_compat.array_namespace(w)
     device = array_api_compat.device(w)
     wide = getattr(xp, accumulator)
     on_device = [(i, n, sizes, xp.asarray(m, dtype=wide, device=device)) for i, n, sizes, m in steps]
-    matmul = xp.matmul
 
-    def compute(block: Any) -> Any:
-        return _product(xp.astype(block, wide, copy=False), on_device, matmul)
-
-    def narrow(result: Any) -> Any:
+    def compute(block: Any, into: Any = None) -> Any:
+        result = _product(xp.astype(block, wide, copy=False), on_device, xp.matmul, into)
         if name not in _ALLOWED and "int" in name:
             result = xp.clip(xp.round(result), *_integer_range(name, accumulator))
-        return xp.astype(result, w.dtype, copy=False)
+        return result
 
-    if framework != "torch":
-        return narrow(compute(w))
+    if not type(w).__module__.startswith("torch"):
+        return xp.astype(compute(w), w.dtype, copy=False)
     with full_precision(device.type):
         if w.requires_grad and _torch_grad_enabled():
-            return narrow(compute(w))
-        out = w.new_empty(shape)
+            return xp.astype(compute(w), w.dtype, copy=False)
+        out, direct = w.new_empty(shape), w.dtype == wide and has_plain_memory(w)
         for part in _blocks(shape, _TORCH_BLOCK):
-            out[part] = narrow(compute(w[part]))
+            target = out[part]
+            if direct and target.is_contiguous():
+                compute(w[part], target)
+            else:
+                out[part] = compute(w[part])  # rounds while it copies
         return out
 
 
 def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: str) -> Any:
     wide = np.dtype(accumulator)
-    matrices = [(i, n, sizes, np.ascontiguousarray(m, dtype=wide)) for i, n, sizes, m in steps]
+    rows = shape[-1] == 1  # no axis behind: the last product multiplies rows from the right
+    matrices = [(i, n, sizes, np.array(m, wide, order="F" if rows else "C")) for i, n, sizes, m in steps]
     out = np.empty(shape, dtype=w.dtype)
-    half = w.dtype == np.float16
     limits = _integer_range(dtype_name(w), accumulator) if np.issubdtype(w.dtype, np.integer) else None
-
-    def fill(part: tuple[slice, ...]) -> None:
-        with np.errstate(invalid="ignore"):  # an infinite weight makes its kernel NaN
-            block = _product(w[part].astype(wide, copy=False), matrices, np.matmul)
-        if limits:
-            block = np.clip(np.rint(block), *limits)
-        out[part] = block
-
-    def fill_halves(part: tuple[slice, ...]) -> None:
-        target, values = out[part], w[part].astype(wide)
-        block = _MEMORY.array("block", target.size, wide).reshape(target.shape)
-        with np.errstate(invalid="ignore"):
-            for inner in _blocks(block.shape, small):
-                block[inner] = _product(values[inner], matrices, np.matmul)
-        round_half(block, target)
+    elements = _CACHED if rows else max(1, _NUMPY_BLOCK // max(m.shape[1] for *_, m in steps))
 
     def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
-        for part in parts:
-            fill_halves(part) if half else fill(part)
+        with np.errstate(invalid="ignore"):  # an infinite weight makes its kernel NaN
+            for part in parts:
+                block, target = widened(w[part], wide), out[part]
+                if out.dtype == wide and target.flags.c_contiguous:  # BLAS writes the result itself: nothing is copied
+                    _product(block, matrices, _in_stacks, target)
+                    continue
+                result = _MEMORY.array("product", target.size, wide).reshape(target.shape)
+                _product(block, matrices, _in_stacks, result)
+                if limits:
+                    np.clip(np.rint(result, out=result), *limits, out=result)
+                narrowed(result, target)
 
-    multiplications = max(m.shape[1] for *_, m in steps)
-    small = max(1, _NUMPY_BLOCK // multiplications)
-    parts = _blocks(shape, max(small, BLOCK) if half else small)
     workers = os.cpu_count() or 1 if out.size >= _THREADS_FROM else 1
     if workers == 1:
-        fill_all(parts)
+        fill_all(_blocks(shape, elements))
         return out
+    share = list(_blocks(shape, elements))
+    # A run of neighbours for each thread: two threads that touch new memory at one place wait for each other.
+    ends = [len(share) * i // workers for i in range(workers + 1)]
     with ThreadPoolExecutor(workers) as pool:  # NumPy releases the GIL in products and casts
-        share = list(parts)
-        runs = [share[i::workers] for i in range(workers)]
-        list(pool.map(fill_all, runs))  # list() raises the exception of a thread
+        list(pool.map(fill_all, [share[a:b] for a, b in pairwise(ends)]))  # list() raises the exception of a thread
+    return out
+
+
+def _in_stacks(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The product of two matrices in one call of NumPy, which calls BLAS for a few rows of `a` at a time.
+
+    BLAS has fast code for small products, and starts no threads for them. A stack of matrices is passed on as it is.
+
+    Examples
+    --------
+    >>> _in_stacks(np.ones((3, 2)), np.ones((2, 1))).tolist()
+    [[2.0], [2.0], [2.0]]
+    """
+    rows = max(1, _NUMPY_BLOCK // b.size)
+    count = len(a) // rows
+    if a.ndim > 2 or b.ndim > 2 or count < 2 or not a.flags.c_contiguous:
+        return np.matmul(a, b, out=out)
+    if out is None:
+        out = np.empty((len(a), b.shape[1]), a.dtype)
+    end = count * rows
+    np.matmul(a[:end].reshape(count, rows, -1), b, out=out[:end].reshape(count, rows, -1))
+    np.matmul(a[end:], b, out=out[end:])
     return out
 
 
@@ -192,16 +226,19 @@ def _integer_range(name: str, accumulator: str) -> tuple[float, float]:
     return float(limits.min), float(high if int(high) <= limits.max else np.nextafter(high, wide(0)))
 
 
-def _product(block: Any, steps: list[Step], matmul: Callable[[Any, Any], Any]) -> Any:
-    """Apply each matrix to its axes of a (before, *middle, after) block."""
-    for axis, replaced, sizes, matrix in steps:
+def _product(block: Any, steps: list[Step], matmul: Callable[..., Any], into: Any = None) -> Any:
+    """Apply each matrix to its axes of a (before, *middle, after) block, the last one `into` a contiguous array."""
+    for number, (axis, replaced, sizes, matrix) in enumerate(steps, 1):
         shape = tuple(block.shape)
         left, right = shape[: axis + 1], shape[axis + 1 + replaced :]
-        rows, inner = math.prod(left), math.prod(right)
+        rows, inner, new = math.prod(left), math.prod(right), matrix.shape[0]
+        last = into is not None and number == len(steps)
         if inner == 1:
-            flat = matmul(block.reshape((rows, matrix.shape[1])), matrix.T)
+            place = {"out": into.reshape((rows, new))} if last else {}
+            flat = matmul(block.reshape((rows, matrix.shape[1])), matrix.T, **place)
         else:
-            flat = matmul(matrix, block.reshape((rows, matrix.shape[1], inner)))
+            place = {"out": into.reshape((rows, new, inner))} if last else {}
+            flat = matmul(matrix, block.reshape((rows, matrix.shape[1], inner)), **place)
         block = flat.reshape((*left, *sizes, *right))
     return block
 

@@ -1,14 +1,12 @@
-"""Round float32 values to float16: in hardware where the process has imported torch, else a block at a time.
+"""Round float32 values to float16 by a dozen of NumPy's fast operations on a whole block.
 
-NumPy converts one number at a time, and raises a floating-point flag for each inexact subnormal number, of which
-rescaled weights have many. Importing torch for the rounding alone takes a second and most of the memory of a
-conversion. So a dozen of NumPy's fast operations round a block (benchmarks/speed/rounding.py has the times).
-Scope: the rounding. Not here: which values are rounded (see `resampling.products`, `checkpoint.dtypes`).
+NumPy's own cast converts one number at a time, and raises a floating-point flag for each inexact subnormal number, of
+which rescaled weights have many. torch rounds in hardware, but its import takes a second and most of the memory of a
+conversion (benchmarks/speed/rounding.py has the times).
+Scope: the rounding. Not here: which values are rounded (see `resampling.casts`, `checkpoint.dtypes`).
 """
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +43,6 @@ def round_half(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     >>> out
     array([ 0.3333, -0.    ,     inf], dtype=float16)
     """
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.from_numpy(out).copy_(torch.from_numpy(values))
-        return
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
         whole = np.empty(values.shape, np.float16)
         round_half(np.ascontiguousarray(values), whole)
