@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from rekernel.checkpoint.config_file import KEY
 from rekernel.checkpoint.strict_json import read_object
 from rekernel.errors import RekernelError
 from rekernel.escape import shown, shown_path
+from rekernel.plan.config_file import KEY
 
 from ..user_code import running
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import FORCE, CheckpointError, RekernelError
 from ..escape import shown_path
 from ..text import byte_size
+from .early_sync import EarlySync
 from .file_kind import open_regular
 from .locked_file import explained, hidden_beside, identity, open_locked, remove_locked
 from .paths import StrPath
@@ -104,6 +105,7 @@ class AtomicFile:
         self.partial = hidden_beside(self.path, PARTIAL)
         self.fd, self._entered = -1, False  # entered: this object owns a partial file
         self._position = threading.Lock()
+        self._early: EarlySync | None = None
 
     def check(self) -> None:
         """Raise if the destination may not be written."""
@@ -134,6 +136,7 @@ class AtomicFile:
             self.fd = open_locked(self.partial, self._busy, inputs=self._inputs, mode=wanted | 0o600)
             self._mode = wanted if replaced is not None else wanted & stat.S_IMODE(os.fstat(self.fd).st_mode)
         self._entered = True
+        self._early = EarlySync(self.fd)
         return self
 
     def __exit__(
@@ -154,6 +157,9 @@ class AtomicFile:
         if not self._entered:
             return
         self._entered = False
+        if self._early is not None:
+            with suppress(OSError):  # the file goes away
+                self._early.wait()
         remove_locked(self.partial, self.fd)
         self.fd = -1
 
@@ -168,6 +174,12 @@ class AtomicFile:
             while view:
                 done = self._write_some(offset, view)
                 offset, view = offset + done, view[done:]
+                self.wrote(done)
+
+    def wrote(self, nbytes: int) -> None:
+        """Say that `nbytes` were written through the descriptor, so that the disk starts with these."""
+        if self._early is not None:
+            self._early.wrote(nbytes)
 
     def copy_from(self, source: int, size: int, where: str) -> None:
         with self.explained():
@@ -186,6 +198,7 @@ class AtomicFile:
             with suppress(OSError):  # another file system, an old kernel, or a full disk, which `write_at` will report
                 while copied < size and (done := os.copy_file_range(source, self.fd, size - copied, copied, copied)):
                     copied += done
+                    self.wrote(done)
         return copied
 
     def _write_some(self, offset: int, view: memoryview) -> int:
@@ -202,6 +215,8 @@ class AtomicFile:
 
     def _commit(self) -> None:
         self.check()  # the destination may have appeared since
+        if self._early is not None:
+            self._early.wait()
         os.fsync(self.fd)
         if identity(self.partial) != identity(self.fd):  # on a file system without locks
             raise self._busy()

@@ -127,6 +127,7 @@ class StreamingWriter:
             sent = send(self._file.fd, len(self._header) + self._info(name).start + byte_offset)
         with self._lock:
             self._claim(name, byte_offset, byte_offset + sent)
+        self._file.wrote(sent)
         return sent
 
     def replace_placeholder(self, old: bytes, new: bytes) -> None:

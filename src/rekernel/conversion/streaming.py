@@ -115,7 +115,7 @@ def stream(
 
     try:
         for piece in pieces(file):
-            collect(2 * workers - 1)  # enough pieces that no thread waits, few enough to bound the memory
+            collect(4 * workers - 1)  # enough pieces that no thread waits; only those that run hold memory
             running[pool.submit(_do, piece, source, writer, allow_cast)] = piece
         collect(0)
     finally:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.config_file import HOW_TO_LOAD
 from ..checkpoint.discover import OTHER_WEIGHTS
 from ..checkpoint.paths import StrPath
 from ..errors import Option, RekernelError
@@ -24,6 +23,7 @@ from ..messages.note import Note
 from ..messages.path_errors import explains_paths
 from ..messages.progress_bar import Progress
 from ..messages.warn import tell
+from ..plan.config_file import HOW_TO_LOAD
 from ..sources.address import Address, is_repo
 from ..sources.hub_client import HeadMovedError, HubError, api, explained, hub
 from ..text import byte_size, counted

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.config_file import KEY
 from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..version import __version__
+from .config_file import KEY
 from .plan import Plan, plan_of
 from .recipe import Recipe, find_recipe
 

@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.config_file import KEY
 from ..checkpoint.strict_json import read_object
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import Option, RekernelError
 from ..escape import shown, shown_path
 from ..messages.note import names_option, parts_of
+from ..plan.config_file import KEY
 from ..plan.recipe import find_recipe
 from ..text import scale_text
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...checkpoint.config_file import KEY
+from ...plan.config_file import KEY
 
 _MISSING = object()
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)

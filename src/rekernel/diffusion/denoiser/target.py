@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ...checkpoint.config_file import KEY
 from ...errors import RekernelError
+from ...plan.config_file import KEY
 from ...plan.plan import Plan
 from ...torch.editing.apply import PLAN
 from ..cascade.sizes import geometry_of, text_of

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, find_pipeline
 from ...checkpoint.strict_json import read_object
 from ...checkpoint.variants import only_variant, weights_of
@@ -23,6 +22,7 @@ from ...messages.arguments import check_path
 from ...messages.path_errors import explains_paths
 from ...messages.warn import tell
 from ...plan.config_entry import CONFIG, recipe_of
+from ...plan.config_file import KEY
 from ...plan.plan import Plan
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Pipeline
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
+from ...plan.config_file import KEY
 from ...plan.plan import Plan, plan_of
 from ...planning.allowed_values import LARGEST_IMAGE
 from ...resampling.geometry import new_size

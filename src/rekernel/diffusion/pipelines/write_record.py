@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.config_file import KEY
 from ...checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
 from ...checkpoint.strict_json import read_object
 from ...conversion.destinations import folder_target
@@ -24,6 +23,7 @@ from ...conversion.run import Conversion
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.path_errors import explains_paths
+from ...plan.config_file import KEY
 from ...plan.recipe import find_recipe
 from ...sources.opening import open_source
 from ..denoiser.names import DENOISERS, SECOND

@@ -16,12 +16,12 @@ from pathlib import Path
 from torch import nn
 
 from ...checkpoint.atomic_file import write_atomic
-from ...checkpoint.config_file import HOW_TO_LOAD
 from ...checkpoint.strict_json import read_object
 from ...errors import RekernelError
 from ...escape import shown, shown_path
 from ...messages.warn import tell
 from ...plan.config_entry import CONFIG, with_plan
+from ...plan.config_file import HOW_TO_LOAD
 from ...plan.plan import Plan
 from ...plan.recipe import Recipe
 from ...text import scale_text
