@@ -50,6 +50,7 @@ from .planning.reading import inner_layers, preset_layers
 from .running import arguments
 from .surroundings import own_tensors
 from .tracing.run import Trace, image_of, trace
+from .wrapped import refuse_wrapped
 
 _LOG = logger(__name__)
 _STEPS = ("tracing", "planning", "running the trained model", "changing layers", "tracing again", "checking")
@@ -171,6 +172,7 @@ def rescale(
             f"mode={mode!r} is not one of {', '.join(NETWORK_MODES)}, and not a dict of layer names{near}"
         )
     check_module(model)
+    refuse_wrapped(model, "rescale")
     if example_input is None:
         raise RekernelError(
             "example_input is missing; pass an input of the trained size, such as torch.zeros(1, 3, 224, 224)"

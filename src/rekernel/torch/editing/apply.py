@@ -35,6 +35,7 @@ from ..marks import PLAN as PLAN
 from ..marks import SAVE
 from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
+from ..wrapped import refuse_wrapped
 from .edits import Edits
 from .held_sizes import set_position_ids, set_sizes
 from .memory import refuse_too_large
@@ -56,6 +57,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, weights: bool = True) -> nn.Modu
         The same model; a new one only if `model` is a single layer.
     """
     check_module(model)
+    refuse_wrapped(model, "change")
     check_instance(plan, Plan, "plan", "pass what plan_checkpoint returned, or Plan.from_json(text)")
     with own_tensors(), Edits(model) as edits:
         carry_out(edits, plan, weights=weights)

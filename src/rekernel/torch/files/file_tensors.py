@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from ...plan.changes import LayerChange
 from ...plan.plan import Plan
 from ...text import few
 from ..dtypes import TORCH_DTYPES
+from .local_part import Part
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,18 @@ class Incoming:
                 return name, info.dtype
         return None
 
-    def take(self, name: str) -> Tensor:
-        """The value of a tensor of the module. Tensors made by the same conversion are kept until they are taken."""
+    def take(self, name: str, part: Part | None = None) -> Tensor:
+        """The value of a tensor of the module, or of a part of one, of which nothing else is read.
+
+        Tensors made by the same conversion are read whole, and kept until they are taken.
+        """
         if name not in self._converted:
-            return self._read(self.files[name])
+            return self._read(self.files[name], part)
         if name not in self._ready:
             group = self._converted[name]
             self._ready |= group.convert([self._read(file) for file in group.files])
-        return self._ready.pop(name)
+        whole = self._ready.pop(name)
+        return whole if part is None else part.of(whole)
 
     def with_converted(self, groups: Sequence[Converted]) -> Incoming:
         """The same tensors, with some more that are split or joined."""
@@ -116,8 +122,11 @@ class Incoming:
                 )
         return replace(plan, changes=tuple(changes))
 
-    def _read(self, file: str) -> Tensor:
+    def _read(self, file: str, part: Part | None = None) -> Tensor:
         info = self._source.tensors[file]
-        dtype = TORCH_DTYPES[info.dtype]
-        data = self._source.read(file)
-        return (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(info.shape)
+        dtype, shape = TORCH_DTYPES[info.dtype], info.shape
+        if part is None:
+            data = self._source.read(file)
+        else:
+            data, shape = part.read(partial(self._source.read_range, file), dtype.itemsize), part.local_shape
+        return (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).reshape(shape)

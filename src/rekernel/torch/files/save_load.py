@@ -7,12 +7,13 @@ Scope: tensors, files and their recipe. Not here: changing a layer (see `torch.e
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,18 +31,22 @@ from ...plan.config_entry import recipe_beside, recipe_of
 from ...plan.plan import Plan
 from ...plan.recipe import KEY, Recipe
 from ...sources.opening import open_source
-from ...text import few, scale_text
+from ...text import scale_text
 from ...version import __version__
 from ..dtypes import dtype_name
 from ..editing.apply import PLAN, announce, carry_out
 from ..editing.bake import bake
 from ..editing.edits import Edits
+from ..layers.factored import FactoredConv, FactoredConvTranspose
 from ..layers.module_names import aliases, owner_of
-from ..layers.prefixes import prefix_hint
 from ..planning.complete import completed
 from ..planning.held_sizes import held_sizes
 from ..surroundings import in_format_of, own_tensors
+from ..wrapped import is_sharded, refuse_wrapped, unwrapped
 from .file_tensors import Incoming
+from .fits import check_plan, check_tensors, tensors_of
+from .gathered import write_gathered
+from .local_part import from_part, local_part, mesh_device
 from .transformers_names import incoming
 from .weight_norms import joined
 
@@ -56,7 +61,9 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     Parameters
     ----------
     model : nn.Module
-        A module that `rescale` or `load` returned.
+        A module that `rescale` or `load` returned. Wrappers of torch around it (`DistributedDataParallel`, `compile`)
+        are left out. Where `fully_shard` has shared its parameters out, every process calls this function: process 0
+        writes, and the tensors are joined one at a time.
     path : path
         A file whose name ends in .safetensors; it is written completely or not at all.
     force : bool
@@ -65,7 +72,8 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     Raises
     ------
     RekernelError
-        If the module has no plan or no values, if the file has another ending, or if it exists.
+        If the module has no plan or no values, if the file has another ending, or if it exists. Of several processes
+        that save together, all raise.
 
     Examples
     --------
@@ -84,27 +92,41 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
         raise RekernelError(
             f"{shown_path(path)}: the file is a safetensors file, so its name ends in .safetensors; pass another name"
         )
+    model = unwrapped(model)
     plan = getattr(model, PLAN, None)
     if not isinstance(plan, Plan):
         raise RekernelError(
             "this module has no plan, so it was not rescaled; save what rekernel.torch.rescale returned"
         )
-    state = _tensors_of(model)
+    state = tensors_of(model)
     if empty := next((name for name, value in state.items() if value.device.type == "meta"), None):
         raise RekernelError(f"{shown(empty)}: is on the meta device, so it has no values to save; load weights first")
     recipe = Recipe(plan, (), "", f"rekernel {__version__}")
     tensors = [(name, dtype_name(value.dtype), tuple(value.shape)) for name, value in state.items()]
     metadata = {"format": "pt", KEY: recipe.to_json()}
-    with claimed(Path(path), folder=False), StreamingWriter(path, tensors, metadata, force=force) as writer:
-        for name, value in state.items():
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            data: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
-            writer.write(name, data)
+
+    def write(whole: Iterable[tuple[str, Tensor]]) -> None:
+        with claimed(Path(path), folder=False), StreamingWriter(path, tensors, metadata, force=force) as writer:
+            for name, value in whole:
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                data: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
+                writer.write(name, data)
+
+    if any(map(is_sharded, state.values())):
+        write_gathered(state, write)
+    else:
+        write(state.items())
 
 
 @explains_paths("path")
 def load(
-    model: nn.Module, path: StrPath, *, plan: Plan | None = None, prefix: str = "", allow_pickle: bool = False
+    model: nn.Module,
+    path: StrPath,
+    *,
+    plan: Plan | None = None,
+    prefix: str = "",
+    weights: bool = True,
+    allow_pickle: bool = False,
 ) -> nn.Module:
     """Load a rescaled checkpoint into a model of the trained size: change its layers, then load the weights.
 
@@ -112,10 +134,14 @@ def load(
     A file that was converted by names alone need not know the stride and padding of the layer that absorbs the scale:
     they are taken from the model. Where the recipe resamples the image, a forward pre-hook of the model does so.
 
+    A model that was rescaled already takes the weights alone if it is on the meta device, or if its parameters are
+    DTensors, as `fully_shard` makes them. Then each process reads its own part of each tensor; parameters on the meta
+    device go to the device of their mesh.
+
     Parameters
     ----------
     model : nn.Module
-        The model, built for the trained size; it is changed in place.
+        The model, built for the trained size, or rescaled and without values; it is changed in place.
     path : path
         A file, an index, or a folder with one of them, written by `save`, by `rekernel.convert`, or by the
         `save_pretrained` of a model that `rescale` or `load` returned.
@@ -123,6 +149,9 @@ def load(
         What was done to the weights, for a file of another program that has no recipe.
     prefix : str
         The beginning of the names in the file that the names of the model do not have, such as 'module.'.
+    weights : bool
+        False changes the layers alone and leaves new weights empty. Do so on the meta device before `fully_shard`, and
+        load the weights after it.
     allow_pickle : bool
         With `plan`, or where a `config.json` beside it has the plan, also read .bin, .pt, .pth and .ckpt, by torch with
         `weights_only=True`. Rekernel writes none, `save_pretrained` of diffusers may.
@@ -136,7 +165,8 @@ def load(
     ------
     RekernelError
         If the checkpoint has no recipe, is for another architecture, or has missing, unexpected or misshapen tensors,
-        which the message names. The model is then unchanged.
+        which the message names. The model is then unchanged. And if it is prepared for several processes, but its
+        layers were not changed before.
 
     Warns
     -----
@@ -168,38 +198,83 @@ def load(
             if recipe is None:
                 raise no_recipe(where)
             plan = recipe.plan
-        earlier = getattr(model, PLAN, None)
-        if isinstance(earlier, Plan) and not earlier.empty:
-            raise RekernelError(
-                f"{where}: this {type(model).__name__} was rescaled already (scale {scale_text(earlier.scale)}); load "
-                f"into a new one, built for the trained size"
-            )
-        known = set(plan.warnings)
+        ready = _has_layers(model, plan, where)
         given = incoming(source, model)
         if prefix:
             given, plan = given.without(prefix), _without(plan, prefix)
         plan, given = joined(given.renamed(plan), given, source)
         with Edits(model) as edits:
-            # A weight that was baked before the file was written has its plain name in the file.
-            bake(edits, {owner_of(n) for n in set(given.shapes) - set(model.state_dict()) if n.endswith("weight")})
-            _check_plan(edits.model, plan, given, where)
-            plan = _for_tied(plan, edits.model)
-            plan = completed(plan, edits.model, given.files)
-            held = held_sizes(edits.model, plan)
-            notes = [note for note in (held.note(), *held.notes) if note and note not in plan.warnings]
-            carry_out(edits, replace(plan, warnings=(*plan.warnings, *notes)), weights=False)
-            announce(edits, plan)
-            _check_tensors(edits.model, given, where)
-            state = _tensors_of(edits.model)
-            # If the model is on the meta device, even in part, all tensors take the dtype of the file.
-            empty = any(tensor.device.type == "meta" for tensor in state.values())
-            filled: dict[int, nn.Parameter] = {}
-            for name in state:
-                if name in given.shapes:  # the file may hold a tied tensor under another name
-                    _assign(edits, name, given, filled, empty)
-            _LOG.debug("loaded: %s: %d tensors", where, len(given.shapes))
-            tell((note for note in (*plan.warnings, *notes) if note not in known), _HAS_ALL)
+            notes = [] if ready else _change_layers(edits, plan, given, where)
+            check_tensors(edits.model, given, where)
+            if weights:
+                _fill(edits, given)
+                _LOG.debug("loaded: %s: %d tensors", where, len(given.shapes))
+            tell(notes, _HAS_ALL)
     return edits.model
+
+
+def _has_layers(model: nn.Module, plan: Plan, where: str) -> bool:
+    """Whether the layers of a model are those of the new size, so that weights are all that it lacks."""
+    kind, earlier = type(model).__name__, getattr(model, PLAN, None)
+    state = tensors_of(model)  # joined parameters of fully_shard are parted by this, so it comes first
+    sharded = any(map(is_sharded, state.values()))
+    if not isinstance(earlier, Plan) or earlier.empty:
+        if not sharded:
+            refuse_wrapped(model, "load")
+        elif not plan.empty:
+            raise RekernelError(
+                f"{where}: the parameters of this {kind} are shared out among processes already, but its layers are "
+                f"those of the trained size; change them before fully_shard: rekernel.torch.load(model, path, "
+                f"weights=False)"
+            )
+        return sharded
+    if not sharded and not any(tensor.is_meta for tensor in state.values()):
+        raise RekernelError(
+            f"{where}: this {kind} was rescaled already (scale {scale_text(earlier.scale)}); load into a new one, "
+            f"built for the trained size"
+        )
+    if not plan.empty and not _same_scale(plan, earlier):
+        raise RekernelError(
+            f"{where}: was rescaled by {scale_text(plan.scale)}, but this {kind} by {scale_text(earlier.scale)}; "
+            f"rescale it as the file was"
+        )
+    return True
+
+
+def _same_scale(one: Plan, other: Plan) -> bool:
+    """Whether two plans have the same scales. One made by names alone does not tell how many axes an image has."""
+    scales = [sorted({round(s, 2) for s in np.atleast_1d(plan.scale).tolist()}) for plan in (one, other)]
+    return scales[0] == scales[1]
+
+
+def _change_layers(edits: Edits, plan: Plan, given: Incoming, where: str) -> list[str]:
+    """Give the model the layers of the new size, without weights. Returns the notes that the plan did not have."""
+    known = set(plan.warnings)
+    # A weight that was baked before the file was written has its plain name in the file.
+    bake(edits, {owner_of(n) for n in set(given.shapes) - set(edits.model.state_dict()) if n.endswith("weight")})
+    check_plan(edits.model, plan, given, where)
+    plan = _for_tied(plan, edits.model)
+    plan = completed(plan, edits.model, given.files)
+    held = held_sizes(edits.model, plan)
+    notes = [note for note in (held.note(), *held.notes) if note and note not in plan.warnings]
+    carry_out(edits, replace(plan, warnings=(*plan.warnings, *notes)), weights=False)
+    announce(edits, plan)
+    return [note for note in (*plan.warnings, *notes) if note not in known]
+
+
+def _fill(edits: Edits, given: Incoming) -> None:
+    """Load the tensors, each process its part of each."""
+    state = tensors_of(edits.model)
+    # If the model is on the meta device, even in part, all tensors take the dtype of the file.
+    empty = any(tensor.device.type == "meta" for tensor in state.values())
+    mesh = next((mesh_device(tensor) for tensor in state.values() if is_sharded(tensor)), None)
+    filled: dict[int, nn.Parameter] = {}
+    for name in state:
+        if name in given.shapes:  # the file may hold a tied tensor under another name
+            _assign(edits, name, given, filled, empty, mesh)
+    for module in edits.model.modules():
+        if isinstance(module, FactoredConv | FactoredConvTranspose):
+            module.refill()
 
 
 def no_recipe(where: str) -> RekernelError:
@@ -225,10 +300,6 @@ def without_pickles(where: str, *, told: bool = False) -> Iterator[None]:
         ) from None
 
 
-def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-
-
 def _without(plan: Plan, prefix: str) -> Plan:
     """The plan of a traced model, without the beginning of its names; one by names is renamed with the tensors."""
     if plan.origin != "trace":
@@ -238,26 +309,6 @@ def _without(plan: Plan, prefix: str) -> Plan:
     return replace(plan, changes=tuple(changes), modules=tuple(modules))
 
 
-def _check_plan(model: nn.Module, plan: Plan, given: Incoming, where: str) -> None:
-    """Raise if the plan is not for this model: a tensor is missing or has another shape."""
-    state = _tensors_of(model)
-    kind = type(model).__name__
-    for change in plan.changed:
-        if change.name not in state:
-            hint = prefix_hint(given.shapes, state)
-            raise RekernelError(
-                f"{where}: was made for another architecture: it changes {shown(change.name)}, which this {kind} does "
-                f"not have"
-                if not hint
-                else f"{where}: the names of its tensors are not those of this {kind}: {hint}"
-            )
-        if tuple(state[change.name].shape) != change.shape:
-            raise RekernelError(
-                f"{where}: was made for another architecture: {shown(change.name)} had shape {list(change.shape)}, but "
-                f"has {list(state[change.name].shape)} in this {kind}"
-            )
-
-
 def _for_tied(plan: Plan, model: nn.Module) -> Plan:
     """The plan, extended to all names of a tied weight. A file may hold only one (see `save_model` of safetensors)."""
     names, told = aliases(model), {change.name for change in plan.changes}
@@ -265,43 +316,27 @@ def _for_tied(plan: Plan, model: nn.Module) -> Plan:
     return replace(plan, changes=(*plan.changes, *others))
 
 
-def _check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
-    """Raise for anything that would stop the loading halfway: no tensor was loaded yet."""
-    state, there = _tensors_of(model), given.shapes
-    tied = aliases(model)
-    missing = [shown(n) for n in sorted(set(state) - set(there)) if there.keys().isdisjoint(tied.get(n, ()))]
-    unexpected = [shown(n) for n in sorted(set(there) - set(state))]
-    misshapen = [
-        f"{given.origin(n)} {list(there[n])} for {list(state[n].shape)}"
-        for n in sorted(set(state) & set(there)) if tuple(state[n].shape) != there[n]
-    ]  # fmt: skip
-    found = [
-        f"{what} {few(names)}"
-        for what, names in (("misses", missing), ("has unexpected", unexpected), ("has misshapen", misshapen))
-        if names
-    ]
-    if found:
-        hint = prefix_hint(there, state) if missing and unexpected else ""
-        more = f"; {hint}" if hint else ""
-        raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}{more}")
-    if foreign := given.foreign():
-        raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {foreign[1]}")
-    nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
-    if nowhere:
-        raise RekernelError(
-            f"{shown(nowhere[0])}: is a buffer on the meta device, and a checkpoint does not hold it; build the model "
-            f"so that only its parameters are on meta"
-        )
+def _assign(
+    edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Parameter], empty: bool, device: torch.device | None
+) -> None:
+    """Copy a tensor into the model. If the model is empty (on meta), put it in, once for all names of a tied tensor.
 
-
-def _assign(edits: Edits, name: str, given: Incoming, filled: dict[int, nn.Parameter], empty: bool) -> None:
-    """Copy a tensor into the model. If the model is empty (on meta), put it in, once for all names of a tied tensor."""
+    device : where a tensor goes in place of one on the meta device; None leaves it where it was read
+    """
     path, _, leaf = name.rpartition(".")
     owner = edits.model.get_submodule(path)
     old = getattr(owner, leaf)
     if id(old) in filled:
         return
-    value = given.take(name)
+    part = local_part(old) if is_sharded(old) else None
+    value = given.take(name, part)
+    if part is not None and not old.is_meta:
+        old.to_local().copy_(value)
+        return
+    if part is not None:
+        value = from_part(old, value)
+    elif device is not None and old.is_meta:
+        value = value.to(device)
     if not empty or (old.device.type != "meta" and not isinstance(old, nn.Parameter)):
         with torch.no_grad():
             old.copy_(value)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -53,7 +54,8 @@ class _Smoothing(nn.Module):
     def _set_filters(
         self, filters: Sequence[Tensor], kernel: Sequence[int], stride: Sequence[int], spread: Sequence[int]
     ) -> None:
-        self.blurred = tuple(taps.tolist() != [1.0] for taps in filters)
+        self._taps = tuple(taps.tolist() for taps in filters)
+        self.blurred = tuple(taps != [1.0] for taps in self._taps)
         for axis, taps in enumerate(filters):
             self.register_buffer(f"filter_{axis}", taps, persistent=False)
         self.spread = tuple(spread)
@@ -67,6 +69,11 @@ class _Smoothing(nn.Module):
         """The filter along a spatial axis."""
         found: Tensor = getattr(self, f"filter_{axis}")
         return found
+
+    def refill(self) -> None:
+        """Write the filters again, which no file holds: `to_empty` leaves them without values."""
+        for axis, taps in enumerate(self._taps):
+            self.taps(axis).copy_(torch.tensor(taps, dtype=torch.float64, device="cpu"))
 
     def _smooth(self, run: Any, x: Tensor, axis: int, padding: Sequence[int], **more: Any) -> Tensor:
         """Apply the filter of an axis to every channel; `run` is a convolution or a transposed convolution."""
