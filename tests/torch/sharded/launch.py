@@ -23,23 +23,18 @@ def free_port() -> int:
 
 def surroundings() -> dict[str, str]:
     paths = os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    return {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "ACCELERATE_USE_CPU": "yes"}
+    return {**os.environ, "PYTHONPATH": paths, **own}
 
 
-def run(module: str, folder: Path, processes: int, *, seconds: float = 300) -> list[dict[str, Any]]:
+def run(module: str, folder: Path, processes: int, *options: str, seconds: float = 300) -> list[dict[str, Any]]:
     """What each process wrote to `<rank>.json`; if one fails or hangs, all are ended and their output is shown."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     started = []
     for rank in range(processes):
         with (folder / f"{rank}.log").open("wb") as log:
             env = {**surroundings(), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-m", f"tests.torch.sharded.{module}", str(folder)]
+            command = [sys.executable, "-m", f"tests.torch.sharded.{module}", str(folder), *options]
             started.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
     end = time.monotonic() + seconds
     try:
