@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def classifier() -> dict[str, Any]:
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
     ResNetForImageClassification(config).save_pretrained("resnet")
+    return {}
+
+
+def several_processes() -> dict[str, Any]:
+    """The ResNet of `classifier`, and the variables that torchrun sets, for a single process."""
+    classifier()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
     return {}
 
 
@@ -163,5 +174,6 @@ def _pipeline(folder: str) -> None:
 
 MAKERS = {
     "classifier": classifier, "comfyui": comfyui, "frameworks": frameworks, "lora": lora,
-    "segmentation": segmentation, "stable-diffusion": stable_diffusion, "video": video, "vit": vit,
+    "segmentation": segmentation, "several-processes": several_processes,
+    "stable-diffusion": stable_diffusion, "video": video, "vit": vit,
 }  # fmt: skip
