@@ -27,6 +27,7 @@ from .plan.plan import Plan
 from .planning.asked_scale import asked_scale
 from .planning.settings import PlanningOptions, Scale
 from .sources.opening import open_location
+from .sources.store_address import on_disk, store_address
 
 __all__ = ["Estimate", "convert", "estimate", "plan_source", "scale_between"]
 
@@ -253,6 +254,7 @@ def convert(
         else:
             ordered = plan
         options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
-        report = model_files(place).convert(Order(Path(target), into_folder, ordered, components, options))
+        to = store_address(target) or Path(on_disk(target))
+        report = model_files(place).convert(Order(to, into_folder, ordered, components, options))
     tell(report.told())
     return report

@@ -223,6 +223,7 @@ def _perform(
 
 def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     """Print what was written, how to load it and how to check it; notes go to stderr."""
+    from rekernel.conversion.report import StoredReport
     from rekernel.escape import shown_path
     from rekernel.text import byte_size, counted
 
@@ -243,7 +244,7 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
         f"{counted(report.tensors_changed - around, 'tensor')} rescaled{dilated}, "
         f"{report.tensors_kept + around:,} kept."
     )
-    if report.tensors_changed:
+    if report.tensors_changed and not isinstance(report, StoredReport):
         click.echo(how_to_load(report))
         if check := how_to_check(source, report, allow_pickle=allow_pickle):
             click.echo(check)
@@ -252,7 +253,7 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
 def _document(report: Report) -> dict[str, Any]:
     return {
         "target": str(report.target),
-        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in report.files],
+        "files": [{"path": str(path), "bytes": size} for path, size in zip(report.files, report.sizes, strict=True)],
         "bytes_written": report.bytes_written,
         "tensors_changed": report.tensors_changed,
         "tensors_kept": report.tensors_kept,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import CheckpointError
 from ..escape import shown_path
@@ -16,16 +17,34 @@ from .file_kind import open_regular
 from .header import Header, parse_header, read_header
 
 
+class RangeReader(Protocol):
+    """A file that is not on this disk, and is read by ranges."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop` of the file. Several threads may call this at once."""
+
+    def check_unchanged(self) -> None:
+        """Raise if the file was changed since its header was read."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One safetensors file.
 
     signature : size, time of change, device and inode of the file when its header was read
+    reader : where to read the file if it is not on this disk; `path` is then the name of its stand-in
     """
 
     path: Path
     header: Header
     signature: tuple[int, int, int, int]
+    reader: RangeReader | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole file, which its header tells exactly."""
+        last = next(reversed(self.header.tensors.values()), None)
+        return self.header.data_start + (last.end if last else 0)
 
     def open(self) -> int:
         """Open the file for reading, and return its descriptor."""
@@ -37,6 +56,9 @@ class Shard:
 
     def check_unchanged(self) -> None:
         """Raise if the file was changed, replaced or removed since it was opened."""
+        if self.reader is not None:
+            self.reader.check_unchanged()
+            return
         try:
             status = self.path.stat()
         except OSError:
@@ -63,12 +85,13 @@ def shard_of_file(path: Path) -> Shard:
         os.close(fd)
 
 
-def shard_of_header(path: Path, raw: bytes, size: int, where: str) -> Shard:
-    """Return a shard for a file of `size` bytes of which only the header `raw` is at hand, stored in `path`.
+def shard_of_header(path: Path, raw: bytes, size: int, where: str, reader: RangeReader | None = None) -> Shard:
+    """Return a shard for a file of `size` bytes of which only the header `raw` is at hand.
 
-    Its tensors cannot be read. `where` names the file in messages.
+    `path` is its stand-in. Its tensors are read by `reader`; without a reader they cannot be read. `where` names the
+    file in messages.
     """
-    return Shard(path, parse_header(raw, size=size, where=shown_path(where)), _signature(path.stat()))
+    return Shard(path, parse_header(raw, size=size, where=shown_path(where)), _signature(path.stat()), reader)
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> int:

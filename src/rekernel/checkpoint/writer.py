@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import PickleBuffer
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
@@ -21,6 +22,37 @@ from .paths import StrPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class BytesTarget(Protocol):
+    """Where the bytes of a file go: they appear whole at the end of a clean `with` block, or not at all.
+
+    fd : descriptor of a file on this disk that the kernel may copy into; -1 for any other target
+    """
+
+    @property
+    def fd(self) -> int: ...
+
+    def check(self) -> None:
+        """Raise if the destination may not be written."""
+
+    def resize(self, nbytes: int) -> None:
+        """Prepare for a file of this size."""
+
+    def write_at(self, offset: int, view: memoryview) -> None:
+        """Write bytes. Several threads may call this at once."""
+
+    def discard(self) -> None:
+        """Throw everything away."""
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Turn errors of the system into errors of one line."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class StreamingWriter:
@@ -39,6 +71,8 @@ class StreamingWriter:
         Files that are read. The destination may not be one of these, under any name, also with `force`.
     like : path, optional
         A file whose permissions a new file gets, without the bits of the umask. A replaced file keeps its own.
+    into : BytesTarget, optional
+        Where the bytes go instead of the disk, such as an object in a store; `path` is then only its name.
 
     Attributes
     ----------
@@ -68,6 +102,7 @@ class StreamingWriter:
         force: bool = False,
         inputs: Iterable[StrPath] = (),
         like: StrPath | None = None,
+        into: BytesTarget | None = None,
     ) -> None:
         self._header, self.tensors = build_header(tensors, metadata)
         self.path = Path(path)
@@ -76,11 +111,18 @@ class StreamingWriter:
         # Byte ranges written so far, per tensor: sorted and disjoint, with adjacent ranges merged.
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
         self._lock = threading.Lock()
-        self._file = AtomicFile(path, force=force, inputs=inputs, like=like)
+        self._on_disk = into is None
+        self._file: BytesTarget = AtomicFile(path, force=force, inputs=inputs, like=like) if into is None else into
+
+    @property
+    def header(self) -> bytes:
+        """The header as it is written."""
+        return self._header
 
     def __enter__(self) -> Self:
         self._file.check()
-        check_free_space(self.path.parent, self.nbytes)
+        if self._on_disk:
+            check_free_space(self.path.parent, self.nbytes)
         self._file.__enter__()
         try:
             self._file.resize(self.nbytes)
@@ -122,7 +164,12 @@ class StreamingWriter:
         self._write(name, byte_offset, view)
 
     def send_into(self, name: str, byte_offset: int, send: Callable[[int, int], int]) -> int:
-        """Let `send(descriptor, position)` write bytes of tensor `name` to the file, and return how many it wrote."""
+        """Let `send(descriptor, position)` write bytes of tensor `name` to the file, and return how many it wrote.
+
+        0 where the target is not a file on this disk.
+        """
+        if not self._on_disk:
+            return 0
         with self._file.explained():
             sent = send(self._file.fd, len(self._header) + self._info(name).start + byte_offset)
         with self._lock:

@@ -18,6 +18,7 @@ from ..sources.place import Origin
 
 _PIECE = 1 << 20
 Digests = list[Future[SourceFile]]
+_PIECE = 16 << 20
 
 
 @contextmanager
@@ -34,6 +35,14 @@ def digesting(source: TensorSource) -> Iterator[Digests]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def check_unchanged(source: TensorSource) -> None:
+    """Raise if a file of the source changed since it was opened; for objects in a store, which are not looked at after
+    every read, at the end of each file that is written.
+    """
+    for shard in source.shards:
+        shard.check_unchanged()
+
+
 def data_files(source: TensorSource) -> list[Path]:
     """List the files that hold tensors: the shards, or the pickle itself."""
     return [shard.path for shard in source.shards] or [source.path]
@@ -42,8 +51,7 @@ def data_files(source: TensorSource) -> list[Path]:
 def stand_ins(source: TensorSource, origin: Origin | None = None) -> tuple[SourceFile, ...]:
     """Describe the source files with placeholders, as long as digests, in place of their digests."""
     return tuple(
-        SourceFile(path.stat().st_size, placeholder(i), *known_of(path, origin))
-        for i, path in enumerate(data_files(source))
+        SourceFile(size, placeholder(i), *known_of(path, origin)) for i, (path, size) in enumerate(_sizes(source))
     )
 
 
@@ -65,7 +73,18 @@ def resolved(recipe: str, digests: Digests) -> str:
     return recipe
 
 
+def _sizes(source: TensorSource) -> list[tuple[Path, int]]:
+    return [(shard.path, shard.nbytes) for shard in source.shards] or [(source.path, source.path.stat().st_size)]
+
+
 def _digest(path: Path, source: TensorSource) -> SourceFile:
+    shard = next((shard for shard in source.shards if shard.path == path and shard.reader is not None), None)
+    if shard is not None and shard.reader is not None:
+        found = hashlib.sha256()
+        for start in range(0, shard.nbytes, _PIECE):
+            found.update(shard.reader.read(start, min(start + _PIECE, shard.nbytes)))
+        shard.check_unchanged()
+        return SourceFile(shard.nbytes, found.hexdigest())
     with path.open("rb") as file:
         digest = SourceFile(path.stat().st_size, sha256_of(file))
     if isinstance(source, Checkpoint):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..checkpoint.atomic_file import copy_atomic
 from ..checkpoint.discover import OTHER_WEIGHTS, PICKLE_SUFFIXES
 from ..checkpoint.paths import other_files
 from ..checkpoint.pipeline_folder import Component, Pipeline, find_pipeline
@@ -18,7 +19,10 @@ from ..checkpoint.tensor_source import TensorSource
 from ..checkpoint.variants import chosen_weights, split_name
 from ..errors import SeveralCheckpointsError
 from ..sources.hub_place import RemotePlace
+from ..sources.opening import open_source
 from ..sources.place import Origin, Place
+from ..sources.store_file import StoreFile
+from ..sources.store_place import StorePlace
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Fetched:
     origin : repository and commit of the source; None for a local source
     wanted : files that the conversion needs, relative to `path`; None for all files. The client's cache may hold more
     left : weights in other formats, which were not downloaded since a conversion does not copy them
+    place : the place, if it is in a store, whose weights are read there piece by piece
     """
 
     path: Path
@@ -37,6 +42,24 @@ class Fetched:
     origin: Origin | None = None
     wanted: frozenset[Path] | None = None
     left: tuple[Path, ...] = ()
+    place: StorePlace | None = None
+
+    def open(self, path: Path, *, allow_pickle: bool = False) -> TensorSource:
+        """Open one of the checkpoints."""
+        if self.place is not None:
+            return self.place.open(path, allow_pickle=allow_pickle)
+        return open_source(path, allow_pickle=allow_pickle)
+
+    def copy(self, source: Path, target: Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+        """Copy a file beside the weights, as `copy_atomic` does."""
+        if self.place is not None:
+            self.place.copy(source, target, force=force, inputs=inputs)
+            return
+        copy_atomic(source, target, force=force, inputs=inputs)
+
+    def remote(self, path: Path) -> StoreFile | None:
+        """The object to read in place of `path`; None for a file on this disk."""
+        return None if self.place is None else self.place.remote(path)
 
     def pipeline(self) -> Pipeline | None:
         """Read the pipeline as `find_pipeline` does, restricted to the wanted files."""
@@ -55,7 +78,7 @@ class Fetched:
 
 
 def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False) -> Fetched:
-    """Download the files that converting `parts` needs. Nothing is downloaded for a local place.
+    """Download the files that converting `parts` needs from the Hub. Nothing is downloaded for any other place.
 
     Parameters
     ----------
@@ -67,7 +90,7 @@ def fetch(place: Place, parts: Mapping[str, Path], *, allow_pickle: bool = False
         As for `open_checkpoint`.
     """
     if not isinstance(place, RemotePlace):
-        return Fetched(place.path, dict(parts))
+        return Fetched(place.path, dict(parts), place=place if isinstance(place, StorePlace) else None)
     with_pickles: dict[str, TensorSource] = {}
     for name, path in parts.items():
         with place.open(path, allow_pickle=allow_pickle) as opened:

@@ -12,7 +12,10 @@ from ..messages.progress_bar import Progress
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a conversion that do not depend on the plan, as documented in `offline.convert`."""
+    """The options of a conversion that do not depend on the plan, as documented in `offline.convert`.
+
+    on_disk : whether the result goes to this disk, whose free space is then checked
+    """
 
     dtype: str | None
     max_shard_size: int | None
@@ -21,3 +24,4 @@ class Options:
     allow_cast: bool
     allow_pickle: bool
     progress: Progress | None
+    on_disk: bool = True

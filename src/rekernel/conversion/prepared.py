@@ -159,7 +159,8 @@ def prepare(
     journal = Journal(root, enabled)
     finished = Journal(left).read() if options.resume and left is not None else {}
     needed = sum(_missing(job, finished, root) for job in jobs) + _copied_bytes(copies)
-    check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
+    if options.on_disk:
+        check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
     replaces = enabled and left != root and (bool(existing or stale) or (options.resume and left is not None))
     return Prepared(root, jobs, copies, contents or {}, commit, inputs, stale, journal, replaces, like)
 

@@ -40,9 +40,14 @@ class Report(Displayed):
     notes: tuple[str, ...] = ()
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each file."""
+        return tuple(path.stat().st_size for path in self.files)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all files on the disk: weights, and what was copied beside them."""
-        return sum(path.stat().st_size for path in self.files)
+        """Bytes of all files: weights, and what was copied beside them."""
+        return sum(self.sizes)
 
     def _line(self) -> str:
         files = f"{byte_size(self.nbytes)} in {counted(len(self.files), 'file')}"
@@ -63,3 +68,20 @@ class Report(Displayed):
             return self.notes
         names = few([shown(str(path)) for path in self.skipped], 3)
         return (f"not copied, since these files hold the old weights: {names}", *self.notes)
+
+
+@dataclass(frozen=True, repr=False)
+class StoredReport(Report):
+    """The result of a conversion into a store, such as S3: target and files are addresses.
+
+    object_sizes : bytes of each file
+    """
+
+    target: str  # type: ignore[assignment]
+    files: tuple[str, ...]  # type: ignore[assignment]
+    object_sizes: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each file."""
+        return self.object_sizes

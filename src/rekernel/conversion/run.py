@@ -24,12 +24,11 @@ from ..plan.not_finite import not_finite_note
 from ..plan.plan import Plan
 from ..plan.recipe import KEY, Recipe
 from ..planning.guards import refuse_recorded, refuse_rescaled
-from ..sources.opening import open_source
 from ..sources.place import Origin
 from ..version import __version__
 from .aside import clean, finish, kept_if_useful, place_for, restore
 from .destinations import beside, file_target, folder_target, making_folders, split_weights
-from .digests import Digests, digesting, placeholder, resolved, stand_ins
+from .digests import Digests, check_unchanged, digesting, placeholder, resolved, stand_ins
 from .downloads import Fetched
 from .journal import Journal
 from .modelspec import rescaled_metadata
@@ -50,6 +49,7 @@ class Conversion:
     options: Options
     plans: dict[str, Plan]
     origin: Origin | None = None
+    copy: Callable[..., None] = copy_atomic
     files: list[Path] = field(default_factory=list)
     written: int = 0
     resumed: int = 0
@@ -60,7 +60,7 @@ class Conversion:
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """Convert a checkpoint to a file, or to a folder with the other files of the source's folder."""
         source = fetched.path
-        with open_source(source, allow_pickle=self.options.allow_pickle) as opened:
+        with fetched.open(source, allow_pickle=self.options.allow_pickle) as opened:
             to_file = self.options.max_shard_size is None and not source.is_dir() and opened.kind != "sharded"
             replace = self.options.force or self.options.resume
             folder, name = (
@@ -90,7 +90,7 @@ class Conversion:
         jobs = []
         with ExitStack() as sources:
             for name, path in parts.items():
-                opened = sources.enter_context(open_source(path, allow_pickle=self.options.allow_pickle))
+                opened = sources.enter_context(fetched.open(path, allow_pickle=self.options.allow_pickle))
                 refuse_recorded(opened.path, whole=True)
                 jobs.append(self._job(opened, self.plans[name], folder / name, opened.path.name, True))
             untouched = [f for n, c in pipeline.components.items() if n not in parts for f in c.files]
@@ -166,7 +166,7 @@ class Conversion:
                     content = prepared.contents[target]
                     write_atomic(target, content, force=replace, inputs=[source, *inputs], like=source)
                 else:
-                    copy_atomic(source, target, force=replace, inputs=inputs)
+                    self.copy(source, target, force=replace, inputs=inputs)
                 _LOG.debug("copied: %s", shown_path(target))
                 self._advance(source.stat().st_size)
                 self.files.append(target)
@@ -176,23 +176,15 @@ class Conversion:
                     write_atomic(path, job.outputs.index(job.source), inputs=inputs, like=job.source.path)
                     self.files.append(path)
             if prepared.commit:
-                copy_atomic(*prepared.commit, inputs=inputs)
+                self.copy(*prepared.commit, inputs=inputs)
                 self.files.append(prepared.commit[1])
 
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""
-        path = job.folder / file.name
-        # Weights that stay are still those of the trained resolution to every other program.
-        grown = any(change.operators for change in job.plan.changed)
-        source_metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale if grown else 1.0)
-        recipe = Recipe(
-            job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
-        )
-        metadata = {**source_metadata, KEY: recipe.to_json()}
+        path, metadata = job.folder / file.name, self.metadata(job, file)
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         if self.options.resume and prepared.journal.enabled and path.exists():
-            final = resolved(metadata[KEY], digests)
-            header, _ = build_header(tensors, {**source_metadata, KEY: final})
+            header, _ = build_header(tensors, {**metadata, KEY: resolved(metadata[KEY], digests)})
             if _is_finished(path, header, file.nbytes, prepared.journal):
                 self.resumed += 1
                 self._advance(file.nbytes)
@@ -204,6 +196,7 @@ class Conversion:
             like=_read_from(job.source, file),
         ) as writer:  # fmt: skip
             broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
+            check_unchanged(job.source)
             for i, digest in enumerate(digests):
                 writer.replace_placeholder(placeholder(i).encode(), digest.result().sha256.encode())
         prepared.journal.add(path)
@@ -212,6 +205,16 @@ class Conversion:
             self.notes.append(not_finite_note(broken))
         self.written += writer.nbytes
         self.files.append(path)
+
+    def metadata(self, job: Job, file: OutputFile) -> dict[str, str]:
+        """The metadata of one file of weights; placeholders stand for the digests of the source in its recipe."""
+        # Weights that stay are still those of the trained resolution to every other program.
+        grown = any(change.operators for change in job.plan.changed)
+        metadata = rescaled_metadata(_metadata_of(job.source, file), job.plan.scale if grown else 1.0)
+        recipe = Recipe(
+            job.plan, stand_ins(job.source, self.origin), self.options.dtype or "", f"rekernel {__version__}"
+        )
+        return {**metadata, KEY: recipe.to_json()}
 
     def _advance(self, nbytes: int) -> None:
         self.done += nbytes

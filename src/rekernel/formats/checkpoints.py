@@ -19,6 +19,7 @@ from ..conversion.parts import parts_of
 from ..conversion.report import Report
 from ..conversion.run import Conversion
 from ..conversion.streaming import peak_bytes
+from ..conversion.to_store import convert_to_store
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..messages.warn import tell
@@ -29,6 +30,7 @@ from ..planning.guards import nothing_changes, refuse_recorded
 from ..planning.position_grid import CONFIG
 from ..planning.settings import Request
 from ..sources.place import Place
+from ..sources.store_address import StoreAddress
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
 
@@ -68,7 +70,9 @@ class CheckpointFiles:
         if isinstance(order.plan, PlanRequest):
             tell(note for plan in plans.values() for note in plan.warnings)
         fetched = fetch(self.place, parts, allow_pickle=options.allow_pickle)
-        run = Conversion(options, plans, fetched.origin)
+        if isinstance(order.target, StoreAddress):
+            return convert_to_store(fetched, order.target, plans, options, into_folder=order.into_folder)
+        run = Conversion(options, plans, fetched.origin, fetched.copy)
         pipeline = fetched.pipeline()
         if pipeline is None:
             return run.checkpoint(fetched, order.target, into_folder=order.into_folder)

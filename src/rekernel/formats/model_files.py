@@ -18,6 +18,7 @@ from ..messages.display import Displayed, Table
 from ..plan.plan import Plan
 from ..plan.recipe import Recipe
 from ..planning.settings import PlanningOptions, Scale
+from ..sources.store_address import StoreAddress
 from ..text import byte_size, counted
 from .info import Info
 
@@ -45,7 +46,7 @@ class Order:
     options : all that does not depend on the plan
     """
 
-    target: Path
+    target: Path | StoreAddress
     into_folder: bool
     plan: Plan | PlanRequest
     components: Sequence[str] | None

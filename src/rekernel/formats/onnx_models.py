@@ -18,6 +18,8 @@ from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
 from ..planning.settings import Request
 from ..sources.place import Place
+from ..sources.store_address import StoreAddress
+from ..sources.store_client import shown_address
 from .info import Info, counted
 from .model_files import INTERPRETER, Estimate, Order, PlanRequest, Weights
 
@@ -57,6 +59,11 @@ class OnnxFiles:
             resume=options.resume,
         )  # fmt: skip
         asked = order.plan if isinstance(order.plan, Plan) else _requested(order.plan)
+        if isinstance(order.target, StoreAddress):
+            raise RekernelError(
+                f"{shown_address(order.target)}: an ONNX model is written to a disk; pass a local path, and copy the "
+                f"result there"
+            )
         return convert_onnx(
             self.place, self.model, order.target, asked, into_folder=order.into_folder, force=options.force,
             progress=options.progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..checkpoint.discover import onnx_of
 from ..sources.place import Place
+from ..sources.store_place import StorePlace
 from .checkpoints import CheckpointFiles
 from .model_files import ModelFiles
 from .onnx_models import OnnxFiles
@@ -18,5 +19,7 @@ def model_files(place: Place) -> ModelFiles:
     >>> type(model_files(Place(Path("unet.safetensors")))).__name__, type(model_files(Place(Path("net.onnx")))).__name__
     ('CheckpointFiles', 'OnnxFiles')
     """
+    if isinstance(place, StorePlace):  # refuses ONNX models itself, without looking into stand-ins of their data
+        return CheckpointFiles(place)
     model = onnx_of(place.path)
     return CheckpointFiles(place) if model is None else OnnxFiles(place, model)

@@ -8,25 +8,24 @@ that was not downloaded is an error; it never gives zeros.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.discover import PICKLE_SUFFIXES
-from ..checkpoint.header import MAX_HEADER, header_length
+from ..checkpoint.header import MAX_HEADER
 from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import plain_parts
 from ..checkpoint.shard import Shard, shard_of_header
 from ..checkpoint.tensor_source import TensorSource
-from ..errors import CheckpointError
-from ..escape import shown, shown_path
+from ..escape import shown
 from ..version import __version__
 from .address import Address
 from .hub_client import HubError, NotTheHubError, api, explained, hub, is_away, is_foreign, is_offline
 from .place import Place
+from .remote_header import whole_header
 
-_FIRST = 100_000  # bytes of the first request: nearly every header fits, as in huggingface_hub
 _PATIENCE = 10.0  # seconds to wait for an answer: the default of huggingface_hub
 _SMALL = re.compile(r"(^|/)(model_index\.json|[^/]+\.safetensors\.index(\.[\w-]+)?\.json)$")
 BY_HEADER = (".safetensors", ".json")
@@ -115,7 +114,7 @@ class RemotePlace(Place):
         size = self.files[name]
         if cached is not None:
             with cached.open("rb") as file:
-                return _whole_header(file.read, size, self.named(self.root / name))
+                return whole_header(file.read, size, self.named(self.root / name))
         client = hub()
         url = client.hf_hub_url(self.address.repo, name, revision=self.commit)
         position = 0
@@ -130,7 +129,7 @@ class RemotePlace(Place):
             return bytes(answer.content[start : start + count])  # a server without range requests sent the whole file
 
         with explained(Address(self.address.repo, self.address.revision, name)):
-            return _whole_header(read, size, self.named(self.root / name))
+            return whole_header(read, size, self.named(self.root / name))
 
     def _cached(self, name: str) -> Path | None:
         found = hub().try_to_load_from_cache(self.address.repo, name, revision=self.commit)
@@ -211,18 +210,6 @@ def _cached_listing(address: Address) -> tuple[str, dict[str, int]] | None:
             pass  # another program downloaded single files
     present = (path for path in snapshot.rglob("*") if path.is_file())
     return snapshot.name, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in present}
-
-
-def _whole_header(read: Callable[[int], bytes], size: int, where: str) -> bytes:
-    """Read the length and text of a header, in at most two reads."""
-    where = shown_path(where)
-    raw = read(min(size, _FIRST)) if size else b""
-    end = 8 + header_length(raw[:512], size, where)
-    if len(raw) < end:
-        raw += read(end - len(raw))
-    if len(raw) < end:
-        raise CheckpointError(f"{where}: the server sent only a part of the header; try again.")
-    return raw[:end]
 
 
 def _only_pickle(path: Path) -> Path | None:

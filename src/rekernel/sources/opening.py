@@ -1,6 +1,6 @@
-"""Open a local path or an address on the Hub.
+"""Open a local path, an address on the Hub, or an address in a store.
 
-Scope: the choice between the two. Not here: the Hub (see `sources.hub_place`).
+Scope: the choice between them. Not here: the Hub (see `sources.hub_place`), stores (see `sources.store_place`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from ..messages.arguments import check_path
 from .address import Address, address_of
 from .hub_place import BY_HEADER, RemotePlace, remote_place
 from .place import Place
+from .store_address import StoreAddress, on_disk, store_address
+from .store_client import StoreError, shown_address
+from .store_place import store_place
 
 
 @contextmanager
@@ -30,6 +33,8 @@ def open_location(source: StrPath) -> Iterator[Place]:
     ------
     HubError
         If the repository, revision or file does not exist, needs permission, or cannot be reached.
+    StoreError
+        If an address in a store does not exist, needs permission, or cannot be reached.
 
     Examples
     --------
@@ -38,6 +43,12 @@ def open_location(source: StrPath) -> Iterator[Place]:
     'unet.safetensors'
     """
     check_path(source, "source")
+    stored = store_address(source)
+    if stored is not None:
+        with stand_in_of(stored) as root:
+            yield store_place(stored, root)
+        return
+    source = on_disk(source)
     address = address_of(source)
     if address is None:
         yield Place(Path(source))
@@ -52,6 +63,22 @@ def open_location(source: StrPath) -> Iterator[Place]:
         except RekernelError as error:
             whole = str(Address(address.repo, address.revision))
             raise type(error)(*(_renamed(part, (root, *fetched), whole) for part in error.args)) from None
+
+
+@contextmanager
+def stand_in_of(address: StoreAddress) -> Iterator[Path]:
+    """Make an empty folder that stands for the folder around an address, and is removed at the end.
+
+    Error messages show addresses in place of paths in the folder.
+    """
+    whole = shown_address(address.parent).removesuffix("/")  # "s3:/" for a bucket, to which a slash is added
+    with tempfile.TemporaryDirectory(prefix="rekernel-") as folder:
+        root = Path(folder).resolve() / "stand-in"
+        root.mkdir()  # with the usual permissions, which the result gets
+        try:
+            yield root
+        except RekernelError as error:
+            raise type(error)(*(_renamed(part, (root,), whole) for part in error.args)) from None
 
 
 def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:
@@ -76,6 +103,8 @@ def local_path(source: StrPath, *, allow_pickle: bool = False) -> Path:
     >>> local_path("unet.safetensors").name
     'unet.safetensors'
     """
+    refuse_stored(source)
+    source = on_disk(source)
     if address_of(source) is None:
         return Path(source)
     with open_location(source) as place:
@@ -89,6 +118,15 @@ def local_path(source: StrPath, *, allow_pickle: bool = False) -> Path:
             names = [path.relative_to(place.root).as_posix() for path in opened.files]
             chosen = opened.path.relative_to(place.root)
         return place.fetch(names) / chosen
+
+
+def refuse_stored(source: StrPath) -> None:
+    """Raise for an address in a store, where a whole model has to be on this disk."""
+    if (stored := store_address(source)) is not None:
+        raise StoreError(
+            f"{shown_address(stored)}: is in a store, from which models are inspected, planned and converted; copy it "
+            f"to this disk for anything else."
+        )
 
 
 def open_source(source: StrPath, *, allow_pickle: bool = False) -> TensorSource:

@@ -1,0 +1,326 @@
+"""Run a conversion whose result goes into a store, such as S3: write every object, write the index last.
+
+Scope: the order of the steps for a store. Not here: what is written (see `conversion.run`, whose decisions are taken
+over), one object (see `sources.store_object`).
+Guarantees: the source does not change; every object appears whole or not at all; the index is written last. A store
+has no locks and no step that exchanges two folders: a run does not notice another one that writes there, and objects
+that are replaced are replaced one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..checkpoint.shard_index import INDEX_NAME
+from ..checkpoint.tensor_source import TensorSource
+from ..checkpoint.writer import StreamingWriter
+from ..errors import RekernelError
+from ..escape import shown_path
+from ..messages.log import logger
+from ..plan.not_finite import not_finite_note
+from ..plan.plan import Plan
+from ..plan.recipe import KEY
+from ..sources.opening import stand_in_of
+from ..sources.store_address import StoreAddress
+from ..sources.store_client import StoreError, info_of, opened_store, remove, shown_address
+from ..sources.store_file import PIECE, StoreFile
+from ..sources.store_object import StoreObject, abandoned, put
+from ..sources.store_place import listed
+from .digests import Digests, check_unchanged, digesting, resolved
+from .downloads import Fetched
+from .options import Options
+from .output_files import OutputFile
+from .prepared import Copy, Job, Prepared
+from .report import StoredReport
+from .run import Conversion
+from .store_journal import StoreJournal
+from .streaming import stream
+
+_LOG = logger(__name__)
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
+
+
+def convert_to_store(
+    fetched: Fetched, target: StoreAddress, plans: dict[str, Plan], options: Options, *, into_folder: bool
+) -> StoredReport:
+    """Convert a checkpoint or a pipeline, and write the result to an address in a store.
+
+    Parameters
+    ----------
+    fetched : Fetched
+        The source, on this disk or in a store.
+    target : StoreAddress
+        An object for a file, otherwise a folder.
+    into_folder : bool
+        Whether `target` is a folder that a file goes into.
+
+    Raises
+    ------
+    RekernelError
+        If an object exists already and neither `force` nor `resume` is set, if the target is in the source, or if the
+        store fails. The object that was being written is not there then.
+    """
+    source, there = fetched.path, info_of(target)
+    _check_bucket(target)
+    to_file = options.max_shard_size is None and not source.is_dir() and not INDEX_NAME.fullmatch(source.name)
+    is_folder = there is not None and there.get("type") == "directory"
+    into = into_folder or is_folder or not target.name
+    pipeline = fetched.pipeline()
+    with stand_in_of(target) as root:
+        folder = target if into or not to_file else target.parent
+        stand_in = root / target.name if folder is target else root
+        run = StoreConversion(
+            replace(options, on_disk=False), plans, fetched.origin, folder=folder, fetched=fetched, stand_in=stand_in
+        )
+        if to_file:
+            stand_in.mkdir(exist_ok=True)
+            name = source.with_suffix(".safetensors").name if into else target.name
+            run.mark_existing([name] if info_of(folder / name) is not None else [])
+            report = run.checkpoint(fetched, stand_in if into else stand_in / name, into_folder=into)
+        else:
+            run.refuse_overlap(fetched)
+            if there is not None and not is_folder:
+                stand_in.touch()
+            else:
+                stand_in.mkdir(exist_ok=True)
+                run.mark_existing(listed(target) if is_folder or into_folder else ())
+            report = (
+                run.checkpoint(fetched, stand_in) if pipeline is None else run.pipeline(pipeline, fetched, stand_in)
+            )
+    return StoredReport(
+        str(folder / run.only_name if to_file else target), tuple(str(folder / name) for name in run.sizes),
+        report.bytes_written, report.tensors_changed, report.tensors_kept, report.plans, report.resumed, report.skipped,
+        report.notes, tuple(run.sizes.values()),
+    )  # fmt: skip
+
+
+def write_object(
+    source: TensorSource,
+    file: OutputFile,
+    address: StoreAddress,
+    metadata: Mapping[str, str],
+    *,
+    force: bool,
+    allow_cast: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Write one file of weights to a store, front to back.
+
+    Parameters
+    ----------
+    metadata : mapping
+        The metadata with the digests of the source, since the header is sent first.
+
+    Returns
+    -------
+    names of the rescaled tensors with values that are not finite, as `stream`
+    """
+    tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
+    into = StoreObject(address, force=force)
+    with StreamingWriter(address.name, tensors, metadata, force=force, into=into) as writer:
+        by_name = {tensor.change.name: tensor for tensor in file.tensors}
+        in_order = replace(file, tensors=tuple(by_name[name] for name in writer.tensors))
+        broken = stream(source, in_order, writer, allow_cast=allow_cast, progress=progress)
+        check_unchanged(source)
+    return broken
+
+
+@dataclass
+class StoreConversion(Conversion):
+    """The state of one conversion into a store.
+
+    The paths of all destinations lie in a stand-in folder, in which an empty file stands for each object that exists.
+
+    folder : address that `stand_in` stands for
+    sizes : size of every object that was written, or kept from an interrupted run, by name
+    """
+
+    folder: StoreAddress = field(kw_only=True)
+    fetched: Fetched = field(kw_only=True)
+    stand_in: Path = field(kw_only=True)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def only_name(self) -> str:
+        """Name of the only object."""
+        [name] = self.sizes
+        return name
+
+    def mark_existing(self, names: Iterable[str]) -> None:
+        """Make the files that stand for existing objects."""
+        for name in names:
+            path = self.stand_in / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def refuse_overlap(self, fetched: Fetched) -> None:
+        """Raise if the target is the folder of the source, inside it, or around it."""
+        if fetched.place is None:
+            return
+        whole = fetched.path.is_dir()
+        source, target = _place_of(fetched.place.address), _place_of(self.folder)
+        where = shown_address(self.folder)
+        if source == target:
+            raise RekernelError(
+                f"{where}: is the folder of the source, which a conversion never changes; pass another folder"
+            )
+        if whole and _inside(target, source):
+            raise RekernelError(f"{where}: lies inside the source; pass a folder outside the source")
+        if whole and _inside(source, target):
+            raise RekernelError(
+                f"{where}: holds the source, {shown_address(fetched.place.address)}; pass a new folder in it or "
+                f"elsewhere"
+            )
+
+    def write(self, prepare: Callable[[], Prepared], folder: Path | None) -> None:
+        """Check everything, and write all objects. Those that make the result valid come last."""
+        prepared = prepare()
+        self._refuse_inputs(prepared)
+        journal = StoreJournal(self.folder, prepared.journal.enabled)
+        if self.options.resume:
+            journal.read()
+            abandoned(self.folder, {self._name(path) for path in prepared.wanted})
+        self.total = prepared.nbytes
+        # Removed first: a reader must not see a complete folder while objects change.
+        for path in (*prepared.stale, *prepared.marks):
+            if path.exists():
+                remove(self._address(path))
+        if not self.options.resume:
+            journal.end()  # the list of another run
+        for job in prepared.jobs:
+            with digesting(job.source) as digests:
+                for file in job.outputs.files:
+                    self._object(job, file, digests, journal)
+        for copy in prepared.copies:
+            self._copy(copy, prepared.contents.get(copy[1]), journal)
+        for job in prepared.jobs:
+            if job.outputs.index_name:
+                self._put(job.folder / job.outputs.index_name, job.outputs.index(job.source))
+        if prepared.commit:
+            self._copy(prepared.commit, None, journal)
+        journal.end()
+
+    def _object(self, job: Job, file: OutputFile, digests: Digests, journal: StoreJournal) -> None:
+        """Write one file of weights, unless an interrupted run has finished this object."""
+        path, metadata = job.folder / file.name, self.metadata(job, file)
+        metadata = {**metadata, KEY: resolved(metadata[KEY], digests)}
+        tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
+        address, name = self._address(path), self._name(path)
+        header = StreamingWriter(address.name, tensors, metadata, into=StoreObject(address, force=True))
+        made_from = hashlib.sha256(header.header).hexdigest()
+        if self.options.resume and journal.holds(name, made_from):
+            self.resumed += 1
+            self._advance(file.nbytes)
+            self._done(path, header.nbytes)
+            return
+        journal.forget(name)
+        broken = write_object(
+            job.source, file, address, metadata, force=self._replaces, allow_cast=self.options.allow_cast,
+            progress=self._advance,
+        )  # fmt: skip
+        journal.add(name, made_from)
+        if broken:
+            self.notes.append(not_finite_note(broken))
+        self.written += header.nbytes
+        self._done(path, header.nbytes)
+
+    def _copy(self, copy: Copy, content: bytes | None, journal: StoreJournal) -> None:
+        """Copy a file beside the weights, or write its new content."""
+        source, target = copy
+        name, remote = self._name(target), None
+        if content is not None:
+            made_from, size = hashlib.sha256(content).hexdigest(), len(content)
+        elif (remote := self.fetched.remote(source)) is not None:
+            made_from, size = " ".join(remote.version), remote.nbytes
+        else:
+            status = source.stat()
+            made_from, size = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}", status.st_size
+        if not (self.options.resume and journal.holds(name, made_from)):
+            if content is not None:
+                put(self._address(target), content, force=self._replaces)
+            else:
+                send_file(source if remote is None else remote, size, self._address(target), force=self._replaces)
+            if size > PIECE:  # a small object takes as long as the list
+                journal.add(name, made_from)
+        self._advance(source.stat().st_size)
+        self._done(target, size)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        put(self._address(path), data, force=self._replaces)
+        self._done(path, len(data))
+
+    def _done(self, path: Path, nbytes: int) -> None:
+        _LOG.debug("written: %s", shown_address(self._address(path)))
+        self.files.append(path)
+        self.sizes[self._name(path)] = nbytes
+
+    @property
+    def _replaces(self) -> bool:
+        return self.options.force or self.options.resume
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.stand_in).as_posix()
+
+    def _address(self, path: Path) -> StoreAddress:
+        return self.folder / self._name(path)
+
+    def _refuse_inputs(self, prepared: Prepared) -> None:
+        """Raise if an object to replace or remove is also an input."""
+        place = self.fetched.place
+        if place is None:
+            return
+        inputs = [*prepared.inputs, *(source for source, _ in prepared.copies)]
+        read = {_place_of(place.address / path.relative_to(place.root).as_posix()) for path in inputs}
+        for path in prepared.wanted:
+            if _place_of(self._address(path)) in read:
+                raise RekernelError(
+                    f"{shown_address(self._address(path))}: is also an input file; give the result another name."
+                )
+
+
+def send_file(source: Path | StoreFile, size: int, address: StoreAddress, *, force: bool) -> None:
+    """Copy a file of any size, from this disk or from a store, through memory of bounded size."""
+    with StoreObject(address, force=force) as target:
+        target.resize(size)
+        position = 0
+        for piece in source.pieces() if isinstance(source, StoreFile) else _pieces(source):
+            target.write_at(position, memoryview(piece))
+            position += len(piece)
+        if position != size:
+            where = shown_path(source) if isinstance(source, Path) else shown_address(source.address)
+            raise StoreError(f"{where}: changed while it was copied ({size} bytes, then {position}); try again.")
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+def _check_bucket(target: StoreAddress) -> None:
+    """Raise if the bucket is missing, before anything is computed. A store may not permit the question."""
+    if target.protocol not in _BUCKETS:
+        return
+    scheme, _, rest = target.url.partition("://")
+    bucket = StoreAddress(f"{scheme}://{rest.partition('/')[0]}")
+    if not bucket.name:
+        raise StoreError(f"{shown_address(target)}: names no bucket; write {shown_address(target)}bucket/folder.")
+    try:
+        found = info_of(bucket)
+    except StoreError:
+        return
+    if found is None:
+        raise StoreError(f"{shown_address(bucket)}: no such bucket; make it first, or check the name.")
+
+
+def _place_of(address: StoreAddress) -> tuple[str, str]:
+    """Kind of store and path, equal for two addresses of one object."""
+    fs, path = opened_store(address)
+    return type(fs).__name__, path.strip("/")
+
+
+def _inside(inner: tuple[str, str], outer: tuple[str, str]) -> bool:
+    return inner[0] == outer[0] and (not outer[1] or inner[1].startswith(f"{outer[1]}/"))

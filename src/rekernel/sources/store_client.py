@@ -1,0 +1,139 @@
+"""Import fsspec on demand, and turn the errors of a store into one line that names the address and the remedy.
+
+Scope: fsspec and its exceptions. Not here: reading and writing objects (see `sources.store_file`,
+`sources.store_object`). fsspec and the package of the store find credentials and endpoints themselves, in the
+environment and in their configuration files; rekernel neither reads nor shows them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import RekernelError
+from ..escape import cause, shown
+from .store_address import StoreAddress
+
+_EXTRA = "pip install 'rekernel[remote]'"
+_ONE_AT_A_TIME = threading.RLock()
+_VERSION = (
+    "ETag", "etag", "VersionId", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime",
+    "modified", "created", "ino",
+)  # fmt: skip
+"""What stores tell of the version of an object: an object that is written again differs in one of these."""
+
+Version = tuple[str, ...]
+
+
+class StoreError(RekernelError):
+    """A store refused a request, cannot be reached or holds something else. The message names the address."""
+
+
+def shown_address(address: StoreAddress) -> str:
+    """The address as messages show it, without a password."""
+    return shown(str(address), 400)
+
+
+def opened_store(address: StoreAddress) -> tuple[Any, str]:
+    """Return the file system of an address, and the path that the file system uses for the address.
+
+    Raises
+    ------
+    StoreError
+        If fsspec or the package of this store is not installed, or fsspec does not know the protocol.
+    """
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError:
+        raise StoreError(
+            f"{shown_address(address)}: an address in a store needs the fsspec package: {_EXTRA}"
+        ) from None
+    with explained(address):
+        try:
+            kind = fsspec.get_filesystem_class(address.protocol)
+        except ImportError as error:
+            how = _EXTRA if address.protocol in ("s3", "s3a") else cause(error)
+            raise StoreError(
+                f"{shown_address(address)}: {shown(address.protocol)}:// needs a package that is not installed: {how}"
+            ) from None
+        except ValueError:
+            raise StoreError(
+                f"{shown_address(address)}: fsspec does not know the protocol {shown(address.protocol)}://; write "
+                f"s3://bucket/folder, gs://bucket/folder, or a path."
+            ) from None
+        # Not `url_to_fs`, which reads `::` in the name of an object as a chain of addresses.
+        fs = kind(**kind._get_kwargs_from_urls(address.url))
+        path = str(kind._strip_protocol(address.url))
+    return fs, f"{path.rstrip('/')}/{address.inside}" if address.inside else path
+
+
+@contextmanager
+def requests(address: StoreAddress) -> Iterator[tuple[Any, str]]:
+    """Give file system and path for requests in the body of the `with` block; errors become a `StoreError`.
+
+    Requests of file systems that are not made for threads wait for each other.
+    """
+    fs, path = opened_store(address)
+    with explained(address):
+        if getattr(fs, "async_impl", False):
+            yield fs, path
+        else:
+            with _ONE_AT_A_TIME:
+                yield fs, path
+
+
+def info_of(address: StoreAddress) -> dict[str, Any] | None:
+    """What the store says now of an object or folder: `type`, `size` and more; None if there is none."""
+    with requests(address) as (fs, path):
+        try:
+            fs.invalidate_cache(path)
+            return dict(fs.info(path))
+        except FileNotFoundError:
+            return None
+
+
+def version_of(info: dict[str, Any]) -> Version:
+    """What tells the version of an object from another one, as text."""
+    return tuple(f"{key}={info[key]}" for key in _VERSION if info.get(key) is not None)
+
+
+def remove(address: StoreAddress) -> None:
+    """Remove an object, if it is there."""
+    with requests(address) as (fs, path):
+        try:
+            fs.invalidate_cache(path)
+            fs.rm_file(path)
+        except FileNotFoundError:
+            pass
+
+
+@contextmanager
+def explained(address: StoreAddress) -> Iterator[None]:
+    """Turn every error of fsspec, or of the package of a store, into a `StoreError` about `address`."""
+    try:
+        yield
+    except RekernelError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{shown_address(address)}: {_line(error, address)}.") from None
+
+
+def _line(error: Exception, address: StoreAddress) -> str:
+    """Describe an error and its remedy."""
+    said = cause(error).replace(address.url, str(address))
+    if len(address.password) > 2:
+        said = said.replace(address.password, "...")
+    kind = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return f"no such object, folder or bucket ({said})"
+    if isinstance(error, PermissionError):
+        return f"the store does not permit this ({said}); check the credentials in the environment and their rights"
+    if "Credentials" in kind:
+        return f"the store needs credentials ({said}); set them in the environment"
+    if isinstance(error, ConnectionError | TimeoutError) or "Connect" in kind or "Timeout" in kind:
+        return f"the store cannot be reached ({said}); check the network and the endpoint, then try again"
+    if isinstance(error, NotImplementedError):
+        return f"this store does not support what a conversion needs ({kind}: {said}); copy the files yourself"
+    return f"the store failed ({kind}: {said}); try again"
