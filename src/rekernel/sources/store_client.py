@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from ..errors import RekernelError
@@ -23,6 +24,9 @@ _VERSION = (
     "modified", "created", "ino",
 )  # fmt: skip
 """What stores tell of the version of an object: an object that is written again differs in one of these."""
+
+_LISTED_TOO = ("ETag", "etag", "generation", "md5Hash", "mtime", "created")
+"""Those of them that a listing writes as a look at the object itself does."""
 
 Version = tuple[str, ...]
 
@@ -97,6 +101,25 @@ def info_of(address: StoreAddress) -> dict[str, Any] | None:
 def version_of(info: dict[str, Any]) -> Version:
     """What tells the version of an object from another one, as text."""
     return tuple(f"{key}={info[key]}" for key in _VERSION if info.get(key) is not None)
+
+
+def is_as_listed(info: dict[str, Any], listed: dict[str, Any]) -> bool:
+    """Whether a listing can be of the version of an object that `info` tells of.
+
+    Examples
+    --------
+    >>> is_as_listed({"size": 1, "ETag": '"a"', "VersionId": "x"}, {"size": 1, "ETag": '"a"'})
+    True
+    >>> is_as_listed({"size": 1, "ETag": '"a"'}, {"size": 1, "ETag": '"b"'})
+    False
+    """
+    both = [key for key in _LISTED_TOO if info.get(key) is not None and listed.get(key) is not None]
+    return info.get("size") == listed.get("size") and all(_plain(info[key]) == _plain(listed[key]) for key in both)
+
+
+def _plain(value: Any) -> str:
+    """A time or an ETag, as text of one form."""
+    return str(value.timestamp()) if isinstance(value, datetime) else str(value).strip('"')
 
 
 def remove(address: StoreAddress) -> None:

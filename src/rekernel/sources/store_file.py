@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .store_address import StoreAddress
-from .store_client import StoreError, Version, info_of, requests, shown_address, version_of
+from .store_client import StoreError, Version, info_of, is_as_listed, requests, shown_address, version_of
 
 _BLOCK = 4 << 20  # smaller reads share blocks: a network has thousands of tensors of some kilobytes
 _KEPT = 8  # blocks
@@ -64,14 +64,9 @@ class StoreFile:
         """Raise if the object was changed, replaced or removed since it was first looked at."""
         info = info_of(self.address)
         if info is None:
-            raise StoreError(
-                f"{shown_address(self.address)}: the object was removed while it was read; the result is not complete."
-            )
+            raise _removed(self.address)
         if (info.get("size"), version_of(info)) != (self.nbytes, self.version):
-            raise StoreError(
-                f"{shown_address(self.address)}: the object changed while it was read; wait until its writer has "
-                f"finished, then start again."
-            )
+            raise _changed(self.address)
 
     def fetch(self, start: int, stop: int) -> bytes:
         """Return bytes `start` to `stop` by a request of its own."""
@@ -113,19 +108,41 @@ class StoreFile:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def store_file(address: StoreAddress) -> StoreFile:
+def store_file(address: StoreAddress, listed: dict[str, Any] | None = None) -> StoreFile:
     """Look at an object, and remember its version.
+
+    Parameters
+    ----------
+    listed : dict, optional
+        What the store said of the object before.
 
     Raises
     ------
     StoreError
-        If there is no such object.
+        If there is no such object, or it is another one than was listed.
     """
     info = info_of(address)
+    if listed is not None and info is None:
+        raise _removed(address)
+    if listed is not None and info is not None and not is_as_listed(info, listed):
+        raise _changed(address)
     if info is None or info.get("type") == "directory":
         what = "no such object" if info is None else "is a folder, not an object"
         raise StoreError(f"{shown_address(address)}: {what}; check the name.")
     return StoreFile(address, size_in(info, address), version_of(info))
+
+
+def _changed(address: StoreAddress) -> StoreError:
+    return StoreError(
+        f"{shown_address(address)}: the object changed while it was read; wait until its writer has finished, then "
+        f"start again."
+    )
+
+
+def _removed(address: StoreAddress) -> StoreError:
+    return StoreError(
+        f"{shown_address(address)}: the object was removed while it was read; the result is not complete."
+    )
 
 
 def size_in(info: dict[str, Any], address: StoreAddress) -> int:

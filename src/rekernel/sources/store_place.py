@@ -41,12 +41,12 @@ class StorePlace(Place):
 
     address : address of the folder that `root` stands for
     root : stand-in of that folder, which contains `path`
-    files : size in bytes of every file that the stand-in has, by name
+    files : what the store said of every file that the stand-in has, by name
     """
 
     address: StoreAddress
     root: Path
-    files: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
     _shards: dict[Path, Shard] = field(default_factory=dict)
 
@@ -62,9 +62,9 @@ class StorePlace(Place):
     def complete(self, path: Path) -> None:
         """Copy a small file, if the store has it, into its stand-in."""
         name = path.relative_to(self.root).as_posix()
-        if name in self._whole or not 0 < self.files.get(name, 0) <= MAX_HEADER:
+        if name in self._whole or not 0 < self.files.get(name, {}).get("size", 0) <= MAX_HEADER:
             return
-        path.write_bytes(store_file(self.address / name).whole())
+        path.write_bytes(self._file(name).whole())
         self._whole.add(name)
 
     def named(self, path: Path) -> str:
@@ -88,12 +88,15 @@ class StorePlace(Place):
     def remote(self, path: Path) -> StoreFile | None:
         """The object that a file of the stand-in stands for; None for a file that was copied into the stand-in."""
         name = path.relative_to(self.root).as_posix()
-        return None if name in self._whole else store_file(self.address / name)
+        return None if name in self._whole else self._file(name)
+
+    def _file(self, name: str) -> StoreFile:
+        return store_file(self.address / name, self.files.get(name))
 
     def _shard(self, path: Path) -> Shard:
         if path not in self._shards:
             name = path.relative_to(self.root).as_posix()
-            file, position = store_file(self.address / name), 0
+            file, position = self._file(name), 0
 
             def read(count: int) -> bytes:
                 nonlocal position
@@ -118,12 +121,12 @@ class StorePlace(Place):
                 where = self.named(found)
                 raise StoreError(f"{where}: is {kind}, which rekernel reads on a disk alone; copy it here first.")
 
-    def _stand_in(self, name: str, size: int) -> None:
+    def _stand_in(self, name: str, info: dict[str, Any]) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        os.truncate(path, size)  # no block of the disk is used
-        self.files[name] = size
+        os.truncate(path, size_in(info, self.address / name))  # no block of the disk is used
+        self.files[name] = info
 
 
 def store_place(address: StoreAddress, root: Path) -> StorePlace:
@@ -143,8 +146,8 @@ def store_place(address: StoreAddress, root: Path) -> StorePlace:
         root = root / _plain(address.name, address)
         root.mkdir()
     place = StorePlace(root, address, root)
-    for name, size in listed(address).items():
-        place._stand_in(name, size)
+    for name, info in listed(address).items():
+        place._stand_in(name, info)
         if _READ.fullmatch(name.rpartition("/")[2]):
             place.complete(root / name)
     if not place.files:
@@ -157,7 +160,7 @@ def _of_file(address: StoreAddress, info: dict[str, Any], root: Path) -> StorePl
     folder, name = address.parent, address.name
     place = StorePlace(root / _plain(name, address), folder, root)
     place._refuse_others(place.path)
-    place._stand_in(name, size_in(info, address))
+    place._stand_in(name, info)
     beside: list[str] = []
     if INDEX_NAME.fullmatch(name):
         place.complete(place.path)
@@ -170,28 +173,28 @@ def _of_file(address: StoreAddress, info: dict[str, Any], root: Path) -> StorePl
                 raise
             continue  # without the right to list the folder, some stores do not say that an object is missing
         if there is not None and there.get("type") != "directory":
-            place._stand_in(other, size_in(there, folder / other))
+            place._stand_in(other, there)
             if other in _BESIDE:
                 place.complete(root / other)
     return place
 
 
-def listed(folder: StoreAddress) -> dict[str, int]:
-    """Size of every object below a folder, by name relative to the folder; empty if there is none.
+def listed(folder: StoreAddress) -> dict[str, dict[str, Any]]:
+    """What the store says of every object below a folder, by name relative to the folder; empty if there is none.
 
     Raises
     ------
     StoreError
         If there are more than 10,000 objects, or one whose name no file can have.
     """
-    found: dict[str, int] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, info in _walked(folder):
         if len(found) >= MOST_FILES:
             raise StoreError(
                 f"{shown_address(folder)}: holds more than {MOST_FILES} objects; pass the folder of one model."
             )
         _plain(name, folder)
-        found[name] = size_in(info, folder / name)
+        found[name] = info
     return dict(sorted(found.items()))
 
 
