@@ -21,7 +21,7 @@ from .models import contents, converted, file, pipeline, sharded
 ROOT = Path(__file__).parents[2]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -30,7 +30,7 @@ def stopping(after: int):
 
     def progress(done: int, total: int) -> None:
         if done > after:
-            raise Stop
+            raise StopError
 
     return progress
 
@@ -49,7 +49,7 @@ def run(store: Store, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_failure_in_the_middle_leaves_nothing_of_a_file(store: Store, tmp_path):
     source = file(tmp_path / "in.safetensors")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         rk.convert(source, store.url("out.safetensors"), scale=2, progress=stopping(10_000))
     assert (store.names(), store.uploads()) == ([], [])
 
@@ -59,7 +59,7 @@ def test_an_object_that_is_replaced_stays_whole_until_the_new_one_is(store: Stor
     store.put("out.safetensors", b"before")
     with pytest.raises(rk.RekernelError, match=r"out\.safetensors: exists already; pass force=True"):
         rk.convert(source, store.url("out.safetensors"), scale=2)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         rk.convert(source, store.url("out.safetensors"), scale=2, force=True, progress=stopping(10_000))
     assert (store.contents(), store.uploads()) == ({"out.safetensors": b"before"}, [])
     rk.convert(source, store.url("out.safetensors"), scale=2, force=True)
@@ -70,7 +70,7 @@ def test_a_run_that_failed_is_resumed(store: Store, tmp_path):
     source = sharded(tmp_path / "in", count=4)
     expected = contents(converted(source, tmp_path / "out"))
     total = sum(map(len, expected.values()))
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         rk.convert(source, store.url("out"), scale=2, progress=stopping(total // 2))
     names = set(store.names("out"))
     assert NAME in names and "model.safetensors.index.json" not in names
@@ -89,7 +89,7 @@ def test_a_run_that_failed_is_resumed(store: Store, tmp_path):
 @pytest.mark.parametrize("what", ["the source", "an object", "the options", "the list"])
 def test_what_changed_meanwhile_is_not_taken_over(store: Store, tmp_path, what):
     source = sharded(tmp_path / "in", count=3)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         rk.convert(source, store.url("out"), scale=2, progress=stopping(1_400_000))
     finished = sorted(name for name in store.names("out") if name.endswith(".safetensors"))
     assert finished
@@ -119,7 +119,7 @@ def test_a_large_file_that_is_copied_is_taken_over(store: Store, tmp_path):
     (folder / "tokenizer" / "large.bin").write_bytes(os.urandom(17 << 20))
     expected = contents(converted(folder, tmp_path / "out"))
     sizes = sum(map(len, expected.values()))
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         rk.convert(folder, store.url("out"), scale=2, progress=stopping(sizes - 1_000_000))
     before = store.version("out/tokenizer/large.bin")
     rk.convert(folder, store.url("out"), scale=2, resume=True)

@@ -18,7 +18,7 @@ from ..escape import shown
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter would be a drive of Windows
 _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+::.*://")
 _COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")  # pathlib turns two slashes into one
-_USER = re.compile(r"^([^:/]+://[^:/@]*):(?!\d*(?:/|$)).*@")
+_USER = re.compile(r"^(.*?://[^:/@]*):(?!\d*(?:/|$)).*@")
 _OTHERS = ("hf", "http", "https")  # those of `sources.address`
 _ON_DISK = ("file", "local")
 

@@ -57,7 +57,8 @@ class StorePlace(Place):
 
     def here(self, path: Path) -> Path:
         """Refuse to copy a whole model to this disk."""
-        raise StoreError(f"{self.named(path)}: rekernel reads this format on a disk alone; copy the file to this disk.")
+        where = shown_address(self._address(path))
+        raise StoreError(f"{where}: rekernel reads this format on a disk alone; copy it here first.")
 
     def complete(self, path: Path) -> None:
         """Copy a small file, if the store has it, into its stand-in."""
@@ -68,9 +69,8 @@ class StorePlace(Place):
         self._whole.add(name)
 
     def named(self, path: Path) -> str:
-        """Return the address of a path in the stand-in, for messages."""
-        inside = path.relative_to(self.root).as_posix()
-        return shown_address(self.address if inside == "." else self.address / inside)
+        """Return the address of a path in the stand-in, without a password."""
+        return str(self._address(path))
 
     def copy(self, source: Path, target: Path, *, force: bool, inputs: Any) -> None:
         """Copy a file of any size to this disk, as `copy_atomic` does, through memory of bounded size."""
@@ -89,6 +89,10 @@ class StorePlace(Place):
         """The object that a file of the stand-in stands for; None for a file that was copied into the stand-in."""
         name = path.relative_to(self.root).as_posix()
         return None if name in self._whole else self._file(name)
+
+    def _address(self, path: Path) -> StoreAddress:
+        inside = path.relative_to(self.root).as_posix()
+        return self.address if inside == "." else self.address / inside
 
     def _file(self, name: str) -> StoreFile:
         return store_file(self.address / name, self.files.get(name))
@@ -118,7 +122,7 @@ class StorePlace(Place):
         kinds = {(".onnx", *ONNX_DATA): "an ONNX model", PICKLE_SUFFIXES: "a pickle"}
         for suffixes, kind in kinds.items():
             if found := next((file for file in held if file.name.lower().endswith(suffixes)), None):
-                where = self.named(found)
+                where = shown_address(self._address(found))
                 raise StoreError(f"{where}: is {kind}, which rekernel reads on a disk alone; copy it here first.")
 
     def _stand_in(self, name: str, info: dict[str, Any]) -> None:
