@@ -171,9 +171,12 @@ def convert(
     ----------
     source : path or address
         A safetensors file, an index, a folder with one of them, a diffusers pipeline folder, an ONNX model or a folder
-        with one; or the `hf://` address of any of these, whose files are downloaded after the plan is made.
-    target : path
-        A file for a file, otherwise a folder. One run at a time writes there; another one is refused.
+        with one; or the `hf://` address of any of these, whose files are downloaded after the plan is made. A
+        checkpoint or a pipeline folder may also be at an address that fsspec knows, such as `s3://bucket/folder`, and
+        is read by ranges.
+    target : path or address
+        A file for a file, otherwise a folder. One run at a time writes there; another one is refused. A store that
+        fsspec knows has no locks: there, two runs into one folder do not notice each other.
     scale : float or sequence of float
         As for `plan_checkpoint`.
     size, from_size : int, (height, width) or '1024x768' (width first), optional

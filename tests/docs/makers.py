@@ -172,8 +172,13 @@ def _pipeline(folder: str) -> None:
     StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(folder)
 
 
+def object_stores() -> dict[str, Any]:
+    shutil.copy(ROOT / "examples" / "glyphs" / "cnn.safetensors", "cnn.safetensors")
+    return {}
+
+
 MAKERS = {
     "classifier": classifier, "comfyui": comfyui, "frameworks": frameworks, "lora": lora,
-    "segmentation": segmentation, "several-processes": several_processes,
+    "object-stores": object_stores, "segmentation": segmentation, "several-processes": several_processes,
     "stable-diffusion": stable_diffusion, "video": video, "vit": vit,
 }  # fmt: skip

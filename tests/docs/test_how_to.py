@@ -106,10 +106,16 @@ def checked_frameworks(names):
     assert names["answer"][0].shape == (1, 4, 32, 32)
 
 
+def checked_object_stores(names):
+    [stored] = names["report"].sizes
+    assert stored == names["fsspec"].filesystem("memory").size("/models/cnn-2x.safetensors")
+
+
 CHECKS = {
     "classifier": checked_classifier, "comfyui": lambda names: None, "frameworks": checked_frameworks,
-    "lora": checked_lora, "segmentation": checked_segmentation, "several-processes": checked_several_processes,
-    "stable-diffusion": checked_stable_diffusion, "video": checked_video, "vit": checked_vit,
+    "lora": checked_lora, "object-stores": checked_object_stores, "segmentation": checked_segmentation,
+    "several-processes": checked_several_processes, "stable-diffusion": checked_stable_diffusion,
+    "video": checked_video, "vit": checked_vit,
 }  # fmt: skip
 
 
