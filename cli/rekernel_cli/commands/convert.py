@@ -205,6 +205,8 @@ def _perform(
 ) -> Report:
     import rekernel
     from rekernel.conversion.aside import unfinished
+    from rekernel.conversion.store_journal import is_unfinished
+    from rekernel.sources.store_address import store_address
 
     from ..terminal import byte_progress, own_notes
 
@@ -216,7 +218,8 @@ def _perform(
             keywords, asked = planning.keywords(), planning.asked()
             return rekernel.convert(source, target, progress=progress, **asked, **common, **keywords)
     except KeyboardInterrupt:
-        if unfinished(Path(target)) is not None:
+        stored = store_address(target)
+        if unfinished(Path(target)) is not None if stored is None else is_unfinished(stored):
             raise Stopped("finished files are kept: the same command with --resume continues from there.") from None
         raise Stopped from None
 

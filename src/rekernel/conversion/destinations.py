@@ -14,6 +14,8 @@ from ..checkpoint.paths import other_files
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import FORCE, RESUME, RekernelError
 from ..escape import shown, shown_path
+from ..sources.store_address import store_address
+from ..sources.store_client import StoreError, shown_address
 from ..text import few
 
 
@@ -73,6 +75,10 @@ def _refuse_elsewhere(target: Path) -> None:
         raise RekernelError(
             f"{shown_path(target)}: a conversion is written to the disk; pass a local folder, and publish it with "
             f"`rekernel push`"
+        )
+    if (stored := store_address(target)) is not None:
+        raise StoreError(
+            f"{shown_address(stored)}: this is written to the disk; pass a local path, and copy the result."
         )
     above = next((path for path in target.parents if path.exists()), None)
     if above is not None and not above.is_dir():

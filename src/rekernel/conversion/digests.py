@@ -16,9 +16,9 @@ from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..plan.recipe import SourceFile
 from ..sources.place import Origin
 
-_PIECE = 1 << 20
 Digests = list[Future[SourceFile]]
-_PIECE = 16 << 20
+_PIECE = 1 << 20  # bytes read from a disk at once
+_RANGE = 16 << 20  # bytes asked of a store at once
 
 
 @contextmanager
@@ -81,8 +81,8 @@ def _digest(path: Path, source: TensorSource) -> SourceFile:
     shard = next((shard for shard in source.shards if shard.path == path and shard.reader is not None), None)
     if shard is not None and shard.reader is not None:
         found = hashlib.sha256()
-        for start in range(0, shard.nbytes, _PIECE):
-            found.update(shard.reader.read(start, min(start + _PIECE, shard.nbytes)))
+        for start in range(0, shard.nbytes, _RANGE):
+            found.update(shard.reader.read(start, min(start + _RANGE, shard.nbytes)))
         shard.check_unchanged()
         return SourceFile(shard.nbytes, found.hexdigest())
     with path.open("rb") as file:

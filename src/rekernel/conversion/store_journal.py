@@ -76,6 +76,14 @@ class StoreJournal:
             remove(self.folder / NAME)
 
 
+def is_unfinished(target: StoreAddress) -> bool:
+    """Whether an interrupted conversion has left objects in a folder to continue from, as far as the store says."""
+    try:
+        return info_of(target / NAME) is not None
+    except StoreError:
+        return False
+
+
 def _entry(value: Any) -> Entry | None:
     kinds = (int, list, str)
     if isinstance(value, list) and len(value) == 3 and all(map(isinstance, value, kinds)):

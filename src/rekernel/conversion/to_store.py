@@ -306,8 +306,6 @@ def _check_bucket(target: StoreAddress) -> None:
         return
     scheme, _, rest = target.url.partition("://")
     bucket = StoreAddress(f"{scheme}://{rest.partition('/')[0]}")
-    if not bucket.name:
-        raise StoreError(f"{shown_address(target)}: names no bucket; write {shown_address(target)}bucket/folder.")
     try:
         found = info_of(bucket)
     except StoreError:

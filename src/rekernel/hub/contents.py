@@ -22,6 +22,7 @@ from ..formats.recognise import model_files
 from ..messages.arguments import check_path
 from ..messages.display import Displayed
 from ..plan.recipe import Recipe
+from ..sources.opening import refuse_stored
 from ..sources.place import Place
 from ..text import counted
 
@@ -84,6 +85,7 @@ def payload(path: StrPath) -> Payload:
         of the folder.
     """
     check_path(path, "path")
+    refuse_stored(path)
     root = Path(path)
     if root.is_file():
         weights = model_files(Place(root)).weights()[""]

@@ -17,8 +17,12 @@ from ..escape import shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter would be a drive of Windows
 _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+::.*://")
-_COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")  # pathlib turns two slashes into one
+_COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9]+):[/\\](?![/\\])")  # pathlib turns two slashes into one
 _USER = re.compile(r"^(.*?://[^:/@]*):(?!\d*(?:/|$)).*@")
+_COMMON = (
+    "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory", "sftp", "ssh", "ftp", "ftps", "smb",
+    "hdfs", "webhdfs",
+)  # fmt: skip
 _OTHERS = ("hf", "http", "https")  # those of `sources.address`
 _ON_DISK = ("file", "local")
 
@@ -95,8 +99,9 @@ def store_address(source: StrPath) -> StoreAddress | None:
     (None, None, None)
     """
     text = os.fspath(source)
-    if not isinstance(source, str) and not os.path.lexists(text):
-        text = _COLLAPSED.sub(r"\1://", text)
+    collapsed = _COLLAPSED.match(text)
+    if collapsed and collapsed[1].lower() in _COMMON and not os.path.lexists(f"{collapsed[1]}:"):
+        text = f"{collapsed[1]}://{text[collapsed.end() :]}"
     if _CHAIN.match(text):
         raise RekernelError(
             f"{shown(_without_password(text))}: is a chain of addresses, which rekernel does not follow; pass the "

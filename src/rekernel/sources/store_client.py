@@ -19,6 +19,7 @@ from .store_address import StoreAddress
 
 _EXTRA = "pip install 'rekernel[remote]'"
 _ONE_AT_A_TIME = threading.RLock()
+_WITH_HOST = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "sftp", "ssh", "ftp", "ftps", "smb")
 _VERSION = (
     "ETag", "etag", "VersionId", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime",
     "modified", "created", "ino",
@@ -54,6 +55,10 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
         raise StoreError(
             f"{shown_address(address)}: an address in a store needs the fsspec package: {_EXTRA}"
         ) from None
+    if address.protocol in _WITH_HOST and not address.url.partition("://")[2].partition("/")[0]:
+        raise StoreError(
+            f"{shown_address(address)}: names no bucket or host; write {shown(address.protocol)}://bucket/folder."
+        )
     with explained(address):
         try:
             kind = fsspec.get_filesystem_class(address.protocol)
@@ -67,9 +72,14 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
                 f"{shown_address(address)}: fsspec does not know the protocol {shown(address.protocol)}://; write "
                 f"s3://bucket/folder, gs://bucket/folder, or a path."
             ) from None
-        # Not `url_to_fs`, which reads `::` in the name of an object as a chain of addresses.
-        fs = kind(**kind._get_kwargs_from_urls(address.url))
-        path = str(kind._strip_protocol(address.url))
+        try:  # not `url_to_fs`, which reads `::` in the name of an object as a chain of addresses
+            fs = kind(**kind._get_kwargs_from_urls(address.url))
+            path = str(kind._strip_protocol(address.url))
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise StoreError(
+                f"{shown_address(address)}: fsspec cannot open this address ({_said(error, address)}); check it, and "
+                f"the FSSPEC_ variables in the environment."
+            ) from None
     return fs, f"{path.rstrip('/')}/{address.inside}" if address.inside else path
 
 
@@ -145,9 +155,7 @@ def explained(address: StoreAddress) -> Iterator[None]:
 
 def _line(error: Exception, address: StoreAddress) -> str:
     """Describe an error and its remedy."""
-    said = cause(error).replace(address.url, str(address))
-    if len(address.password) > 2:
-        said = said.replace(address.password, "...")
+    said = _said(error, address)
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return f"no such object, folder or bucket ({said})"
@@ -160,3 +168,11 @@ def _line(error: Exception, address: StoreAddress) -> str:
     if isinstance(error, NotImplementedError):
         return f"this store does not support what a conversion needs ({kind}: {said}); copy the files yourself"
     return f"the store failed ({kind}: {said}); try again"
+
+
+def _said(error: Exception, address: StoreAddress) -> str:
+    """The first line of an error, without the password of the address."""
+    said = str(error).replace(address.url, str(address))
+    if len(address.password) > 2:
+        said = said.replace(address.password, "...")
+    return cause(Exception(said)) if said else cause(error)

@@ -26,7 +26,7 @@ from ...plan.config_file import KEY
 from ...plan.plan import Plan
 from ...sources.address import address_of
 from ...sources.hub_client import HubError, api, explained, is_away, is_offline
-from ...sources.opening import open_source
+from ...sources.opening import open_source, refuse_stored
 from ...text import scale_text
 from ..denoiser.attached import ATTRIBUTE, Attached
 from ..denoiser.names import DENOISERS
@@ -156,6 +156,7 @@ def pipeline_folder(source: str | os.PathLike[str], options: Mapping[str, Any]) 
     from diffusers import DiffusionPipeline
 
     check_path(source, "source")
+    refuse_stored(source)
     path = Path(source)
     if path.is_dir():
         return path

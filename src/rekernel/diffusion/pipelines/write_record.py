@@ -25,7 +25,7 @@ from ...escape import shown, shown_path
 from ...messages.path_errors import explains_paths
 from ...plan.config_file import KEY
 from ...plan.recipe import find_recipe
-from ...sources.opening import open_source
+from ...sources.opening import open_source, refuse_stored
 from ..denoiser.names import DENOISERS, SECOND
 from .record import Recorded
 from .trained_size import trained_size
@@ -72,6 +72,7 @@ def record(
         For a folder without a denoiser, or whose UNet has no sample size, for a folder with rescaled weights or with a
         record, for a cascade where the trained size is not known, and for every error of attaching to the denoiser.
     """
+    refuse_stored(source)
     pipeline = find_pipeline(source)
     if pipeline is None:
         raise RekernelError(
