@@ -24,14 +24,16 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 import rekernel.torch as rkt
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HERE = Path(__file__).parent
 # (channels in, channels out, trained latent size, stride): resnets of level 1, level 2, the middle, the widest up
@@ -41,9 +43,9 @@ LAYERS = (
 )  # fmt: skip
 SCALES = (2.0, 1.5)
 RESCALED: dict[str, dict[str, str]] = {
-    "dense same-extent": {},
+    "dense same-extent": {"method": "optimal"},
     "dense full cubic": {"method": "cubic"},
-    "factored": {"form": "factored"},
+    "factored": {"method": "optimal", "form": "factored"},
     "dilated": {"method": "dilate", "form": "factored"},
 }
 WHOLE = ("factored", "dilated", "space-to-batch")
@@ -104,6 +106,22 @@ def in_turns(calls: dict[str, Callable[[], object]], device: str, seconds: float
     return fastest
 
 
+def rescaled_forms(layer: nn.Conv2d, scale: float, example: Tensor) -> dict[str, nn.Module]:
+    """The layer in each form of rekernel that exists at this scale.
+
+    Examples
+    --------
+    >>> list(rescaled_forms(nn.Conv2d(2, 2, 3, padding=1), 1.5, torch.zeros(1, 2, 8, 8)))
+    ['dense same-extent', 'dense full cubic']
+    """
+    whole = scale == round(scale)
+    return {
+        name: rkt.rescale(layer, scale, example, mode="supersample", check=False, **options)
+        for name, options in RESCALED.items()
+        if whole or name not in WHOLE
+    }
+
+
 def measure(
     inputs: int, outputs: int, size: int, stride: int, scale: float, device: str, seconds: float = 2.0
 ) -> dict[str, float]:
@@ -116,10 +134,7 @@ def measure(
     x = torch.randn(1, inputs, large, large, generator=torch.Generator().manual_seed(0))
     x = x.to(device, dtype, memory_format=order)
     whole = scale == round(scale)
-    made: dict[str, nn.Module] = {"untouched": layer}
-    for name, options in RESCALED.items():
-        if whole or name not in WHOLE:
-            made[name] = rkt.rescale(layer, scale, example, **options)
+    made: dict[str, nn.Module] = {"untouched": layer, **rescaled_forms(layer, scale, example)}
     made = {name: module.to(device, dtype, memory_format=order) for name, module in made.items()}
     calls: dict[str, Callable[[], object]] = {n: lambda module=module: module(x) for n, module in made.items()}
     if whole and stride == 1:
@@ -133,6 +148,8 @@ def measure(
 
 def printed(rows: list[dict[str, float | str]], scale: float, setting: dict[str, object], console: Console) -> None:
     """The rows of one scale as a table, and as Markdown below it."""
+    from rich.table import Table
+
     chosen = [r for r in rows if r["scale"] == scale]
     everywhere = {name for name in FORMS if all(name in r for r in chosen)}
     total = {name: sum(float(r[name]) for r in chosen) for name in ("untouched", *everywhere)}
@@ -155,6 +172,8 @@ def printed(rows: list[dict[str, float | str]], scale: float, setting: dict[str,
 
 
 def main() -> None:
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     device = parser.parse_args().device

@@ -69,7 +69,8 @@ def _copy(source: Any, target: Any) -> None:
     if not (source.is_contiguous() and target.is_contiguous()):
         target.copy_(source)
         return
-    for part, place in zip(source.view(-1).split(_CHUNK), target.view(-1).split(_CHUNK), strict=True):
+    count = -(-source.numel() // _CHUNK)
+    for part, place in zip(source.view(-1).chunk(count), target.view(-1).chunk(count), strict=True):
         place.copy_(part)
 
 
