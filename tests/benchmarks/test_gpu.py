@@ -140,9 +140,9 @@ TABLE = {NARROW: {"dense": 1.0, "factored": 2.0}, WIDE: {"dense": 3.0, "factored
     ("changed", "form"),
     [
         ({}, "dense"), ({"inputs": 128}, "dense"), ({"inputs": 1024, "outputs": 1024, "pixels": 2**16}, "factored"),
-        ({"inputs": 512, "outputs": 512, "pixels": 2**15}, "factored"), ({"inputs": 2048}, None), ({"inputs": 32}, None),
-        ({"pixels": 2**11}, None), ({"device": "other"}, None), ({"dtype": "bfloat16"}, None), ({"stride": 2}, None),
-        ({"channels_last": False}, None), ({"groups": 64}, None), ({"kernel": 5}, None),
+        ({"inputs": 512, "outputs": 512, "pixels": 2**15}, "factored"), ({"inputs": 2048}, None),
+        ({"inputs": 32}, None), ({"pixels": 2**11}, None), ({"device": "other"}, None), ({"dtype": "bfloat16"}, None),
+        ({"stride": 2}, None), ({"channels_last": False}, None), ({"groups": 64}, None), ({"kernel": 5}, None),
     ],
 )  # fmt: skip
 def test_the_nearest_measured_layer_decides_and_none_outside_of_the_range(changed, form):

@@ -1,7 +1,8 @@
-"""Read and write 16-bit floats block by block, in hardware where the process has imported torch.
+"""Read and write float16 block by block, in hardware where the process has imported torch.
 
 Scope: casts between the dtype of an array and the dtype of its sums. Not here: the sums (see `products`). torch is
-never loaded for a cast. NumPy casts float16 one number at a time, and torch is several times as fast.
+never loaded for a cast. NumPy casts float16 one number at a time, and torch is several times as fast. In bfloat16
+ml_dtypes is faster than torch (benchmarks/speed/resample.py).
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rounding.half import round_half
-from .torch_memory import tensor_on
-
-_CHUNK = 32_000  # numbers; from 32,768 on torch starts threads of its own beside ours
 
 
 def widened(block: NDArray[Any], wide: np.dtype[Any]) -> NDArray[Any]:
@@ -27,12 +25,12 @@ def widened(block: NDArray[Any], wide: np.dtype[Any]) -> NDArray[Any]:
     array([1., 1.], dtype=float32)
     """
     torch = sys.modules.get("torch")
-    if torch is None or not _known_to_torch(block.dtype):
+    if torch is None or block.dtype != np.float16:
         return block.astype(wide, copy=False)
     if not (block.flags.writeable and block.flags.c_contiguous):
         block = block.copy()  # torch warns of memory that is read-only, and refuses steps backwards
     out = np.empty(block.shape, wide)
-    _copy(tensor_on(block), torch.from_numpy(out))
+    torch.from_numpy(out).copy_(torch.from_numpy(block))
     return out
 
 
@@ -54,32 +52,11 @@ def narrowed(block: NDArray[Any], out: NDArray[Any]) -> None:
     array([0.5, inf], dtype=float16)
     """
     torch = sys.modules.get("torch")
-    if torch is not None and _known_to_torch(out.dtype):
-        _copy(torch.from_numpy(block), tensor_on(out))
+    if out.dtype == np.float16 and torch is not None:
+        torch.from_numpy(out).copy_(torch.from_numpy(block))
         return
     if out.dtype == np.float16 and block.dtype == np.float32:
         round_half(block, out)
         return
     with np.errstate(over="ignore"):  # becomes infinite, as in torch; writing a checkpoint refuses infinite values
         out[...] = block
-
-
-def _copy(source: Any, target: Any) -> None:
-    """Copy a tensor into another one in the calling thread alone."""
-    if not (source.is_contiguous() and target.is_contiguous()):
-        target.copy_(source)
-        return
-    count = -(-source.numel() // _CHUNK)
-    for part, place in zip(source.view(-1).chunk(count), target.view(-1).chunk(count), strict=True):
-        place.copy_(part)
-
-
-def _known_to_torch(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is float16 or bfloat16 in the byte order of this machine.
-
-    Examples
-    --------
-    >>> _known_to_torch(np.dtype("float16")), _known_to_torch(np.dtype("float32"))
-    (True, False)
-    """
-    return dtype == np.float16 or dtype.name == "bfloat16"
