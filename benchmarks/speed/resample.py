@@ -27,7 +27,7 @@ import rekernel as rk
 
 HERE = Path(__file__).parent
 SHAPE = (1280, 1280, 3, 3)
-REPEATS = 7
+REPEATS = 4
 CASES = [("linear", 5, "bilinear"), ("linear", 7, "bilinear"), ("cubic", 11, "bicubic"), ("optimal", 5, "bilinear")]
 DTYPES = ("float32", "float16", "bfloat16")
 
