@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in (".", "accuracy", "diffusion", "real", "soak", "zoo", "mutants", "speed", "gpu"):
+for folder in (".", "accuracy", "diffusion", "real", "soak", "zoo", "mutants", "sd", "speed", "gpu"):
     sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / folder))

@@ -168,7 +168,7 @@ class StreamingWriter:
 
         0 where the target is not a file on this disk.
         """
-        if not self._on_disk:
+        if not isinstance(self._file, AtomicFile):
             return 0
         with self._file.explained():
             sent = send(self._file.fd, len(self._header) + self._info(name).start + byte_offset)
