@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from study_file import Model, Study
+from study import Model, Study
 from work_items import DONE, Item, Store
 
 from rekernel.checkpoint.atomic_file import write_atomic

@@ -21,7 +21,7 @@ import torch
 from methods import NotApplicableError, Sizes, attached, sizes_of
 from peers import PEERS
 from PIL import Image
-from study_file import Method, Model
+from study import Method, Model
 from work_items import DONE, FAILED, SKIPPED, Item, Store
 
 from rekernel.errors import RekernelError

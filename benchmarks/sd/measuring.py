@@ -19,7 +19,7 @@ import torch
 from feature_networks import MissingNetworkError, clip_score, feature_network
 from PIL import Image, ImageOps, UnidentifiedImageError
 from repetition import mean_frequency, repetition
-from study_file import Metrics, Study, StudyError
+from study import Metrics, Study, StudyError
 from torch import Tensor
 from work_items import DONE, FAILED, SKIPPED, Item, Store, items_of
 

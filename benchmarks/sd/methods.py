@@ -14,7 +14,7 @@ from typing import Any
 
 from peers import PEERS, Draw, NotApplicableError
 from PIL import Image
-from study_file import Method, Model
+from study import Method, Model
 
 from rekernel.diffusion import GuidedCascade, RescaledPositions, SupersampledKernels, UpsampleGuidance
 from rekernel.diffusion.cascade.networks import Networks

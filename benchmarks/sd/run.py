@@ -22,13 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from study_file import Study, read_study
+from study import Study
+from study_file import read_study
 
 from rekernel.checkpoint.atomic_file import write_atomic
 from rekernel.errors import RekernelError
 
-PEERS = ("img2img", "multidiffusion", "hidiffusion")
-"""The names in `peers`, which imports torch: a mistake in the study is told before that."""
 _WAIT = datetime.timedelta(days=30)  # a process waits for the slowest one; the default of NCCL is 10 minutes
 
 
@@ -41,7 +40,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show the number of pictures and what is missing; stop")
     asked = parser.parse_args()
     try:
-        return run(read_study(asked.study, PEERS), asked)
+        return run(read_study(asked.study), asked)
     except RekernelError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2

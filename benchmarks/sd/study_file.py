@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
+from study import DTYPES, KINDS, NETWORKS, OFFLOADS, PEERS, Method, Metrics, Model, Study, StudyError
 
 from rekernel.diffusion.guidance.settings import GuidanceSettings
 from rekernel.diffusion.kernels.settings import KernelSettings
@@ -23,126 +24,15 @@ from rekernel.escape import cause, shown, shown_path
 from rekernel.messages.arguments import kind_of, short
 from rekernel.text import meant
 
-DTYPES = ("float32", "float16", "bfloat16")
-OFFLOADS = ("none", "model")
-NETWORKS = ("unet", "transformer")
-KINDS = ("noise", "enlarged", "cascade", "peer")
 LEVERS: dict[str, Any] = {"guidance": GuidanceSettings, "kernels": KernelSettings, "positions": PositionSettings}
 
-Lever = dict[str, Any] | bool | None
 
-
-class StudyError(RekernelError):
-    """A study that cannot be run as it is written."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A pipeline and how it is called; the class of the pipeline is found in its model_index.json.
-
-    name : short name, for tables and file names
-    source : name on the Hub, or a folder
-    dtype : precision of all networks
-    steps, cfg : sampling steps, and scale of classifier-free guidance (for Flux, of its distilled guidance)
-    trained : side of the trained size in pixels; None reads the config of the pipeline
-    multiple : divisor of height and width; None reads the pipeline
-    negative_prompt : for pipelines that take one
-    revision, variant : as `from_pretrained` takes them
-    offload : 'model' keeps the networks in main memory and moves each to the GPU while it runs
-    vae_tiling : whether the VAE decodes in tiles: less memory, another picture
-    without : parts of the pipeline that are not loaded, such as text_encoder_3 and tokenizer_3 of Stable Diffusion 3
-    call : other arguments of the pipeline's call
-    """
-
-    name: str
-    source: str
-    dtype: str = "float32"
-    steps: int = 30
-    cfg: float = 7.5
-    trained: int | None = None
-    multiple: int | None = None
-    negative_prompt: str = ""
-    revision: str | None = None
-    variant: str | None = None
-    offload: str = "none"
-    vae_tiling: bool = False
-    without: list[str] = field(default_factory=list)
-    call: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way of sampling above the trained size.
-
-    name : for tables
-    kind : 'noise' samples the new size from noise; 'enlarged' samples the trained size and enlarges the picture;
-        'cascade' samples the trained size, enlarges and samples again; 'peer' is somebody else's method
-    guidance, kernels, positions : options of rekernel's levers; true is the recommended setting, null is none
-    strength : of the stages of a cascade after the first: one number, or one for each stage
-    peer, options : name of the peer, and what it takes
-    only : 'unet' or 'transformer': the networks that the method is meant for; null is both
-    """
-
-    name: str
-    kind: str = "noise"
-    guidance: Lever = None
-    kernels: Lever = None
-    positions: Lever = None
-    strength: float | list[float] = 0.5
-    peer: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    only: str | None = None
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What is measured, and by which networks.
-
-    references : folder of real pictures for FID and KID; null measures neither
-    features : 'inception' (torchmetrics', which needs torch-fidelity and downloads its weights), or a TorchScript file
-        that takes (N, 3, H, W) uint8 and returns (N, F)
-    kid_subsets, kid_subset_size : as torchmetrics takes them; a subset is never larger than the number of pictures
-    crops, crop_size : FID of so many square cut-outs of each picture, which are not reduced; 0 leaves it out
-    clip : name on the Hub, or a folder, of a CLIP model for the CLIP score; null leaves it out
-    duplication : whether the share of repeated content is measured
-    """
-
-    references: Path | None = None
-    features: str = "inception"
-    kid_subsets: int = 100
-    kid_subset_size: int = 50
-    crops: int = 0
-    crop_size: int = 299
-    clip: str | None = None
-    duplication: bool = True
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is compared: every method on every model, area, prompt and seed.
-
-    areas : pixels of the pictures over pixels of the trained size: 2 is a side 1.41 times as long, 4 is twice the side
-    prompts : text file, one prompt a line; in a `Study` that was read, the prompts themselves
-    tile : side of a picture on the contact sheets, in pixels
-    """
-
-    title: str
-    models: tuple[Model, ...]
-    areas: tuple[float, ...]
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    methods: tuple[Method, ...]
-    metrics: Metrics = field(default_factory=Metrics)
-    tile: int = 320
-
-
-def read_study(path: Path, peers: Sequence[str]) -> Study:
+def read_study(path: Path) -> Study:
     """Read and check a study; paths in the file are relative to the file.
 
     Parameters
     ----------
     path : the YAML file
-    peers : names of the peers that exist
 
     Raises
     ------
@@ -151,14 +41,14 @@ def read_study(path: Path, peers: Sequence[str]) -> Study:
     """
     where = shown_path(path)
     try:
-        return _study(_mapping(path, where), path.parent, where, peers)
+        return _study(_mapping(path, where), path.parent, where)
     except StudyError:
         raise
     except OSError as error:
         raise StudyError(f"{where}: {error.strerror or cause(error)}") from None
 
 
-def _study(found: dict[str, Any], folder: Path, where: str, peers: Sequence[str]) -> Study:
+def _study(found: dict[str, Any], folder: Path, where: str) -> Study:
     names = [f.name for f in fields(Study)]
     _check_keys(found, names, where)
     _check_required(found, Study, where)
@@ -167,7 +57,7 @@ def _study(found: dict[str, Any], folder: Path, where: str, peers: Sequence[str]
     for model in models:
         _check_model(model, f"{where}: model {shown(model.name)}")
     for method in methods:
-        _check_method(method, f"{where}: method {shown(method.name)}", peers)
+        _check_method(method, f"{where}: method {shown(method.name)}")
     metrics = _metrics(found.get("metrics"), folder, f"{where}: metrics")
     areas = _numbers(found["areas"], f"{where}: areas", whole=False)
     if bad := [a for a in areas if not 1 < a <= 64]:
@@ -202,7 +92,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _once)
 
 def _mapping(path: Path, where: str) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = "" if mark is None else f" line {mark.line + 1}:"
@@ -296,7 +186,7 @@ def _check_model(model: Model, where: str) -> None:
         raise StudyError(f"{where}: call: {taken[0]} is set by the study itself; leave it out")
 
 
-def _check_method(method: Method, where: str, peers: Sequence[str]) -> None:
+def _check_method(method: Method, where: str) -> None:
     if method.kind not in KINDS:
         raise StudyError(
             f"{where}: kind: {short(method.kind)} is not one of {', '.join(KINDS)}{meant(method.kind, KINDS)}"
@@ -305,9 +195,9 @@ def _check_method(method: Method, where: str, peers: Sequence[str]) -> None:
         raise StudyError(f"{where}: only: {short(method.only)} is not one of {', '.join(NETWORKS)}")
     if (method.kind == "peer") != (method.peer is not None):
         raise StudyError(f"{where}: a method of kind peer names a peer, and no other method does")
-    if method.peer is not None and method.peer not in peers:
+    if method.peer is not None and method.peer not in PEERS:
         raise StudyError(
-            f"{where}: peer: {short(method.peer)} is not one of {', '.join(peers)}{meant(method.peer, peers)}"
+            f"{where}: peer: {short(method.peer)} is not one of {', '.join(PEERS)}{meant(method.peer, PEERS)}"
         )
     if method.options and method.kind != "peer":
         raise StudyError(f"{where}: options are those of a peer; write guidance, kernels or positions")

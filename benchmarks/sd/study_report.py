@@ -56,9 +56,10 @@ def _heading(rows: list[dict[str, Any]]) -> str:
     if made is None:
         return "No picture was made."
     area = (made["side"] / made["trained"]) ** 2
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return shown(
         f"{made['class']} in {made['dtype']}, {made['side']} pixels a side, trained at {made['trained']}: {area:.3g} "
-        f"times the area; on {', '.join(made['devices'])}; {', '.join(f'{n} {v}' for n, v in made['versions'].items())}.", 400,
+        f"times the area; on {', '.join(made['devices'])}; {versions}.", 400,
     )  # fmt: skip
 
 

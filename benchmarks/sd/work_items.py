@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from study_file import Method, Model, Study
+from study import Method, Model, Study
 
 from rekernel.checkpoint.atomic_file import write_atomic
 
