@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -94,9 +96,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def accelerate(*arguments: str | Path, processes: int = 2) -> list[str]:
-    """The command line of a run on CPU processes."""
+    """The command line of a run on CPU processes.
+
+    `accelerate launch --cpu --num_processes 2` starts one process (accelerate 1.15: it leaves more to MPI). With
+    `--multi_gpu` it starts as many as are asked for, and without a GPU each of them gets the CPU.
+    """
     launch = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
     ]  # fmt: skip
     return [*launch, str(RUN), *map(str, arguments)]
@@ -113,3 +119,35 @@ def run(*arguments: str | Path, processes: int = 2) -> subprocess.CompletedProce
     """Run a study to its end: through `accelerate launch`, or with `processes=0` by Python alone."""
     command = accelerate(*arguments, processes=processes) if processes else [sys.executable, RUN, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
+
+
+class Features(torch.nn.Module):
+    """A small random network of features: (N, 3, H, W) uint8 -> (N, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 6, 3)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.convolution(pictures.float() / 255).relu().mean((2, 3))
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network as a TorchScript file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("features") / "features.pt"
+    torch.jit.script(Features()).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of reference pictures, not square, and larger than the samples."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        small = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        small.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder

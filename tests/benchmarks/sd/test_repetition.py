@@ -51,24 +51,9 @@ def test_the_interval_holds_the_ratio_and_pairs_are_compared():
 @pytest.mark.slow
 def test_a_trained_model_repeats_untouched_and_not_in_a_guided_cascade():
     """examples/glyph_diffusion at twice its size: four digits without help, one in a cascade, one in true pictures."""
-    import torch
-    from cascade_rows import SMOOTH, Row
-    from cascades import sampled
-    from trained_models import MODELS
+    from repetition_check import checked
 
-    torch.set_num_threads(1)
-    model, count = MODELS["glyphs"], 40
-    rows = {
-        "untouched": Row("untouched", "plain"), "enlarged": Row("enlarged", "plain", enlarged=True),
-        "cascade": Row("cascade", "guided cascade", (0.4,), SMOOTH),
-    }  # fmt: skip
-    made = {name: sampled(model, row, 32, count)[0] for name, row in rows.items()}
-    made["true"] = model.true(count, 32)[0]
-    frequencies = {
-        name: [mean_frequency(Image.fromarray(np.uint8(255 * one.clamp(0, 1).numpy()))) for one in pictures]
-        for name, pictures in made.items()
-    }
-    found = {name: repetition(values, frequencies["enlarged"]) for name, values in frequencies.items()}
+    found = checked("glyphs", 40)
     assert found["untouched"].low > 1.15
-    for name in ("cascade", "true"):
+    for name in ("guidance", "guided cascade", "true pictures"):
         assert found[name].low > 0.85 and found[name].high < 1.15
