@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import NotApplicableError, Sizes, attached, sizes_of
-from peers import PEERS
+from peers import ADAPTERS
 from PIL import Image
 from study import Method, Model
 from work_items import DONE, FAILED, SKIPPED, Item, Store
@@ -56,7 +56,7 @@ class Generation:
                 # A model that cannot be loaded, or a method that cannot be attached: the next group may be able to.
                 self._keep_all(part, FAILED, f"{type(error).__name__}: {cause(error, 400)}")
                 self._unload()
-            if method.peer is not None and PEERS[method.peer].leaves_traces:
+            if method.peer is not None and ADAPTERS[method.peer].leaves_traces:
                 self._unload()
 
     def _run_group(self, model: Model, area: float, method: Method, items: Sequence[Item]) -> None:

@@ -19,13 +19,12 @@ import torch
 from feature_networks import MissingNetworkError, clip_score, feature_network
 from PIL import Image, ImageOps, UnidentifiedImageError
 from repetition import mean_frequency, repetition
-from study import Metrics, Study, StudyError
+from study import Metrics, Study, StudyError, reference_pictures
 from torch import Tensor
 from work_items import DONE, FAILED, SKIPPED, Item, Store, items_of
 
 from rekernel.escape import shown_path
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Row = dict[str, Any]
 Records = Sequence[tuple[Item, dict[str, Any]]]
 Pictures = Iterator[Tensor]
@@ -164,9 +163,7 @@ class Distances:
     def __init__(self, metrics: Metrics, features: Any, device: torch.device) -> None:
         assert metrics.references is not None
         self._metrics, self._features, self._device = metrics, features, device
-        self._paths = sorted(p for p in metrics.references.rglob("*") if p.suffix.lower() in ENDINGS)
-        if len(self._paths) < 2:
-            raise StudyError(f"{shown_path(metrics.references)}: holds fewer than two pictures ({', '.join(ENDINGS)})")
+        self._paths = reference_pictures(metrics.references)
         self._real: dict[int, dict[str, Any]] = defaultdict(dict)
 
     def of(self, paths: Sequence[Path], side: int) -> Row:

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from peers import PEERS, Draw, NotApplicableError
+from peers import ADAPTERS, Draw, NotApplicableError
 from PIL import Image
-from study import Method, Model
+from study import PEERS, Method, Model
 
 from rekernel.diffusion import GuidedCascade, RescaledPositions, SupersampledKernels, UpsampleGuidance
 from rekernel.diffusion.cascade.networks import Networks
@@ -82,8 +82,9 @@ def attached(pipe: Any, method: Method, model: Model, sizes: Sizes, side: int) -
     _check_network(pipe, method)
     if method.kind == "peer":
         assert method.peer is not None
-        with PEERS[method.peer].attached(pipe, side, sizes.trained, call, method.options) as draw:
-            yield draw, f"{method.peer} {method.options or ''}".strip()
+        options = {**PEERS[method.peer], **method.options}
+        with ADAPTERS[method.peer].attached(pipe, side, sizes.trained, call, options) as draw:
+            yield draw, f"{method.peer} {options}"
         return
     with ExitStack() as stack:
         try:

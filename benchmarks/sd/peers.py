@@ -41,7 +41,6 @@ def _img2img(pipe: Any, side: int, trained: int, call: dict[str, Any], options: 
     """diffusers' own "hires fix": a sample of the trained size, enlarged, through the image-to-image pipeline."""
     from diffusers import AutoPipelineForImage2Image
 
-    strength = _options(options, {"strength": 0.5}, "img2img")["strength"]
     try:
         second = AutoPipelineForImage2Image.from_pipe(pipe)
     except ValueError as error:
@@ -52,7 +51,7 @@ def _img2img(pipe: Any, side: int, trained: int, call: dict[str, Any], options: 
     def draw(prompt: str, generator: Any) -> Image.Image:
         small = pipe(prompt, height=trained, width=trained, generator=generator, **call).images[0]
         large = small.resize((side, side), Image.Resampling.LANCZOS)
-        return second(prompt, image=large, strength=strength, generator=generator, **sized, **call).images[0]
+        return second(prompt, image=large, **options, generator=generator, **sized, **call).images[0]
 
     yield draw
 
@@ -64,7 +63,6 @@ def _multidiffusion(
     """MultiDiffusion (arXiv 2302.08113), as diffusers has it: overlapping windows of the trained size."""
     from diffusers import DDIMScheduler, StableDiffusionPanoramaPipeline
 
-    given = _options(options, {"view_batch_size": 1}, "multidiffusion")
     if type(pipe).__name__ != "StableDiffusionPipeline":
         raise NotApplicableError(f"diffusers has it for StableDiffusionPipeline alone, and this is {_kind(pipe)}")
     parts = {**pipe.components, "scheduler": DDIMScheduler.from_config(pipe.scheduler.config)}
@@ -72,7 +70,7 @@ def _multidiffusion(
     second.set_progress_bar_config(disable=True)
 
     def draw(prompt: str, generator: Any) -> Image.Image:
-        return second(prompt, height=side, width=side, generator=generator, **given, **call).images[0]
+        return second(prompt, height=side, width=side, generator=generator, **options, **call).images[0]
 
     yield draw
 
@@ -82,31 +80,24 @@ def _hidiffusion(
     pipe: Any, side: int, trained: int, call: dict[str, Any], options: Mapping[str, Any]
 ) -> Iterator[Draw]:
     """HiDiffusion (arXiv 2311.17528), by the authors' package."""
-    given = _options(options, {"apply_raunet": True, "apply_window_attn": True}, "hidiffusion")
     try:
         from hidiffusion import apply_hidiffusion, remove_hidiffusion
     except Exception as error:  # a stranger's package may fail in any way
         raise NotApplicableError(f"the package hidiffusion cannot be imported: {cause(error)}") from None
     if type(pipe).__name__ not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise NotApplicableError(f"HiDiffusion supports Stable Diffusion 1.5, 2.1 and XL, and this is {_kind(pipe)}")
-    apply_hidiffusion(pipe, **given)
+    apply_hidiffusion(pipe, **options)
     try:
         yield lambda prompt, generator: pipe(prompt, height=side, width=side, generator=generator, **call).images[0]
     finally:
         remove_hidiffusion(pipe)
 
 
-PEERS: dict[str, Peer] = {
+ADAPTERS: dict[str, Peer] = {
     "img2img": Peer(_img2img),
     "multidiffusion": Peer(_multidiffusion),
     "hidiffusion": Peer(_hidiffusion, leaves_traces=True),  # its `remove` leaves attributes on the UNet
 }
-
-
-def _options(given: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if unknown := sorted(set(given) - set(defaults)):
-        raise NotApplicableError(f"{name} has no option {unknown[0]!r}; there are {', '.join(defaults)}")
-    return {**defaults, **given}
 
 
 def _kind(pipe: Any) -> str:

@@ -3,7 +3,8 @@
     python benchmarks/sd/repetition_check.py [--samples 100]
 
 Glyphs, clothes and a glyph transformer, trained at 16 pixels and sampled at 32. The clothes' true pictures need
-Debian's dataset-fashion-mnist. Writes results/repetition.json.
+Debian's dataset-fashion-mnist. Writes results/repetition.json, and the table of README.md from it (`--table`: that
+alone).
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "diffusion"))
+sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in (".", "diffusion")]
 
 import numpy as np
 import torch
 from cascade_rows import SMOOTH, Row
 from cascades import sampled
+from marked_tables import markdown, rewrite
 from PIL import Image
 from repetition import Repetition, mean_frequency, repetition
 from torch import Tensor
 from trained_models import MODELS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "repetition.json"
-SIZE, SEED = 32, 0
+README = Path(__file__).resolve().parent / "README.md"
+SIZE = 32
 STRENGTHS = {"glyphs": 0.4, "fashion": 0.5, "transformer": 0.3}  # where docs/guidance.md found the best cascades
 
 
@@ -56,18 +60,33 @@ def _frequencies(pictures: Tensor) -> list[float | None]:
     return [mean_frequency(Image.fromarray(one)) for one in values]
 
 
+def table(results: dict[str, Any]) -> str:
+    """The figures as Markdown: ways of sampling down, models across."""
+    models = results["rows"]
+    ways = list(next(iter(models.values())))
+    cells = [[way, *(_cell(rows[way]) for rows in models.values())] for way in ways]
+    return markdown(["", *models], cells)
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100, help="pictures a row")
+    parser.add_argument("--table", action="store_true", help="write the table again; measure nothing")
     given = parser.parse_args()
-    held = {}
-    for name, model in MODELS.items():
-        found = checked(name, given.samples)
-        held[model.title] = {row: None if one is None else asdict(one) for row, one in found.items()}
-        for row, one in found.items():
-            print(f"{model.title}: {row}", "-" if one is None else f"{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"samples": given.samples, "size": SIZE, "rows": held}, indent=1) + "\n")
+    if not given.table:
+        held = {
+            model.title: {row: one and asdict(one) for row, one in checked(name, given.samples).items()}
+            for name, model in MODELS.items()
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"samples": given.samples, "size": SIZE, "rows": held}, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    rewrite([README], {"repetition": table(results)})
+    print(table(results))
 
 
 if __name__ == "__main__":

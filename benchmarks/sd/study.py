@@ -15,8 +15,14 @@ from rekernel.errors import RekernelError
 DTYPES = ("float32", "float16", "bfloat16")
 OFFLOADS = ("none", "model")
 NETWORKS = ("unet", "transformer")
-PEERS = ("img2img", "multidiffusion", "hidiffusion")
-"""The names in `peers`, which imports torch: a mistake in a study is told before that."""
+PEERS: dict[str, dict[str, Any]] = {
+    "img2img": {"strength": 0.5},
+    "multidiffusion": {"view_batch_size": 1},
+    "hidiffusion": {"apply_raunet": True, "apply_window_attn": True},
+}
+"""The methods of `peers` with the defaults of their options; that module imports torch, and this one does not."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Of reference pictures."""
 KINDS = ("noise", "enlarged", "cascade", "peer")
 
 Lever = dict[str, Any] | bool | None
@@ -124,3 +130,8 @@ class Study:
     methods: tuple[Method, ...]
     metrics: Metrics = field(default_factory=Metrics)
     tile: int = 320
+
+
+def reference_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder and of the folders in it, by name."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)

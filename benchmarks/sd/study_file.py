@@ -14,7 +14,20 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from study import DTYPES, KINDS, NETWORKS, OFFLOADS, PEERS, Method, Metrics, Model, Study, StudyError
+from study import (
+    DTYPES,
+    ENDINGS,
+    KINDS,
+    NETWORKS,
+    OFFLOADS,
+    PEERS,
+    Method,
+    Metrics,
+    Model,
+    Study,
+    StudyError,
+    reference_pictures,
+)  # fmt: skip
 
 from rekernel.diffusion.guidance.settings import GuidanceSettings
 from rekernel.diffusion.kernels.settings import KernelSettings
@@ -199,8 +212,14 @@ def _check_method(method: Method, where: str) -> None:
         raise StudyError(
             f"{where}: peer: {short(method.peer)} is not one of {', '.join(PEERS)}{meant(method.peer, PEERS)}"
         )
-    if method.options and method.kind != "peer":
+    if method.options and method.peer is None:
         raise StudyError(f"{where}: options are those of a peer; write guidance, kernels or positions")
+    if method.peer is not None:
+        defaults = PEERS[method.peer]
+        _check_keys(method.options, list(defaults), f"{where}: options")
+        for name, value in method.options.items():
+            if _fit(value, type(defaults[name])) is None:
+                raise StudyError(f"{where}: options: {name}: {short(value)} is not {_word(type(defaults[name]))}")
     given = {name: getattr(method, name) for name in LEVERS}
     if method.kind in ("enlarged", "peer") and (acting := next((n for n, v in given.items() if v), None)):
         raise StudyError(f"{where}: {acting}: a method of kind {method.kind} takes no levers of rekernel")
@@ -224,8 +243,9 @@ def _metrics(found: Any, folder: Path, where: str) -> Metrics:
     made = _fields(found, Metrics, where)
     if made.get("references") is not None:
         made["references"] = folder / made["references"]
-        if not made["references"].is_dir():
-            raise StudyError(f"{where}: references: {shown_path(made['references'])} is not a folder")
+        if len(reference_pictures(made["references"])) < 2:
+            where_from = f"{where}: references: {shown_path(made['references'])}"
+            raise StudyError(f"{where_from} is not a folder with at least two pictures ({', '.join(ENDINGS)})")
     if made.get("features", "inception") != "inception":
         made["features"] = str(folder / made["features"])
         if not Path(made["features"]).is_file():

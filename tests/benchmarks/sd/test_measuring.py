@@ -17,7 +17,7 @@ from feature_networks import MissingNetworkError, clip_score, feature_network  #
 from frechet import frechet_distance  # noqa: E402
 from measuring import measured  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
-from study import Method, Metrics, Model, Study, StudyError  # noqa: E402
+from study import Method, Metrics, Model, Study  # noqa: E402
 from study_report import report_html  # noqa: E402
 from work_items import DONE, SKIPPED, Store, items_of  # noqa: E402
 
@@ -149,15 +149,6 @@ def test_what_cannot_be_measured_is_a_note(store, tmp_path, pictures):
     assert found["noisy"]["clip"] is None and "fid" not in found["noisy"]
     _, notes = rows(replace(STUDY, methods=STUDY.methods[1:]), store)
     assert any("needs a method of kind enlarged" in note for note in notes)
-    (tmp_path / "one").mkdir()
-    with pytest.raises(StudyError, match="fewer than two pictures"):
-        rows(replace(STUDY, metrics=Metrics(references=tmp_path / "one", features=str(scripted(tmp_path)))), store)
-
-
-def scripted(folder):
-    path = folder / "scripted.pt"
-    torch.jit.script(Features()).save(str(path))
-    return path
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", None])

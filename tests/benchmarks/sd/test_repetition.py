@@ -1,5 +1,7 @@
 """The measure of repeated content: by shapes that are drawn, and by a trained model that is known to repeat."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,6 +48,12 @@ def test_the_interval_holds_the_ratio_and_pairs_are_compared():
     found = repetition(list(samples * RNG.lognormal(np.log(1.3), 0.1, 40)), list(samples))
     assert found.low < found.ratio < found.high and found.pictures == 40
     assert found.low > 1.2 and found.high < 1.4  # pair by pair: the spread of the samples themselves is cancelled
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    from repetition_check import README, RESULTS, table
+
+    assert table(json.loads(RESULTS.read_text())) in README.read_text()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import peers
 import pytest
 import study_file
 from study import PEERS, StudyError
@@ -35,10 +34,6 @@ def test_the_study_that_is_shipped():
     assert levers == set(study_file.LEVERS)
 
 
-def test_the_names_of_the_peers_are_known_before_torch_is_loaded():
-    assert tuple(peers.PEERS) == PEERS
-
-
 def test_what_is_left_out_has_its_default_and_prompts_are_lines(tmp_path):
     found = read(tmp_path, GOOD)
     assert found.prompts == ("a cat", "a dog")
@@ -63,6 +58,9 @@ def test_what_is_left_out_has_its_default_and_prompts_are_lines(tmp_path):
         ("source: somewhere", "source: s, call: {height: 2}", "call: height is set by the study itself"),
         ("{name: untouched}", "{name: u, kind: cascad}", "kind: 'cascad' is not one of"),
         ("{name: untouched}", "{name: u, kind: peer, peer: hidifusion}", "did you mean hidiffusion"),
+        ("{name: untouched}", "{name: u, kind: peer, peer: img2img, options: {strenght: 1}}", "did you mean strength"),
+        ("{name: untouched}", "{name: u, kind: peer, peer: img2img, options: {strength: x}}", "'x' is not a number"),
+        ("{name: untouched}", "{name: u, options: {strength: 1}}", "options are those of a peer"),
         ("{name: untouched}", "{name: u, peer: hidiffusion}", "a method of kind peer names a peer"),
         ("{name: untouched}", "{name: u, kind: enlarged, guidance: true}", "guidance: a method of kind enlarged"),
         ("{name: untouched}", "{name: u, kind: cascade, strength: 1.5}", "strength: 1.5 must be above 0"),
@@ -71,7 +69,7 @@ def test_what_is_left_out_has_its_default_and_prompts_are_lines(tmp_path):
         ("areas: [2, 4]", "areas: 2", "areas: 2 is not a list of numbers"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: [0, 0] names one twice"),
         ("prompts: prompts.txt", "prompts: nothing.txt", "nothing.txt"),
-        ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {references: nowhere}", "nowhere is not a folder"),
+        ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {references: nowhere}", "folder with at least two"),
         ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {features: no.pt}", "no.pt is not a file"),
         ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {fid: true}", "metrics: no key fid"),
         ("title: T", "\x1b[2J: 3", "study.yaml: "),
