@@ -31,7 +31,7 @@ from trained_models import MODELS
 RESULTS = Path(__file__).resolve().parent / "results" / "repetition.json"
 README = Path(__file__).resolve().parent / "README.md"
 SIZE = 32
-STRENGTHS = {"glyphs": 0.4, "fashion": 0.5, "transformer": 0.3}  # where docs/guidance.md found the best cascades
+STRENGTHS = {"glyphs": 0.4, "fashion": 0.5, "transformer": 0.3}  # the headline rows of benchmarks/diffusion
 
 
 def checked(name: str, count: int) -> dict[str, Repetition | None]:
