@@ -31,11 +31,39 @@ def refused(source: object, target: object, **options: object) -> str:
     [
         ("foo://bucket/in.safetensors", "foo://bucket/in.safetensors: fsspec does not know the protocol foo://"),
         ("simplecache::s3://bucket/x", "simplecache::s3://bucket/x: is a chain of addresses"),
+        ("memory://bucket/../in.safetensors", "memory://bucket/../in.safetensors: has a zero byte, or a part . or .."),
+        ("memory://bucket/a\0.safetensors", "memory://bucket/a\\x00.safetensors: has a zero byte"),
         ("https://host/in.safetensors", "https://host/in.safetensors: is a web address"),
     ],
 )
 def test_addresses_that_lead_nowhere(address, said):
     assert said in refused(address, "out.safetensors")
+
+
+def test_targets_that_lead_nowhere(memory: Store, tmp_path):
+    source = file(tmp_path / "in.safetensors")
+    assert "has a zero byte, or a part . or .." in refused(source, "memory://bucket/../x.safetensors")
+    memory.put("taken.txt", b"x")
+    assert memory.url("taken.txt/x.safetensors: the store failed") in refused(
+        source, memory.url("taken.txt/x.safetensors")
+    )
+    name = "x" * 300 + ".safetensors"
+    assert "File name too long" in refused(source, memory.url(name))
+    assert memory.names() == ["taken.txt"]
+    memory.put(name, source.read_bytes())
+    said = refused(memory.url(name), tmp_path / "out.safetensors")
+    assert said.startswith(memory.url("xxx")) and "File name too long" in said
+
+
+def test_the_case_of_a_protocol_and_a_path_object_do_not_matter(memory: Store, tmp_path):
+    source = file(tmp_path / "in.safetensors")
+    memory.put("in.safetensors", source.read_bytes())
+    for address in (
+        "MEMORY://bucket/in.safetensors",
+        "memory:/bucket/in.safetensors",
+        Path(memory.url("in.safetensors")),
+    ):
+        assert rk.inspect(address).path == "memory://bucket/in.safetensors"
 
 
 @pytest.mark.parametrize(

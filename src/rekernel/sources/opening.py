@@ -16,6 +16,7 @@ from ..checkpoint.open_local import open_checkpoint
 from ..checkpoint.paths import StrPath
 from ..checkpoint.tensor_source import TensorSource
 from ..errors import RekernelError
+from ..escape import shown
 from ..messages.arguments import check_path
 from .address import Address, address_of
 from .hub_place import BY_HEADER, RemotePlace, remote_place
@@ -79,6 +80,12 @@ def stand_in_of(address: StoreAddress) -> Iterator[Path]:
             yield root
         except RekernelError as error:
             raise type(error)(*(_renamed(part, (root,), whole) for part in error.args)) from None
+        except OSError as error:
+            where = _renamed(shown(str(error.filename), 2000), (root,), whole)
+            if str(root) not in str(error.filename):
+                raise
+            said = f"{error.strerror}, for the file that stands for it on this disk"
+            raise StoreError(f"{shown(where, 400)}: {said}; use another name.") from None
 
 
 def _renamed(part: Any, folders: Iterable[Path], whole: str) -> Any:

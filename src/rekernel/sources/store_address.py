@@ -51,7 +51,7 @@ class StoreAddress:
     @property
     def protocol(self) -> str:
         """`s3` of `s3://bucket`."""
-        return self.url.partition("://")[0].lower()
+        return self.url.partition("://")[0]
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ def store_address(source: StrPath) -> StoreAddress | None:
     Raises
     ------
     RekernelError
-        If `source` is a chain of addresses, such as `simplecache::s3://...`, or names nothing in the store.
+        If `source` is a chain of addresses, such as `simplecache::s3://...`, or has a part `.` or `..`.
 
     Examples
     --------
@@ -111,7 +111,12 @@ def store_address(source: StrPath) -> StoreAddress | None:
     if scheme is None or scheme[1].lower() in (*_OTHERS, *_ON_DISK):
         return None
     rest = text[scheme.end() :]
-    return StoreAddress(scheme[0] + rest.rstrip("/"), "", rest.endswith("/") or not rest)
+    if "\0" in rest or {".", ".."} & set(rest.split("/")):
+        raise RekernelError(
+            f"{shown(_without_password(text), 400)}: has a zero byte, or a part . or .., which stores do not resolve; "
+            f"write the address without."
+        )
+    return StoreAddress(scheme[0].lower() + rest.rstrip("/"), "", rest.endswith("/") or not rest)
 
 
 def _without_password(text: str) -> str:

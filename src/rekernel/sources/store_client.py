@@ -84,13 +84,14 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
 
 
 @contextmanager
-def requests(address: StoreAddress) -> Iterator[tuple[Any, str]]:
+def requests(address: StoreAddress, *, about: StoreAddress | None = None) -> Iterator[tuple[Any, str]]:
     """Give file system and path for requests in the body of the `with` block; errors become a `StoreError`.
 
-    Requests of file systems that are not made for threads wait for each other.
+    Requests of file systems that are not made for threads wait for each other. `about` is the address in messages, if
+    not `address`.
     """
     fs, path = opened_store(address)
-    with explained(address):
+    with explained(about or address):
         if getattr(fs, "async_impl", False):
             yield fs, path
         else:

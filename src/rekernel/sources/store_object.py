@@ -90,7 +90,7 @@ class StoreObject:
         """Begin to write an object of this size."""
         self._size = nbytes
         part = max(_PART, -(-nbytes // _PARTS // _PART) * _PART)
-        with requests(self._written) as (fs, path):
+        with requests(self._written, about=self.address) as (fs, path):
             if self._in_parts:
                 self._file = fs.open(path, "wb", block_size=part, autocommit=False)
                 with suppress(ValueError):  # a transaction of the whole file system is not for this object
@@ -143,7 +143,7 @@ class StoreObject:
         if self._next != self._size:
             raise StoreError(f"{shown_address(self.address)}: {self._next} of {self._size} bytes; nothing was saved.")
         self.check()  # the object may have appeared since
-        with requests(self._written) as (fs, path):
+        with requests(self._written, about=self.address) as (fs, path):
             self._file.close()
             if self._in_parts:
                 self._file.commit()
