@@ -90,3 +90,7 @@ class CheckpointError(RekernelError):
 
 class SeveralCheckpointsError(CheckpointError):
     """A folder holds several checkpoints where one is needed."""
+
+
+class BusyError(CheckpointError):
+    """Another run is writing the same file now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Unpack
 
@@ -159,6 +160,7 @@ def convert(
     allow_cast: bool = False,
     allow_pickle: bool = False,
     progress: Progress | bool | None = None,
+    executor: Executor | None = None,
     **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
@@ -198,6 +200,10 @@ def convert(
         As for `plan_checkpoint` and `open_checkpoint`.
     progress : bool or callable, optional
         True shows a bar of tqdm. A function is called with (bytes done, bytes in all) after each piece.
+    executor : concurrent.futures.Executor, optional
+        What writes the files of weights: processes, or machines that see the same folders, such as those of
+        `distributed.Client.get_executor()`. Each file is a task of one thread; this thread checks, copies the other
+        files, and writes the index last. The bytes are the same. See docs/how-to/many-workers.md.
     **planning
         As for `plan_checkpoint`: method, taps, include, hints, ...
 
@@ -232,6 +238,8 @@ def convert(
         raise RekernelError(
             f"max_shard_size={short(max_shard_size)} is not a number of bytes; pass one, such as 5_000_000_000"
         )
+    if executor is not None:
+        check_instance(executor, Executor, "executor", "pass a ProcessPoolExecutor, or Client(...).get_executor()")
     asked_for = {"scale": scale, "size": size, "from_size": from_size}
     given = [*planning, *(name for name, value in asked_for.items() if value is not None)]
     if plan is not None:
@@ -256,7 +264,7 @@ def convert(
             ordered = PlanRequest(asked, planning, allow_cast, allow_pickle)
         else:
             ordered = plan
-        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback)
+        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback, executor=executor)
         to = store_address(target) or Path(on_disk(target))
         report = model_files(place).convert(Order(to, into_folder, ordered, components, options))
     tell(report.told())

@@ -16,7 +16,7 @@ from pickle import PickleBuffer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..errors import FORCE, CheckpointError, RekernelError
+from ..errors import FORCE, BusyError, CheckpointError, RekernelError
 from ..escape import shown_path
 from ..text import byte_size
 from .early_sync import EarlySync
@@ -208,8 +208,8 @@ class AtomicFile:
             os.lseek(self.fd, offset, os.SEEK_SET)
             return os.write(self.fd, view)
 
-    def _busy(self) -> CheckpointError:
-        return CheckpointError(
+    def _busy(self) -> BusyError:
+        return BusyError(
             f"{shown_path(self.path)}: another run is writing this file now; wait for that run, or stop it."
         )
 

@@ -7,12 +7,12 @@ are not mapped into memory: if a mapped file shrinks, the process is killed; a p
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import CheckpointError
-from ..escape import shown_path
+from ..escape import shown, shown_path
 from .file_kind import open_regular
 from .header import Header, parse_header, read_header
 
@@ -53,6 +53,25 @@ class Shard:
             os.close(fd)
             raise self._changed()
         return fd
+
+    def seen_here(self) -> Shard:
+        """The same file as another machine sees it: a disk that both mount has another number there.
+
+        Raises
+        ------
+        CheckpointError
+            If the file has another size or time of change, or is not there.
+        """
+        if self.reader is not None:
+            return self
+        try:
+            signature = _signature(self.path.stat())
+        except OSError as error:
+            reason = shown(error.strerror or str(error))
+            raise CheckpointError(f"{shown_path(self.path)}: {reason}, where a worker looked for it.") from None
+        if signature[:2] != self.signature[:2]:
+            raise self._changed()
+        return replace(self, signature=signature)
 
     def check_unchanged(self) -> None:
         """Raise if the file was changed, replaced or removed since it was opened."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
@@ -185,6 +185,10 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process opens the files again."""
+        return type(self), (self.path, self.kind, self.shards, self.index)
 
     def __del__(self) -> None:
         if hasattr(self, "_open"):

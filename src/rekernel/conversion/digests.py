@@ -6,13 +6,14 @@ Scope: files and hashing. Not here: the recipe (see `plan.recipe`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..checkpoint.tensor_source import Checkpoint, TensorSource
+from ..checkpoint.shard import Shard
+from ..checkpoint.tensor_source import TensorSource
 from ..plan.recipe import SourceFile
 from ..sources.place import Origin
 
@@ -68,8 +69,19 @@ def known_of(path: Path, origin: Origin | None) -> tuple[str, ...]:
 
 def resolved(recipe: str, digests: Digests) -> str:
     """Wait for the digests, and put them into the JSON of a recipe in place of the placeholders."""
+    return with_digests(recipe, [digest.result().sha256 for digest in digests])
+
+
+def with_digests(recipe: str, digests: Sequence[str]) -> str:
+    """Put digests into the JSON of a recipe in place of the placeholders.
+
+    Examples
+    --------
+    >>> with_digests(f'["{placeholder(0)}"]', ["abc"])
+    '["abc"]'
+    """
     for i, digest in enumerate(digests):
-        recipe = recipe.replace(placeholder(i), digest.result().sha256)
+        recipe = recipe.replace(placeholder(i), digest)
     return recipe
 
 
@@ -78,17 +90,24 @@ def _sizes(source: TensorSource) -> list[tuple[Path, int]]:
 
 
 def _digest(path: Path, source: TensorSource) -> SourceFile:
-    shard = next((shard for shard in source.shards if shard.path == path and shard.reader is not None), None)
-    if shard is not None and shard.reader is not None:
+    shard = next((shard for shard in source.shards if shard.path == path), None)
+    if shard is not None:
+        return SourceFile(shard.nbytes, digest_of(shard))
+    with path.open("rb") as file:
+        return SourceFile(path.stat().st_size, sha256_of(file))
+
+
+def digest_of(shard: Shard) -> str:
+    """The SHA-256 of a safetensors file, on this disk or in a store, in hexadecimal digits."""
+    if shard.reader is None:
+        with shard.path.open("rb") as file:
+            digest = sha256_of(file)
+    else:
         found = hashlib.sha256()
         for start in range(0, shard.nbytes, _RANGE):
             found.update(shard.reader.read(start, min(start + _RANGE, shard.nbytes)))
-        shard.check_unchanged()
-        return SourceFile(shard.nbytes, found.hexdigest())
-    with path.open("rb") as file:
-        digest = SourceFile(path.stat().st_size, sha256_of(file))
-    if isinstance(source, Checkpoint):
-        source.check_unchanged()  # the file that was hashed is the file that was converted
+        digest = found.hexdigest()
+    shard.check_unchanged()  # the file that was hashed is the file that was converted
     return digest
 
 

@@ -5,6 +5,7 @@ Scope: one record. Not here: what the options mean (see `offline.convert`).
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from ..messages.progress_bar import Progress
@@ -15,6 +16,7 @@ class Options:
     """The options of a conversion that do not depend on the plan, as documented in `offline.convert`.
 
     on_disk : whether the result goes to this disk, whose free space is then checked
+    executor : what writes the files of weights; None for this thread and threads of its own
     """
 
     dtype: str | None
@@ -25,3 +27,4 @@ class Options:
     allow_pickle: bool
     progress: Progress | None
     on_disk: bool = True
+    executor: Executor | None = None

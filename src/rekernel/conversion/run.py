@@ -8,6 +8,7 @@ Guarantees: the source does not change; every file is written atomically; the in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ from .prepared import Job, Prepared, prepare
 from .report import Report
 from .streaming import stream
 from .transformers_config import rescaled_configs
+from .workers.sharing import write_all
+from .workers.task import WriteTask, Written
 
 _LOG = logger(__name__)
 
@@ -157,10 +160,7 @@ class Conversion:
             # Removed first: a reader must not see a complete folder while files change.
             for path in (*prepared.stale, *prepared.marks):
                 path.unlink(missing_ok=True)
-            for job in jobs:
-                with digesting(job.source) as digests:
-                    for file in job.outputs.files:
-                        self._weights(job, file, digests, prepared)
+            self._all_weights(prepared)
             for source, target in prepared.copies:
                 if target in prepared.contents:
                     content = prepared.contents[target]
@@ -178,6 +178,58 @@ class Conversion:
             if prepared.commit:
                 self.copy(*prepared.commit, inputs=inputs)
                 self.files.append(prepared.commit[1])
+
+    def _all_weights(self, prepared: Prepared) -> None:
+        """Write the files of weights of all jobs, by the executor if there is one. A pickle is opened here alone."""
+        shared = []
+        for job in prepared.jobs:
+            if self.options.executor is not None and isinstance(job.source, Checkpoint):
+                shared.append(job)
+                continue
+            with digesting(job.source) as digests:
+                for file in job.outputs.files:
+                    self._weights(job, file, digests, prepared)
+        if self.options.executor is not None and shared:
+            self._share_out(self.options.executor, shared, prepared)
+
+    def tasks(self, jobs: Sequence[Job]) -> dict[str, WriteTask]:
+        """A task for each file of weights of checkpoints, by its path; placeholders stand for the digests."""
+        return {
+            str(job.folder / file.name): WriteTask(
+                job.source, file, job.folder / file.name, self.metadata(job, file), _read_from(job.source, file),
+                self.options.allow_cast,
+            )
+            for job in jobs if isinstance(job.source, Checkpoint)
+            for file in job.outputs.files
+        }  # fmt: skip
+
+    def _share_out(self, executor: Executor, jobs: Sequence[Job], prepared: Prepared) -> None:
+        """Let an executor write the files of weights."""
+        tasks, journal = self.tasks(jobs), prepared.journal
+        notes: dict[str, str] = {}
+
+        def finished(name: str, task: WriteTask) -> bool:
+            path = Path(name)
+            if not (self.options.resume and journal.enabled and path.exists()):
+                return False
+            header, _ = build_header(task.tensors, task.metadata)
+            if not _is_finished(path, header, task.file.nbytes, journal):
+                return False
+            self.resumed += 1
+            self._advance(task.file.nbytes)
+            return True
+
+        def done(name: str, written: Written) -> None:
+            journal.add(Path(name))
+            _LOG.debug("written: %s, %d bytes", shown_path(name), written.nbytes)
+            self.written += written.nbytes
+            if written.broken:
+                notes[name] = not_finite_note(list(written.broken))
+            self._advance(tasks[name].file.nbytes)
+
+        write_all(executor, tasks, finished=finished, begin=lambda name: journal.expect(Path(name)), done=done)
+        self.files += map(Path, tasks)
+        self.notes += [notes[name] for name in tasks if name in notes]
 
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""

@@ -87,8 +87,14 @@ def stream(
     *,
     allow_cast: bool = False,
     progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> list[str]:
     """Write every tensor of `file`. `progress` is called in this thread with the bytes of each finished piece.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads that compute; by default one for each core.
 
     Returns
     -------
@@ -99,7 +105,7 @@ def stream(
     RekernelError
         If the values of a tensor cannot be computed or cast; the message names the tensor.
     """
-    workers = os.cpu_count() or 1
+    workers = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
     running: dict[Future[bool], Piece] = {}
     broken: dict[str, None] = {}

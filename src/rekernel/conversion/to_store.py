@@ -10,12 +10,13 @@ that are replaced are replaced one by one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..checkpoint.shard_index import INDEX_NAME
-from ..checkpoint.tensor_source import TensorSource
+from ..checkpoint.tensor_source import Checkpoint
 from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown_path
@@ -29,7 +30,7 @@ from ..sources.store_client import StoreError, info_of, opened_store, remove, sh
 from ..sources.store_file import PIECE, StoreFile
 from ..sources.store_object import StoreObject, abandoned, put
 from ..sources.store_place import listed
-from .digests import Digests, check_unchanged, digesting, resolved
+from .digests import Digests, digesting, resolved
 from .downloads import Fetched
 from .options import Options
 from .output_files import OutputFile
@@ -37,7 +38,8 @@ from .prepared import Copy, Job, Prepared
 from .report import StoredReport
 from .run import Conversion
 from .store_journal import StoreJournal
-from .streaming import stream
+from .workers.sharing import write_all
+from .workers.task import WriteTask, Written, write_object
 
 _LOG = logger(__name__)
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
@@ -95,37 +97,6 @@ def convert_to_store(
         report.bytes_written, report.tensors_changed, report.tensors_kept, report.plans, report.resumed, report.skipped,
         report.notes, tuple(run.sizes.values()),
     )  # fmt: skip
-
-
-def write_object(
-    source: TensorSource,
-    file: OutputFile,
-    address: StoreAddress,
-    metadata: Mapping[str, str],
-    *,
-    force: bool,
-    allow_cast: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Write one file of weights to a store, front to back.
-
-    Parameters
-    ----------
-    metadata : mapping
-        The metadata with the digests of the source, since the header is sent first.
-
-    Returns
-    -------
-    names of the rescaled tensors with values that are not finite, as `stream`
-    """
-    tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
-    into = StoreObject(address, force=force)
-    with StreamingWriter(address.name, tensors, metadata, force=force, into=into) as writer:
-        by_name = {tensor.change.name: tensor for tensor in file.tensors}
-        in_order = replace(file, tensors=tuple(by_name[name] for name in writer.tensors))
-        broken = stream(source, in_order, writer, allow_cast=allow_cast, progress=progress)
-        check_unchanged(source)
-    return broken
 
 
 @dataclass
@@ -190,10 +161,16 @@ class StoreConversion(Conversion):
                 remove(self._address(path))
         if not self.options.resume:
             journal.end()  # the list of another run
+        shared = []
         for job in prepared.jobs:
+            if self.options.executor is not None and isinstance(job.source, Checkpoint):
+                shared.append(job)
+                continue
             with digesting(job.source) as digests:
                 for file in job.outputs.files:
                     self._object(job, file, digests, journal)
+        if self.options.executor is not None and shared:
+            self._share_objects(self.options.executor, shared, journal)
         for copy in prepared.copies:
             self._copy(copy, prepared.contents.get(copy[1]), journal)
         for job in prepared.jobs:
@@ -209,8 +186,8 @@ class StoreConversion(Conversion):
         metadata = {**metadata, KEY: resolved(metadata[KEY], digests)}
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         address, name = self._address(path), self._name(path)
-        header = StreamingWriter(address.name, tensors, metadata, into=StoreObject(address, force=True))
-        made_from = hashlib.sha256(header.header).hexdigest()
+        header = _header(tensors, metadata, address)
+        made_from = _made_from(header)
         if self.options.resume and journal.holds(name, made_from):
             self.resumed += 1
             self._advance(file.nbytes)
@@ -226,6 +203,37 @@ class StoreConversion(Conversion):
             self.notes.append(not_finite_note(broken))
         self.written += header.nbytes
         self._done(path, header.nbytes)
+
+    def _share_objects(self, executor: Executor, jobs: Sequence[Job], journal: StoreJournal) -> None:
+        """Let an executor write the files of weights."""
+        tasks = {
+            name: replace(task, target=self._address(Path(name))) for name, task in self.tasks(jobs).items()
+        }  # fmt: skip
+        headers: dict[str, StreamingWriter] = {}
+        notes: dict[str, str] = {}
+
+        def finished(name: str, task: WriteTask) -> bool:
+            headers[name] = _header(task.tensors, task.metadata, self._address(Path(name)))
+            if not (self.options.resume and journal.holds(self._name(Path(name)), _made_from(headers[name]))):
+                return False
+            self.resumed += 1
+            self._advance(task.file.nbytes)
+            return True
+
+        def begin(name: str) -> None:
+            journal.forget(self._name(Path(name)))
+
+        def done(name: str, written: Written) -> None:
+            journal.add(self._name(Path(name)), _made_from(headers[name]))
+            if written.broken:
+                notes[name] = not_finite_note(list(written.broken))
+            self.written += headers[name].nbytes
+            self._advance(tasks[name].file.nbytes)
+
+        write_all(executor, tasks, finished=finished, begin=begin, done=done)
+        for name in tasks:
+            self._done(Path(name), headers[name].nbytes)
+        self.notes += [notes[name] for name in tasks if name in notes]
 
     def _copy(self, copy: Copy, content: bytes | None, journal: StoreJournal) -> None:
         """Copy a file beside the weights, or write its new content."""
@@ -292,6 +300,18 @@ def send_file(source: Path | StoreFile, size: int, address: StoreAddress, *, for
         if position != size:
             where = shown_path(source) if isinstance(source, Path) else shown_address(source.address)
             raise StoreError(f"{where}: changed while it was copied ({size} bytes, then {position}); try again.")
+
+
+def _header(
+    tensors: Sequence[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str], address: StoreAddress
+) -> StreamingWriter:
+    """A writer that nobody opens, for its header and size."""
+    return StreamingWriter(address.name, tensors, metadata, into=StoreObject(address, force=True))
+
+
+def _made_from(writer: StreamingWriter) -> str:
+    """What the journal says of a file of weights: the digest of its header, which tells the source and the plan."""
+    return hashlib.sha256(writer.header).hexdigest()
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
