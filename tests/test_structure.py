@@ -19,7 +19,8 @@ CLI = ROOT / "cli" / "rekernel_cli"
 
 FOREIGN = (
     "torch", "scipy", "jax", "cupy", "click", "rich", "array_api_compat", "safetensors", "huggingface_hub",
-    "diffusers", "transformers", "ml_dtypes", "onnx", "flax", "keras", "mlx", "matplotlib", "psutil", "tqdm",
+    "diffusers", "transformers", "ml_dtypes", "onnx", "flax", "keras", "mlx", "matplotlib", "psutil", "tqdm", "fsspec",
+    "s3fs",
 )  # fmt: skip
 
 # Lowest first. A package imports from strictly lower levels, so packages of one level do not know each other.

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-fsspec = pytest.importorskip("fsspec")
-
 DUMMY = {
     "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
@@ -93,7 +91,8 @@ class Store:
 
 @pytest.fixture
 def memory() -> Iterator[Store]:
-    fs = fsspec.filesystem("memory")
+    """fsspec's own store, in the memory of this process."""
+    fs = pytest.importorskip("fsspec").filesystem("memory")
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]
     yield Store(fs, "memory")
