@@ -200,7 +200,7 @@ PROSE = re.compile(
 READERS = {"src/rekernel/plan/serialization.py", "src/rekernel/plan/description.py"}
 """The files that read `options`: one fills the fields that plans of 0.1.0 lack, one tells people what was asked for."""
 
-FOREIGN = ('isinstance(error, RuntimeError) and "allocate" in str(error)',)
+FOREIGN_MESSAGES = ('isinstance(error, RuntimeError) and "allocate" in str(error)',)
 """Messages of other libraries that have to be read: torch has no class for too little memory on a CPU."""
 
 
@@ -215,7 +215,7 @@ def without_docstrings(text: str) -> str:
 
 def decisions_on_prose(text: str) -> list[str]:
     """Lines of code that decide on text made for people."""
-    lines = [line for line in text.splitlines() if not any(known in line for known in FOREIGN)]
+    lines = [line for line in text.splitlines() if not any(known in line for known in FOREIGN_MESSAGES)]
     return [line.strip() for line in lines if PROSE.search(line.split("#")[0])]
 
 
