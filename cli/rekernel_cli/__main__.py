@@ -2,4 +2,5 @@
 
 from .main import main
 
-main(prog_name="rekernel")
+if __name__ == "__main__":  # processes of --jobs import this file under another name
+    main(prog_name="rekernel")

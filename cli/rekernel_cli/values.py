@@ -111,6 +111,24 @@ def byte_count(text: str) -> int:
     return int(value)
 
 
+def part(text: str) -> str:
+    """Check a part of a conversion, such as '3/16'.
+
+    Examples
+    --------
+    >>> part("3/16")
+    '3/16'
+    """
+    from rekernel.conversion.workers.part import Part
+    from rekernel.errors import RekernelError
+
+    try:
+        Part.of(text)
+    except RekernelError:
+        raise click.BadParameter(f"{text!r} is not a part; write 3/16 for the third of sixteen") from None
+    return text
+
+
 def dtype(text: str) -> str:
     """Parse a dtype, and return the name in safetensors; PyTorch's names and common short names are accepted.
 

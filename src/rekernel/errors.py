@@ -30,6 +30,10 @@ RESUME = Option("resume=True", "--resume")
 """What continues an interrupted conversion."""
 
 
+FINISH = Option("finish=True", "--finish")
+"""What makes a result of the parts of a conversion."""
+
+
 class _InPartsError(Exception):
     """A message in parts, some of which Python and the command word each in its own way."""
 

@@ -15,6 +15,7 @@ from .checkpoint.dtypes import target_dtype
 from .checkpoint.paths import StrPath
 from .conversion.options import Options
 from .conversion.report import Report
+from .conversion.workers.part import Part
 from .errors import RekernelError
 from .formats.model_files import Estimate, Order, PlanRequest
 from .formats.recognise import model_files
@@ -161,6 +162,8 @@ def convert(
     allow_pickle: bool = False,
     progress: Progress | bool | None = None,
     executor: Executor | None = None,
+    part: str | None = None,
+    finish: bool = False,
     **planning: Unpack[PlanningOptions],
 ) -> Report:
     """Rescale the weights of a checkpoint and write them to `target`.
@@ -204,6 +207,11 @@ def convert(
         What writes the files of weights: processes, or machines that see the same folders, such as those of
         `distributed.Client.get_executor()`. Each file is a task of one thread; this thread checks, copies the other
         files, and writes the index last. The bytes are the same. See docs/how-to/many-workers.md.
+    part : str, optional
+        '3/16' writes the third of sixteen shares of the files into a hidden folder beside `target`, which does not
+        change. The runs of all parts, with the same arguments, may run at once on machines that share the disk.
+    finish : bool
+        Make the result of what all parts have written.
     **planning
         As for `plan_checkpoint`: method, taps, include, hints, ...
 
@@ -240,6 +248,9 @@ def convert(
         )
     if executor is not None:
         check_instance(executor, Executor, "executor", "pass a ProcessPoolExecutor, or Client(...).get_executor()")
+    chosen = None if part is None else Part.of(part)
+    if (chosen is not None or finish) and (executor is not None or (chosen is not None and finish)):
+        raise RekernelError("part, finish and executor are three ways to share a conversion out; pass one of them")
     asked_for = {"scale": scale, "size": size, "from_size": from_size}
     given = [*planning, *(name for name, value in asked_for.items() if value is not None)]
     if plan is not None:
@@ -264,7 +275,18 @@ def convert(
             ordered = PlanRequest(asked, planning, allow_cast, allow_pickle)
         else:
             ordered = plan
-        options = Options(cast, max_shard_size, resume, force, allow_cast, allow_pickle, callback, executor=executor)
+        options = Options(
+            cast,
+            max_shard_size,
+            resume,
+            force,
+            allow_cast,
+            allow_pickle,
+            callback,
+            executor=executor,
+            part=chosen,
+            finish=finish,
+        )
         to = store_address(target) or Path(on_disk(target))
         report = model_files(place).convert(Order(to, into_folder, ordered, components, options))
     tell(report.told())

@@ -15,6 +15,7 @@ from .. import guidance_options as guiding
 from ..help_layout import GroupedCommand
 from ..main import Failure, Stopped
 from ..options import OUTPUT, Planning, option, planning_options
+from ..workers import Workers, worker_options
 
 if TYPE_CHECKING:
     from rekernel import Plan, Report
@@ -66,6 +67,7 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
 )
 @option("--resume", group=OUTPUT, is_flag=True, help="Continue an interrupted conversion.")
 @option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET; it stays whole until the end.")
+@worker_options
 @option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors (and --json).")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the plan.")
 def convert(
@@ -81,6 +83,10 @@ def convert(
     max_shard_size: int | None,
     resume: bool,
     force: bool,
+    jobs: int | None,
+    dask: str | None,
+    part: str | None,
+    finish: bool,
 ) -> None:
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
@@ -94,10 +100,12 @@ def convert(
         rekernel convert hf://org/vit vit-384/ --to 384x384 --dry-run
         rekernel convert sd15/ sd15-guided/ --scale 2 --guidance theta=1,eta=0.6
     """
+    workers = Workers(jobs, dask, part, finish)
     if guidance is not None:
-        if plan_file is not None or dtype or max_shard_size or resume:
+        if plan_file is not None or dtype or max_shard_size or resume or workers != Workers():
             raise click.UsageError(
-                "--guidance keeps the weights, so it excludes --plan, --dtype, --max-shard-size and --resume."
+                "--guidance keeps the weights, so it excludes --plan, --dtype, --max-shard-size, --resume, --jobs, "
+                "--dask, --part and --finish."
             )
         guiding.record(source, target, planning, guidance, force=force, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
@@ -112,7 +120,7 @@ def convert(
     if quiet:  # the client of the Hub draws progress bars too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     writing |= {"resume": resume, "force": force}
-    report = _perform(source, target, planning, ready, writing, quiet=quiet)
+    report = _perform(source, target, planning, ready, writing, workers, quiet=quiet)
     if as_json:
         from ..terminal import echo_json
 
@@ -201,7 +209,14 @@ def _names(source: str, components: list[str] | None) -> list[str]:
 
 
 def _perform(
-    source: str, target: str, planning: Planning, ready: Plan | None, writing: dict[str, Any], *, quiet: bool
+    source: str,
+    target: str,
+    planning: Planning,
+    ready: Plan | None,
+    writing: dict[str, Any],
+    workers: Workers,
+    *,
+    quiet: bool,
 ) -> Report:
     import rekernel
     from rekernel.conversion.aside import unfinished
@@ -212,7 +227,10 @@ def _perform(
 
     common = {**writing, **planning.reading, "components": planning.components}
     try:
-        with own_notes(), byte_progress("converting", quiet=quiet) as progress:
+        with (
+            workers.keywords() as sharing, own_notes(), byte_progress("converting", quiet=quiet) as progress
+        ):  # fmt: skip
+            common |= sharing
             if ready is not None:
                 return rekernel.convert(source, target, plan=ready, progress=progress, **common)
             keywords, asked = planning.keywords(), planning.asked()
@@ -238,6 +256,12 @@ def _conclude(source: str, report: Report, *, allow_pickle: bool) -> None:
     for plan in report.plans.values():
         print_notes(notes, plan.warnings, _NOTES)
     print_notes(notes, report.told())
+    if report.part:
+        click.echo(
+            f"Part {report.part}: {counted(len(report.files), 'file')} of weights written aside; when all parts are, "
+            f"the same command with --finish makes {shown_path(report.target)}."
+        )
+        return
     where = shown_path(report.target)
     taken = f", {counted(report.resumed, 'file')} taken over" if report.resumed else ""
     around = sum(bool(change.factors) for plan in report.plans.values() for change in plan.changed)

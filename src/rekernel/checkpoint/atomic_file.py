@@ -90,6 +90,14 @@ def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: 
             os.close(fd)
 
 
+def remove_partial(path: Path) -> None:
+    """Remove what a killed process has written of a file, unless another process is writing the file now."""
+    partial = hidden_beside(path, PARTIAL)
+    if os.path.lexists(partial):
+        with suppress(RekernelError, OSError):
+            remove_locked(partial, open_locked(partial, lambda: BusyError("")))
+
+
 class AtomicFile:
     """A partial file that is renamed to `path` on a clean exit, and removed on an exception.
 

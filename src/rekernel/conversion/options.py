@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from ..messages.progress_bar import Progress
+from .workers.part import Part
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Options:
 
     on_disk : whether the result goes to this disk, whose free space is then checked
     executor : what writes the files of weights; None for this thread and threads of its own
+    part : which share of the files to write aside; None for all of a conversion
+    finish : whether the files of weights are those that parts have written aside
     """
 
     dtype: str | None
@@ -28,3 +31,5 @@ class Options:
     progress: Progress | None
     on_disk: bool = True
     executor: Executor | None = None
+    part: Part | None = None
+    finish: bool = False

@@ -27,6 +27,7 @@ class Report(Displayed):
     resumed : number of files kept from an interrupted run
     skipped : weights in other formats, which were not copied since they hold the old values
     notes : what a configuration beside the weights cannot express, and rescaled tensors with NaN or infinite values
+    part : which part was written aside, such as '3/16'; empty for a whole result
     """
 
     target: Path
@@ -38,6 +39,7 @@ class Report(Displayed):
     resumed: int = 0
     skipped: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -53,7 +55,8 @@ class Report(Displayed):
         files = f"{byte_size(self.nbytes)} in {counted(len(self.files), 'file')}"
         tensors = f"{counted(self.tensors_changed, 'tensor')} rescaled, {self.tensors_kept:,} kept"
         notes = [*self.told(), *(note for plan in self.plans.values() for note in plan.warnings)]
-        return f"{shown_path(self.target)}: {files}; {tensors}" + (f"; {counted(len(notes), 'note')}" if notes else "")
+        where = shown_path(self.target) + (f", part {self.part}" if self.part else "")
+        return f"{where}: {files}; {tensors}" + (f"; {counted(len(notes), 'note')}" if notes else "")
 
     def _tables(self) -> Iterator[Table]:
         yield Table(counted(len(self.files), "file"), (), [(shown_path(path),) for path in self.files])

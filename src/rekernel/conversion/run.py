@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..checkpoint.atomic_file import copy_atomic, write_atomic
+from ..checkpoint.atomic_file import copy_atomic, remove_partial, write_atomic
 from ..checkpoint.header import build_header
 from ..checkpoint.locked_file import claimed
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.writer import StreamingWriter
+from ..errors import RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
 from ..plan.not_finite import not_finite_note
@@ -39,6 +40,8 @@ from .prepared import Job, Prepared, prepare
 from .report import Report
 from .streaming import stream
 from .transformers_config import rescaled_configs
+from .workers.part import Part
+from .workers.parts import PartsFolder, header_of, sizes_of, sources_of
 from .workers.sharing import write_all
 from .workers.task import WriteTask, Written
 
@@ -59,6 +62,7 @@ class Conversion:
     done: int = 0
     total: int = 0
     notes: list[str] = field(default_factory=list)
+    _parts: PartsFolder | None = None
 
     def checkpoint(self, fetched: Fetched, target: Path, *, into_folder: bool = False) -> Report:
         """Convert a checkpoint to a file, or to a folder with the other files of the source's folder."""
@@ -126,6 +130,11 @@ class Conversion:
         if folder is not None:
             restore(folder)
         first = prepare()
+        if self.options.part or self.options.finish:
+            self._parts = self._parts_folder(first, folder)
+        if self.options.part:
+            self._write_part(self.options.part, first)
+            return
         with (
             making_folders({first.root: first.like}),
             claimed(first.claim, folder=first.journal.enabled),
@@ -133,10 +142,12 @@ class Conversion:
             prepared = prepare()
             if prepared.replaces:
                 self._replace(prepared)
-                return
-            if prepared.journal.enabled and not self.options.resume:
-                clean(prepared.root)
-            self._write(prepared)
+            else:
+                if prepared.journal.enabled and not self.options.resume:
+                    clean(prepared.root)
+                self._write(prepared)
+        if self._parts is not None:
+            self._parts.remove()
 
     def _replace(self, prepared: Prepared) -> None:
         """Write the folder aside, and put it in the place of the old one at the end."""
@@ -181,6 +192,9 @@ class Conversion:
 
     def _all_weights(self, prepared: Prepared) -> None:
         """Write the files of weights of all jobs, by the executor if there is one. A pickle is opened here alone."""
+        if self._parts is not None:
+            self._take_parts(replace(self._parts, root=prepared.root), prepared)
+            return
         shared = []
         for job in prepared.jobs:
             if self.options.executor is not None and isinstance(job.source, Checkpoint):
@@ -227,9 +241,61 @@ class Conversion:
                 notes[name] = not_finite_note(list(written.broken))
             self._advance(tasks[name].file.nbytes)
 
-        write_all(executor, tasks, finished=finished, begin=lambda name: journal.expect(Path(name)), done=done)
+        try:
+            write_all(executor, tasks, finished=finished, begin=lambda name: journal.expect(Path(name)), done=done)
+        except BaseException:
+            for name in tasks:  # of workers that were killed
+                remove_partial(Path(name))
+            raise
         self.files += map(Path, tasks)
         self.notes += [notes[name] for name in tasks if name in notes]
+
+    def _parts_folder(self, prepared: Prepared, folder: Path | None) -> PartsFolder:
+        """Where the parts lie; raise if the result cannot be made in parts."""
+        if folder is None or not all(isinstance(job.source, Checkpoint) for job in prepared.jobs):
+            raise RekernelError(
+                f"{shown_path(prepared.root)}: parts are whole safetensors files of a folder with several; a sharded "
+                f"checkpoint has such files, and max_shard_size makes them"
+            )
+        return PartsFolder.of(prepared.root)
+
+    def _write_part(self, part: Part, prepared: Prepared) -> None:
+        """Write the files of one part aside."""
+        assert self._parts is not None
+        tasks = self.tasks(prepared.jobs)
+        self.total = sum(tasks[name].file.nbytes for name in part.share(sizes_of(tasks)))
+        with making_folders({self._parts.path: None}):
+            for name, written in self._parts.write(part, tasks, self._advance):
+                self.files.append(self._parts.file(Path(name)))
+                if written is None:
+                    self.resumed += 1
+                    continue
+                self.written += written.nbytes
+                if written.broken:
+                    self.notes.append(not_finite_note(list(written.broken)))
+
+    def _take_parts(self, parts: PartsFolder, prepared: Prepared) -> None:
+        """Make the files of weights of those that parts have written."""
+        tasks, journal = self.tasks(prepared.jobs), prepared.journal
+        digests = parts.digests(sources_of(tasks.values()))
+        open_tasks = {}
+        for name, task in tasks.items():
+            header = header_of(task, digests[id(task.source)])
+            if self.options.resume and Path(name).exists() and _is_finished(
+                Path(name), header, task.file.nbytes, journal
+            ):  # fmt: skip
+                self.resumed += 1
+            else:
+                open_tasks[name] = task
+        parts.missing(open_tasks)
+        for name, task in open_tasks.items():
+            journal.expect(Path(name))
+            parts.take(task, digests[id(task.source)])
+            journal.add(Path(name))
+            self.written += Path(name).stat().st_size
+        for name, task in tasks.items():
+            self.files.append(Path(name))
+            self._advance(task.file.nbytes)
 
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""
@@ -278,7 +344,7 @@ class Conversion:
         kept = sum(len(plan.changes) for plan in self.plans.values()) - changed
         return Report(
             target, tuple(self.files), self.written, changed, kept, self.plans, self.resumed, tuple(skipped),
-            tuple(self.notes),
+            tuple(self.notes), str(self.options.part or ""),
         )  # fmt: skip
 
 

@@ -65,6 +65,11 @@ def convert_to_store(
         If an object exists already and neither `force` nor `resume` is set, if the target is in the source, or if the
         store fails. The object that was being written is not there then.
     """
+    if options.part or options.finish:
+        raise RekernelError(
+            f"{shown_address(target)}: parts are written to a disk that all runs share; pass a path there, or let an "
+            f"executor write to the store"
+        )
     source, there = fetched.path, info_of(target)
     _check_bucket(target)
     to_file = options.max_shard_size is None and not source.is_dir() and not INDEX_NAME.fullmatch(source.name)
@@ -95,7 +100,7 @@ def convert_to_store(
     return StoredReport(
         str(folder / run.only_name if to_file else target), tuple(str(folder / name) for name in run.sizes),
         report.bytes_written, report.tensors_changed, report.tensors_kept, report.plans, report.resumed, report.skipped,
-        report.notes, tuple(run.sizes.values()),
+        report.notes, object_sizes=tuple(run.sizes.values()),
     )  # fmt: skip
 
 

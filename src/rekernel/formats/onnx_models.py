@@ -14,6 +14,7 @@ from typing import Any
 from ..checkpoint.paths import contained
 from ..conversion.report import Report
 from ..errors import Option, RekernelError
+from ..escape import shown_path
 from ..plan.plan import Plan
 from ..plan.recipe import find_recipe
 from ..planning.settings import Request
@@ -58,6 +59,8 @@ class OnnxFiles:
             dtype=options.dtype, max_shard_size=options.max_shard_size, components=order.components,
             resume=options.resume,
         )  # fmt: skip
+        if options.executor or options.part or options.finish:
+            raise RekernelError(f"{shown_path(self.model)}: an ONNX model is one file, converted by this process alone")
         asked = order.plan if isinstance(order.plan, Plan) else _requested(order.plan)
         if isinstance(order.target, StoreAddress):
             raise RekernelError(

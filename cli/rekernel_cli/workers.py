@@ -1,0 +1,107 @@
+"""Share a conversion out: `--jobs`, `--dask`, `--part` and `--finish` of `rekernel convert`.
+
+Scope: these options, and the executor that each asks for. Not here: the tasks (see `rekernel.conversion.workers`).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from . import values
+from .main import Failure
+from .options import Command, option
+
+WORKERS = "Workers"
+_SECONDS = 10
+"""How long to wait for a scheduler of Dask to answer."""
+
+_OPTIONS: tuple[Callable[[Command], Command], ...] = (
+    option("--jobs", group=WORKERS, rare=True, type=click.IntRange(1, 1024), metavar="N",
+           help="Write the files of weights by N processes, each with one thread. Without it, one process writes one "
+                "file after the other, on all cores."),
+    option("--dask", group=WORKERS, rare=True, metavar="ADDRESS",
+           help="Write the files of weights by the workers of a Dask scheduler (tcp://host:8786, or a scheduler file), "
+                "which see the same folders."),
+    option("--part", group=WORKERS, rare=True, type=values.part, metavar="K/N",
+           help="Write share K of N aside; the runs of all shares, with the same options, need not know each other."),
+    option("--finish", group=WORKERS, rare=True, is_flag=True,
+           help="Make TARGET of what all --part runs wrote; give the same options."),
+)  # fmt: skip
+
+
+def worker_options(command: Command) -> Command:
+    """Add the options to a command, which gets them as one `Workers` in the argument `workers`."""
+    for add in reversed(_OPTIONS):
+        command = add(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What was asked for, at most one of four."""
+
+    jobs: int | None = None
+    dask: str | None = None
+    part: str | None = None
+    finish: bool = False
+
+    def __post_init__(self) -> None:
+        given = [f"--{name}" for name in ("jobs", "dask", "part", "finish") if getattr(self, name) not in (None, False)]
+        if len(given) > 1:
+            raise click.UsageError(f"{given[0]} and {given[1]} are two ways to share a conversion out; give one.")
+
+    @contextmanager
+    def keywords(self) -> Iterator[dict[str, Any]]:
+        """The arguments of `rekernel.convert`, with an executor that ends with the `with` block."""
+        if self.jobs is not None:
+            with _processes(self.jobs) as executor:
+                yield {"executor": executor}
+        elif self.dask is not None:
+            with _dask(self.dask) as executor:
+                yield {"executor": executor}
+        else:
+            yield {"part": self.part, "finish": self.finish}
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Processes that are begun anew: a fork of a process with threads may hang.
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_quietly) as pool:
+        yield pool
+
+
+def _end_quietly() -> None:
+    """Let Ctrl-C, which a terminal sends to all processes, end this one without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    from rekernel.escape import inert, shown
+
+    try:
+        import distributed
+    except ImportError:
+        raise Failure("--dask needs Dask: pip install 'rekernel[dask]'.") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of lost workers, our message says
+    try:
+        file = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+        connect: Any = distributed.Client
+        client = connect(**file, timeout=_SECONDS)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise Failure(f"--dask {shown(address)}: no scheduler answers there ({inert(str(error))[:200]}).") from None
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise Failure(f"--dask {shown(address)}: the scheduler has no workers; start some: dask worker {address}")
+        yield client.get_executor()
