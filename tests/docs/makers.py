@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from ..workers.models import sharded
 from .pages import ROOT
 
 
@@ -177,8 +178,13 @@ def object_stores() -> dict[str, Any]:
     return {}
 
 
+def many_workers() -> dict[str, Any]:
+    sharded(Path("unet"))
+    return {}
+
+
 MAKERS = {
-    "classifier": classifier, "comfyui": comfyui, "frameworks": frameworks, "lora": lora,
+    "classifier": classifier, "comfyui": comfyui, "frameworks": frameworks, "lora": lora, "many-workers": many_workers,
     "object-stores": object_stores, "segmentation": segmentation, "several-processes": several_processes,
     "stable-diffusion": stable_diffusion, "video": video, "vit": vit,
 }  # fmt: skip

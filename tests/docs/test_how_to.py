@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import re
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from rekernel_cli.main import main
 
+from ..workers.models import contents
 from .pages import DOCS, HOW_TO, blocks
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -28,8 +30,11 @@ SMALLER = (
     (r"--steps 20\b", "--steps 2"),
 )  # fmt: skip
 """Sizes and steps of the pages, in those of the makers' pipelines."""
-OTHERS = {"several-processes": {"--cpu", "--nproc-per-node", "--num", "--shard"}}
-"""Options of other programs, accelerate's and torchrun's, by page; `--num_processes` up to its underscore."""
+OTHERS = {
+    "many-workers": {"--array", "--dependency", "--wrap"},
+    "several-processes": {"--cpu", "--nproc-per-node", "--num", "--shard"},
+}
+"""Options of other programs, those of sbatch, accelerate and torchrun, by page; `--num_processes` up to its underscore."""
 PAGES = pytest.mark.parametrize("page", HOW_TO)
 
 
@@ -111,9 +116,16 @@ def checked_object_stores(names):
     assert stored == names["fsspec"].filesystem("memory").size("/models/cnn-2x.safetensors")
 
 
+def checked_many_workers(names):
+    names["rekernel"].convert("unet", "alone", scale=2)
+    assert contents(Path("unet-2x")) == contents(Path("unet-parts")) == contents(Path("unet-jobs"))
+    assert contents(Path("alone")) == contents(Path("unet-jobs"))
+
+
 CHECKS = {
     "classifier": checked_classifier, "comfyui": lambda names: None, "frameworks": checked_frameworks,
-    "lora": checked_lora, "object-stores": checked_object_stores, "segmentation": checked_segmentation,
+    "lora": checked_lora, "many-workers": checked_many_workers, "object-stores": checked_object_stores,
+    "segmentation": checked_segmentation,
     "several-processes": checked_several_processes, "stable-diffusion": checked_stable_diffusion,
     "video": checked_video, "vit": checked_vit,
 }  # fmt: skip
