@@ -34,7 +34,7 @@ OTHERS = {
     "many-workers": {"--array", "--dependency", "--wrap"},
     "several-processes": {"--cpu", "--nproc-per-node", "--num", "--shard"},
 }
-"""Options of other programs, those of sbatch, accelerate and torchrun, by page; `--num_processes` up to its underscore."""
+"""Options of other programs, by page: sbatch, accelerate and torchrun; `--num_processes` up to its underscore."""
 PAGES = pytest.mark.parametrize("page", HOW_TO)
 
 

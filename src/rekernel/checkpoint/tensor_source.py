@@ -5,6 +5,7 @@ Scope: shards whose headers were read already. Not here: how a path becomes a ch
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,9 @@ class Checkpoint:
     def send_range(self, name: str, start: int, stop: int, target: int, position: int) -> int:
         """Let the kernel copy bytes `start` to `stop` of tensor `name` to `position` of the open file `target`.
 
+        `target` is new, so its bytes are zeros until they are written. What is a hole in the source, zeros that take no
+        place on the disk, stays one.
+
         Returns how many bytes the kernel copied: fewer than asked, or 0, if the system cannot copy between the two
         files or the disk is full. The plain write of the rest then reports a full disk.
         """
@@ -159,6 +163,7 @@ class Checkpoint:
             return sent
         fd, offset = self._descriptor(shard), shard.header.data_start + shard.header.tensors[name].start + start
         with suppress(OSError):
+            sent = min(_hole_at(fd, offset), stop - start)
             while done := os.copy_file_range(fd, target, stop - start - sent, offset + sent, position + sent):
                 sent += done
         shard.check_unchanged()
@@ -193,3 +198,13 @@ class Checkpoint:
     def __del__(self) -> None:
         if hasattr(self, "_open"):
             self.close()
+
+
+def _hole_at(fd: int, offset: int) -> int:
+    """Bytes from `offset` on that are a hole of an open file; 0 where a file system does not tell."""
+    if not hasattr(os, "SEEK_DATA"):
+        return 0
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA) - offset
+    except OSError as error:  # ENXIO: nothing but a hole follows
+        return os.fstat(fd).st_size - offset if error.errno == errno.ENXIO else 0
