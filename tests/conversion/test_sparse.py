@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -64,12 +64,11 @@ def test_holes_stay_and_every_value_is_right(tmp_path, holes):
     alone = rk.convert(tmp_path / "dense.safetensors", tmp_path / "alone.safetensors", scale=2)
     assert (found["conv.weight"] == st.load_file(alone.target)["conv.weight"]).all()
     assert report.target.stat().st_size > 100 * MEGABYTE
-    assert on_disk(report.target) < 40 * MEGABYTE
+    assert on_disk(report.target) < 2 * MEGABYTE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [None, 2])
-def test_sixty_gigabytes_in_less_than_one_of_memory(tmp_path, holes, jobs):
+def test_sixty_gigabytes_in_less_than_one_of_memory(tmp_path, holes):
     psutil = pytest.importorskip("psutil")
     source, weight_map, shards = tmp_path / "source", {}, 12
     source.mkdir()
@@ -82,18 +81,12 @@ def test_sixty_gigabytes_in_less_than_one_of_memory(tmp_path, holes, jobs):
     (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert sum(path.stat().st_size for path in source.iterdir()) > 57e9
     command = [sys.executable, "-m", "rekernel", "convert", str(source), str(tmp_path / "out"), "--scale", "2", "-q"]
-    process = psutil.Popen([*command, "--jobs", str(jobs)] if jobs else command, stderr=subprocess.DEVNULL)
-    peak = 0
-    while process.poll() is None:
-        for one in (process, *process.children(recursive=True)):
-            try:
-                peak = max(peak, one.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        try:
-            process.wait(0.1)
-        except psutil.TimeoutExpired:
-            continue
-    assert process.returncode == 0
+    with (tmp_path / "said").open("w") as said:
+        process = psutil.Popen(command, stderr=said)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.1)
+    assert process.returncode == 0, (tmp_path / "said").read_text()
     assert 10e6 < peak < 1e9
     assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) > 57e9

@@ -46,6 +46,15 @@ class Shard:
         last = next(reversed(self.header.tensors.values()), None)
         return self.header.data_start + (last.end if last else 0)
 
+    @property
+    def holes(self) -> int:
+        """Bytes that take no place on the disk, and take none in a copy either."""
+        try:
+            status = self.path.stat()
+            return max(0, status.st_size - status.st_blocks * 512) if self.reader is None else 0
+        except (OSError, AttributeError):  # removed meanwhile, which the first read tells; or Windows
+            return 0
+
     def open(self) -> int:
         """Open the file for reading, and return its descriptor."""
         fd = open_regular(self.path)

@@ -163,9 +163,14 @@ class Checkpoint:
             return sent
         fd, offset = self._descriptor(shard), shard.header.data_start + shard.header.tensors[name].start + start
         with suppress(OSError):
-            sent = min(_hole_at(fd, offset), stop - start)
-            while done := os.copy_file_range(fd, target, stop - start - sent, offset + sent, position + sent):
-                sent += done
+            for first, last in _data(fd, offset, offset + stop - start):
+                sent = first - offset
+                while done := os.copy_file_range(fd, target, last - offset - sent, offset + sent, position + sent):
+                    sent += done
+                if sent < last - offset:
+                    break
+            else:
+                sent = stop - start
         shard.check_unchanged()
         return sent
 
@@ -200,11 +205,20 @@ class Checkpoint:
             self.close()
 
 
-def _hole_at(fd: int, offset: int) -> int:
-    """Bytes from `offset` on that are a hole of an open file; 0 where a file system does not tell."""
+def _data(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of an open file that are no holes, from `start` to `stop`; all of it where the system does not tell."""
     if not hasattr(os, "SEEK_DATA"):
-        return 0
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA) - offset
-    except OSError as error:  # ENXIO: nothing but a hole follows
-        return os.fstat(fd).st_size - offset if error.errno == errno.ENXIO else 0
+        yield start, stop
+        return
+    while start < stop:
+        try:
+            first = os.lseek(fd, start, os.SEEK_DATA)
+            last = os.lseek(fd, first, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole follows
+                yield start, stop
+            return
+        if first >= stop:
+            return
+        yield first, min(last, stop)
+        start = last

@@ -74,6 +74,9 @@ class StreamingWriter:
     into : BytesTarget, optional
         Where the bytes go instead of the disk, such as an object in a store; `path` is then only its name.
 
+    holes : int
+        Bytes of zeros that nobody will write, so that the disk needs no room for these.
+
     Attributes
     ----------
     tensors : dict of str to TensorInfo, in the order of the data
@@ -102,6 +105,7 @@ class StreamingWriter:
         force: bool = False,
         inputs: Iterable[StrPath] = (),
         like: StrPath | None = None,
+        holes: int = 0,
         into: BytesTarget | None = None,
     ) -> None:
         self._header, self.tensors = build_header(tensors, metadata)
@@ -111,6 +115,7 @@ class StreamingWriter:
         # Byte ranges written so far, per tensor: sorted and disjoint, with adjacent ranges merged.
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
         self._lock = threading.Lock()
+        self._holes = holes
         self._on_disk = into is None
         self._file: BytesTarget = AtomicFile(path, force=force, inputs=inputs, like=like) if into is None else into
 
@@ -122,7 +127,7 @@ class StreamingWriter:
     def __enter__(self) -> Self:
         self._file.check()
         if self._on_disk:
-            check_free_space(self.path.parent, self.nbytes)
+            check_free_space(self.path.parent, max(0, self.nbytes - self._holes))
         self._file.__enter__()
         try:
             self._file.resize(self.nbytes)

@@ -159,6 +159,7 @@ def prepare(
     journal = Journal(root, enabled)
     finished = Journal(left).read() if options.resume and left is not None else {}
     needed = sum(_missing(job, finished, root) for job in jobs) + _copied_bytes(copies)
+    needed = max(0, needed - sum(shard.holes for job in jobs for shard in job.source.shards))
     if options.on_disk:
         check_free_space(next(p for p in (root, *root.absolute().parents) if p.is_dir()), needed)
     replaces = enabled and left != root and (bool(existing or stale) or (options.resume and left is not None))

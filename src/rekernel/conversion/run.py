@@ -311,7 +311,7 @@ class Conversion:
         prepared.journal.expect(path)
         with StreamingWriter(
             path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files,
-            like=_read_from(job.source, file),
+            like=_read_from(job.source, file), holes=sum(shard.holes for shard in job.source.shards),
         ) as writer:  # fmt: skip
             broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
             check_unchanged(job.source)

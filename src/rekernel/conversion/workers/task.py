@@ -89,7 +89,13 @@ def write_file(task: WriteTask) -> Written:
                 )  # fmt: skip
                 return Written(0, tuple(found))
             with StreamingWriter(
-                target, task.tensors, task.metadata, force=True, inputs=source.files, like=task.like
+                target,
+                task.tensors,
+                task.metadata,
+                force=True,
+                inputs=source.files,
+                like=task.like,
+                holes=sum(shard.holes for shard in source.shards),
             ) as writer:
                 broken = stream(source, task.file, writer, allow_cast=task.allow_cast, threads=task.threads)
                 check_unchanged(source)
