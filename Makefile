@@ -18,7 +18,7 @@ IN_PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 TORCH = $$(grep '^torch==' constraints.txt)
 
 .PHONY: setup demo test test-numeric test-lowest test-slow soak fuzz mutants lint bench bench-real bench-segmentation bench-efficientnet bench-zoo \
-  bench-diffusion bench-diffusion-quick docs site upgrade comfyui
+  bench-diffusion bench-diffusion-quick bench-gpu bench-sd docs site upgrade comfyui
 
 setup: $(READY)
 
@@ -126,6 +126,13 @@ bench: $(READY)  ## the tables of designs and speed; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/speed/smoothing.py
 	$(BIN)/python benchmarks/speed/guidance.py
 	$(BIN)/python benchmarks/speed/convert.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)
+	$(BIN)/python benchmarks/speed/sharded.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)
+
+bench-gpu: $(READY)  ## forms, resample and sampling steps on a GPU, in 7 minutes: benchmarks/gpu/README.md
+	$(BIN)/python benchmarks/gpu/run.py --seconds 420
+
+bench-sd: $(READY)  ## Stable Diffusion weights that you have, on any number of GPUs: benchmarks/sd/README.md
+	$(BIN)/accelerate launch benchmarks/sd/run.py benchmarks/sd/study.yaml --out out/sd
 
 # Packages whose pictures and weights the benchmarks read. --no-deps: torch stays as it is.
 PACKAGES ?= out/packages
