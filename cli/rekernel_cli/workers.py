@@ -93,7 +93,7 @@ def _dask(address: str) -> Iterator[Executor]:
     try:
         import distributed
     except ImportError:
-        raise Failure("--dask needs Dask: pip install 'rekernel[dask]'.") from None
+        raise Failure("--dask needs Dask: pip install distributed") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of lost workers, our message says
     try:
         file = {"scheduler_file": address} if address.endswith(".json") else {"address": address}

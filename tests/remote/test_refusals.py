@@ -98,7 +98,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     said = refused("memory://bucket/in.safetensors", "out.safetensors")
     assert said == (
-        "memory://bucket/in.safetensors: an address in a store needs the fsspec package: pip install 'rekernel[remote]'"
+        "memory://bucket/in.safetensors: an address in a store needs the fsspec package: pip install fsspec"
     )
 
 
@@ -106,7 +106,7 @@ def test_the_package_of_a_store_that_is_missing_is_named(monkeypatch):
     pytest.importorskip("fsspec")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    assert "s3:// needs a package that is not installed: pip install 'rekernel[remote]'" in refused(
+    assert "s3:// needs a package that is not installed: pip install s3fs" in refused(
         "s3://bucket/in.safetensors", "out.safetensors"
     )
 

@@ -17,7 +17,6 @@ from ..errors import RekernelError
 from ..escape import cause, shown
 from .store_address import StoreAddress
 
-_EXTRA = "pip install 'rekernel[remote]'"
 _ONE_AT_A_TIME = threading.RLock()
 _WITH_HOST = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "sftp", "ssh", "ftp", "ftps", "smb")
 _VERSION = (
@@ -53,7 +52,7 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
         import fsspec  # type: ignore[import-untyped]
     except ImportError:
         raise StoreError(
-            f"{shown_address(address)}: an address in a store needs the fsspec package: {_EXTRA}"
+            f"{shown_address(address)}: an address in a store needs the fsspec package: pip install fsspec"
         ) from None
     if address.protocol in _WITH_HOST and not address.url.partition("://")[2].partition("/")[0]:
         raise StoreError(
@@ -63,7 +62,7 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
         try:
             kind = fsspec.get_filesystem_class(address.protocol)
         except ImportError as error:
-            how = _EXTRA if address.protocol in ("s3", "s3a") else cause(error)
+            how = "pip install s3fs" if address.protocol in ("s3", "s3a") else cause(error)
             raise StoreError(
                 f"{shown_address(address)}: {shown(address.protocol)}:// needs a package that is not installed: {how}"
             ) from None
