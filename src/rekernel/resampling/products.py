@@ -74,10 +74,21 @@ def _steps(matrices: dict[int, Matrix], middle: tuple[int, ...]) -> list[Step]:
     """Kronecker product of all matrices where every axis has a small one; else axis by axis, shrinking axes first.
 
     Means of two taps go axis by axis as well: a sum of two terms is the same in any order, and every engine gives the
-    same bits. The Kronecker product would add four terms or more, in the order of the engine.
+    same bits. The Kronecker product would add four terms or more, in the order of the engine. Where the axes are small,
+    the product along one axis is a Kronecker product with the identity of the axes behind: zeros change no sum, and one
+    product of many rows is faster than many small products.
     """
     few = len(matrices) == len(middle) and math.prod(middle) <= _KRON_COLUMNS
-    if few and not any(map(_takes_means_of_two, matrices.values())):
+    if few and any(map(_takes_means_of_two, matrices.values())):
+        sizes = list(middle)
+        steps: list[Step] = []
+        for axis in range(len(middle)):
+            behind = sizes[axis + 1 :]
+            wide = _kron(matrices[axis], np.eye(math.prod(behind)))
+            sizes[axis] = len(matrices[axis])
+            steps.append((axis, 1 + len(behind), (sizes[axis], *behind), wide))
+        return steps
+    if few:
         product: Matrix = np.ones((1, 1))
         for axis in range(len(middle)):
             product = _kron(product, matrices[axis])
