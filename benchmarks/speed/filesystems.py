@@ -1,0 +1,167 @@
+"""Time conversions on ext4, btrfs and xfs, and count the bytes that reach the disk and those shared with the source.
+
+    sudo python benchmarks/speed/filesystems.py --folder /path/with/20GB
+
+btrfs and xfs let two files share blocks of the disk (reflink). The kernel shares a range that begins at a whole block of
+4096 bytes in both files. A safetensors file seldom places a tensor so: the header moves the data, and biases of any size
+lie between the weights. The rows `padded` try a change of the format that rekernel does not make: spaces at the end of
+the header move the data to the source's offset modulo 4096, and the blocks that lie whole inside a range are copied
+apart from its ends.
+
+The checkpoint has the shapes of Stable Diffusion 1.5's UNet. Every file system is made on a loop device, which needs
+root. Written bytes are those that the loop device counted, until the result is synced. Shared bytes are those whose
+blocks `filefrag` calls shared. Stored in results/filesystems.json beside those of other processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import child
+import convert
+import machine
+
+from rekernel.checkpoint.header import Header, read_header
+
+BLOCK, SIZE = 4096, 12 << 30
+MAKERS = {
+    "ext4": ["mkfs.ext4", "-q"],
+    "btrfs": ["mkfs.btrfs", "-q", "--metadata", "single"],
+    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
+}
+CASES: dict[str, dict[str, Any]] = {"default": {}, "one tensor changes": {"include": ["conv_out"]}}
+# Spaces behind the header, and whole blocks apart from the ends of a range.
+PADDED = """
+import os, sys
+import rekernel.checkpoint.writer as writer
+from rekernel.checkpoint.tensor_source import Checkpoint
+with open(sys.argv[1], "rb") as file:
+    begin = 8 + int.from_bytes(file.read(8), "little")
+build, send = writer.build_header, Checkpoint.send_range
+def padded(tensors, metadata=None):
+    raw, infos = build(tensors, metadata)
+    text = raw[8:] + b" " * ((begin - len(raw)) % 4096)
+    return len(text).to_bytes(8, "little") + text, infos
+def in_blocks(self, name, start, stop, target, position):
+    shard = self.shard_of(name)
+    offset = shard.header.data_start + shard.header.tensors[name].start + start
+    ends = [start, start + -offset % 4096, stop - (offset + stop - start) % 4096, stop]
+    if (offset - position) % 4096 or ends[1] >= ends[2]:
+        return send(self, name, start, stop, target, position)
+    return sum(send(self, name, a, b, target, position + a - start) for a, b in zip(ends, ends[1:]) if a < b)
+writer.build_header, Checkpoint.send_range = padded, in_blocks
+"""
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def mounted(kind: str, folder: Path) -> Iterator[tuple[Path, str]]:
+    """A new file system in a file of `folder`: where it is mounted, and its loop device. Nothing of it stays behind."""
+    with contextlib.ExitStack() as undo:
+        image, place = folder / f"{kind}.image", folder / f"{kind}.mounted"
+        undo.callback(image.unlink, missing_ok=True)
+        with image.open("wb") as file:
+            file.truncate(SIZE)
+        device = run("losetup", "--find", "--show", image)
+        undo.callback(run, "losetup", "--detach", device)
+        run(*MAKERS[kind], device)
+        place.mkdir(exist_ok=True)
+        undo.callback(place.rmdir)
+        run("mount", device, place)
+        undo.callback(run, "umount", place)
+        yield place, device
+
+
+def written(device: str) -> int:
+    """Bytes written to a device since it was made, everything synced."""
+    run("sync")
+    return 512 * int(Path("/sys/block", Path(device).name, "stat").read_text().split()[6])
+
+
+def shared(path: Path) -> int:
+    """Bytes of a file in blocks of the disk that another file has too."""
+    lines = [line.split(":") for line in run("filefrag", "-v", f"-b{BLOCK}", path).splitlines()]
+    return BLOCK * sum(int(line[3]) for line in lines if line[0].strip().isdigit() and "shared" in line[-1])
+
+
+def header(path: Path) -> Header:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return read_header(fd, str(path))
+    finally:
+        os.close(fd)
+
+
+def offsets(source: Path, result: Path) -> dict[str, int]:
+    """Bytes of kept tensors; of these, at the same offset modulo 4096 in both files; of these, at whole blocks."""
+    old, new = header(source), header(result)
+    count = {"kept": 0, "congruent": 0, "at_blocks": 0}
+    for name, info in old.tensors.items():
+        if new.tensors[name].nbytes == info.nbytes:
+            a, b = old.data_start + info.start, new.data_start + new.tensors[name].start
+            count["kept"] += info.nbytes
+            count["congruent"] += info.nbytes * ((a - b) % BLOCK == 0)
+            count["at_blocks"] += info.nbytes * (a % BLOCK == b % BLOCK == 0)
+    return count
+
+
+def measure(case: dict[str, Any], padded: bool, source: Path, device: str) -> dict[str, float]:
+    """One conversion, and a copy of its result by `cp` that shares nothing."""
+    result, other = source.with_name("result.safetensors"), source.with_name("other.safetensors")
+    script = PADDED * padded + convert.OURS
+    convert.warm(source)
+    before = written(device)
+    seconds, _ = child.measured([sys.executable, "-c", script, str(source), str(result), json.dumps(case)], str(result))
+    row: dict[str, float] = {"ours": seconds, "written": written(device) - before, "bytes": result.stat().st_size}
+    row |= {"shared": shared(result), **offsets(source, result)}
+    if not padded:
+        convert.warm(result)
+        row["cp"], _ = child.measured(["cp", "--reflink=never", str(result), str(other)], str(other))
+        other.unlink()
+    result.unlink()
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where there are 20 GB free")
+    folder = parser.parse_args().folder.resolve()
+    if sys.platform != "linux" or os.geteuid():
+        sys.exit("skipped: a file system on a loop device needs Linux and root")
+    origin = convert.source_of("sd15", folder)
+    rows: dict[str, dict[str, float]] = {}
+    print(f"SD1.5's UNet, {origin.stat().st_size / 1e9:.2f} GB float16, 2x ({machine.processor()})")
+    heads = ("output GB", "ours s", "cp s", "written GB", "shared GB", "kept GB", "congruent", "at blocks")
+    print(" " * 34 + "".join(f"{head:>11s}" for head in heads))
+    for kind, maker in MAKERS.items():
+        if not shutil.which(maker[0]):
+            print(f"{kind}: skipped, {maker[0]} is not installed")
+            continue
+        with mounted(kind, folder) as (place, device):
+            source = place / "source.safetensors"
+            run("cp", origin, source)
+            for name, case in CASES.items():
+                for padded in (False, True):
+                    label = f"{kind}, {name}{', padded' * padded}"
+                    rows[label] = r = measure(case, padded, source, device)
+                    cells = (r["ours"], r.get("cp", float("nan")), r["written"] / 1e9, r["shared"] / 1e9)
+                    ends = (r["kept"] / 1e9, r["congruent"] / 1e9, r["at_blocks"] / 1e9)
+                    numbers = (r["bytes"] / 1e9, *cells, *ends)
+                    print(f"{label:34s}" + "".join(f"{x:11.2f}" for x in numbers), flush=True)
+    machine.store("filesystems", machine.setting(kernel=os.uname().release, block=BLOCK), rows)
+
+
+if __name__ == "__main__":
+    main()
