@@ -2,11 +2,11 @@
 
     sudo python benchmarks/speed/filesystems.py --folder /path/with/20GB
 
-btrfs and xfs let two files share blocks of the disk (reflink). The kernel shares a range that begins at a whole block of
-4096 bytes in both files. A safetensors file seldom places a tensor so: the header moves the data, and biases of any size
-lie between the weights. The rows `padded` try a change of the format that rekernel does not make: spaces at the end of
-the header move the data to the source's offset modulo 4096, and the blocks that lie whole inside a range are copied
-apart from its ends.
+btrfs and xfs let two files share blocks of the disk (reflink). The kernel shares a range that begins at a whole block
+of 4096 bytes in both files. A safetensors file seldom places a tensor so: the header moves the data, and biases of any
+size lie between the weights. The rows `padded` try a change of the format that rekernel does not make: spaces at the
+end of the header move the data to the source's offset modulo 4096, and the blocks that lie whole inside a range are
+copied apart from its ends.
 
 The checkpoint has the shapes of Stable Diffusion 1.5's UNet. Every file system is made on a loop device, which needs
 root. Written bytes are those that the loop device counted, until the result is synced. Shared bytes are those whose

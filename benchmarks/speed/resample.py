@@ -5,19 +5,17 @@
 1280 x 1280 x 3 x 3, the largest square layer of Stable Diffusion's UNet; best of `REPEATS`, all cores. F.interpolate
 gets the same number of taps. Its kernel is a different one; it is the call that a script would make. 'fill' writes ones
 into a new array as large as the result, in one thread as `np.full` does, or in one thread for each core. Most of that
-time the system maps new memory. Writes results/resample.json.
+time the system maps new memory. Stored in results/resample.json beside those of other processors.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import machine
 import ml_dtypes
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 import rekernel as rk
 
-HERE = Path(__file__).parent
 SHAPE = (1280, 1280, 3, 3)
 REPEATS = 4
 CASES = [("linear", 5, "bilinear"), ("linear", 7, "bilinear"), ("cubic", 11, "bicubic"), ("optimal", 5, "bilinear")]
@@ -66,23 +63,22 @@ def measure(method: str, taps: int, mode: str, dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
-    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    setting = {
-        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "repeats": REPEATS,
-        "numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    rows = [{"method": m, "taps": t, "dtype": d, **measure(m, t, mode, d)} for d in DTYPES for m, t, mode in CASES]
-    print(f"1280x1280x3x3, ms ({setting['cpu']}, {setting['cores']} cores, best of {REPEATS})")
+    setting = machine.setting(repeats=REPEATS, torch=torch.__version__, threads=torch.get_num_threads())
+    print(f"1280x1280x3x3, ms ({machine.processor()}, {setting['cores']} cores, best of {REPEATS})")
     print("dtype     method   taps      numpy   torch  interpolate  fill only  all cores  numpy/fill  /all cores")
-    for r in rows:
-        other = f"{r['interpolate']:12.0f}" if "interpolate" in r else " " * 12
-        print(
-            f"{r['dtype']:9s} {r['method']:8s} 3 -> {r['taps']:<3d} {r['numpy']:7.0f} {r['torch']:7.0f} {other} "
-            f"{r['fill']:10.0f} {r['fill, all cores']:10.0f} {r['numpy'] / r['fill']:11.2f} "
-            f"{r['numpy'] / r['fill, all cores']:11.2f}"
-        )
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "resample.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+    rows = {}
+    for dtype in DTYPES:
+        for method, taps, mode in CASES:
+            r = measure(method, taps, mode, dtype)
+            rows[f"{dtype}, {method}, {taps} taps"] = r
+            other = f"{r['interpolate']:12.0f}" if "interpolate" in r else " " * 12
+            print(
+                f"{dtype:9s} {method:8s} 3 -> {taps:<3d} {r['numpy']:7.0f} {r['torch']:7.0f} {other} "
+                f"{r['fill']:10.0f} {r['fill, all cores']:10.0f} {r['numpy'] / r['fill']:11.2f} "
+                f"{r['numpy'] / r['fill, all cores']:11.2f}",
+                flush=True,
+            )
+    machine.store("resample", setting, rows)
 
 
 if __name__ == "__main__":
