@@ -19,6 +19,7 @@ from .file_kind import DOWNLOAD_AGAIN, foreign_format
 from .strict_json import encodable, quoted, strict_json
 
 MAX_HEADER = 100_000_000
+BLOCK = 4096  # bytes of a block of a file system
 # A header can list much in few bytes, and all work before the first tensor grows with these counts. The limits are far
 # above every checkpoint in use: torch and NumPy compute with up to 64 axes, and a name is a path through a network.
 MAX_TENSORS = 1 << 17
@@ -93,7 +94,10 @@ def tensor_nbytes(dtype: str, shape: Sequence[int], where: str) -> int:
 
 
 def build_header(
-    tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str] | None = None
+    tensors: Iterable[tuple[str, str, Sequence[int]]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    data_at: int | None = None,
 ) -> tuple[bytes, dict[str, TensorInfo]]:
     """Build the header (length, JSON, padding) of a file, and decide where each tensor goes.
 
@@ -106,6 +110,8 @@ def build_header(
         In any order: they are laid out by descending alignment, then name.
     metadata : mapping of str to str, or None
         None writes no `__metadata__` at all; an empty mapping writes an empty one.
+    data_at : int, optional
+        A multiple of 8 below 4096: spaces make the length of the header this number modulo 4096.
 
     Returns
     -------
@@ -149,7 +155,7 @@ def build_header(
         sizes = ",".join(map(str, shape))
         parts.append(f'{quoted(name)}:{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{start},{offset}]}}')
     text = ("{" + ",".join(parts) + "}").encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8 if data_at is None else (data_at - 8 - len(text)) % BLOCK)
     if len(text) > MAX_HEADER:
         raise CheckpointError(f"a header of {len(text)} bytes is over the limit of {MAX_HEADER}: shorten the metadata.")
     return len(text).to_bytes(8, "little") + text, infos

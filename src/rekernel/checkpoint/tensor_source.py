@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ..errors import CheckpointError
 from ..escape import shown, shown_path
-from .header import TensorInfo
+from .header import BLOCK, TensorInfo
 from .shard import Shard, read_at
 
 
@@ -163,7 +164,7 @@ class Checkpoint:
             return sent
         fd, offset = self._descriptor(shard), shard.header.data_start + shard.header.tensors[name].start + start
         with suppress(OSError):
-            for first, last in _data(fd, offset, offset + stop - start):
+            for first, last in _parts(fd, offset, offset + stop - start, shares=(offset - position) % BLOCK == 0):
                 sent = first - offset
                 while done := os.copy_file_range(fd, target, last - offset - sent, offset + sent, position + sent):
                     sent += done
@@ -203,6 +204,13 @@ class Checkpoint:
     def __del__(self) -> None:
         if hasattr(self, "_open"):
             self.close()
+
+
+def _parts(fd: int, start: int, stop: int, *, shares: bool) -> Iterator[tuple[int, int]]:
+    """What to copy of an open file. Whole blocks are apart from what lies around them, if the disk can share these."""
+    for first, last in _data(fd, start, stop):
+        ends = sorted({first, min(first + -first % BLOCK, last), max(first, last - last % BLOCK), last})
+        yield from pairwise(ends) if shares else [(first, last)]
 
 
 def _data(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -77,6 +77,9 @@ class StreamingWriter:
     holes : int
         Bytes of zeros that nobody will write, so that the disk needs no room for these.
 
+    data_at : int, optional
+        As for `build_header`.
+
     Attributes
     ----------
     tensors : dict of str to TensorInfo, in the order of the data
@@ -106,9 +109,10 @@ class StreamingWriter:
         inputs: Iterable[StrPath] = (),
         like: StrPath | None = None,
         holes: int = 0,
+        data_at: int | None = None,
         into: BytesTarget | None = None,
     ) -> None:
-        self._header, self.tensors = build_header(tensors, metadata)
+        self._header, self.tensors = build_header(tensors, metadata, data_at=data_at)
         self.path = Path(path)
         self._where = shown_path(path)
         self.nbytes = len(self._header) + max((info.end for info in self.tensors.values()), default=0)

@@ -38,6 +38,7 @@ from .options import Options
 from .output_files import OutputFile, arrange, output_tensors
 from .prepared import Job, Prepared, prepare
 from .report import Report
+from .shared_blocks import data_at
 from .streaming import stream
 from .transformers_config import rescaled_configs
 from .workers.part import Part
@@ -226,8 +227,7 @@ class Conversion:
             path = Path(name)
             if not (self.options.resume and journal.enabled and path.exists()):
                 return False
-            header, _ = build_header(task.tensors, task.metadata)
-            if not _is_finished(path, header, task.file.nbytes, journal):
+            if not _is_finished(path, task.header, task.file.nbytes, journal):
                 return False
             self.resumed += 1
             self._advance(task.file.nbytes)
@@ -299,10 +299,10 @@ class Conversion:
 
     def _weights(self, job: Job, file: OutputFile, digests: Digests, prepared: Prepared) -> None:
         """Write one file of weights, unless an interrupted run has finished this file."""
-        path, metadata = job.folder / file.name, self.metadata(job, file)
+        path, metadata, start = job.folder / file.name, self.metadata(job, file), data_at(job.source, file)
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         if self.options.resume and prepared.journal.enabled and path.exists():
-            header, _ = build_header(tensors, {**metadata, KEY: resolved(metadata[KEY], digests)})
+            header, _ = build_header(tensors, {**metadata, KEY: resolved(metadata[KEY], digests)}, data_at=start)
             if _is_finished(path, header, file.nbytes, prepared.journal):
                 self.resumed += 1
                 self._advance(file.nbytes)
@@ -312,6 +312,7 @@ class Conversion:
         with StreamingWriter(
             path, tensors, metadata, force=self.options.force or self.options.resume, inputs=job.source.files,
             like=_read_from(job.source, file), holes=sum(shard.holes for shard in job.source.shards),
+            data_at=start,
         ) as writer:  # fmt: skip
             broken = stream(job.source, file, writer, allow_cast=self.options.allow_cast, progress=self._advance)
             check_unchanged(job.source)

@@ -37,6 +37,7 @@ from .output_files import OutputFile
 from .prepared import Copy, Job, Prepared
 from .report import StoredReport
 from .run import Conversion
+from .shared_blocks import data_at
 from .store_journal import StoreJournal
 from .workers.sharing import write_all
 from .workers.task import WriteTask, Written, write_object
@@ -191,7 +192,7 @@ class StoreConversion(Conversion):
         metadata = {**metadata, KEY: resolved(metadata[KEY], digests)}
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         address, name = self._address(path), self._name(path)
-        header = _header(tensors, metadata, address)
+        header = _header(tensors, metadata, address, data_at(job.source, file))
         made_from = _made_from(header)
         if self.options.resume and journal.holds(name, made_from):
             self.resumed += 1
@@ -218,7 +219,9 @@ class StoreConversion(Conversion):
         notes: dict[str, str] = {}
 
         def finished(name: str, task: WriteTask) -> bool:
-            headers[name] = _header(task.tensors, task.metadata, self._address(Path(name)))
+            headers[name] = _header(
+                task.tensors, task.metadata, self._address(Path(name)), data_at(task.source, task.file)
+            )
             if not (self.options.resume and journal.holds(self._name(Path(name)), _made_from(headers[name]))):
                 return False
             self.resumed += 1
@@ -308,10 +311,13 @@ def send_file(source: Path | StoreFile, size: int, address: StoreAddress, *, for
 
 
 def _header(
-    tensors: Sequence[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str], address: StoreAddress
+    tensors: Sequence[tuple[str, str, Sequence[int]]],
+    metadata: Mapping[str, str],
+    address: StoreAddress,
+    start: int | None,
 ) -> StreamingWriter:
     """A writer that nobody opens, for its header and size."""
-    return StreamingWriter(address.name, tensors, metadata, into=StoreObject(address, force=True))
+    return StreamingWriter(address.name, tensors, metadata, data_at=start, into=StoreObject(address, force=True))
 
 
 def _made_from(writer: StreamingWriter) -> str:

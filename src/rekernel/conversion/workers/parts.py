@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...checkpoint.atomic_file import copy_atomic, sync_folder, write_atomic
-from ...checkpoint.header import build_header
 from ...checkpoint.locked_file import explained, hidden_beside
 from ...checkpoint.shard import Shard
 from ...checkpoint.strict_json import read_object
@@ -63,8 +62,7 @@ class PartsFolder:
             target = self.file(Path(name))
             task = replace(tasks[name], target=target, threads=os.cpu_count() or 1)
             _make(target.parent)
-            header, _ = build_header(task.tensors, task.metadata)
-            stays = _begins_with(target, header, task.file.nbytes)
+            stays = _begins_with(target, task.header, task.file.nbytes)
             yield name, None if stays else write_file(task)
             progress(task.file.nbytes)
         shards = _shards(tasks.values())
@@ -101,7 +99,7 @@ class PartsFolder:
         """Put the digests into the header of a part's file, and move the file to its place in the result."""
         assert isinstance(task.target, Path)
         path = self.file(task.target)
-        before, _ = build_header(task.tensors, task.metadata)
+        before = task.header
         after = header_of(task, digests)
         if _begins_with(path, before, task.file.nbytes):
             with path.open("r+b") as file:
@@ -143,8 +141,7 @@ def sizes_of(tasks: Mapping[str, WriteTask]) -> dict[str, int]:
 
 def header_of(task: WriteTask, digests: Sequence[str]) -> bytes:
     """The header of a file of weights with the digests of its source."""
-    metadata = {**task.metadata, KEY: with_digests(task.metadata[KEY], digests)}
-    return build_header(task.tensors, metadata)[0]
+    return replace(task, metadata={**task.metadata, KEY: with_digests(task.metadata[KEY], digests)}).header
 
 
 def _make(folder: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from ...checkpoint.header import build_header
 from ...checkpoint.tensor_source import Checkpoint, TensorSource
 from ...checkpoint.writer import StreamingWriter
 from ...errors import BusyError
@@ -20,6 +21,7 @@ from ...sources.store_address import StoreAddress
 from ...sources.store_object import StoreObject
 from ..digests import check_unchanged, digest_of
 from ..output_files import OutputFile
+from ..shared_blocks import data_at
 from ..streaming import stream
 
 Result = TypeVar("Result")
@@ -51,6 +53,11 @@ class WriteTask:
     def tensors(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, dtype and shape of every tensor of the file."""
         return [(t.change.name, t.dtype, t.change.new_shape) for t in self.file.tensors]
+
+    @property
+    def header(self) -> bytes:
+        """The header of the file."""
+        return build_header(self.tensors, self.metadata, data_at=data_at(self.source, self.file))[0]
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def write_file(task: WriteTask) -> Written:
                 inputs=source.files,
                 like=task.like,
                 holes=sum(shard.holes for shard in source.shards),
+                data_at=data_at(source, task.file),
             ) as writer:
                 broken = stream(source, task.file, writer, allow_cast=task.allow_cast, threads=task.threads)
                 check_unchanged(source)
@@ -128,7 +136,8 @@ def write_object(
     """
     tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
     into = StoreObject(address, force=force)
-    with StreamingWriter(address.name, tensors, metadata, force=force, into=into) as writer:
+    start = data_at(source, file)
+    with StreamingWriter(address.name, tensors, metadata, force=force, data_at=start, into=into) as writer:
         by_name = {tensor.change.name: tensor for tensor in file.tensors}
         in_order = replace(file, tensors=tuple(by_name[name] for name in writer.tensors))
         broken = stream(source, in_order, writer, allow_cast=allow_cast, progress=progress, threads=threads)
