@@ -3,10 +3,9 @@
     sudo python benchmarks/speed/filesystems.py --folder /path/with/20GB
 
 btrfs and xfs let two files share blocks of the disk (reflink). The kernel shares a range that begins at a whole block
-of 4096 bytes in both files. A safetensors file seldom places a tensor so: the header moves the data, and biases of any
-size lie between the weights. The rows `padded` try a change of the format that rekernel does not make: spaces at the
-end of the header move the data to the source's offset modulo 4096, and the blocks that lie whole inside a range are
-copied apart from its ends.
+of 4096 bytes in both files. rekernel brings the data of a result to the source's offset modulo 4096 by spaces at the
+end of the header, and copies the blocks that lie whole inside a range apart from its ends. The rows `without spaces`
+leave the header as short as it can be.
 
 The checkpoint has the shapes of Stable Diffusion 1.5's UNet. Every file system is made on a loop device, which needs
 root. Written bytes are those that the loop device counted, until the result is synced. Shared bytes are those whose
@@ -39,26 +38,9 @@ MAKERS = {
     "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
 }
 CASES: dict[str, dict[str, Any]] = {"default": {}, "one tensor changes": {"include": ["conv_out"]}}
-# Spaces behind the header, and whole blocks apart from the ends of a range.
-PADDED = """
-import os, sys
-import rekernel.checkpoint.writer as writer
-from rekernel.checkpoint.tensor_source import Checkpoint
-with open(sys.argv[1], "rb") as file:
-    begin = 8 + int.from_bytes(file.read(8), "little")
-build, send = writer.build_header, Checkpoint.send_range
-def padded(tensors, metadata=None):
-    raw, infos = build(tensors, metadata)
-    text = raw[8:] + b" " * ((begin - len(raw)) % 4096)
-    return len(text).to_bytes(8, "little") + text, infos
-def in_blocks(self, name, start, stop, target, position):
-    shard = self.shard_of(name)
-    offset = shard.header.data_start + shard.header.tensors[name].start + start
-    ends = [start, start + -offset % 4096, stop - (offset + stop - start) % 4096, stop]
-    if (offset - position) % 4096 or ends[1] >= ends[2]:
-        return send(self, name, start, stop, target, position)
-    return sum(send(self, name, a, b, target, position + a - start) for a, b in zip(ends, ends[1:]) if a < b)
-writer.build_header, Checkpoint.send_range = padded, in_blocks
+WITHOUT_SPACES = """
+from rekernel.conversion import shared_blocks
+shared_blocks._LEAST = 1 << 62
 """
 
 
@@ -117,16 +99,16 @@ def offsets(source: Path, result: Path) -> dict[str, int]:
     return count
 
 
-def measure(case: dict[str, Any], padded: bool, source: Path, device: str) -> dict[str, float]:
+def measure(case: dict[str, Any], without: bool, source: Path, device: str) -> dict[str, float]:
     """One conversion, and a copy of its result by `cp` that shares nothing."""
     result, other = source.with_name("result.safetensors"), source.with_name("other.safetensors")
-    script = PADDED * padded + convert.OURS
+    script = WITHOUT_SPACES * without + convert.OURS
     convert.warm(source)
     before = written(device)
     seconds, _ = child.measured([sys.executable, "-c", script, str(source), str(result), json.dumps(case)], str(result))
     row: dict[str, float] = {"ours": seconds, "written": written(device) - before, "bytes": result.stat().st_size}
     row |= {"shared": shared(result), **offsets(source, result)}
-    if not padded:
+    if not without:
         convert.warm(result)
         row["cp"], _ = child.measured(["cp", "--reflink=never", str(result), str(other)], str(other))
         other.unlink()
@@ -144,7 +126,7 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     print(f"SD1.5's UNet, {origin.stat().st_size / 1e9:.2f} GB float16, 2x ({machine.processor()})")
     heads = ("output GB", "ours s", "cp s", "written GB", "shared GB", "kept GB", "congruent", "at blocks")
-    print(" " * 34 + "".join(f"{head:>11s}" for head in heads))
+    print(" " * 40 + "".join(f"{head:>11s}" for head in heads))
     for kind, maker in MAKERS.items():
         if not shutil.which(maker[0]):
             print(f"{kind}: skipped, {maker[0]} is not installed")
@@ -153,13 +135,13 @@ def main() -> None:
             source = place / "source.safetensors"
             run("cp", origin, source)
             for name, case in CASES.items():
-                for padded in (False, True):
-                    label = f"{kind}, {name}{', padded' * padded}"
-                    rows[label] = r = measure(case, padded, source, device)
+                for without in (False, True):
+                    label = f"{kind}, {name}{', without spaces' * without}"
+                    rows[label] = r = measure(case, without, source, device)
                     cells = (r["ours"], r.get("cp", float("nan")), r["written"] / 1e9, r["shared"] / 1e9)
                     ends = (r["kept"] / 1e9, r["congruent"] / 1e9, r["at_blocks"] / 1e9)
                     numbers = (r["bytes"] / 1e9, *cells, *ends)
-                    print(f"{label:34s}" + "".join(f"{x:11.2f}" for x in numbers), flush=True)
+                    print(f"{label:40s}" + "".join(f"{x:11.2f}" for x in numbers), flush=True)
     machine.store("filesystems", machine.setting(kernel=os.uname().release, block=BLOCK), rows)
 
 

@@ -126,7 +126,7 @@ def filesystems(rows: Rows) -> str:
     ]
     lines, cp = [], 1.0
     for name, r in rows.items():
-        cp = r.get("cp", cp)  # a padded row follows its plain one, whose result is as large
+        cp = r.get("cp", cp)  # a row without spaces follows its plain one, whose result is as large
         sizes = [f"{r[key] / 1e9:.2f}" for key in ("written", "shared", "kept", "congruent", "at_blocks")]
         lines.append([name, f"{r['bytes'] / 1e9:.2f}", f"{r['ours'] / cp:.2f}", *sizes])
     return markdown(head, lines)

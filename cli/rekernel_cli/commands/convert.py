@@ -29,6 +29,7 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 @planning_options
+@worker_options
 @option(
     "--plan",
     "plan_file",
@@ -36,7 +37,7 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
     rare=True,
     type=click.File("rb"),
     metavar="FILE",
-    help="Use a plan of `rekernel plan --json` (- is stdin); allows only options of Input and Output.",
+    help="Use a plan of `rekernel plan --json` (- is stdin); allows only options of Input, Workers and Output.",
 )
 @option(
     "--guidance",
@@ -67,7 +68,6 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
 )
 @option("--resume", group=OUTPUT, is_flag=True, help="Continue an interrupted conversion.")
 @option("--force", group=OUTPUT, is_flag=True, help="Replace TARGET; it stays whole until the end.")
-@worker_options
 @option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Print only errors (and --json).")
 @option("--json", "as_json", group=OUTPUT, is_flag=True, help="Print a report as JSON, including the plan.")
 def convert(
@@ -90,9 +90,10 @@ def convert(
 ) -> None:
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
-    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. TARGET is a file if SOURCE is a file, else a
-    folder. For an ONNX model, TARGET is a file *.onnx. TARGET appears complete or not at all. Unchanged tensors
-    are copied byte for byte. The metadata records the conversion.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. SOURCE and TARGET may be in a store, such as
+    s3://bucket/folder. TARGET is a file if SOURCE is a file, else a folder. For an ONNX model, TARGET is a file *.onnx.
+    TARGET appears complete or not at all. Unchanged tensors are copied byte for byte. The metadata records the
+    conversion.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
