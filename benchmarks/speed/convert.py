@@ -1,6 +1,6 @@
 """Time offline conversion against a script around F.interpolate, and against copying a file as large as the result.
 
-    python benchmarks/speed/convert.py --folder /path/with/40GB [--only default] [--rounds 2]
+    python benchmarks/speed/convert.py --folder /path/with/40GB [--only default] [--rounds 2] [--more]
 
 The checkpoints have the shapes of SDXL's and Stable Diffusion 1.5's UNets and random float16 weights. diffusers builds
 the shapes from the configuration, in a process of its own. Every side runs in a process of its own too, starts with the
@@ -150,6 +150,11 @@ def turn(ours: str, case: dict[str, Any], source: Path, sizes: Path, shapes: Pat
     return row
 
 
+def best(turns: list[dict[str, float]]) -> dict[str, float]:
+    """The least time of each side, and the largest peak."""
+    return {key: (max if "peak" in key else min)(t[key] for t in turns) for key in turns[0]}
+
+
 def measure(ours: str, case: dict[str, Any], source: Path, rounds: int) -> dict[str, float]:
     """One row of the table."""
     options = {key: value for key, value in case.items() if key != "dtype"}
@@ -158,7 +163,7 @@ def measure(ours: str, case: dict[str, Any], source: Path, rounds: int) -> dict[
     shapes.write_text(json.dumps({c.name: c.new_shape for c in plan.changed}))
     sizes.write_text(json.dumps({c.name: c.new_shape[2:] for c in plan.changed}))
     turns = [turn(ours, case, source, sizes, shapes) for _ in range(rounds)]
-    row = {key: (max if "peak" in key else min)(t[key] for t in turns) for key in turns[0]}
+    row = best(turns)
     for path in (shapes, sizes):
         path.unlink()
     return {
@@ -172,6 +177,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where there are 40 GB free")
     parser.add_argument("--only", action="append", choices=CASES, help="these rows; the others keep their results")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--more", action="store_true", help="add to the rounds that are stored, of the same version")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     base = base_peak(given.folder)
@@ -184,6 +190,9 @@ def main() -> None:
         model, case = CASES[name]
         ours = "import torch" + OURS if AFTER_TORCH in name else OURS
         r = measure(ours, case, source_of(model, given.folder), given.rounds)
+        old = machine.stored("convert").get(machine.processor(), {"rows": {}})["rows"].get(name)
+        if given.more and old:
+            r = {**best([old, r]), "rounds": old["rounds"] + r["rounds"]}
         machine.store("convert", setting, {name: r})
         floor = r["cp"] + r["fill"]
         cells = (r["bytes"] / 1e9, r["ours"], floor, r["ours"] / floor, r["script"], r["script"] / r["ours"])
