@@ -90,10 +90,9 @@ def convert(
 ) -> None:
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
-    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. SOURCE and TARGET may be in a store, such as
-    s3://bucket/folder. TARGET is a file if SOURCE is a file, else a folder. For an ONNX model, TARGET is a file *.onnx.
-    TARGET appears complete or not at all. Unchanged tensors are copied byte for byte. The metadata records the
-    conversion.
+    SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Both may be in a store: s3://bucket/folder.
+    TARGET is a file if SOURCE is a file, else a folder. For an ONNX model, TARGET is a file *.onnx. TARGET appears
+    complete or not at all. Unchanged tensors are copied byte for byte. The metadata records the conversion.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2

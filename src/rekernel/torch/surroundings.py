@@ -1,7 +1,7 @@
 """Make tensors and run networks in the same way, whatever settings of torch are around a call.
 
-Scope: autocast, inference mode, grad mode and the default device. Not here: the precision of products of matrices (see
-`resampling.full_precision`), and the training flags of a model (see `torch.tracing.eval_mode`).
+Scope: autocast, inference mode, grad mode and the default device. Not here: how the precision of products of matrices is
+set (see `resampling.full_precision`), and the training flags of a model (see `torch.tracing.eval_mode`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
+
+from ..resampling.full_precision import full_precision
 
 _DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu")
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -38,6 +40,9 @@ def own_tensors() -> Iterator[None]:
 def own_precision() -> Iterator[None]:
     """Run a network in the dtypes of its own tensors: autocast is off, and so is a default device 'meta'.
 
+    Products of float32 matrices, and convolutions, keep float32's precision: on processors that multiply in bfloat16,
+    `torch.set_float32_matmul_precision("medium")` would make an exact layer look wrong.
+
     Examples
     --------
     >>> x = torch.ones(2, 2)
@@ -47,6 +52,7 @@ def own_precision() -> Iterator[None]:
     torch.float32
     """
     with ExitStack() as stack:
+        stack.enter_context(full_precision("cpu"))
         for device in _DEVICES:
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

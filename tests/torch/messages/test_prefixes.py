@@ -91,9 +91,11 @@ def test_a_prefix_of_a_traced_model_too(options: Any, padding_mode: str, tmp_pat
 
 def test_a_prefix_of_the_model_is_named_with_the_part_to_load_into(tmp_path: Path) -> None:
     rkt.save(rkt.rescale(build(), 2, X), tmp_path / "out.safetensors")
-    model = nn.DataParallel(build())
+    model = held(build(), "module.")
     with pytest.raises(rk.RekernelError, match=r"names of the model begin with 'module\.'.*load into model\.module"):
         rkt.load(model, tmp_path / "out.safetensors")
+    with pytest.raises(rk.RekernelError, match="wrapped in DataParallel.*load the network first, and wrap the result"):
+        rkt.load(nn.DataParallel(build()), tmp_path / "out.safetensors")
     assert rkt.load(model.module, tmp_path / "out.safetensors")(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 16, 16)
 
 
