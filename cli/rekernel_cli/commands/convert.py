@@ -92,7 +92,7 @@ def convert(
 
     SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Both may be in a store: s3://bucket/folder.
     TARGET is a file if SOURCE is a file, else a folder. For an ONNX model, TARGET is a file *.onnx. TARGET appears
-    complete or not at all. Unchanged tensors are copied byte for byte. The metadata records the conversion.
+    complete or not at all, with a record of the conversion. Unchanged tensors keep every byte.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2

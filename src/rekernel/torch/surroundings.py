@@ -1,7 +1,7 @@
 """Make tensors and run networks in the same way, whatever settings of torch are around a call.
 
-Scope: autocast, inference mode, grad mode and the default device. Not here: how the precision of products of matrices is
-set (see `resampling.full_precision`), and the training flags of a model (see `torch.tracing.eval_mode`).
+Scope: autocast, inference mode, grad mode, the default device, and precision. Not here: how torch is told the precision
+(see `resampling.full_precision`), and the training flags of a model (see `torch.tracing.eval_mode`).
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_a_prefix_of_the_model_is_named_with_the_part_to_load_into(tmp_path: Pat
     model = held(build(), "module.")
     with pytest.raises(rk.RekernelError, match=r"names of the model begin with 'module\.'.*load into model\.module"):
         rkt.load(model, tmp_path / "out.safetensors")
-    with pytest.raises(rk.RekernelError, match="wrapped in DataParallel.*load the network first, and wrap the result"):
+    with pytest.raises(rk.RekernelError, match=r"wrapped in DataParallel.*load the network first, and wrap the result"):
         rkt.load(nn.DataParallel(build()), tmp_path / "out.safetensors")
     assert rkt.load(model.module, tmp_path / "out.safetensors")(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 16, 16)
 
