@@ -46,7 +46,7 @@ _MAKE_PLAN = "make a plan with `rekernel plan SOURCE --scale 2 --json > plan.jso
     shell_complete=completion.settings(guiding.words),
     metavar="K=V,...",
     help="Keep the weights; record settings for sampling: theta=1,cascade=0.5/0.4, positions=yarn, kernels=switched,\n"
-    "until=0.7, ... (enlarge= is guidance's U).",
+    "... (enlarge= is guidance's U).",
 )
 @option("--dry-run", group=OUTPUT, is_flag=True, help="Print the plan and the size; write nothing.")
 @option(
@@ -91,8 +91,8 @@ def convert(
     """Rescale the weights in SOURCE and write TARGET; SOURCE is never changed.
 
     SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Both may be in a store: s3://bucket/folder.
-    TARGET is a file if SOURCE is a file, else a folder. For an ONNX model, TARGET is a file *.onnx. TARGET appears
-    complete or not at all, with a record of the conversion. Unchanged tensors keep every byte.
+    TARGET is a file if SOURCE is a file (*.onnx for an ONNX model), else a folder. TARGET appears complete or not at
+    all. Unchanged tensors keep every byte.
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
