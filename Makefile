@@ -122,11 +122,13 @@ bench: $(READY)  ## the tables of designs and speed; needs 40 GB in BENCH_FOLDER
 	$(BIN)/python benchmarks/accuracy/diffusion.py --decisive --samples 1000
 	$(BIN)/python benchmarks/accuracy/diffusion_tables.py
 	$(BIN)/python benchmarks/speed/resample.py
+	$(BIN)/python benchmarks/speed/rounding.py
 	$(BIN)/python benchmarks/speed/inference.py
 	$(BIN)/python benchmarks/speed/smoothing.py
 	$(BIN)/python benchmarks/speed/guidance.py
 	$(BIN)/python benchmarks/speed/convert.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)
 	$(BIN)/python benchmarks/speed/sharded.py --folder $(or $(BENCH_FOLDER),/tmp/rekernel-bench)
+	$(BIN)/python benchmarks/speed/tables.py
 
 bench-gpu: $(READY)  ## forms, resample and sampling steps on a GPU, in 7 minutes: benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/run.py --seconds 420

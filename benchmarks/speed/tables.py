@@ -174,8 +174,8 @@ def sharded() -> str:
         [
             f"{r['gigabytes']:g}",
             str(r["shards"]),
-            str(r["jobs"]),
-            f"{r['seconds'] / r['cp_seconds']:.2f}",
+            str(r["jobs"]) if r["jobs"] else "1, all cores",
+            "-" if r["sparse"] else f"{r['seconds'] / r['cp_seconds']:.2f}",
             f"{r['peak_mb']:.0f}",
         ]
         for r in found["rows"]
