@@ -266,7 +266,7 @@ class Conversion:
         self.total = sum(tasks[name].file.nbytes for name in part.share(sizes_of(tasks)))
         with making_folders({self._parts.path: None}):
             for name, written in self._parts.write(part, tasks, self._advance):
-                self.files.append(self._parts.file(Path(name)))
+                self.files.append(self._parts.file(tasks[name]))
                 if written is None:
                     self.resumed += 1
                     continue

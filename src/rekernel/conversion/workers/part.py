@@ -50,7 +50,7 @@ class Part:
         >>> [Part(number, 2).share({"a": 5, "b": 9, "c": 1}) for number in (1, 2)]
         [['b'], ['a', 'c']]
         """
-        loads = [0] * self.count
+        loads = [0] * min(self.count, len(sizes))  # each of the first names begins a part
         mine = []
         for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
             least = loads.index(min(loads))

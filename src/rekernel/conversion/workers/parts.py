@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from ...checkpoint.atomic_file import copy_atomic, sync_folder, write_atomic
@@ -27,9 +31,10 @@ from ...plan.recipe import KEY
 from ...text import counted, few
 from ..digests import digest_of, with_digests
 from .part import Part
-from .task import WriteTask, Written, write_file
+from .task import WriteTask, Written, when_free, write_file
 
 _FOLDER = ".rekernel-parts"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class PartsFolder:
             What became of each file; None for one that stayed.
         """
         for name in part.share(sizes_of(tasks)):
-            target = self.file(Path(name))
+            target = self.file(tasks[name])
             task = replace(tasks[name], target=target, threads=os.cpu_count() or 1)
             _make(target.parent)
             stays = _begins_with(target, task.header, task.file.nbytes)
@@ -69,7 +74,8 @@ class PartsFolder:
         for name in part.share({name: shard.nbytes for name, shard in shards.items()}):
             entry = {**_facts(shards[name]), "sha256": digest_of(shards[name])}
             _make(self.path)
-            write_atomic(self.path / f"{name}.json", json.dumps(entry).encode(), force=True)
+            path, text = self.path / f"{name}.json", json.dumps(entry).encode()
+            when_free(partial(write_atomic, path, text, force=True))  # the same part may run twice at once
 
     def digests(self, sources: Sequence[Checkpoint]) -> dict[int, list[str]]:
         """The digests of each source's files, by the source's `id`.
@@ -88,7 +94,11 @@ class PartsFolder:
                     raise _missing([shown(shard.path.name)], "no part has hashed")
                 entry = read_object(path, "digest")
                 digest = entry.pop("sha256", None)
-                if entry != _facts(shard) or not isinstance(digest, str):
+                if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+                    raise RekernelError(
+                        f"{shown_path(path)}: no part wrote this file; remove it, and run all parts again"
+                    )
+                if entry != _facts(shard):
                     raise RekernelError(
                         f"{shown_path(shard.path)}: changed since a part has hashed the file; run all parts again"
                     )
@@ -98,11 +108,11 @@ class PartsFolder:
     def take(self, task: WriteTask, digests: Sequence[str]) -> None:
         """Put the digests into the header of a part's file, and move the file to its place in the result."""
         assert isinstance(task.target, Path)
-        path = self.file(task.target)
+        path = self.file(task)
         before = task.header
         after = header_of(task, digests)
         if _begins_with(path, before, task.file.nbytes):
-            with path.open("r+b") as file:
+            with explained(path), path.open("r+b") as file:
                 file.write(after)
                 file.flush()
                 os.fsync(file.fileno())
@@ -120,7 +130,7 @@ class PartsFolder:
 
     def missing(self, tasks: Mapping[str, WriteTask]) -> None:
         """Raise if a file of a part is not there."""
-        lacking = [shown(Path(name).name) for name in tasks if not self.file(Path(name)).is_file()]
+        lacking = [shown(Path(name).name) for name, task in tasks.items() if not self.file(task).is_file()]
         if lacking:
             raise _missing(lacking, "no part has written")
 
@@ -129,9 +139,15 @@ class PartsFolder:
         with suppress(OSError):
             shutil.rmtree(self.path)
 
-    def file(self, target: Path) -> Path:
-        """Where a part writes a file of the result."""
-        return self.path / "files" / target.relative_to(self.root)
+    def file(self, task: WriteTask) -> Path:
+        """Where a part writes a file of the result.
+
+        The folder is named after the sizes and times of the source's files. So a part never takes a file for its own
+        that was made of a source that has changed since: both have the same header until the digests are in it.
+        """
+        assert isinstance(task.target, Path)
+        state = sha256(json.dumps([_facts(shard) for shard in task.source.shards]).encode()).hexdigest()[:16]
+        return self.path / f"files-{state}" / task.target.relative_to(self.root)
 
 
 def sizes_of(tasks: Mapping[str, WriteTask]) -> dict[str, int]:
@@ -175,6 +191,8 @@ def _facts(shard: Shard) -> dict[str, object]:
 def _begins_with(path: Path, header: bytes, nbytes: int) -> bool:
     """Whether a whole file with this header is there: a file appears when its last byte is written."""
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a link would lead to a file of somebody else
+            return False
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_size == len(header) + nbytes and file.read(len(header)) == header
     except OSError:
