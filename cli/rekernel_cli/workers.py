@@ -6,10 +6,12 @@ Scope: these options, and the executor that each asks for. Not here: the tasks (
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +78,57 @@ def _processes(count: int) -> Iterator[Executor]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    class Processes(ProcessPoolExecutor):
+        """Processes that Ctrl-C, which a terminal sends to all of them at once, ends without a traceback."""
+
+        def submit(self, *work: Any, **keywords: Any) -> Future[Any]:
+            with _interrupts_held():  # a process that starts here holds them too, until `_end_quietly` runs there
+                future = super().submit(*work, **keywords)
+            future.__class__ = _Future
+            return future
+
     # Processes that are begun anew: a fork of a process with threads may hang.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_quietly) as pool:
+    with Processes(count, mp_context=get_context("spawn"), initializer=_end_quietly) as pool:
         yield pool
 
 
+class _Future(Future[Any]):
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Take what the executor says when its processes have ended; it says so of cancelled futures as well."""
+        with suppress(InvalidStateError):
+            super().set_exception(exception)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_quietly() -> None:
-    """Let Ctrl-C, which a terminal sends to all processes, end this one without a traceback."""
+    """Let Ctrl-C end this process without a traceback, and end it with the process that started it.
+
+    A process that outlives a killed parent would write files into a folder that the next run believes to be its own.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

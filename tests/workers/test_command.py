@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 import rekernel as rk
+from rekernel.checkpoint.atomic_file import PARTIAL
 
 from .models import contents, sharded
 
@@ -80,3 +85,56 @@ def test_no_scheduler_is_one_line(source, tmp_path):
     assert "--dask tcp://127.0.0.1:9: no scheduler answers there" in done.stderr
     assert len(done.stderr.splitlines()) <= 4
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    return sharded(tmp_path_factory.mktemp("signals") / "source", shards=16, channels=256)
+
+
+def begun(source, target):
+    """Start a conversion by two processes in a group of its own, as a shell does, and wait for its first file."""
+    command = [sys.executable, "-m", "rekernel", "convert", str(source), str(target), "--scale", "2", "--jobs", "2"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(target.glob("*.safetensors")) and run.poll() is None:
+        time.sleep(0.005)
+    return run
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_without_a_traceback(larger, tmp_path):
+    run = begun(larger, tmp_path / "out")
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert said.strip() == "Stopped; finished files are kept: the same command with --resume continues from there."
+    assert not list((tmp_path / "out").glob(f".*{PARTIAL}"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.slow
+def test_processes_end_with_a_parent_that_is_killed(larger, tmp_path):
+    """They would write into a folder that the next run believes to be its own."""
+    run = begun(larger, tmp_path / "out")
+    run.kill()
+    run.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while (left := group(run.pid)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+    done = command(larger, tmp_path / "out", "--scale", "2", "--jobs", "2", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def group(number):
+    """The processes of a group that run, by /proc/ID/stat: ID (name) state parent group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, own = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(own) == number and state != "Z":
+            found.append(path.parent.name)
+    return found

@@ -16,6 +16,7 @@ import safetensors.numpy as st
 
 import rekernel as rk
 from rekernel.checkpoint.locked_file import LOCK
+from rekernel.conversion.workers.sharing import refuse_unseen
 from rekernel.conversion.workers.task import when_free
 from rekernel.errors import BusyError
 
@@ -209,3 +210,41 @@ def test_a_source_that_changed_under_a_worker_is_noticed(source, tmp_path):
     with pytest.raises(rk.RekernelError, match=r"model-00002-of-00004\.safetensors: the file changed"):
         rk.convert(folder, tmp_path / "out", scale=2, executor=Touches(ValueError()))
     assert not list((tmp_path / "out").glob("*.index.json"))
+
+
+class Cancelled(Executor):
+    """Cancels every task, as a user of a Dask client may."""
+
+    def submit(self, work, *args, **kwargs):
+        future: Future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_an_executor_that_was_shut_down_is_told_in_one_line(source, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        pass
+    with pytest.raises(rk.RekernelError, match=r"model-00001.*: the executor was shut down before it took this file"):
+        rk.convert(source, tmp_path / "out", scale=2, executor=pool)
+    with pytest.raises(rk.RekernelError, match=r"model-0000.*: the task of this file was cancelled"):
+        rk.convert(source, tmp_path / "out", scale=2, executor=Cancelled())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_seen_here_is_told():
+    """A worker on another machine may have a folder of the same name on a disk of its own."""
+    assert refuse_unseen("a", lambda: 5, 5) is None
+    late = iter([None, 0, 5])
+    assert refuse_unseen("a", lambda: next(late), 5) is None
+    with pytest.raises(rk.RekernelError, match=r"^a: a worker has written this file, but this process does not see"):
+        refuse_unseen("a", lambda: None, 5, lag=0)
+    with pytest.raises(rk.RekernelError, match=r"this process sees 4 bytes of 5"):
+        refuse_unseen("a", lambda: 4, 5, lag=0)
+
+
+def test_a_store_in_the_memory_of_another_process_is_told(source, processes):
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    with pytest.raises(rk.RekernelError, match=r"this process does not see the file; .*memory:// is in the memory of"):
+        rk.convert(source, "memory://workers/out", scale=2, executor=processes)
+    assert not fs.glob("/workers/out/*.index.json")

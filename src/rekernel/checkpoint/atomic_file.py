@@ -90,12 +90,23 @@ def copy_atomic(source: StrPath, path: StrPath, *, force: bool = False, inputs: 
             os.close(fd)
 
 
-def remove_partial(path: Path) -> None:
-    """Remove what a killed process has written of a file, unless another process is writing the file now."""
+def remove_partial(path: Path) -> bool:
+    """Remove what a killed process has written of a file. False if another process is writing the file now.
+
+    Examples
+    --------
+    >>> remove_partial(Path("no/such/file"))
+    True
+    """
     partial = hidden_beside(path, PARTIAL)
     if os.path.lexists(partial):
-        with suppress(RekernelError, OSError):
+        try:
             remove_locked(partial, open_locked(partial, lambda: BusyError("")))
+        except BusyError:
+            return False
+        except (RekernelError, OSError):
+            pass
+    return True
 
 
 class AtomicFile:

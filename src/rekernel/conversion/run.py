@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from ..checkpoint.atomic_file import copy_atomic, remove_partial, write_atomic
+from ..checkpoint.atomic_file import copy_atomic, write_atomic
 from ..checkpoint.header import build_header
 from ..checkpoint.locked_file import claimed
 from ..checkpoint.pipeline_folder import Pipeline
@@ -43,8 +44,8 @@ from .streaming import stream
 from .transformers_config import rescaled_configs
 from .workers.part import Part
 from .workers.parts import PartsFolder, header_of, sizes_of, sources_of
-from .workers.sharing import write_all
-from .workers.task import WriteTask, Written
+from .workers.sharing import refuse_unseen, write_all
+from .workers.task import WriteTask, Written, remove_partials, size_of
 
 _LOG = logger(__name__)
 
@@ -234,6 +235,7 @@ class Conversion:
             return True
 
         def done(name: str, written: Written) -> None:
+            refuse_unseen(shown_path(name), partial(size_of, Path(name)), written.nbytes)
             journal.add(Path(name))
             _LOG.debug("written: %s, %d bytes", shown_path(name), written.nbytes)
             self.written += written.nbytes
@@ -244,8 +246,7 @@ class Conversion:
         try:
             write_all(executor, tasks, finished=finished, begin=lambda name: journal.expect(Path(name)), done=done)
         except BaseException:
-            for name in tasks:  # of workers that were killed
-                remove_partial(Path(name))
+            remove_partials(map(Path, tasks))
             raise
         self.files += map(Path, tasks)
         self.notes += [notes[name] for name in tasks if name in notes]

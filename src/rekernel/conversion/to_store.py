@@ -39,7 +39,7 @@ from .report import StoredReport
 from .run import Conversion
 from .shared_blocks import data_at
 from .store_journal import StoreJournal
-from .workers.sharing import write_all
+from .workers.sharing import refuse_unseen, write_all
 from .workers.task import WriteTask, Written, write_object
 
 _LOG = logger(__name__)
@@ -232,6 +232,10 @@ class StoreConversion(Conversion):
             journal.forget(self._name(Path(name)))
 
         def done(name: str, written: Written) -> None:
+            address = self._address(Path(name))
+            refuse_unseen(
+                shown_address(address), lambda: (info_of(address) or {}).get("size"), headers[name].nbytes, lag=0
+            )
             journal.add(self._name(Path(name)), _made_from(headers[name]))
             if written.broken:
                 notes[name] = not_finite_note(list(written.broken))

@@ -6,6 +6,7 @@ Scope: futures. Not here: what a task does (see `conversion.workers.task`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed, wait
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from .task import DigestTask, WriteTask, Written, hash_file, write_file
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+_LAG = 60.0
+"""Seconds after which a shared disk shows what another machine has written, at the latest."""
 
 
 def run_all(
@@ -54,14 +57,16 @@ def run_all(
     try:
         for name, task in tasks.items():
             with _explained(executor, name):
-                names[executor.submit(work, task)] = name
+                names[_submitted(executor, work, task, name)] = name
         for future in as_completed(names):
             with _explained(executor, names[future]):
                 result = future.result()
             done(names[future], result)
-    except BaseException:
-        # A task that runs goes on: the claim on the folder must not be given up before it ends.
-        wait([future for future in names if not future.cancel()])
+    except BaseException as error:
+        # A task that runs goes on: the claim on the folder must not be given up before it ends. A broken executor ends
+        # all tasks itself, and stumbles over one that is cancelled meanwhile (Python 3.11).
+        broken = isinstance(error.__cause__, BrokenExecutor)
+        wait([future for future in names if broken or not future.cancel()])
         raise
 
 
@@ -112,6 +117,53 @@ def write_all(
     run_all(executor, write_file, open_tasks, done)
 
 
+def refuse_unseen(where: str, size: Callable[[], int | None], nbytes: int, *, lag: float = _LAG) -> None:
+    """Raise if a worker has written a file where this process does not see the file, such as on a disk of its own.
+
+    Parameters
+    ----------
+    where : the file, for the message
+    size : callable
+        Bytes of the file as this process sees them; None if the file is not there.
+    nbytes : bytes that the worker has written
+    lag : seconds after which this process sees what a worker has written, at the latest
+
+    Examples
+    --------
+    >>> refuse_unseen("a", lambda: 5, 5)
+    """
+    until = time.monotonic() + lag
+    while (found := size()) != nbytes:
+        if time.monotonic() >= until:
+            seen = "does not see the file" if found is None else f"sees {found} bytes of {nbytes}"
+            raise RekernelError(
+                f"{where}: a worker has written this file, but this process {seen}; let all workers see the same disk "
+                f"or store (memory:// is in the memory of one process)"
+            )
+        time.sleep(0.2)
+
+
+def _submitted(executor: Executor, work: Callable[[Task], Result], task: Task, name: str) -> Future[Result]:
+    try:
+        return executor.submit(work, task)
+    except RuntimeError as error:
+        if isinstance(error, BrokenExecutor | NotImplementedError) or _takes_tasks(executor):
+            raise
+        raise RekernelError(
+            f"{shown(name)}: the executor was shut down before it took this file; pass another one, and ",
+            RESUME,
+            " to go on",
+        ) from error
+
+
+def _takes_tasks(executor: Executor) -> bool:
+    try:
+        executor.submit(int)
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def _explained(executor: Executor, name: str) -> Iterator[None]:
     """Turn what the executor itself raises into one line. An error of the task passes."""
@@ -119,6 +171,10 @@ def _explained(executor: Executor, name: str) -> Iterator[None]:
         yield
     except RekernelError:
         raise
+    except CancelledError as error:
+        raise RekernelError(
+            f"{shown(name)}: the task of this file was cancelled; pass ", RESUME, " to go on"
+        ) from error
     except Exception as error:
         if not _is_of(executor, error):
             raise
@@ -133,4 +189,4 @@ def _explained(executor: Executor, name: str) -> Iterator[None]:
 def _is_of(executor: Any, error: Exception) -> bool:
     """Whether an exception tells of the executor, and not of the task."""
     own = type(executor).__module__.partition(".")[0]
-    return isinstance(error, BrokenExecutor | CancelledError) or type(error).__module__.partition(".")[0] == own
+    return isinstance(error, BrokenExecutor) or type(error).__module__.partition(".")[0] == own

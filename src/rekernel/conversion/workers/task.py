@@ -7,12 +7,14 @@ Scope: what a worker does. Not here: who shares out the tasks (see `conversion.w
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from ...checkpoint.atomic_file import remove_partial
 from ...checkpoint.header import build_header
 from ...checkpoint.tensor_source import Checkpoint, TensorSource
 from ...checkpoint.writer import StreamingWriter
@@ -149,6 +151,30 @@ def hash_file(task: DigestTask) -> str:
     """The SHA-256 of a file of the source, in hexadecimal digits."""
     with _here(task.source) as source:
         return digest_of(source.shards[task.index])
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file; None if it is not there. The folder is listed first, or a shared disk may answer from memory.
+
+    Examples
+    --------
+    >>> size_of(Path("no/such/file")) is None
+    True
+    """
+    try:
+        with os.scandir(path.parent) as entries:
+            next(entries, None)
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def remove_partials(paths: Iterable[Path], *, patience: float = 5.0) -> None:
+    """Remove what killed workers have written of files. One that is about to be killed is waited for."""
+    until = time.monotonic() + patience
+    for path in paths:
+        while not remove_partial(path) and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 def when_free(write: Callable[[], Result], *, patience: float = _PATIENCE, pause: float = 0.2) -> Result:
