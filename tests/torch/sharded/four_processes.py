@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import rekernel.torch as rkt
+from rekernel import RekernelError
 
 from .networks import NETWORKS
 from .two_processes import on_meta, same, shared
@@ -68,9 +69,25 @@ def placements(folder: Path) -> list[Any]:
     return found
 
 
+def stages(folder: Path) -> list[Any]:
+    """Two stages of a pipeline, each shared out between two processes: other files, and then other tensors."""
+    stage = init_device_mesh("cpu", (2, 2), mesh_dim_names=("stage", "parts"))
+    number = stage.get_coordinate()[0]
+    found = []
+    for name, width in ((f"stage{number}", 4), ("stage", 4 + number)):
+        model = rkt.rescale(nn.Sequential(nn.Conv2d(3, width, 3)), 2, torch.zeros(1, 3, 16, 16))
+        fully_shard(model, mesh=stage["parts"])
+        try:
+            rkt.save(model, folder / f"{name}.safetensors")
+            found.append("saved")
+        except RekernelError as error:
+            found.append(str(error))
+    return found
+
+
 def main(folder: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    found = {f.__name__: f(folder) for f in (copies_of_parts, parts_of_parts, placements)}
+    found = {f.__name__: f(folder) for f in (copies_of_parts, parts_of_parts, placements, stages)}
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()

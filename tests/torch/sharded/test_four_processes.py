@@ -29,3 +29,5 @@ def test_meshes_of_two_axes(tmp_path: Path) -> None:
         assert same and kinds == ["Shard", "_StridedShard"]
         assert len(found["placements"]) == 9
         assert all(equal for _, equal in found["placements"]), found["placements"]
+        assert all("process 2 saves" in said and "nothing was saved" in said for said in found["stages"])
+    assert not list(tmp_path.glob("stage*"))

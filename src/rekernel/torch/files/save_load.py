@@ -73,7 +73,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
     ------
     RekernelError
         If the module has no plan or no values, if the file has another ending, or if it exists. Of several processes
-        that save together, all raise.
+        that save together, all raise. They name the same file, and hold parts of the same tensors.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = False) -> None:
                 writer.write(name, data)
 
     if any(map(is_sharded, state.values())):
-        write_gathered(state, write)
+        write_gathered(state, write, os.fsdecode(path))
     else:
         write(state.items())
 
