@@ -248,3 +248,15 @@ def test_a_store_in_the_memory_of_another_process_is_told(source, processes):
     with pytest.raises(rk.RekernelError, match=r"this process does not see the file; .*memory:// is in the memory of"):
         rk.convert(source, "memory://workers/out", scale=2, executor=processes)
     assert not fs.glob("/workers/out/*.index.json")
+
+
+def test_a_worker_in_another_folder_writes_to_the_folder_of_this_process(source, expected, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(os.getcwd).result() == str(tmp_path / "there")
+        monkeypatch.chdir(tmp_path / "here")
+        rk.convert(source, "out", scale=2, executor=pool)
+    assert contents(tmp_path / "here" / "out") == expected
+    assert not contents(tmp_path / "there" / "out")

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from ...errors import RESUME, RekernelError
 from ...escape import shown
 from ...plan.recipe import KEY
+from ...sources.store_address import StoreAddress
 from ..digests import with_digests
 from .task import DigestTask, WriteTask, Written, hash_file, write_file
 
@@ -106,7 +108,7 @@ def write_all(
 
     run_all(executor, hash_file, files, hashed)
     resolved = {
-        name: replace(task, run=run, metadata={**task.metadata, KEY: with_digests(task.metadata[KEY], [
+        name: replace(task, run=run, target=_anywhere(task.target), metadata={**task.metadata, KEY: with_digests(task.metadata[KEY], [
             digests[id(task.source), index] for index in range(len(task.source.shards))
         ])})
         for name, task in tasks.items()
@@ -141,6 +143,11 @@ def refuse_unseen(where: str, size: Callable[[], int | None], nbytes: int, *, la
                 f"or store (memory:// is in the memory of one process)"
             )
         time.sleep(0.2)
+
+
+def _anywhere(target: Path | StoreAddress) -> Path | StoreAddress:
+    """The same target for a worker whose current folder is another one."""
+    return target.absolute() if isinstance(target, Path) else target
 
 
 def _submitted(executor: Executor, work: Callable[[Task], Result], task: Task, name: str) -> Future[Result]:
