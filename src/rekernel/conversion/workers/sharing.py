@@ -108,7 +108,8 @@ def write_all(
 
     run_all(executor, hash_file, files, hashed)
     resolved = {
-        name: replace(task, run=run, target=_anywhere(task.target), metadata={**task.metadata, KEY: with_digests(task.metadata[KEY], [
+        name: replace(task, run=run, target=_anywhere(task), metadata={
+            **task.metadata, KEY: with_digests(task.metadata[KEY], [
             digests[id(task.source), index] for index in range(len(task.source.shards))
         ])})
         for name, task in tasks.items()
@@ -145,9 +146,9 @@ def refuse_unseen(where: str, size: Callable[[], int | None], nbytes: int, *, la
         time.sleep(0.2)
 
 
-def _anywhere(target: Path | StoreAddress) -> Path | StoreAddress:
-    """The same target for a worker whose current folder is another one."""
-    return target.absolute() if isinstance(target, Path) else target
+def _anywhere(task: WriteTask) -> Path | StoreAddress:
+    """The target for a worker whose current folder is another one."""
+    return task.target.absolute() if isinstance(task.target, Path) else task.target
 
 
 def _submitted(executor: Executor, work: Callable[[Task], Result], task: Task, name: str) -> Future[Result]:
