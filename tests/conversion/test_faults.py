@@ -110,6 +110,21 @@ def kill_after(seconds, *args):
         return True
 
 
+def kill_while_writing(folder, seconds, *args):
+    """Kill a run so long after its partial file has appeared; None lets it end. Returns how long the run wrote."""
+    process, began = start(*args), None
+    while process.poll() is None:
+        if began is None and list(folder.glob(".*.rekernel-partial")):
+            began = time.monotonic()
+        if began is not None and seconds is not None and time.monotonic() - began >= seconds:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.wait()
+    assert began is not None
+    return time.monotonic() - began
+
+
 def moments(first, end, seed):
     """Without end, over the part of a run that writes; one in five close to its end, where the commit is."""
     rng = random.Random(seed)
@@ -165,10 +180,15 @@ def test_killed_at_random_a_single_file_is_whole_or_absent(tmp_path):
     target.parent.mkdir()
     convert(source, tmp_path / "whole.safetensors", scale=2)
     whole = (tmp_path / "whole.safetensors").read_bytes()
-    _, end = measured(tmp_path / "m.safetensors", "convert", source, tmp_path / "m.safetensors", "--scale", 2)
+    (tmp_path / "m").mkdir()
+    end = kill_while_writing(
+        tmp_path / "m", None, "convert", source, tmp_path / "m" / "out.safetensors", "--scale", 2
+    )  # fmt: skip
     rng, interrupted = random.Random(SEED + 1), 0
     for _ in range(15):
-        kill_after(rng.uniform(0.4 * end, end), "convert", source, target, "--scale", 2, "--force")
+        kill_while_writing(
+            target.parent, rng.uniform(0, end), "convert", source, target, "--scale", 2, "--force"
+        )  # fmt: skip
         interrupted += any(p.name.startswith(".") for p in target.parent.iterdir())
         assert not target.exists() or target.read_bytes() == whole
         target.unlink(missing_ok=True)
