@@ -214,7 +214,7 @@ def _parts(fd: int, start: int, stop: int, *, shares: bool) -> Iterator[tuple[in
 
 
 def _data(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The parts of an open file that are no holes, from `start` to `stop`; all of it where the system does not tell."""
+    """The parts of a file from `start` to `stop` that are not holes; all of it where the system does not tell."""
     if not hasattr(os, "SEEK_DATA"):
         yield start, stop
         return

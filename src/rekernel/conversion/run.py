@@ -197,16 +197,29 @@ class Conversion:
         if self._parts is not None:
             self._take_parts(replace(self._parts, root=prepared.root), prepared)
             return
-        shared = []
-        for job in prepared.jobs:
-            if self.options.executor is not None and isinstance(job.source, Checkpoint):
-                shared.append(job)
+        self.weights_of(
+            prepared.jobs,
+            lambda job, file, digests: self._weights(job, file, digests, prepared),
+            lambda executor, jobs: self._share_out(executor, jobs, prepared),
+        )
+
+    def weights_of(
+        self,
+        jobs: Sequence[Job],
+        alone: Callable[[Job, OutputFile, Digests], None],
+        shared: Callable[[Executor, Sequence[Job]], None],
+    ) -> None:
+        """Write each file of weights by `alone`, or those of checkpoints by `shared` if there is an executor."""
+        executor, together = self.options.executor, []
+        for job in jobs:
+            if executor is not None and isinstance(job.source, Checkpoint):
+                together.append(job)
                 continue
             with digesting(job.source) as digests:
                 for file in job.outputs.files:
-                    self._weights(job, file, digests, prepared)
-        if self.options.executor is not None and shared:
-            self._share_out(self.options.executor, shared, prepared)
+                    alone(job, file, digests)
+        if executor is not None and together:
+            shared(executor, together)
 
     def tasks(self, jobs: Sequence[Job]) -> dict[str, WriteTask]:
         """A task for each file of weights of checkpoints, by its path; placeholders stand for the digests."""

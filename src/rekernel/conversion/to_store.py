@@ -10,14 +10,13 @@ that are replaced are replaced one by one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..checkpoint.header import build_header
 from ..checkpoint.shard_index import INDEX_NAME
-from ..checkpoint.tensor_source import Checkpoint
-from ..checkpoint.writer import StreamingWriter
 from ..errors import RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
@@ -30,7 +29,7 @@ from ..sources.store_client import StoreError, info_of, opened_store, remove, sh
 from ..sources.store_file import PIECE, StoreFile
 from ..sources.store_object import StoreObject, abandoned, put
 from ..sources.store_place import listed
-from .digests import Digests, digesting, resolved
+from .digests import Digests, resolved
 from .downloads import Fetched
 from .options import Options
 from .output_files import OutputFile
@@ -167,16 +166,11 @@ class StoreConversion(Conversion):
                 remove(self._address(path))
         if not self.options.resume:
             journal.end()  # the list of another run
-        shared = []
-        for job in prepared.jobs:
-            if self.options.executor is not None and isinstance(job.source, Checkpoint):
-                shared.append(job)
-                continue
-            with digesting(job.source) as digests:
-                for file in job.outputs.files:
-                    self._object(job, file, digests, journal)
-        if self.options.executor is not None and shared:
-            self._share_objects(self.options.executor, shared, journal)
+        self.weights_of(
+            prepared.jobs,
+            lambda job, file, digests: self._object(job, file, digests, journal),
+            lambda executor, jobs: self._share_objects(executor, jobs, journal),
+        )
         for copy in prepared.copies:
             self._copy(copy, prepared.contents.get(copy[1]), journal)
         for job in prepared.jobs:
@@ -192,12 +186,12 @@ class StoreConversion(Conversion):
         metadata = {**metadata, KEY: resolved(metadata[KEY], digests)}
         tensors = [(t.change.name, t.dtype, t.change.new_shape) for t in file.tensors]
         address, name = self._address(path), self._name(path)
-        header = _header(tensors, metadata, address, data_at(job.source, file))
-        made_from = _made_from(header)
+        header, _ = build_header(tensors, metadata, data_at=data_at(job.source, file))
+        made_from, nbytes = _made_from(header), len(header) + file.nbytes
         if self.options.resume and journal.holds(name, made_from):
             self.resumed += 1
             self._advance(file.nbytes)
-            self._done(path, header.nbytes)
+            self._done(path, nbytes)
             return
         journal.forget(name)
         broken = write_object(
@@ -207,21 +201,21 @@ class StoreConversion(Conversion):
         journal.add(name, made_from)
         if broken:
             self.notes.append(not_finite_note(broken))
-        self.written += header.nbytes
-        self._done(path, header.nbytes)
+        self.written += nbytes
+        self._done(path, nbytes)
 
     def _share_objects(self, executor: Executor, jobs: Sequence[Job], journal: StoreJournal) -> None:
         """Let an executor write the files of weights."""
         tasks = {
             name: replace(task, target=self._address(Path(name))) for name, task in self.tasks(jobs).items()
         }  # fmt: skip
-        headers: dict[str, StreamingWriter] = {}
+        headers: dict[str, bytes] = {}
+        sizes: dict[str, int] = {}
         notes: dict[str, str] = {}
 
         def finished(name: str, task: WriteTask) -> bool:
-            headers[name] = _header(
-                task.tensors, task.metadata, self._address(Path(name)), data_at(task.source, task.file)
-            )
+            headers[name] = task.header
+            sizes[name] = len(headers[name]) + task.file.nbytes
             if not (self.options.resume and journal.holds(self._name(Path(name)), _made_from(headers[name]))):
                 return False
             self.resumed += 1
@@ -233,18 +227,16 @@ class StoreConversion(Conversion):
 
         def done(name: str, written: Written) -> None:
             address = self._address(Path(name))
-            refuse_unseen(
-                shown_address(address), lambda: (info_of(address) or {}).get("size"), headers[name].nbytes, lag=0
-            )
+            refuse_unseen(shown_address(address), lambda: (info_of(address) or {}).get("size"), sizes[name], lag=0)
             journal.add(self._name(Path(name)), _made_from(headers[name]))
             if written.broken:
                 notes[name] = not_finite_note(list(written.broken))
-            self.written += headers[name].nbytes
+            self.written += sizes[name]
             self._advance(tasks[name].file.nbytes)
 
         write_all(executor, tasks, finished=finished, begin=begin, done=done)
         for name in tasks:
-            self._done(Path(name), headers[name].nbytes)
+            self._done(Path(name), sizes[name])
         self.notes += [notes[name] for name in tasks if name in notes]
 
     def _copy(self, copy: Copy, content: bytes | None, journal: StoreJournal) -> None:
@@ -314,19 +306,9 @@ def send_file(source: Path | StoreFile, size: int, address: StoreAddress, *, for
             raise StoreError(f"{where}: changed while it was copied ({size} bytes, then {position}); try again.")
 
 
-def _header(
-    tensors: Sequence[tuple[str, str, Sequence[int]]],
-    metadata: Mapping[str, str],
-    address: StoreAddress,
-    start: int | None,
-) -> StreamingWriter:
-    """A writer that nobody opens, for its header and size."""
-    return StreamingWriter(address.name, tensors, metadata, data_at=start, into=StoreObject(address, force=True))
-
-
-def _made_from(writer: StreamingWriter) -> str:
+def _made_from(header: bytes) -> str:
     """What the journal says of a file of weights: the digest of its header, which tells the source and the plan."""
-    return hashlib.sha256(writer.header).hexdigest()
+    return hashlib.sha256(header).hexdigest()
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
