@@ -38,12 +38,13 @@ demo: $(DEMO_READY)  ## convert two trained classifiers to 2x and 4x and show th
 test: $(READY)  ## the default tests, README and docstring examples among them
 	$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow' $(IN_PARALLEL)
 
-# What another processor would do: torch without the vector units, then with AVX2; and MKL, which torch multiplies
-# with, and OpenBLAS, which NumPy does, each by other ways through its code.
+# What another processor would do: torch without the vector units, then with AVX2; oneDNN, which torch asks for half
+# precision, with the same units (else torch mixes both and fails: "pack_vnni2 is only supported when avx512 is"); and
+# MKL, which torch multiplies with, and OpenBLAS, which NumPy does, each by other ways through its code.
 test-numeric: $(READY)  ## the tests that compare numbers of several engines, under two settings of the processor
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBILITY OPENBLAS_NUM_THREADS=1 $(ONE_THREAD) \
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBILITY OPENBLAS_NUM_THREADS=1 $(ONE_THREAD) \
 	  $(BIN)/python -m pytest -m 'numeric and not slow' $(IN_PARALLEL)
-	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_NUM_THREADS=2 $(ONE_THREAD) \
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_NUM_THREADS=2 $(ONE_THREAD) \
 	  $(BIN)/python -m pytest -m 'numeric and not slow' $(IN_PARALLEL)
 
 # No diffusers or transformers here: they ask for newer packages than rekernel does.
