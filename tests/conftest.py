@@ -1,5 +1,8 @@
-"""Which tests are numeric: they compare what several engines compute, or with a bound that rounding could touch."""
+"""Which tests are numeric: they compare what several engines compute, or with a bound that rounding could touch. And
+signals: the programs that tests start can be interrupted, though the tests run under nohup or in the background.
+"""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,12 @@ NUMERIC = (
     "torch/test_positions.py",
     "torch/test_windows.py",
 )
+
+# A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP ignored. Programs inherit which
+# signals are ignored, but no handlers: so a handler that does nothing gives them the default.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
