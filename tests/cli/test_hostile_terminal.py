@@ -1,6 +1,7 @@
 """Every command, with hostile text in all places that others fill, on a real terminal: nothing of it is obeyed.
 
-One program runs all commands, so that packages are imported once. Its stdout and stderr are a pseudo-terminal.
+One program runs all commands, so that packages are imported once. Its stdout and stderr are a pseudo-terminal, wide
+enough that no path is folded: a fold before the Y of the hostile text would look like its line break.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def run(commands: list[list[str]], folder: Path) -> list[str]:
     (folder / "commands.json").write_text(json.dumps(commands))
     paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'cli'}"
     environment = {
-        **os.environ, "PYTHONPATH": paths, "TERM": "xterm-256color", "COLUMNS": "100", "HF_HUB_OFFLINE": "1",
+        **os.environ, "PYTHONPATH": paths, "TERM": "xterm-256color", "COLUMNS": "400", "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "hub"),
     }  # fmt: skip
     own, other = pty.openpty()
