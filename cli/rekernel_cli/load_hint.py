@@ -130,12 +130,15 @@ def single_file_loader(target: Path, plan: Plan) -> str:
 def how_to_check(source: str, report: Report, *, allow_pickle: bool = False) -> str:
     """The line about checking a conversion by names, which saw no model run; empty where there is nothing to check."""
     from rekernel.escape import shell_word
+    from rekernel.sources.store_address import store_address
 
     plan = report.plans.get("")
     if plan is None or plan.origin != "names" or plan.resamples or _is_adapter(plan):
         return ""
     if is_single_file(change.name for change in plan.changes) or foreign_loader(metadata_of(report.files[0])):
         return ""
+    if any(store_address(place) for place in (source, report.target)):
+        return "convert saw only tensor names, not the model's code; rekernel verify checks copies on this disk."
     pickle = " --allow-pickle" if allow_pickle else ""
     command = f"rekernel verify {shell_word(source)} {shell_word(report.target)}"
     if _names_its_class(Path(source)):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -57,6 +58,8 @@ class Workers:
 
     def __post_init__(self) -> None:
         given = [f"--{name}" for name in ("jobs", "dask", "part", "finish") if getattr(self, name) not in (None, False)]
+        if given == ["--part", "--finish"]:
+            raise click.UsageError("--finish comes after the runs of all parts, in a run of its own.")
         if len(given) > 1:
             raise click.UsageError(f"{given[0]} and {given[1]} are two ways to share a conversion out; give one.")
 
@@ -139,7 +142,10 @@ def _dask(address: str) -> Iterator[Executor]:
         import distributed
     except ImportError:
         raise Failure("--dask needs Dask: pip install distributed") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of lost workers, our message says
+    for name in ("distributed", "tornado", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what they say of lost workers, our message says
+    if address.endswith(".json"):
+        _check_scheduler_file(address)  # Dask waits for ever for a file that is not there
     try:
         file = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         connect: Any = distributed.Client
@@ -150,3 +156,13 @@ def _dask(address: str) -> Iterator[Executor]:
         if not client.scheduler_info(n_workers=-1)["workers"]:
             raise Failure(f"--dask {shown(address)}: the scheduler has no workers; start some: dask worker {address}")
         yield client.get_executor()
+
+
+def _check_scheduler_file(path: str) -> None:
+    from rekernel.checkpoint.strict_json import read_object
+    from rekernel.escape import shown
+
+    if not Path(path).is_file():
+        raise Failure(f"--dask {shown(path)}: no such scheduler file; dask scheduler --scheduler-file writes one.")
+    if not isinstance(read_object(Path(path), "scheduler file").get("address"), str):
+        raise Failure(f"--dask {shown(path)}: holds no address, so no scheduler has written it.")

@@ -29,6 +29,8 @@ FORCE = Option("force=True", "--force")
 RESUME = Option("resume=True", "--resume")
 """What continues an interrupted conversion."""
 
+MAX_SHARD_SIZE = Option("max_shard_size=", "--max-shard-size")
+"""What makes several files of one checkpoint."""
 
 FINISH = Option("finish=True", "--finish")
 """What makes a result of the parts of a conversion."""

@@ -37,6 +37,20 @@ def test_processes_read_from_and_write_into_s3(s3: Store, tmp_path):
     assert s3.uploads() == []
 
 
+def test_parts_of_a_store_on_a_disk(store: Store, tmp_path):
+    folder = sharded(tmp_path / "in")
+    address = store.upload(folder, "in")
+    for number in (1, 2):
+        rk.convert(address, tmp_path / "out", scale=2, part=f"{number}/2")
+    rk.convert(address, tmp_path / "out", scale=2, finish=True)
+    assert contents(tmp_path / "out") == contents(converted(folder, tmp_path / "expected"))
+    for number in (1, 2):
+        rk.convert(address, tmp_path / "again", scale=2, part=f"{number}/2")
+    store.put("in/model-00001-of-00003.safetensors", store.get("in/model-00001-of-00003.safetensors"))
+    with pytest.raises(rk.RekernelError, match=r"model-00001.*changed since a part has hashed the file"):
+        rk.convert(address, tmp_path / "again", scale=2, finish=True)
+
+
 def test_parts_are_for_disks(store: Store, tmp_path):
     folder = sharded(tmp_path / "in")
     with pytest.raises(rk.RekernelError, match="parts are written to a disk that all runs share"):

@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 import rekernel as rk
 from rekernel.sources.store_address import StoreAddress, store_address
+from rekernel.sources.store_file import store_file
 
 from .conftest import DUMMY, Store
-from .models import file, pipeline, sharded
+from .models import contents, converted, file, pipeline, sharded
+
+fsspec = pytest.importorskip("fsspec")
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +58,77 @@ def test_targets_that_lead_nowhere(memory: Store, tmp_path):
     memory.put(name, source.read_bytes())
     said = refused(memory.url(name), tmp_path / "out.safetensors")
     assert said.startswith(memory.url("xxx")) and "File name too long" in said
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("https://host/out", "https://host/out: results are written to this disk or to a store"),
+        ("HTTP://host/out.safetensors", "results are written to this disk or to a store"),
+        ("hf://me/out", "hf://me/out: results are written"),
+        ("s3:bucket/out", "s3:bucket/out: an address begins with s3://; for a file of this name write ./ before it"),
+    ],
+)
+def test_targets_that_would_be_folders_with_odd_names(tmp_path, monkeypatch, target, said):
+    source = file(tmp_path / "in.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(source, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+def test_what_a_killed_conversion_left_is_not_copied(memory: Store, tmp_path):
+    folder = sharded(tmp_path / "in")
+    expected = contents(converted(folder, tmp_path / "expected"))
+    for name in (".a.safetensors.rekernel-partial", ".rekernel-journal.json", ".rekernel-lock"):
+        (folder / name).write_bytes(b"left")
+    assert contents(converted(folder, tmp_path / "out")) == expected
+    rk.convert(memory.upload(folder, "in"), tmp_path / "other", scale=2)
+    assert contents(tmp_path / "other") == expected
+
+
+class Dated(MemoryFileSystem):
+    """A store that answers from the listing of the folder, and calls the time of a change as FTP servers do."""
+
+    protocol = "dated"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def invalidate_cache(self, path=None):
+        if path is None:
+            self.dircache.clear()
+        else:
+            self.dircache.pop(path, None)
+
+    def info(self, path, **options):
+        folder = self._parent(path)
+        if folder not in self.dircache:
+            self.dircache[folder] = [self._dated(entry) for entry in super().ls(folder, detail=True)]
+        return next((dict(entry) for entry in self.dircache[folder] if entry["name"] == path), None) or self._none(path)
+
+    @staticmethod
+    def _dated(entry):
+        entry = dict(entry)
+        entry["modify"] = str(entry.pop("created", ""))
+        return entry
+
+    @staticmethod
+    def _none(path):
+        raise FileNotFoundError(path)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("dated://", "memory://"))
+
+
+def test_a_change_is_noticed_where_a_store_answers_from_a_listing(tmp_path):
+    fsspec.register_implementation("dated", Dated, clobber=True)
+    store, data = Dated(), file(tmp_path / "in.safetensors").read_bytes()
+    store.pipe_file("/m/in.safetensors", data)
+    found = store_file(store_address("dated://m/in.safetensors"))
+    found.check_unchanged()
+    store.pipe_file("/m/in.safetensors", bytes(len(data)))
+    with pytest.raises(rk.RekernelError, match="the object changed while it was read"):
+        found.check_unchanged()
 
 
 def test_the_case_of_a_protocol_and_a_path_object_do_not_matter(memory: Store, tmp_path):
@@ -97,16 +173,15 @@ def test_a_password_is_not_in_an_error(tmp_path, monkeypatch):
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     said = refused("memory://bucket/in.safetensors", "out.safetensors")
-    assert said == (
-        "memory://bucket/in.safetensors: an address in a store needs the fsspec package: pip install fsspec"
-    )
+    assert said == "memory://bucket/in.safetensors: an address in a store needs packages: pip install fsspec"
+    assert refused("s3://bucket/in.safetensors", "out.safetensors").endswith("pip install fsspec s3fs")
 
 
 def test_the_package_of_a_store_that_is_missing_is_named(monkeypatch):
     pytest.importorskip("fsspec")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    assert "s3:// needs a package that is not installed: pip install s3fs" in refused(
+    assert "s3:// needs a package that is not installed: pip install fsspec s3fs" in refused(
         "s3://bucket/in.safetensors", "out.safetensors"
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 import safetensors.numpy as st
 
 
-def sharded(folder: Path, shards: int = 4, channels: int = 16) -> Path:
+def sharded(folder: Path, shards: int = 4, channels: int = 16, seed: int = 0) -> Path:
     """A folder with an index, a configuration and shards of convolutions and vectors."""
     folder.mkdir(parents=True)
-    rng, weight_map = np.random.default_rng(0), {}
+    rng, weight_map = np.random.default_rng(seed), {}
     for i in range(shards):
         name = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
         tensors = {

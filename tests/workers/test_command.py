@@ -56,7 +56,7 @@ def test_parts_and_finish(source, expected, tmp_path):
 def test_a_part_that_lacks_is_named_with_the_option(source, tmp_path):
     done = command(source, tmp_path / "out", "--scale", "2", "--finish")
     assert done.returncode == 1
-    assert "no part has hashed 1 file: model-00001-of-00004.safetensors" in done.stderr.replace("\n", " ")
+    assert "no part has hashed 4 files: model-00001-of-00004.safetensors" in done.stderr.replace("\n", " ")
     assert "--finish" in done.stderr
     assert "finish=True" not in done.stderr
 
@@ -65,7 +65,7 @@ def test_a_part_that_lacks_is_named_with_the_option(source, tmp_path):
     ("options", "words"),
     [
         (["--jobs", "2", "--part", "1/2"], "--jobs and --part are two ways"),
-        (["--part", "1/2", "--finish"], "--part and --finish are two ways"),
+        (["--part", "1/2", "--finish"], "--finish comes after the runs of all parts"),
         (["--part", "3/2"], "'3/2' is not a part; write 3/16"),
         (["--jobs", "0"], "0 is not in the range"),
         (["--guidance", "theta=1", "--jobs", "2"], "excludes"),
@@ -85,6 +85,26 @@ def test_no_scheduler_is_one_line(source, tmp_path):
     assert "--dask tcp://127.0.0.1:9: no scheduler answers there" in done.stderr
     assert len(done.stderr.splitlines()) <= 4
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such scheduler file"),
+        ("{}", "holds no address"),
+        ("[", "not a JSON object"),
+        ('{"address": 5}', "no address"),
+    ],
+)
+def test_a_scheduler_file_that_nobody_wrote_is_one_line_and_no_wait(source, tmp_path, text, words):
+    pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    if text is not None:
+        file.write_text(text)
+    done = command(source, tmp_path / "out", "--scale", "2", "--dask", file)
+    assert done.returncode == 1
+    assert words in " ".join(done.stderr.split())
+    assert len(done.stderr.splitlines()) <= 4
 
 
 @pytest.fixture(scope="module")

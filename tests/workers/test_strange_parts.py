@@ -47,9 +47,9 @@ def test_a_part_that_runs_again_after_the_source_changed_writes_the_new_values(s
 def test_a_digest_of_another_kind_is_refused(source, target, digest):
     """A digest of another length would move the tensors in the file."""
     rk.convert(source, target, scale=2, part="1/1")
-    path = written(target, "digest-0-1.json")
+    path = written(target, "digest-*-1.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": digest}))
-    with pytest.raises(rk.RekernelError, match=r"digest-0-1.json: no part wrote this file; remove it"):
+    with pytest.raises(rk.RekernelError, match=r"digest-\w+-1.json: no part wrote this file; remove it"):
         rk.convert(source, target, scale=2, finish=True)
     rk.convert(source, target, scale=2, part="1/1")
     rk.convert(source, target, scale=2, finish=True)
@@ -61,7 +61,7 @@ def test_a_link_among_the_parts_is_not_followed(source, target):
     path.rename(other)
     path.symlink_to(other)
     before = other.read_bytes()
-    with pytest.raises(rk.RekernelError, match="run its part again"):
+    with pytest.raises(rk.RekernelError, match="repeat the options of the parts"):
         rk.convert(source, target, scale=2, finish=True)
     rk.convert(source, target, scale=2, part="1/1")
     rk.convert(source, target, scale=2, finish=True)

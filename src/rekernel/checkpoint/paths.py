@@ -74,7 +74,7 @@ def other_files(folder: StrPath, taken: Iterable[StrPath]) -> tuple[Path, ...]:
     """List the regular files below `folder` that are not among `taken`, as sorted relative paths.
 
     A link to a folder is an error. So is a link to a file outside the folder, except in the `blobs` of the Hub cache.
-    Pipes, sockets and the folders `.git` and `.cache` are left out.
+    Pipes, sockets, the folders `.git` and `.cache`, and what a killed conversion left there are left out.
 
     Examples
     --------
@@ -95,6 +95,8 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{shown_path(root / inside)}: {error.strerror}.") from None
     for entry in entries:
+        if is_own(entry.name):
+            continue
         relative = inside / entry.name
         if entry.is_symlink():
             target = contained(root, relative.as_posix())
@@ -114,6 +116,17 @@ def _walk(root: Path, inside: Path) -> Iterator[Path]:
                 yield from _walk(root, relative)
         elif entry.is_file():
             yield relative
+
+
+def is_own(name: str) -> bool:
+    """Whether a file or folder holds the state of a conversion, such as a partial file, a lock or a journal.
+
+    Examples
+    --------
+    >>> is_own(".unet.safetensors.rekernel-partial"), is_own(".rekernel-journal.json"), is_own("config.json")
+    (True, True, False)
+    """
+    return name.startswith(".") and ".rekernel-" in name
 
 
 def plain_parts(name: str) -> Path | None:

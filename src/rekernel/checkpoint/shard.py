@@ -18,7 +18,13 @@ from .header import Header, parse_header, read_header
 
 
 class RangeReader(Protocol):
-    """A file that is not on this disk, and is read by ranges."""
+    """A file that is not on this disk, and is read by ranges.
+
+    version : what the store says of the version of the file
+    """
+
+    @property
+    def version(self) -> tuple[str, ...]: ...
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes `start` to `stop` of the file. Several threads may call this at once."""
@@ -45,6 +51,11 @@ class Shard:
         """Size of the whole file, which its header tells exactly."""
         last = next(reversed(self.header.tensors.values()), None)
         return self.header.data_start + (last.end if last else 0)
+
+    @property
+    def version(self) -> list[int | str]:
+        """The size and what tells this version of the file from another one, for every process that sees the file."""
+        return [self.nbytes, *self.reader.version] if self.reader is not None else list(self.signature[:2])
 
     @property
     def holes(self) -> int:

@@ -5,6 +5,7 @@ Scope: paths and names of files. Not here: writing (see `conversion.run`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,10 +72,13 @@ def folder_target(target: Path, source: Path, *, replace: bool, resumes: bool = 
 
 def _refuse_elsewhere(target: Path) -> None:
     """Raise if the destination is an address on the Hub, or a folder on the way to it is a file."""
-    if str(target).startswith("hf:"):
+    web = re.match("(hf|https?):", str(target), re.IGNORECASE)
+    if web:
+        where = re.sub(":/+", "://", shown_path(target), count=1)
+        publish = ", and publish it with `rekernel push`" if web[1].lower() == "hf" else ""
         raise RekernelError(
-            f"{shown_path(target)}: a conversion is written to the disk; pass a local folder, and publish it with "
-            f"`rekernel push`"
+            f"{where}: results are written to this disk or to a store; pass a path, or an address such as "
+            f"s3://bucket/folder{publish}"
         )
     if (stored := store_address(target)) is not None:
         raise StoreError(

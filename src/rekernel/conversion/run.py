@@ -20,7 +20,7 @@ from ..checkpoint.locked_file import claimed
 from ..checkpoint.pipeline_folder import Pipeline
 from ..checkpoint.tensor_source import Checkpoint, TensorSource
 from ..checkpoint.writer import StreamingWriter
-from ..errors import RekernelError
+from ..errors import MAX_SHARD_SIZE, RekernelError
 from ..escape import shown_path
 from ..messages.log import logger
 from ..plan.not_finite import not_finite_note
@@ -43,7 +43,7 @@ from .shared_blocks import data_at
 from .streaming import stream
 from .transformers_config import rescaled_configs
 from .workers.part import Part
-from .workers.parts import PartsFolder, header_of, sizes_of, sources_of
+from .workers.parts import PartsFolder, header_of, sizes_of
 from .workers.sharing import refuse_unseen, write_all
 from .workers.task import WriteTask, Written, remove_partials, size_of
 
@@ -268,9 +268,9 @@ class Conversion:
         """Where the parts lie; raise if the result cannot be made in parts."""
         if folder is None or not all(isinstance(job.source, Checkpoint) for job in prepared.jobs):
             raise RekernelError(
-                f"{shown_path(prepared.root)}: parts are whole safetensors files of a folder with several; a sharded "
-                f"checkpoint has such files, and max_shard_size makes them"
-            )
+                f"{shown_path(prepared.jobs[0].source.path)}: becomes one file, or no safetensors file, and parts "
+                f"share out several; pass ", MAX_SHARD_SIZE, " and a folder as target, or convert it without parts",
+            )  # fmt: skip
         return PartsFolder.of(prepared.root)
 
     def _write_part(self, part: Part, prepared: Prepared) -> None:
@@ -291,7 +291,7 @@ class Conversion:
     def _take_parts(self, parts: PartsFolder, prepared: Prepared) -> None:
         """Make the files of weights of those that parts have written."""
         tasks, journal = self.tasks(prepared.jobs), prepared.journal
-        digests = parts.digests(sources_of(tasks.values()))
+        digests = parts.digests(tasks.values())
         open_tasks = {}
         for name, task in tasks.items():
             header = header_of(task, digests[id(task.source)])

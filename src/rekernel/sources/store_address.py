@@ -18,6 +18,7 @@ from ..escape import shown
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter would be a drive of Windows
 _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+::.*://")
 _COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9]+):[/\\](?![/\\])")  # pathlib turns two slashes into one
+_SHORT = re.compile(r"([A-Za-z][A-Za-z0-9]+):(?![/\\:])")
 _USER = re.compile(r"^(.*?://[^:/@]*):(?!\d*(?:/|$)).*@")
 _COMMON = (
     "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory", "sftp", "ssh", "ftp", "ftps", "smb",
@@ -102,6 +103,12 @@ def store_address(source: StrPath) -> StoreAddress | None:
     collapsed = _COLLAPSED.match(text)
     if collapsed and collapsed[1].lower() in _COMMON and not os.path.lexists(f"{collapsed[1]}:"):
         text = f"{collapsed[1]}://{text[collapsed.end() :]}"
+    short = _SHORT.match(text)
+    if short and short[1].lower() in _COMMON and not os.path.lexists(text):
+        raise RekernelError(
+            f"{shown(_without_password(text))}: an address begins with {shown(short[1])}://; for a file of this name "
+            f"write ./ before it."
+        )
     if _CHAIN.match(text):
         raise RekernelError(
             f"{shown(_without_password(text))}: is a chain of addresses, which rekernel does not follow; pass the "

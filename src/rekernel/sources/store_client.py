@@ -21,12 +21,14 @@ _ONE_AT_A_TIME = threading.RLock()
 _WITH_HOST = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "sftp", "ssh", "ftp", "ftps", "smb")
 _VERSION = (
     "ETag", "etag", "VersionId", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime",
-    "modified", "created", "ino",
+    "modified", "modify", "modificationTime", "created", "ino",
 )  # fmt: skip
 """What stores tell of the version of an object: an object that is written again differs in one of these."""
 
 _LISTED_TOO = ("ETag", "etag", "generation", "md5Hash", "mtime", "created")
 """Those of them that a listing writes as a look at the object itself does."""
+
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs"}
 
 Version = tuple[str, ...]
 
@@ -52,7 +54,7 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
         import fsspec  # type: ignore[import-untyped]
     except ImportError:
         raise StoreError(
-            f"{shown_address(address)}: an address in a store needs the fsspec package: pip install fsspec"
+            f"{shown_address(address)}: an address in a store needs packages: pip install {_packages(address)}"
         ) from None
     if address.protocol in _WITH_HOST and not address.url.partition("://")[2].partition("/")[0]:
         raise StoreError(
@@ -62,7 +64,7 @@ def opened_store(address: StoreAddress) -> tuple[Any, str]:
         try:
             kind = fsspec.get_filesystem_class(address.protocol)
         except ImportError as error:
-            how = "pip install s3fs" if address.protocol in ("s3", "s3a") else cause(error)
+            how = f"pip install {_packages(address)}" if address.protocol in _PACKAGES else cause(error)
             raise StoreError(
                 f"{shown_address(address)}: {shown(address.protocol)}:// needs a package that is not installed: {how}"
             ) from None
@@ -102,7 +104,8 @@ def info_of(address: StoreAddress) -> dict[str, Any] | None:
     """What the store says now of an object or folder: `type`, `size` and more; None if there is none."""
     with requests(address) as (fs, path):
         try:
-            fs.invalidate_cache(path)
+            for place in (path, fs._parent(path)):  # some file systems answer from the listing of the folder
+                fs.invalidate_cache(place)
             return dict(fs.info(path))
         except FileNotFoundError:
             return None
@@ -130,6 +133,11 @@ def is_as_listed(info: dict[str, Any], listed: dict[str, Any]) -> bool:
 def _plain(value: Any) -> str:
     """A time or an ETag, as text of one form."""
     return str(value.timestamp()) if isinstance(value, datetime) else str(value).strip('"')
+
+
+def _packages(address: StoreAddress) -> str:
+    """What pip has to install for an address."""
+    return " ".join(("fsspec", *filter(None, [_PACKAGES.get(address.protocol)])))
 
 
 def remove(address: StoreAddress) -> None:
@@ -165,6 +173,10 @@ def _line(error: Exception, address: StoreAddress) -> str:
         return f"the store needs credentials ({said}); set them in the environment"
     if isinstance(error, ConnectionError | TimeoutError) or "Connect" in kind or "Timeout" in kind:
         return f"the store cannot be reached ({said}); check the network and the endpoint, then try again"
+    if isinstance(error, ValueError):
+        return (
+            f"the request cannot be made ({said}); check the address, and the endpoint in AWS_ENDPOINT_URL or FSSPEC_"
+        )
     if isinstance(error, NotImplementedError):
         return f"this store does not support what a conversion needs ({kind}: {said}); copy the files yourself"
     return f"the store failed ({kind}: {said}); try again"

@@ -18,7 +18,7 @@ from ..checkpoint.atomic_file import AtomicFile, check_free_space, copy_atomic
 from ..checkpoint.discover import ONNX_DATA, PICKLE_SUFFIXES, candidates_in
 from ..checkpoint.header import MAX_HEADER
 from ..checkpoint.open_local import open_checkpoint
-from ..checkpoint.paths import plain_parts
+from ..checkpoint.paths import is_own, plain_parts
 from ..checkpoint.shard import Shard, shard_of_header
 from ..checkpoint.shard_index import INDEX_NAME, read_index, weight_map
 from ..checkpoint.tensor_source import TensorSource
@@ -151,6 +151,8 @@ def store_place(address: StoreAddress, root: Path) -> StorePlace:
         root.mkdir()
     place = StorePlace(root, address, root)
     for name, info in listed(address).items():
+        if any(map(is_own, name.split("/"))):  # of another conversion, which was killed
+            continue
         place._stand_in(name, info)
         if _READ.fullmatch(name.rpartition("/")[2]):
             place.complete(root / name)

@@ -24,7 +24,6 @@ from ...checkpoint.atomic_file import copy_atomic, sync_folder, write_atomic
 from ...checkpoint.locked_file import explained, hidden_beside
 from ...checkpoint.shard import Shard
 from ...checkpoint.strict_json import read_object
-from ...checkpoint.tensor_source import Checkpoint
 from ...errors import FINISH, RekernelError
 from ...escape import shown, shown_path
 from ...plan.recipe import KEY
@@ -70,40 +69,27 @@ class PartsFolder:
             stays = _begins_with(target, task.header, task.file.nbytes)
             yield name, None if stays else write_file(task)
             progress(task.file.nbytes)
-        shards = _shards(tasks.values())
-        for name in part.share({name: shard.nbytes for name, shard in shards.items()}):
-            entry = {**_facts(shards[name]), "sha256": digest_of(shards[name])}
+        shards = {str(path): shard for path, shard in self._shards(tasks.values())}
+        for path in part.share({path: shard.nbytes for path, shard in shards.items()}):
+            entry = {**_facts(shards[path]), "sha256": digest_of(shards[path])}
             _make(self.path)
-            path, text = self.path / f"{name}.json", json.dumps(entry).encode()
-            when_free(partial(write_atomic, path, text, force=True))  # the same part may run twice at once
+            text = json.dumps(entry).encode()
+            when_free(partial(write_atomic, Path(path), text, force=True))  # the same part may run twice at once
 
-    def digests(self, sources: Sequence[Checkpoint]) -> dict[int, list[str]]:
-        """The digests of each source's files, by the source's `id`.
+    def digests(self, tasks: Iterable[WriteTask]) -> dict[int, list[str]]:
+        """The digests of the files of each task's source, by the source's `id`.
 
         Raises
         ------
         RekernelError
             If a part has not ended, or the source changed since.
         """
-        found: dict[int, list[str]] = {}
-        for number, source in enumerate(sources):
-            found[id(source)] = []
-            for index, shard in enumerate(source.shards):
-                path = self.path / f"{_digest_name(number, index)}.json"
-                if not path.is_file():
-                    raise _missing([shown(shard.path.name)], "no part has hashed")
-                entry = read_object(path, "digest")
-                digest = entry.pop("sha256", None)
-                if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-                    raise RekernelError(
-                        f"{shown_path(path)}: no part wrote this file; remove it, and run all parts again"
-                    )
-                if entry != _facts(shard):
-                    raise RekernelError(
-                        f"{shown_path(shard.path)}: changed since a part has hashed the file; run all parts again"
-                    )
-                found[id(source)].append(digest)
-        return found
+        places = list(self._shards(tasks))
+        lacking = [shown(shard.path.name) for path, shard in places if not path.is_file()]
+        if lacking:
+            raise _missing(lacking, "no part has hashed")
+        known = {id(shard): _read_digest(path, shard) for path, shard in places}
+        return {id(task.source): [known[id(shard)] for shard in task.source.shards] for task in tasks}
 
     def take(self, task: WriteTask, digests: Sequence[str]) -> None:
         """Put the digests into the header of a part's file, and move the file to its place in the result."""
@@ -118,8 +104,8 @@ class PartsFolder:
                 os.fsync(file.fileno())
         elif not _begins_with(path, after, task.file.nbytes):
             raise RekernelError(
-                f"{shown_path(path)}: was written by another version or with other options; run its part again with "
-                f"these"
+                f"{shown_path(task.target)}: a part wrote this file with other options, or by another version of "
+                f"rekernel; repeat the options of the parts, or run all parts again with these"
             )
         with explained(task.target):
             try:
@@ -149,6 +135,21 @@ class PartsFolder:
         state = sha256(json.dumps([_facts(shard) for shard in task.source.shards]).encode()).hexdigest()[:16]
         return self.path / f"files-{state}" / task.target.relative_to(self.root)
 
+    def _shards(self, tasks: Iterable[WriteTask]) -> Iterator[tuple[Path, Shard]]:
+        """Every file of the sources, each once, and before it the file that keeps its digest.
+
+        Components of a pipeline may be given in any order, and their files may have the same names. So the file that
+        keeps a digest is named after the folder that the component has in the result.
+        """
+        seen = set()
+        for task in tasks:
+            assert isinstance(task.target, Path)
+            folder = sha256(task.target.parent.relative_to(self.root).as_posix().encode()).hexdigest()[:16]
+            for index, shard in enumerate(task.source.shards):
+                if id(shard) not in seen:
+                    seen.add(id(shard))
+                    yield self.path / f"digest-{folder}-{index}.json", shard
+
 
 def sizes_of(tasks: Mapping[str, WriteTask]) -> dict[str, int]:
     """The bytes of each task's tensors."""
@@ -165,27 +166,19 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _shards(tasks: Iterable[WriteTask]) -> dict[str, Shard]:
-    """Every file of the sources, by the name under which its digest is kept."""
-    return {
-        _digest_name(number, index): shard
-        for number, source in enumerate(sources_of(tasks))
-        for index, shard in enumerate(source.shards)
-    }
-
-
-def sources_of(tasks: Iterable[WriteTask]) -> list[Checkpoint]:
-    """The sources of tasks, each once, in order."""
-    found = {id(task.source): task.source for task in tasks}
-    return list(found.values())
-
-
-def _digest_name(source: int, index: int) -> str:
-    return f"digest-{source}-{index}"
+def _read_digest(path: Path, shard: Shard) -> str:
+    """The digest that a part has written; raise if the file of the source is another one now."""
+    entry = read_object(path, "digest")
+    digest = entry.pop("sha256", None)
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise RekernelError(f"{shown_path(path)}: no part wrote this file; remove it, and run all parts again")
+    if entry != _facts(shard):
+        raise RekernelError(f"{shown_path(shard.path)}: changed since a part has hashed the file; run all parts again")
+    return digest
 
 
 def _facts(shard: Shard) -> dict[str, object]:
-    return {"file": shard.path.name, "size": shard.signature[0], "changed_ns": shard.signature[1]}
+    return {"file": shard.path.name, "version": shard.version}
 
 
 def _begins_with(path: Path, header: bytes, nbytes: int) -> bool:

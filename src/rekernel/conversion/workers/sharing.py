@@ -97,8 +97,8 @@ def write_all(
     run = uuid4().hex
     sources = {id(task.source): task.source for task in tasks.values()}
     files = {
-        f"{number}: {shard.path.name}": DigestTask(source, index, run)
-        for number, source in enumerate(sources.values())
+        str(shard.path): DigestTask(source, index, run)
+        for source in sources.values()
         for index, shard in enumerate(source.shards)
     }
     digests: dict[tuple[int, int], str] = {}
@@ -181,7 +181,9 @@ def _explained(executor: Executor, name: str) -> Iterator[None]:
         raise
     except CancelledError as error:
         raise RekernelError(
-            f"{shown(name)}: the task of this file was cancelled; pass ", RESUME, " to go on"
+            f"{shown(name)}: the task of this file was cancelled, as happens where the scheduler ends; pass ",
+            RESUME,
+            " to go on",
         ) from error
     except Exception as error:
         if not _is_of(executor, error):
