@@ -15,25 +15,22 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 @pytest.fixture
 def folder(tmp_path):
-    """A UNet of diffusers' key names, small."""
+    """A ResNet of torchvision's key names, small."""
     rng = np.random.default_rng(0)
 
     def conv(out, inputs, k=3):
         return rng.normal(size=(out, inputs, k, k)).astype(np.float32)
 
-    tensors = {
-        "conv_in.weight": conv(8, 4),
-        "time_embedding.linear_1.weight": conv(8, 8, 1)[:, :, 0, 0],
-        "down_blocks.0.resnets.0.conv1.weight": conv(8, 8),
-        "down_blocks.0.downsamplers.0.conv.weight": conv(8, 8),
-        "down_blocks.1.resnets.0.conv1.weight": conv(16, 8),
-        "mid_block.resnets.0.conv1.weight": conv(16, 16),
-        "up_blocks.0.resnets.0.conv1.weight": conv(16, 32),
-        "up_blocks.0.upsamplers.0.conv.weight": conv(16, 16),
-        "up_blocks.1.resnets.0.conv1.weight": conv(8, 16),
-        "conv_out.weight": conv(4, 8),
-    }
-    safetensors.numpy.save_file(tensors, tmp_path / "unet.safetensors")
+    tensors = {"conv1.weight": conv(8, 3, 7), "fc.weight": conv(10, 16, 1)[:, :, 0, 0]}
+    for stage, inputs, out in ((1, 8, 8), (2, 8, 16)):
+        tensors[f"layer{stage}.0.conv1.weight"] = conv(out, inputs)
+        tensors[f"layer{stage}.0.conv2.weight"] = conv(out, out)
+    tensors["layer2.0.downsample.0.weight"] = conv(16, 8, 1)
+    for name in [name for name in tensors if "conv" in name]:
+        norm = name.replace("conv", "bn").removesuffix(".weight")
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            tensors[f"{norm}.{part}"] = np.ones(len(tensors[name]), np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "resnet.safetensors")
     return tmp_path
 
 
@@ -41,7 +38,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_commands_run(folder):
+def test_commands_and_python_run_one_after_the_other(folder, monkeypatch):
     commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ rekernel")]
     assert [command.split()[1] for command in commands] == ["inspect", "plan", "convert"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -49,18 +46,15 @@ def test_the_commands_run(folder):
         run = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert run.stdout
-    assert safetensors.numpy.load_file(folder / "unet-2x.safetensors")["mid_block.resnets.0.conv1.weight"].shape[
-        2:
-    ] == (5, 5)
+    converted = folder / "resnet-2x.safetensors"
+    assert safetensors.numpy.load_file(converted)["conv1.weight"].shape == (8, 3, 14, 14)
 
-
-def test_the_python_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    names = {"w": np.ones((8, 4, 3, 3), np.float32)}
+    names = {}
     for block in blocks("python"):
         exec(block, names)
-    assert names["w2"].shape == (8, 4, 5, 5)
-    assert names["report"].tensors_changed == 5
+    assert names["w2"].shape[:2] == (8, 3) and names["report"].tensors_changed == 1
+    assert (folder / "resnet-py.safetensors").read_bytes() == converted.read_bytes()
 
 
 def test_every_link_leads_somewhere():
