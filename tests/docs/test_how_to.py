@@ -137,7 +137,7 @@ def test_a_reader_gets_through_the_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.manual_seed(0)
-    names = MAKERS[page]()
+    names = {"__name__": "__main__", **MAKERS[page]()}
     for block in blocks(DOCS / "how-to" / f"{page}.md"):
         if not block.runs:
             continue

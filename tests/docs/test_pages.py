@@ -20,9 +20,9 @@ def test_the_front_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     w = rng.normal(size=(8, 4, 3, 3)).astype(np.float32)
-    layers = ("conv_in", "down_blocks.0.x", "up_blocks.0.x", "time_embedding.x", "mid_block.resnets.0.conv1")
-    save_file({f"{layer}.weight": w for layer in layers}, "unet.safetensors")
-    names = {"w": w}
+    layers = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2")
+    save_file({f"{layer}.weight": w for layer in layers}, "resnet.safetensors")
+    names = {}
     ran = []
     for block in blocks(DOCS / "index.md"):
         if not block.runs:
