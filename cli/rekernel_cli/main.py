@@ -206,7 +206,8 @@ def main(debug: bool) -> None:
     \b
         eval "$(_REKERNEL_COMPLETE=bash_source rekernel)"
 
-    Results go to stdout, progress and errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    Results go to stdout, progress and errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by
+    Ctrl-C, 143 by SIGTERM.
     """
 
 

@@ -92,7 +92,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
            help=lambda: "Weight of aliases for the optimal method, 0 to 1. "
                         f"Default: {names.smoothness()}."),
     option("--preset", group=SELECTION, metavar="NAME", shell_complete=completion.presets,
-           help="Preset of the family: inner, all; `rekernel inspect` lists presets."),
+           help="Preset of the family: inner, all (`inspect` lists them)."),
     option("--include", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,
            help="Rescale these tensors, also beside those of --preset."),
     option("--exclude", group=SELECTION, multiple=True, metavar="PATTERN", shell_complete=completion.layers,

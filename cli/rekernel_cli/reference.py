@@ -26,6 +26,7 @@ In a pipe or a file, lines are not wrapped and not coloured; `NO_COLOR=1` turns 
 | 1 | failed: one line on stderr says why and what to do |
 | 2 | wrong usage: an option or argument |
 | 130 | stopped by Ctrl-C |
+| 143, 129 | stopped by SIGTERM, or by SIGHUP |
 
 ## Shell completion
 

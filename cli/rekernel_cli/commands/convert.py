@@ -92,7 +92,7 @@ def convert(
 
     SOURCE may be on the Hub: hf://org/name[@revision][/folder or file]. Both may be in a store: s3://bucket/folder.
     TARGET is a file if SOURCE is a file (*.onnx for an ONNX model), else a folder. TARGET appears complete or not at
-    all. Unchanged tensors keep every byte.
+    all. Unchanged tensors keep every byte. Many files or machines: --jobs, --dask, --part (see --help-all).
 
     \b
         rekernel convert unet.safetensors unet-2x.safetensors --scale 2
