@@ -8,6 +8,7 @@ used.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ _SHARED = ("float16", "bfloat16", "float32", "float64")
 def has_plain_memory(w: Any) -> bool:
     """Whether nothing but the values of a tensor counts, on any device.
 
-    More counts where a gradient is asked for, in a transformation of torch.func, in `torch.compile`, and in a subclass
-    of tensors, such as a fake one.
+    More counts where a gradient is asked for, in a transformation of torch.func, in `torch.compile` and
+    `torch.jit.trace`, and in a subclass of tensors, such as a fake one.
 
     Examples
     --------
@@ -32,11 +33,33 @@ def has_plain_memory(w: Any) -> bool:
 
     if type(w) not in (torch.Tensor, torch.nn.Parameter) or w.layout != torch.strided:
         return False
-    if (w.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+    if (w.requires_grad and torch.is_grad_enabled()) or _is_recorded():
         return False
     return bool(torch.autograd.forward_ad._current_level < 0)
+
+
+def _is_recorded() -> bool:
+    """Whether torch records or changes the operations that run now: a compiler, a tracer, torch.func, or a mode."""
+    import torch
+
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    return bool(torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack())
+
+
+def is_traced(x: Any) -> bool:
+    """Whether an array of torch or JAX has no values that Python may look at: they come when a trace of it runs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
+    (False, True)
+    """
+    framework = type(x).__module__.partition(".")[0]
+    if framework == "torch":
+        return x.device.type == "meta" or type(x).__name__ == "FakeTensor" or _is_recorded()
+    return "jax" in sys.modules and isinstance(x, sys.modules["jax"].core.Tracer)
 
 
 def memory_of(w: Any, dtype: str) -> NDArray[Any] | None:
