@@ -54,3 +54,21 @@ def test_sums_that_become_infinite_are_refused_in_every_dtype_below_float64(dtyp
     with pytest.raises(RekernelError, match=r"is beyond b?float"):
         rescale(model, 0.5, torch.zeros(1, 4, 8, 8, dtype=dtype), **SUPERSAMPLE)
     assert model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float8_e4m3fn, 448), (torch.float8_e5m2, 57344)])
+def test_float8_that_would_overflow_is_refused_and_nan_is_reported(dtype, largest, source, tmp_path):
+    """A quantizer scales weights to the whole range, so the next gain is beyond it."""
+    asked = {"scale": 0.5, "allow_cast": True, "include": ["a.weight"], **SUPERSAMPLE}
+    big = torch.full((4, 4, 3, 3), float(largest)).to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        RekernelError, match=rf"^a\.weight: value .* is too large for {name}, whose maximum is {largest}"
+    ):
+        convert(source({"a.weight": big}), tmp_path / "out.safetensors", **asked)
+    assert left(tmp_path) == ["in.safetensors"]
+    small = torch.ones(4, 4, 3, 3)
+    small[0, 0] = torch.nan
+    report = convert(source({"a.weight": small.to(dtype)}), tmp_path / "out.safetensors", **asked)
+    assert any("a.weight" in note for note in report.notes)
+    assert st.load_file(tmp_path / "out.safetensors")["a.weight"].float()[1:].isfinite().all()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import RekernelError
 from ..messages.arguments import short
+from ..rounding.float8 import refuse_beyond
 from ..rounding.half import round_half
 
 
@@ -73,6 +74,7 @@ quantised, with a scale elsewhere."""
 ROUNDED = tuple(dtype.name for dtype in TABLE if dtype.computed == "rounded")
 """Dtypes that are resampled as floats and rounded back, if a cast is allowed. Booleans, complex
 numbers and packed numbers are always kept."""
+_FLOAT8 = tuple(dtype.name for dtype in TABLE if dtype.name in ROUNDED and dtype.name.startswith("F8"))
 OF_TORCH = {dtype.torch: dtype.name for dtype in TABLE if dtype.torch}
 """The safetensors name of each dtype of torch."""
 OF_ONNX = {dtype.onnx: dtype.name for dtype in TABLE if dtype.onnx}
@@ -131,7 +133,7 @@ def target_dtype(spelling: str) -> str:
 
 
 def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Cast `values` to another float dtype; raise if a finite value would become infinite.
+    """Cast `values` to another float dtype, or back to float8; raise if a finite value would not stay finite.
 
     Examples
     --------
@@ -144,7 +146,9 @@ def cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     else:
         with np.errstate(over="ignore"):
             result = values.astype(numpy_dtype(dtype))
-    if dtype in _LARGEST and not _all_finite(result):
+    if dtype in _FLOAT8:
+        refuse_beyond(values, numpy_dtype(dtype).name)
+    elif dtype in _LARGEST and not _all_finite(result):
         lost = ~np.isfinite(result) & np.isfinite(values)
         if lost.any():
             worst, (largest, instead) = values[lost].flat[0], _LARGEST[dtype]
@@ -169,7 +173,7 @@ def refuse_overflow(result: NDArray[Any], wider: Callable[[], NDArray[Any]]) -> 
     False
     """
     name = _OF_NUMPY.get(result.dtype.name, "")
-    if name not in FLOATS or _all_finite(result):
+    if name not in (*FLOATS, *_FLOAT8) or _all_finite(result):
         return True
     if name in _LARGEST:  # float64 is the widest: what is infinite there was so before
         cast(wider(), name)

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RekernelError
+from ..rounding.float8 import refuse_beyond
 from ..rounding.scratch import Scratch
 from .casts import narrowed, widened
 from .full_precision import full_precision
-from .torch_memory import has_plain_memory, memory_of, tensor_on
+from .torch_memory import has_plain_memory, is_traced, memory_of, tensor_on
 
 Matrix = NDArray[np.float64]
 Step = tuple[int, int, tuple[int, ...], Any]  # first axis, axes it replaces, their new sizes, matrix
@@ -47,6 +48,11 @@ def apply_matrices(w: Any, matrices: dict[int, Matrix], *, allow_cast: bool) -> 
     if "complex" in name:
         raise RekernelError(
             f"dtype {name} (shape {tuple(w.shape)}) is not resampled; pass the real and the imaginary part separately"
+        )
+    if name == "float8_e8m0fnu":
+        raise RekernelError(
+            f"dtype {name} (shape {tuple(w.shape)}) is not resampled: it holds powers of two, the scales of a "
+            f"quantised weight; convert the weight to bfloat16 or float32 first"
         )
     axes = sorted(axis for axis, m in matrices.items() if not _is_identity(m))
     if not axes:
@@ -158,6 +164,8 @@ def run_on_device(w: Any, steps: list[Step], shape: tuple[int, ...], name: str, 
         result = _product(xp.astype(block, wide, copy=False), on_device, xp.matmul, into)
         if name not in _ALLOWED and "int" in name:
             result = xp.clip(xp.round(result), *_integer_range(name, accumulator))
+        if name.startswith("float8") and not is_traced(result):
+            refuse_beyond(result, name)
         return result
 
     if not type(w).__module__.startswith("torch"):
@@ -180,7 +188,8 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
     rows = shape[-1] == 1  # no axis behind: the last product multiplies rows from the right
     matrices = [(i, n, sizes, np.array(m, wide, order="F" if rows else "C")) for i, n, sizes, m in steps]
     out = np.empty(shape, dtype=w.dtype)
-    limits = _integer_range(dtype_name(w), accumulator) if np.issubdtype(w.dtype, np.integer) else None
+    name = dtype_name(w)
+    limits = _integer_range(name, accumulator) if np.issubdtype(w.dtype, np.integer) else None
     elements = _CACHED if rows else max(1, _NUMPY_BLOCK // max(m.shape[1] for *_, m in steps))
 
     def fill_all(parts: Iterable[tuple[slice, ...]]) -> None:
@@ -194,6 +203,8 @@ def _run_numpy(w: Any, steps: list[Step], shape: tuple[int, ...], accumulator: s
                 _product(block, matrices, _in_stacks, result)
                 if limits:
                     np.clip(np.rint(result, out=result), *limits, out=result)
+                if name.startswith("float8"):
+                    refuse_beyond(result, name)
                 narrowed(result, target)
 
     workers = os.cpu_count() or 1 if out.size >= _THREADS_FROM else 1
