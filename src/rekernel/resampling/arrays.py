@@ -21,6 +21,7 @@ from .geometry import TYPED
 from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule, canonical_method
 from .operators import grid_operator, kernel_operator
 from .products import apply_matrices
+from .untraced import untraced
 
 Order = Literal["channels-first", "channels-last"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -90,6 +91,7 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     return apply_matrices(w, matrices, allow_cast=allow_cast)
 
 
+@untraced
 def resample_conv(
     w: Any,
     scale: float | Sequence[float],
@@ -169,6 +171,7 @@ def _refuse_size(scales: Sequence[Any]) -> None:
             )
 
 
+@untraced
 def resample_linear(
     w: Any,
     grid: Sequence[int],
