@@ -20,6 +20,7 @@ from ..messages.warn import tell
 from .geometry import TYPED
 from .methods import KEYS_A, SMOOTHNESS, Alias, Gain, GridMethod, KernelMethod, TapsRule, canonical_method
 from .operators import grid_operator, kernel_operator
+from .plain_tensors import check_weight
 from .products import apply_matrices
 from .untraced import untraced
 
@@ -35,6 +36,7 @@ MATRIX_LAYOUTS: tuple[MatrixLayout, ...] = get_args(MatrixLayout)
 _SPATIAL = "DHW"
 
 
+@untraced
 def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allow_cast: bool = False) -> Any:
     """Multiply axes of `w` by matrices: out[..., i, ...] = sum_j R[i, j] w[..., j, ...] for each axis given.
 
@@ -59,7 +61,8 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     Raises
     ------
     RekernelError
-        For an axis out of range or given twice, a matrix that does not fit, or a dtype that is not allowed.
+        For an axis out of range or given twice, a matrix that does not fit, or a dtype that is not allowed; and for a
+        tensor that is not a dense block of numbers in this process: sparse, nested, quantised, a DTensor.
 
     Examples
     --------
@@ -67,7 +70,7 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     >>> resample(w, {-1: kernel_operator(3, 2.0, "linear")}).shape
     (4, 2, 7)
     """
-    check_array(w)
+    check_weight(w)
     if not isinstance(operators, Mapping):
         raise RekernelError(
             f"operators is {kind_of(operators)}, not a dict of matrices by axis; pass one: {{2: kernel_operator(3, 2)}}"
@@ -145,7 +148,7 @@ def resample_conv(
     >>> resample_conv(np.zeros((3, 3, 4, 8), np.float32), (2, 1), "linear", layout="HWIO").shape
     (7, 3, 4, 8)
     """
-    check_array(w)
+    check_weight(w)
     axes = spatial_axes(tuple(w.shape), layout)
     scales, all_taps, phases = (
         per_axis(value, len(axes), name) for value, name in ((scale, "scale"), (taps, "taps"), (phase, "phase"))
@@ -223,7 +226,7 @@ def resample_linear(
     >>> resample_linear(np.ones((10, 3 * 16 * 16)), (3, 16, 16), (3, 32, 32), "linear").shape
     (10, 3072)
     """
-    check_array(w)
+    check_weight(w)
     shape = tuple(w.shape)
     grid, new_grid = check_sizes(grid, "grid", "(3, 16, 16)"), check_sizes(new_grid, "new_grid", "(3, 32, 32)")
     if side not in SIDES:
