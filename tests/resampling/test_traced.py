@@ -57,3 +57,10 @@ def test_gradients_flow_through_a_compiled_call(compiled):
         function(w).backward()
         grads.append(w.grad)
     assert torch.equal(*grads) and grads[0].any()
+
+
+def test_a_compiled_resample_is_that_of_the_call(compiled):
+    R = rk.kernel_operator(3, 2)
+    run = compiled(lambda w: rk.resample(w, {2: R, 3: R}))
+    for w in (W, -W, W[:2]):
+        assert torch.equal(run(w), rk.resample(w, {2: R, 3: R}))

@@ -1,4 +1,4 @@
-"""Keep a function out of what torch.compile records: it designs a matrix, by NumPy, from numbers and a shape.
+"""Keep a function out of what torch.compile records: one that computes matrices by NumPy.
 
 Scope: one decorator. Not here: which tensors NumPy may read (see `torch_memory`). torch is never loaded for it.
 """
