@@ -25,8 +25,9 @@ def inspect(source: str, tensors: bool, as_json: bool, allow_pickle: bool) -> No
 
     SOURCE is a .safetensors file, an index, a folder with one of them, a diffusers pipeline folder, or an ONNX model.
     SOURCE may be local, on the Hub (hf://org/name[@revision][/folder or file]) or in a store (s3://bucket/folder). No
-    weights are read, so the command is fast. An ONNX model on the Hub is downloaded, without external files of tensors. The command shows size, dtypes,
-    metadata, the recognised family of architectures with the presets, and how the weights were rescaled, if they were.
+    weights are read, so the command is fast. An ONNX model on the Hub is downloaded, without external files of tensors.
+    The command shows size, dtypes, metadata, the recognised family of architectures with the presets, and how the
+    weights were rescaled, if they were.
 
     \b
         rekernel inspect unet.safetensors

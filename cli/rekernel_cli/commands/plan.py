@@ -24,8 +24,9 @@ def plan(source: str, planning: Planning, as_json: bool) -> None:
     """Show what would happen to every tensor of SOURCE, and why.
 
     SOURCE may be on the Hub, hf://org/name[@revision][/folder or file], or in a store, s3://bucket/folder. The plan
-    depends on names and shapes, or on the graph of an ONNX model. No weights are read, and nothing is written. Each ambiguity becomes a note that names
-    the option to resolve it. --help-all lists most of these options, such as --linear-grid.
+    depends on names and shapes, or on the graph of an ONNX model. No weights are read, and nothing is written. Each
+    ambiguity becomes a note that names the option to resolve it. --help-all lists most of these options, such as
+    --linear-grid.
 
     \b
         rekernel plan unet.safetensors --scale 2
