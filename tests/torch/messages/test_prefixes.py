@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from safetensors.torch import save_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rekernel as rk  # noqa: E402
@@ -87,6 +88,24 @@ def test_a_prefix_of_a_traced_model_too(options: Any, padding_mode: str, tmp_pat
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(rkt.load(net(), tmp_path / "out.safetensors", prefix="net.")(x), larger(x))
+
+
+@pytest.mark.parametrize("stale_first", [False, True])
+def test_a_name_with_and_without_the_prefix_is_refused(stale_first: bool, tmp_path: Path) -> None:
+    """As wrappers of training leave it: which of the two belongs to the model, the file does not say."""
+    path = converted(tmp_path, "module.", mode="supersample")
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    tensors, stale = load_file(path), {"0.bias": torch.zeros_like(load_file(path)["module.0.bias"])}
+    save_file(stale | tensors if stale_first else tensors | stale, path, metadata)
+    model = build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(rk.RekernelError, match=r"^prefix='module\.': the file has both module\.0\.bias and 0\.bias, "):
+        rkt.load(model, path, prefix="module.")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    save_file({**tensors, "0.steps": torch.zeros(1)}, path, metadata)  # no such collision: told as any unexpected name
+    with pytest.raises(rk.RekernelError, match=r"unexpected 0\.steps"):
+        rkt.load(model, path, prefix="module.")
 
 
 def test_a_prefix_of_the_model_is_named_with_the_part_to_load_into(tmp_path: Path) -> None:

@@ -92,7 +92,20 @@ class Incoming:
         return Incoming(self._source, names, [*before.values(), *groups])
 
     def without(self, prefix: str) -> Incoming:
-        """The same tensors, without the beginning `prefix` of their names."""
+        """The same tensors, without the beginning `prefix` of their names.
+
+        Raises
+        ------
+        RekernelError
+            If the file has a name both with and without the prefix: only one of the tensors is meant.
+        """
+        for name in self.shapes:
+            short = name.removeprefix(prefix)
+            if short != name and short in self.shapes:
+                raise RekernelError(
+                    f"prefix={prefix!r}: the file has both {self.origin(name)} and {self.origin(short)}, which would "
+                    f"have one name; remove from the file the one that is not of this model"
+                )
         new = Incoming(self._source, {name.removeprefix(prefix): file for name, file in self.files.items()})
         new._converted, new.shapes = self._converted, {n.removeprefix(prefix): s for n, s in self.shapes.items()}
         return new
