@@ -91,6 +91,13 @@ class Incoming:
         before = {id(group): group for group in self._converted.values()}
         return Incoming(self._source, names, [*before.values(), *groups])
 
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor of the module in the file, or as it is split or joined."""
+        if name in self._converted:
+            return self._converted[name].made[name].dtype
+        dtype: torch.dtype = TORCH_DTYPES[self._source.tensors[self.files[name]].dtype]
+        return dtype
+
     def without(self, prefix: str) -> Incoming:
         """The same tensors, without the beginning `prefix` of their names.
 

@@ -5,12 +5,14 @@ Scope: names, shapes and dtypes. Not here: reading and loading tensors (see `tor
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import RekernelError
 from ...escape import shown
 from ...plan.plan import Plan
 from ...text import few
+from ..dtypes import dtype_name
 from ..layers.module_names import aliases
 from ..layers.prefixes import prefix_hint
 from .file_tensors import Incoming
@@ -62,9 +64,24 @@ def check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
         raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}{more}")
     if foreign := given.foreign():
         raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {foreign[1]}")
+    mistaken = [
+        f"{given.origin(n)} {dtype_name(given.dtype(n))} for {dtype_name(state[n].dtype)}"
+        for n in sorted(set(state) & set(there)) if _kind(given.dtype(n)) != _kind(state[n].dtype)
+    ]  # fmt: skip
+    if mistaken:
+        raise RekernelError(
+            f"{where}: does not fit this {type(model).__name__}: it has numbers of another kind, {few(mistaken)}; "
+            f"convert them in the file to the dtype of the model, and integers that stand for a quantised weight to "
+            f"their values"
+        )
     nowhere = [n for n, b in model.named_buffers() if b.device.type == "meta" and n not in state]
     if nowhere:
         raise RekernelError(
             f"{shown(nowhere[0])}: is a buffer on the meta device, and a checkpoint does not hold it; build the model "
             f"so that only its parameters are on meta"
         )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    """The kind of numbers of a dtype: a cast within one kind only rounds. Booleans count as integers."""
+    return "floating" if dtype.is_floating_point else "complex" if dtype.is_complex else "integer"
