@@ -14,6 +14,7 @@ from torch import nn  # noqa: E402
 
 import rekernel.torch as rkt  # noqa: E402
 from rekernel import Hints, RekernelError, convert  # noqa: E402
+from rekernel.checkpoint.tensor_source import Checkpoint  # noqa: E402
 
 from .conftest import GROWS  # noqa: E402
 
@@ -103,6 +104,27 @@ def test_integers_for_floats_are_named_and_so_is_the_reverse(file: Path, device:
         model = build()
     loaded = rkt.load(model, fits)
     assert loaded[1].num_batches_tracked == 3 and (loaded[1].bias == 1).all()
+
+
+@pytest.mark.parametrize("reads", range(1, 10))
+def test_a_file_that_cannot_be_read_to_its_end_leaves_an_empty_model_empty(
+    file: Path, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, count = Checkpoint.read_range, iter(range(1, 100))
+
+    def broken(self: Checkpoint, *args: Any) -> Any:
+        if next(count) == reads:
+            raise RekernelError("the disk is broken")
+        return read(self, *args)
+
+    with torch.device("meta"):
+        model = build()
+    text, before = repr(model), model.state_dict(keep_vars=True)
+    monkeypatch.setattr(Checkpoint, "read_range", broken)
+    with pytest.raises(RekernelError, match="the disk is broken"):
+        rkt.load(model, file)
+    now = model.state_dict(keep_vars=True)
+    assert repr(model) == text and now.keys() == before.keys() and all(now[name] is before[name] for name in now)
 
 
 def test_all_kinds_at_once(file: Path) -> None:

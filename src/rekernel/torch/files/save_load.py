@@ -165,8 +165,10 @@ def load(
     ------
     RekernelError
         If the checkpoint has no recipe, is for another architecture, or has missing, unexpected or misshapen tensors,
-        which the message names. The model is then unchanged. And if it is prepared for several processes, but its
-        layers were not changed before.
+        or integers for floating-point ones, which the message names; if the file has a name with and without the
+        prefix; and if the model is prepared for several processes, but its layers were not changed before. The model is
+        then unchanged. If the file cannot be read to its end (a broken disk), layers, parameters and tensors on the
+        meta device are put back, too, but tensors that kept their place may hold values of the file.
 
     Warns
     -----
@@ -345,4 +347,4 @@ def _assign(
         edits.set_parameter(owner, leaf, new)
         filled[id(new)] = new
     else:
-        owner.register_buffer(leaf, value)
+        edits.set_buffer(owner, leaf, value)
