@@ -49,7 +49,8 @@ def resample(w: Any, operators: Mapping[int, NDArray[np.floating[Any]]], *, allo
     operators : {axis: (new size, old size) ndarray}
         Negative axes count from the end.
     allow_cast : bool
-        Accept integer, float8 and other dtypes: they are computed in float32 and rounded back to their dtype.
+        Accept integer, float8 and other dtypes: they are computed in float32 and rounded back to their dtype. Integers
+        are clipped to their range; a value that a float8 cannot hold is an error.
 
     Returns
     -------
