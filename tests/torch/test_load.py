@@ -83,27 +83,35 @@ def test_every_misshapen_tensor_is_named(file: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_integers_for_floats_are_named_and_so_is_the_reverse(file: Path, device: str) -> None:
+def test_integers_for_floats_are_named(file: Path, device: str) -> None:
     """The codes of a quantised weight are no weights; a cast between two floats only rounds."""
     codes = {"3.weight": torch.zeros(2, 4, 6, 6, dtype=torch.int8), "3.bias": torch.ones(2, dtype=torch.bool)}
-    count = {"1.num_batches_tracked": torch.tensor(3.0)}
-    for changes, message in (
-        (codes, "numbers of another kind, 3.bias BOOL for F32, 3.weight I8 for F32; "),
-        (count, "numbers of another kind, 1.num_batches_tracked F32 for I64; "),
-    ):
-        with torch.device(device):
-            model = build()
-        path = edited(file, **changes)
-        if device == "cpu":
-            refused(model, path, message)
-        with pytest.raises(RekernelError, match=message):
-            rkt.load(model, path)
-        assert {v.device.type for v in model.state_dict().values()} == {device}
-    fits = edited(file, **{"1.bias": torch.ones(4).half(), "1.num_batches_tracked": torch.tensor(3, dtype=torch.int32)})
+    message = "numbers of another kind, 3.bias BOOL for F32, 3.weight I8 for F32; "
+    with torch.device(device):
+        model = build()
+    path = edited(file, **codes)
+    if device == "cpu":
+        refused(model, path, message)
+    with pytest.raises(RekernelError, match=message):
+        rkt.load(model, path)
+    assert {v.device.type for v in model.state_dict().values()} == {device}
+
+
+def test_floats_for_an_integer_parameter_are_named(file: Path) -> None:
+    model = build()
+    model[3].bias = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    refused(model, file, "numbers of another kind, 3.bias F32 for I8; ")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float16])
+def test_casts_within_a_kind_and_counters_that_a_script_has_cast(file: Path, device: str, dtype: torch.dtype) -> None:
+    fits = edited(file, **{"1.bias": torch.ones(4).half(), "1.num_batches_tracked": torch.tensor(3, dtype=dtype)})
     with torch.device(device):
         model = build()
     loaded = rkt.load(model, fits)
-    assert loaded[1].num_batches_tracked == 3 and (loaded[1].bias == 1).all()
+    assert loaded[1].num_batches_tracked == 3 and loaded[1].num_batches_tracked.dtype == torch.int64
+    assert (loaded[1].bias == 1).all()
 
 
 @pytest.mark.parametrize("reads", range(1, 10))

@@ -64,9 +64,11 @@ def check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
         raise RekernelError(f"{where}: does not fit this {type(model).__name__}: it {'; it '.join(found)}{more}")
     if foreign := given.foreign():
         raise RekernelError(f"{shown(foreign[0])}: torch has no dtype {foreign[1]}")
+    # Some scripts cast every tensor of a file, also the integer counters of batch norms, which are buffers.
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     mistaken = [
         f"{given.origin(n)} {dtype_name(given.dtype(n))} for {dtype_name(state[n].dtype)}"
-        for n in sorted(set(state) & set(there)) if _kind(given.dtype(n)) != _kind(state[n].dtype)
+        for n in sorted(set(state) & set(there)) if not _takes(state[n].dtype, given.dtype(n), counter=n in buffers)
     ]  # fmt: skip
     if mistaken:
         raise RekernelError(
@@ -80,6 +82,18 @@ def check_tensors(model: nn.Module, given: Incoming, where: str) -> None:
             f"{shown(nowhere[0])}: is a buffer on the meta device, and a checkpoint does not hold it; build the model "
             f"so that only its parameters are on meta"
         )
+
+
+def _takes(own: torch.dtype, given: torch.dtype, *, counter: bool) -> bool:
+    """Whether a tensor takes numbers of another dtype; a counter takes integers that were cast to floats.
+
+    Examples
+    --------
+    >>> _takes(torch.int64, torch.float16, counter=True), _takes(torch.int8, torch.float16, counter=False)
+    (True, False)
+    """
+    kinds = _kind(own), _kind(given)
+    return kinds[0] == kinds[1] or (counter and kinds == ("integer", "floating"))
 
 
 def _kind(dtype: torch.dtype) -> str:

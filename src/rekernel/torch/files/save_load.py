@@ -347,4 +347,4 @@ def _assign(
         edits.set_parameter(owner, leaf, new)
         filled[id(new)] = new
     else:
-        edits.set_buffer(owner, leaf, value)
+        edits.set_buffer(owner, leaf, value if old.is_floating_point() else value.to(old.dtype))
