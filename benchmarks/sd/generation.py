@@ -37,15 +37,37 @@ class Generation:
     ----------
     store : where pictures and records are written
     device : of this process
-    told : gets a line for each picture
+    told : gets a line for each picture, and one for a model that cannot be loaded
+    prompts : of the study; a line has the number of its prompt, as the contact sheets have
     """
 
-    def __init__(self, store: Store, device: torch.device, told: Told) -> None:
+    def __init__(self, store: Store, device: torch.device, told: Told, prompts: Sequence[str]) -> None:
         self._store, self._device, self._told = store, device, told
+        self._numbers = {prompt: number for number, prompt in enumerate(prompts, 1)}
         self._loaded: tuple[Model, Any, Sizes] | None = None
+        self._kept = self._total = 0
 
     def run(self, items: Sequence[Item]) -> None:
-        """Make the pictures, in their order. One that fails is recorded as failed, and the others are made."""
+        """Make the pictures, in their order. One that fails is recorded as failed, and the others are made.
+
+        A model that cannot be loaded is tried once: all its pictures are recorded as failed.
+        """
+        self._kept, self._total = 0, len(items)
+        for model, group in itertools.groupby(items, lambda i: i.model):
+            part = list(group)
+            try:
+                self._pipe(model)
+            except Exception as error:
+                self._unload()
+                reason = f"{type(error).__name__}: {cause(error, 400)}"
+                self._keep_all(part, FAILED, reason, quiet=True)
+                self._told(f"{self._kept}/{self._total}: {shown(model.name)} cannot be loaded, so its {len(part)} "
+                           f"pictures here are left out: {reason}")  # fmt: skip
+                continue
+            self._run_model(part)
+
+    def _run_model(self, items: Sequence[Item]) -> None:
+        """Pictures of one model, which can be loaded."""
         for (model, area, method), group in itertools.groupby(items, lambda i: (i.model, i.area, i.method)):
             part = list(group)
             try:
@@ -53,7 +75,7 @@ class Generation:
             except NotApplicableError as error:
                 self._keep_all(part, SKIPPED, cause(error, 400))
             except Exception as error:
-                # A model that cannot be loaded, or a method that cannot be attached: the next group may be able to.
+                # A method that cannot be attached: the next group may be able to.
                 self._keep_all(part, FAILED, f"{type(error).__name__}: {cause(error, 400)}")
                 self._unload()
             if method.peer is not None and ADAPTERS[method.peer].leaves_traces:
@@ -104,16 +126,22 @@ class Generation:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {"peak_bytes": peak, "peak_of": "process, since it began"}
 
-    def _keep(self, item: Item, state: str, record: dict[str, Any], picture: bytes | None = None) -> None:
+    def _keep(
+        self, item: Item, state: str, record: dict[str, Any], picture: bytes | None = None, *, quiet: bool = False
+    ) -> None:
         self._store.keep(item, picture, {"state": state, **record})
+        self._kept += 1
+        if quiet:
+            return
         said = f"{record['seconds']:g} s" if state == DONE else record["reason"]
         name = f"{shown(item.model.name)}, {item.area:g}x, {shown(item.method.name)}"
-        self._told(f"{name}, seed {item.seed}: {state}, {said}")
+        at = f"prompt {self._numbers[item.prompt]}, seed {item.seed}"
+        self._told(f"{self._kept}/{self._total}: {name}, {at}: {state}, {said}")
 
-    def _keep_all(self, items: Sequence[Item], state: str, reason: str) -> None:
+    def _keep_all(self, items: Sequence[Item], state: str, reason: str, *, quiet: bool = False) -> None:
         for item in items:
             if (found := self._store.record(item)) is None or found["state"] != DONE:
-                self._keep(item, state, {"reason": reason})
+                self._keep(item, state, {"reason": reason}, quiet=quiet)
 
     def _pipe(self, model: Model) -> tuple[Any, Sizes]:
         if self._loaded is None or self._loaded[0] != model:

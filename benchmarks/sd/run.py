@@ -67,7 +67,7 @@ def run(study: Study, asked: argparse.Namespace) -> int:
         state.wait_for_everyone()  # all have listed the same pictures: none was made meanwhile
         share = share_of(missing, state.process_index, state.num_processes)
         _told(state, f"{len(missing)} of {len(items)} pictures to make, {len(share)} by this process")
-        Generation(store, state.device, lambda text: _told(state, text)).run(share)
+        Generation(store, state.device, lambda text: _told(state, text), study.prompts).run(share)
         state.wait_for_everyone()
     first = state.is_main_process
     state.destroy_process_group()  # torchmetrics would gather the figures of all processes, and one alone measures
@@ -94,7 +94,7 @@ def _write(study: Study, store: Any, device: Any) -> None:
 
 
 def _told(state: Any, text: str) -> None:
-    print(f"[{state.process_index + 1}/{state.num_processes}] {text}", file=sys.stderr, flush=True)
+    print(f"[process {state.process_index + 1}/{state.num_processes}] {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

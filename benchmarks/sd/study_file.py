@@ -7,6 +7,7 @@ Imports neither torch nor diffusers: a mistake in the file is told before anythi
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -54,9 +55,13 @@ def read_study(path: Path) -> Study:
     """
     where = shown_path(path)
     try:
-        return _study(_mapping(path, where), path.parent, where)
+        found = _mapping(path, where)
+        _check_json(found, where)
+        return _study(found, path.parent, where)
     except StudyError:
         raise
+    except RecursionError:
+        raise StudyError(f"{where}: holds lists or mappings in each other, too many to read") from None
     except OSError as error:
         raise StudyError(f"{where}: {error.strerror or cause(error)}") from None
 
@@ -79,9 +84,10 @@ def _study(found: dict[str, Any], folder: Path, where: str) -> Study:
     if bad := [s for s in seeds if not 0 <= s < 2**63]:
         raise StudyError(f"{where}: seeds: {short(bad[0])} must be from 0 to 2**63 - 1")
     prompts = _prompts(found["prompts"], folder, f"{where}: prompts")
+    if len({f"{a:g}" for a in areas}) < len(areas):
+        raise StudyError(f"{where}: areas: {short(list(areas))} holds two that are alike to six digits")
     made = _fields({k: found[k] for k in ("title", "tile") if k in found}, Study, where)
-    if made.get("tile", 64) < 16:
-        raise StudyError(f"{where}: tile: {made['tile']} must be at least 16 pixels")
+    _check_within(made, {"tile": (16, 4096)}, where)
     return Study(models=models, methods=methods, metrics=metrics, areas=areas, seeds=tuple(map(int, seeds)),
                  prompts=prompts, **made)  # fmt: skip
 
@@ -93,9 +99,11 @@ class _Loader(yaml.SafeLoader):
 def _once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-        seen.add(key.value if isinstance(key.value, str) else "")
+        seen.add(key.value)
     loader.flatten_mapping(node)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -110,11 +118,39 @@ def _mapping(path: Path, where: str) -> dict[str, Any]:
         mark = error.problem_mark
         line = "" if mark is None else f" line {mark.line + 1}:"
         raise StudyError(f"{where}:{line} {shown(error.problem or 'this is not YAML', 200)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # PyYAML lets what int(), datetime() and its own tables raise through
         raise StudyError(f"{where}: {cause(error)}; a study is a YAML file in UTF-8") from None
     if not isinstance(found, dict):
         raise StudyError(f"{where}: holds {kind_of(found)}; a study is a mapping, see study.yaml")
     return found
+
+
+def _check_json(value: Any, where: str) -> None:
+    """Refuse what YAML has and JSON has not, at its place: a picture is named by its settings as JSON."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_json(key, f"{where}: the key {short(key)}")
+            _check_json(one, f"{where}: {shown(str(key))}")
+    elif isinstance(value, list):
+        for number, one in enumerate(value, 1):
+            _check_json(one, f"{where}: number {number}")
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            raise StudyError(f"{where}: this text holds NUL, or one half of a character; remove it")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise StudyError(f"{where}: {value} is not a finite number")
+    elif value is not None and not isinstance(value, bool | int | float):
+        raise StudyError(f"{where}: {short(value)} is not a text, a number, a list or a mapping; quote a text")
+
+
+def _check_within(found: Mapping[str, Any], bounds: Mapping[str, tuple[int, int]], where: str) -> None:
+    """Refuse whole numbers outside their bounds; null and what is left out pass."""
+    for name, (least, most) in bounds.items():
+        value = found.get(name)
+        if value is not None and not least <= value <= most:
+            raise StudyError(f"{where}: {name}: {short(value)} must be at least {least} and at most {most}")
 
 
 def _check_keys(found: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
@@ -167,7 +203,7 @@ def _fit(value: Any, kind: Any) -> tuple[Any] | None:
     if isinstance(value, bool):
         return (value,) if plain is bool else None
     if plain is float and isinstance(value, int | float):
-        return (float(value),) if math.isfinite(value) else None
+        return (float(value),) if abs(value) <= sys.float_info.max else None
     if plain is Path:
         return (Path(value),) if isinstance(value, str) else None
     if plain is list:
@@ -190,10 +226,7 @@ def _check_model(model: Model, where: str) -> None:
     for name, value, known in (("dtype", model.dtype, DTYPES), ("offload", model.offload, OFFLOADS)):
         if value not in known:
             raise StudyError(f"{where}: {name}: {short(value)} is not one of {', '.join(known)}{meant(value, known)}")
-    for name in ("steps", "trained", "multiple"):
-        value = getattr(model, name)
-        if value is not None and value < 1:
-            raise StudyError(f"{where}: {name}: {value} must be at least 1")
+    _check_within(vars(model), {"steps": (1, 100_000), "trained": (1, 65_536), "multiple": (1, 65_536)}, where)
     reserved = {"prompt", "height", "width", "generator", "num_inference_steps", "guidance_scale", "output_type"}
     if taken := sorted(reserved & set(model.call)):
         raise StudyError(f"{where}: call: {taken[0]} is set by the study itself; leave it out")
@@ -250,9 +283,8 @@ def _metrics(found: Any, folder: Path, where: str) -> Metrics:
         made["features"] = str(folder / made["features"])
         if not Path(made["features"]).is_file():
             raise StudyError(f"{where}: features: {shown_path(made['features'])} is not a file; or write inception")
-    for name, least in (("kid_subsets", 1), ("kid_subset_size", 2), ("crops", 0), ("crop_size", 1)):
-        if made.get(name, least) < least:
-            raise StudyError(f"{where}: {name}: {made[name]} must be at least {least}")
+    bounds = {"kid_subsets": (1, 10**6), "kid_subset_size": (2, 10**6), "crops": (0, 10**4), "crop_size": (1, 65_536)}
+    _check_within(made, bounds, where)
     return Metrics(**made)
 
 

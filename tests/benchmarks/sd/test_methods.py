@@ -123,7 +123,7 @@ def test_a_refusal_while_sampling_is_a_reason_and_another_error_is_a_failure(mod
     broken = Model("broken", model.source, steps=2, multiple=8, call={"clip_skip": 99})
     failing = [Item(broken, 4.0, Method("untouched"), p, 0) for p in ("a", "b")]
     good = [Item(model, 4.0, Method("untouched"), "a", 0)]
-    Generation(store, CPU, told.append).run([*dilated, *failing, *good])
+    Generation(store, CPU, told.append, ["a", "b"]).run([*dilated, *failing, *good])
     records = [store.record(item) for item in (*dilated, *failing)]
     assert [record["state"] for record in records] == [SKIPPED, SKIPPED, FAILED, FAILED]
     assert "cannot move 3 taps" in records[0]["reason"]

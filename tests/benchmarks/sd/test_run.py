@@ -68,7 +68,7 @@ def whole(tmp_path_factory, folders, features, pictures):
     path = study(base, folders, features, pictures)
     done = run(path, "--out", base / "out")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "[2/2] 64 of 64 pictures to make, 32 by this process" in done.stderr
+    assert "[process 2/2] 64 of 64 pictures to make, 32 by this process" in done.stderr
     return path, base / "out"
 
 
@@ -195,17 +195,22 @@ def test_a_report_of_what_is_there(whole, tmp_path):
 def test_a_model_that_cannot_be_loaded_fails_alone(folders, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat")
     (tmp_path / "study.yaml").write_text(
-        "title: T\nprompts: prompts.txt\nareas: [4]\nseeds: [0]\nmethods: [{name: untouched}]\nmodels:\n"
+        "title: T\nprompts: prompts.txt\nareas: [4]\nseeds: [0]\n"
+        "methods: [{name: untouched}, {name: b, kind: enlarged}]\nmodels:\n"
         f"  - {{name: none, source: {tmp_path / 'nothing'}}}\n"
         f"  - {{name: sd, source: {folders['sd']}, steps: 2, multiple: 8}}\n"
     )
     done = run(tmp_path / "study.yaml", "--out", tmp_path / "out", processes=0)
-    assert done.returncode == 1 and "1 pictures failed" in done.stderr
+    assert done.returncode == 1 and "2 pictures failed" in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("[process 1/1] ")]
+    assert [line.removeprefix("[process 1/1] ")[:22] for line in told] == [
+        "4 of 4 pictures to mak", "2/4: none cannot be lo", "3/4: sd, 4x, untouched", "4/4: sd, 4x, b, prompt"
+    ]  # fmt: skip
     rows = {row["model"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
     assert (rows["none"]["failed"], rows["none"]["pictures"], rows["sd"]["pictures"]) == (1, 0, 1)
     assert str(tmp_path / "nothing") in (tmp_path / "out" / "report.html").read_text()
     listed = run(tmp_path / "study.yaml", "--out", tmp_path / "out", "--list", processes=0)
-    assert listed.stdout.strip() == "2 pictures, 1 to make"  # what failed is tried again
+    assert listed.stdout.strip() == "4 pictures, 2 to make"  # what failed is tried again
 
 
 def test_a_mistake_in_the_study_is_one_line(tmp_path):

@@ -1,10 +1,13 @@
 """The study is read strictly: a mistake is told in one line that names the file, the place and what to do."""
 
+import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import study_file
-from study import PEERS, StudyError
+from study import PEERS, Method, Metrics, Model, Study, StudyError
+from work_items import items_of
 
 SHIPPED = Path(study_file.__file__).parent / "study.yaml"
 GOOD = """
@@ -32,6 +35,34 @@ def test_the_study_that_is_shipped():
     assert {method.peer for method in found.methods} - {None} == set(PEERS)
     levers = {name for method in found.methods for name in study_file.LEVERS if getattr(method, name)}
     assert levers == set(study_file.LEVERS)
+
+
+def test_the_small_study_has_ten_pictures_and_only_keys_of_the_readme():
+    found = study_file.read_study(SHIPPED.with_name("small.yaml"))
+    assert len(items_of(found)) == 10
+    assert set(found.prompts) <= set(study_file.read_study(SHIPPED).prompts)
+
+
+def test_the_readme_lists_every_key_with_its_default():
+    """A default in words, such as that of a key which the pipeline's config answers, is null, empty or none there."""
+    text = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    text = text.partition("## The keys of a study")[2].partition("## The methods")[0]
+    tables = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ]
+    for kind, table in zip((Study, Model, Method, Metrics), tables, strict=True):
+        told = {
+            name.strip("`"): default
+            for names, defaults, _ in table
+            for name, default in zip(names.split(", "), defaults.split(", ") * 3, strict=False)
+        }
+        assert told.keys() == {f.name for f in fields(kind)}
+        for f in fields(kind):
+            if f.default is MISSING:
+                assert told[f.name] == "required" or f.default_factory is not MISSING
+            elif f.default not in (None, ""):
+                assert told[f.name] == (str(f.default).lower() if isinstance(f.default, bool) else str(f.default))
 
 
 def test_what_is_left_out_has_its_default_and_prompts_are_lines(tmp_path):
@@ -73,6 +104,29 @@ def test_what_is_left_out_has_its_default_and_prompts_are_lines(tmp_path):
         ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {features: no.pt}", "no.pt is not a file"),
         ("prompts: prompts.txt", "prompts: study.yaml\nmetrics: {fid: true}", "metrics: no key fid"),
         ("title: T", "\x1b[2J: 3", "study.yaml: "),
+        ("title: T", "? [a, b]\n: 1", "line 2: a key is a list or a mapping"),
+        ("title: T", "? {a: b}\n: 1", "line 2: a key is a list or a mapping"),
+        ("title: T", "title: !!int abc", "study.yaml: "),
+        ("title: T", "title: !!bool abc", "study.yaml: "),
+        ("title: T", f"title: {'1' * 5000}", "study.yaml: "),
+        ("title: T", 'title: "\\ud800"', "title: this text holds NUL, or one half of a character"),
+        ("source: somewhere", "source: s, call: {x: .nan}", "call: x: nan is not a finite number"),
+        ("source: somewhere", "source: s, call: {x: [-.inf]}", "call: x: number 1: -inf is not a finite number"),
+        ("source: somewhere", "source: s, call: {x: 2020-01-01}", "call: x: datetime.date(2020, 1, 1) is not a text"),
+        ("source: somewhere", "source: s, call: {2020-01-01: x}", "the key datetime.date(2020, 1, 1)"),
+        (
+            "source: somewhere",
+            "source: s, call: {x: !!binary MQ==}",
+            "call: x: b'1' is not a text, a number",
+        ),
+        ("source: somewhere", "source: s, call: {x: !!set {a, b}}", " is not a text, a number, a list or a mapping"),
+        ("source: somewhere", "source: s, call: &a {x: *a}", "recursive node"),
+        ("title: T", f"title: {'[' * 3000}", "study.yaml: "),
+        ("prompts: prompts.txt", 'prompts: "a\\0b"', "prompts: this text holds NUL"),
+        ("areas: [2, 4]", f"areas: [1{'0' * 400}]", "is not a list of numbers"),
+        ("areas: [2, 4]", "areas: [2, 2.0000001]", "alike to six digits"),
+        ("title: T", f"title: T\ntile: 1{'0' * 30}", "must be at least 16 and at most 4096"),
+        ("source: somewhere", "source: s, steps: 0", "steps: 0 must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where(tmp_path, old, new, said):
