@@ -6,12 +6,11 @@ The checkpoints have the shapes of SDXL's and Stable Diffusion 1.5's UNets and r
 the shapes from the configuration, in a process of its own. Every side runs in a process of its own too, starts with the
 source in the page cache and ends when its result is synced to disk. The sides take turns; a time is the best of the
 rounds, since a disk's noise only adds time, and a peak is the largest. Peak memory is what the kernel counted (see
-`child`). The rows are stored in results/convert.json beside those of other processors.
+`child`). The rows are stored in results/convert.json beside those of other machines.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import subprocess
@@ -173,7 +172,7 @@ def measure(ours: str, case: dict[str, Any], source: Path, rounds: int) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where there are 40 GB free")
     parser.add_argument("--only", action="append", choices=CASES, help="these rows; the others keep their results")
     parser.add_argument("--rounds", type=int, default=2)
@@ -182,7 +181,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     base = base_peak(given.folder)
     setting = machine.setting(torch=version("torch"), base_peak=base)
-    print(f"UNets with random float16 weights, 2x; {machine.processor()}, {setting['cores']} cores")
+    print(f"UNets with random float16 weights, 2x; {given.machine}, {setting['cores']} cores")
     print(f"best of {given.rounds} rounds; a conversion of 5 kB has a peak of {base / 1e6:.0f} MB")
     heads = ("output GB", "ours s", "cp+fill s", "ratio", "script s", "ratio", "peak MB", "limit MB", "script MB")
     print(" " * 35 + "".join(f"{head:>11s}" for head in heads))
@@ -190,10 +189,10 @@ def main() -> None:
         model, case = CASES[name]
         ours = "import torch" + OURS if AFTER_TORCH in name else OURS
         r = measure(ours, case, source_of(model, given.folder), given.rounds)
-        old = machine.stored("convert").get(machine.processor(), {"rows": {}})["rows"].get(name)
+        old = machine.stored("convert", given.results).get(given.machine, {"rows": {}})["rows"].get(name)
         if given.more and old:
             r = {**best([old, r]), "rounds": old["rounds"] + r["rounds"]}
-        machine.store("convert", setting, {name: r})
+        machine.store("convert", setting, {name: r}, machine=given.machine, folder=given.results)
         floor = r["cp"] + r["fill"]
         cells = (r["bytes"] / 1e9, r["ours"], floor, r["ours"] / floor, r["script"], r["script"] / r["ours"])
         megabytes = (r["ours_peak"] / 1e6, (ALLOWED + 2 * r["largest"]) / 1e6, r["script_peak"] / 1e6)

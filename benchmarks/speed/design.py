@@ -9,13 +9,12 @@ results/design.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import machine
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -56,7 +55,7 @@ def least(old: tuple[float, float] | None, new: tuple[float, float]) -> tuple[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("before", type=Path, help="a checkout of the other version")
     given = parser.parse_args()
     versions = {"before": given.before.resolve(), "now": ROOT}
@@ -75,8 +74,8 @@ def main() -> None:
         .stdout.strip()
         for side, path in versions.items()
     }  # fmt: skip
-    result = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commits": commits}
-    (HERE / "results" / "design.json").write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+    result = {"processor": given.machine, "cores": os.cpu_count(), "commits": commits}
+    machine.write("design", {**result, "rows": rows}, given.results, indent=1)
 
 
 if __name__ == "__main__":

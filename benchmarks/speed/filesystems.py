@@ -9,12 +9,11 @@ leave the header as short as it can be.
 
 The checkpoint has the shapes of Stable Diffusion 1.5's UNet. Every file system is made on a loop device, which needs
 root. Written bytes are those that the loop device counted, until the result is synced. Shared bytes are those whose
-blocks `filefrag` calls shared. Stored in results/filesystems.json beside those of other processors.
+blocks `filefrag` calls shared. Stored in results/filesystems.json beside those of other machines.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -117,14 +116,15 @@ def measure(case: dict[str, Any], without: bool, source: Path, device: str) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where there are 20 GB free")
-    folder = parser.parse_args().folder.resolve()
+    asked = parser.parse_args()
+    folder = asked.folder.resolve()
     if sys.platform != "linux" or os.geteuid():
         sys.exit("skipped: a file system on a loop device needs Linux and root")
     origin = convert.source_of("sd15", folder)
     rows: dict[str, dict[str, float]] = {}
-    print(f"SD1.5's UNet, {origin.stat().st_size / 1e9:.2f} GB float16, 2x ({machine.processor()})")
+    print(f"SD1.5's UNet, {origin.stat().st_size / 1e9:.2f} GB float16, 2x ({asked.machine})")
     heads = ("output GB", "ours s", "cp s", "written GB", "shared GB", "kept GB", "congruent", "at blocks")
     print(" " * 40 + "".join(f"{head:>11s}" for head in heads))
     for kind, maker in MAKERS.items():
@@ -142,7 +142,8 @@ def main() -> None:
                     ends = (r["kept"] / 1e9, r["congruent"] / 1e9, r["at_blocks"] / 1e9)
                     numbers = (r["bytes"] / 1e9, *cells, *ends)
                     print(f"{label:40s}" + "".join(f"{x:11.2f}" for x in numbers), flush=True)
-    machine.store("filesystems", machine.setting(kernel=os.uname().release, block=BLOCK), rows)
+    setting = machine.setting(kernel=os.uname().release, block=BLOCK)
+    machine.store("filesystems", setting, rows, machine=asked.machine, folder=asked.results)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,13 @@ results/guidance.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from rich.console import Console
@@ -28,7 +25,6 @@ from rich.table import Table
 
 from rekernel.diffusion import SupersampledKernels, UpsampleGuidance
 
-RESULTS = Path(__file__).parent / "results" / "guidance.json"
 TRAINED, TIMES, REPEATS = 32, (999, 800, 600, 401, 399, 200), {2: 5, 4: 3}
 
 
@@ -51,13 +47,15 @@ def seconds(unet: Any, size: int, times: Sequence[int] = TIMES) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--scale", type=int, choices=(2, 4), help="these rows alone; the others keep their results")
-    only = parser.parse_args().scale
+    asked = parser.parse_args()
+    only = asked.scale
     torch.set_num_threads(os.cpu_count() or 1)
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     share = sum(t >= 0.4 * 999 for t in TIMES) / len(TIMES)
-    rows = [row for row in json.loads(RESULTS.read_text())["rows"] if only not in (None, row["scale"])]
+    old = machine.stored("guidance", asked.results).get("rows", [])
+    rows = [row for row in old if only not in (None, row["scale"])]
     for scale, name, guidance, kernels, bound in (
         (2, "guidance (1, 1)", {"eta": 1.0}, None, 1 + 1 / 4),
         (2, "guidance (1, 0.6)", {"eta": 0.6}, None, 1 + share / 4),
@@ -69,12 +67,11 @@ def main() -> None:
         if only in (None, scale):
             rows.append(measured(scheduler, scale, name, guidance, kernels, bound))
     rows.sort(key=lambda row: row["scale"])
-    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     setting = {
-        "device": names[0] if names else platform.processor(), "threads": torch.get_num_threads(),
+        "device": asked.machine, "threads": torch.get_num_threads(),
         "torch": torch.__version__, "trained": TRAINED, "times": TIMES, "repeats": REPEATS,
     }  # fmt: skip
-    RESULTS.write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+    machine.write("guidance", {"setting": setting, "rows": rows}, asked.results)
     table = Table(title=f"guided over unguided steps ({setting['device']}, {setting['threads']} threads)")
     for column in ("row", "unguided s", "guided s", "ratio", "passes", "bound"):
         table.add_column(column, justify="left" if column == "row" else "right")

@@ -16,16 +16,14 @@ is the fastest turn of a form. Writes results/inference-DEVICE.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import machine
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -174,12 +172,12 @@ def printed(rows: list[dict[str, float | str]], scale: float, setting: dict[str,
 def main() -> None:
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    device = parser.parse_args().device
-    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+    asked = parser.parse_args()
+    device = asked.device
     setting = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else (names[0] if names else platform.processor()),
+        "device": torch.cuda.get_device_name() if device == "cuda" else asked.machine,
         "dtype": "float16, channels_last" if device == "cuda" else "float32", "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
@@ -192,9 +190,7 @@ def main() -> None:
     console = Console(width=160)
     for scale in SCALES:
         printed(rows, scale, setting, console)
-    (HERE / "results").mkdir(exist_ok=True)
-    path = HERE / "results" / f"inference-{device}.json"
-    path.write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+    machine.write(f"inference-{device}", {"setting": setting, "rows": rows}, asked.results)
 
 
 if __name__ == "__main__":

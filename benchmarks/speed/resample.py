@@ -6,7 +6,7 @@
 cores. F.interpolate gets the same number of taps. Its kernel is a different one; it is the call that a script would
 make. 'fill' writes ones into a new array as large as the result, in one thread as `np.full` does, or in one thread for
 each core. Most of that time the system maps new memory. Stored in results/resample.json beside those of other
-processors.
+machines.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def measure(method: str, taps: int, mode: str, dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
+    asked = machine.parser(__doc__).parse_args()
     setting = machine.setting(repeats=REPEATS * ROUNDS, torch=torch.__version__, threads=torch.get_num_threads())
-    print(f"1280x1280x3x3, ms ({machine.processor()}, {setting['cores']} cores, best of {REPEATS * ROUNDS})")
+    print(f"1280x1280x3x3, ms ({asked.machine}, {setting['cores']} cores, best of {REPEATS * ROUNDS})")
     print("dtype     method   taps      numpy   torch  interpolate  fill only  all cores  numpy/fill  /all cores")
     rows: dict[str, dict[str, float]] = {}
     for _ in range(ROUNDS):  # not one row after the other: noise of the machine may last for seconds
@@ -81,7 +82,7 @@ def main() -> None:
             f"{r['fill']:10.0f} {r['fill, all cores']:10.0f} {r['numpy'] / r['fill']:11.2f} "
             f"{r['numpy'] / r['fill, all cores']:11.2f}"
         )
-    machine.store("resample", setting, rows)
+    machine.store("resample", setting, rows, machine=asked.machine, folder=asked.results)
 
 
 if __name__ == "__main__":

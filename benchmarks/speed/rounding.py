@@ -5,7 +5,7 @@
 Nanoseconds a value, in pieces as large as those of a conversion, each thread with pieces of its own; best of `REPEATS`.
 Normal values with deviation 0.005, and values most of which are subnormal in float16. Each way runs in a process of its
 own; what its imports cost is measured in another, in seconds and in peak memory, which the kernel counts (see `child`).
-Stored in results/rounding.json beside those of other processors.
+Stored in results/rounding.json beside those of other machines.
 """
 
 from __future__ import annotations
@@ -66,11 +66,16 @@ def here(way: str) -> dict[str, float]:
 
 
 def main() -> None:
-    if len(sys.argv) == 2 and sys.argv[1] in WAYS:
-        print(json.dumps(here(sys.argv[1])))
+    parser = machine.parser(__doc__)
+    parser.add_argument(
+        "way", nargs="?", choices=WAYS, help="print the times of this way alone, as JSON; store nothing"
+    )
+    asked = parser.parse_args()
+    if asked.way:
+        print(json.dumps(here(asked.way)))
         return
     rows = {}
-    print(f"float32 to float16, ns a value ({machine.processor()}, pieces of {PIECE} values)")
+    print(f"float32 to float16, ns a value ({asked.machine}, pieces of {PIECE} values)")
     heads = [f"{name}, {n} thr." for name in DEVIATIONS for n in THREADS]
     print(" " * 10 + "".join(f"{head:>18s}" for head in (*heads, "import s", "memory MB")))
     for way in WAYS:
@@ -83,7 +88,8 @@ def main() -> None:
         rows[way] = row
         cells = "".join(f"{row[f'{name}, {n}']:18.2f}" for name in DEVIATIONS for n in THREADS)
         print(f"{way:10s}{cells}{row['import_s']:18.2f}{row['import_peak'] / 1e6:18.0f}", flush=True)
-    machine.store("rounding", machine.setting(piece=PIECE, repeats=REPEATS), rows)
+    setting = machine.setting(piece=PIECE, repeats=REPEATS)
+    machine.store("rounding", setting, rows, machine=asked.machine, folder=asked.results)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ memory is the sum over all processes, sampled from /proc. Writes results/sharded
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import machine
 import ml_dtypes
 import numpy as np
 import psutil
@@ -102,12 +102,11 @@ def measure(source: Path, folder: Path, jobs: int, sparse: bool) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where there are 35 GB free")
     asked = parser.parse_args()
-    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     setting = {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": asked.machine,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
@@ -120,8 +119,7 @@ def main() -> None:
         rows.append({"gigabytes": gigabytes, "shards": shards, "jobs": jobs, "sparse": sparse, **measured})
         ratio = "sparse" if sparse else f"{measured['seconds'] / measured['cp_seconds']:.2f} x cp"
         print(f"{gigabytes:3d} GB in {shards:2d} files, {jobs} processes: {ratio}, peak {measured['peak_mb']:.0f} MB")
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "sharded.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+        machine.write("sharded", {"setting": setting, "rows": rows}, asked.results)
     shutil.rmtree(asked.folder / "source")
 
 

@@ -7,11 +7,10 @@ Random weights, float32; a count, so that it is the same on every machine. Write
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 import transformers
 from rich.console import Console
@@ -19,8 +18,6 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 import rekernel.torch as rkt
-
-RESULTS = Path(__file__).parent / "results" / "smoothing.json"
 
 
 def resnet18() -> Any:
@@ -46,6 +43,7 @@ def multiplications(net: Any, x: torch.Tensor) -> int:
 
 
 def main() -> None:
+    asked = machine.parser(__doc__, machine=False).parse_args()
     table = Table(title="multiplications of one image, factored form at twice the trained size")
     for column in ("network", "pixels", "untouched, 1e6", "smoothing, 1e6", "share"):
         table.add_column(column, justify="left" if column == "network" else "right")
@@ -59,7 +57,7 @@ def main() -> None:
         rows.append({"network": name, "pixels": size, "untouched": plain, "smoothing": blurs})
         table.add_row(name, str(size), f"{plain / 1e6:.1f}", f"{blurs / 1e6:.1f}", f"{blurs / plain:.3f}")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    RESULTS.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n")
+    machine.write("smoothing", {"versions": versions, "rows": rows}, asked.results)
     Console(width=120).print(table)
 
 

@@ -8,6 +8,7 @@ tests/benchmarks/test_speed_tables.py compares the page with the result files.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ Rows = dict[str, Any]
 
 def main() -> None:
     """Rewrite the tables of the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rewrite([PAGE], tables())
 
 

@@ -12,16 +12,14 @@ results/versions.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import machine
 import numpy as np
 import safetensors.numpy
 
@@ -84,7 +82,7 @@ def seconds(code: str, version: Path, folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("before", type=Path, help="a checkout of the other version")
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
@@ -113,8 +111,8 @@ def main() -> None:
         .stdout.strip()
         for side, path in (("before", given.before), ("now", ROOT))
     }  # fmt: skip
-    result = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commits": commits}
-    (HERE / "results" / "versions.json").write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+    result = {"processor": given.machine, "cores": os.cpu_count(), "commits": commits}
+    machine.write("versions", {**result, "rows": rows}, given.results, indent=1)
 
 
 if __name__ == "__main__":

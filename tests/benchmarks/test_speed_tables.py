@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SPEED = Path(__file__).resolve().parents[2] / "benchmarks" / "speed"
+PAGE = SPEED.parents[1] / "docs" / "performance.md"
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +60,37 @@ def test_a_peak_is_that_of_the_command_not_of_the_process_that_measures():
     assert 100 << 20 < large < 180 << 20
 
 
-def test_results_of_two_processors_lie_side_by_side(tmp_path, monkeypatch):
+@pytest.fixture
+def machine(monkeypatch):
     monkeypatch.syspath_prepend(str(SPEED))
-    machine = importlib.import_module("machine")
-    monkeypatch.setattr(machine, "RESULTS", tmp_path)
-    for name, rows in (("A", {"x": 1}), ("B", {"x": 2}), ("A", {"y": 3})):
-        monkeypatch.setattr(machine, "processor", lambda name=name: name)
-        machine.store("speed", {"cores": 2}, rows)
-    assert {cpu: entry["rows"] for cpu, entry in machine.stored("speed").items()} == {
-        "A": {"x": 1, "y": 3},
-        "B": {"x": 2},
-    }
+    yield importlib.import_module("machine")
     sys.modules.pop("machine")
+
+
+def test_results_of_two_machines_lie_side_by_side(tmp_path, machine):
+    for name, rows in (("A", {"x": 1}), ("B", {"x": 2}), ("A", {"y": 3})):
+        machine.store("speed", {"cores": 2}, rows, machine=name, folder=tmp_path / "new")
+    found = machine.stored("speed", tmp_path / "new")
+    assert {name: entry["rows"] for name, entry in found.items()} == {"A": {"x": 1, "y": 3}, "B": {"x": 2}}
+
+
+def test_two_machines_with_one_processor_can_have_two_names(tmp_path, machine):
+    parser = machine.parser("Measure.")
+    assert parser.parse_args([]).machine == machine.processor()
+    assert parser.parse_args([]).results == SPEED / "results"
+    asked = parser.parse_args(["--machine", "guest", "--results", str(tmp_path)])
+    assert (asked.machine, asked.results) == ("guest", tmp_path)
+
+
+SCRIPTS = sorted(path.name for path in SPEED.glob("*.py") if path.name not in ("child.py", "machine.py", "measures.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_measures_nothing_and_writes_nothing(script):
+    pytest.importorskip("diffusers")
+    kept = {path: path.stat().st_mtime_ns for path in (*SPEED.rglob("*.json"), PAGE)}
+    run = subprocess.run([sys.executable, str(SPEED / script), "-h"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout.startswith(f"usage: {script}"), run.stderr
+    assert ("--machine NAME" in run.stdout) == (script not in ("smoothing.py", "tables.py"))
+    assert {path: path.stat().st_mtime_ns for path in (*SPEED.rglob("*.json"), PAGE)} == kept
