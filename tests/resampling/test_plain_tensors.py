@@ -55,7 +55,7 @@ def test_each_kind_is_named_and_the_advice_works(kind, one_process):
         with pytest.raises(rk.RekernelError, match=f"^w is .*{what}.*; .*{advice}") as caught:
             call(w)
         assert "\n" not in str(caught.value)
-        assert torch.allclose(call(plain(w)), call(dense), atol=1e-6)
+        assert torch.allclose(call(plain(w)), call(dense), atol=1e-4)
 
 
 def test_quantised_weights_are_refused_though_a_cast_is_allowed():
