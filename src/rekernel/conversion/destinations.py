@@ -71,7 +71,7 @@ def folder_target(target: Path, source: Path, *, replace: bool, resumes: bool = 
 
 
 def _refuse_elsewhere(target: Path) -> None:
-    """Raise if the destination is an address on the Hub, or a folder on the way to it is a file."""
+    """Raise if the destination is an address on the Hub or the web, or a folder on the way to it is a file."""
     web = re.match("(hf|https?):", str(target), re.IGNORECASE)
     if web:
         where = re.sub(":/+", "://", shown_path(target), count=1)

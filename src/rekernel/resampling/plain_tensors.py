@@ -1,6 +1,6 @@
 """Refuse tensors of torch that are not plain blocks of numbers, and say how to make them plain.
 
-Scope: layouts and kinds of tensors. Not here: dtypes (see `products`), objects that are no arrays (see
+Scope: layouts and kinds of tensors. Not here: dtypes (see `products`), objects that are not arrays (see
 `messages.arguments`). torch is never loaded for it: who has a tensor has loaded torch.
 """
 

@@ -175,7 +175,8 @@ def _line(error: Exception, address: StoreAddress) -> str:
         return f"the store cannot be reached ({said}); check the network and the endpoint, then try again"
     if isinstance(error, ValueError):
         return (
-            f"the request cannot be made ({said}); check the address, and the endpoint in AWS_ENDPOINT_URL or FSSPEC_"
+            f"the request cannot be made ({said}); check the address, and the endpoint in AWS_ENDPOINT_URL or in the "
+            f"FSSPEC_ variables"
         )
     if isinstance(error, NotImplementedError):
         return f"this store does not support what a conversion needs ({kind}: {said}); copy the files yourself"
