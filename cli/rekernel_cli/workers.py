@@ -144,12 +144,13 @@ def _dask(address: str) -> Iterator[Executor]:
         raise Failure("--dask needs Dask: pip install distributed") from None
     for name in ("distributed", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what they say of lost workers, our message says
+    place = "address"
     if address.endswith(".json"):
         _check_scheduler_file(address)  # Dask waits for ever for a file that is not there
+        place = "scheduler_file"
     try:
-        file = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         connect: Any = distributed.Client
-        client = connect(**file, timeout=_SECONDS)
+        client = connect(**{place: address}, timeout=_SECONDS)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise Failure(f"--dask {shown(address)}: no scheduler answers there ({inert(str(error))[:200]}).") from None
     with client:
@@ -159,10 +160,11 @@ def _dask(address: str) -> Iterator[Executor]:
 
 
 def _check_scheduler_file(path: str) -> None:
+    """Raise if a file is not what a scheduler of Dask writes: a JSON object with an address."""
     from rekernel.checkpoint.strict_json import read_object
     from rekernel.escape import shown
 
     if not Path(path).is_file():
         raise Failure(f"--dask {shown(path)}: no such scheduler file; dask scheduler --scheduler-file writes one.")
-    if not isinstance(read_object(Path(path), "scheduler file").get("address"), str):
+    if not isinstance(read_object(path, "scheduler file").get("address"), str):
         raise Failure(f"--dask {shown(path)}: holds no address, so no scheduler has written it.")

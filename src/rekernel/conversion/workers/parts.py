@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,7 +76,7 @@ class PartsFolder:
             text = json.dumps(entry).encode()
             when_free(partial(write_atomic, Path(path), text, force=True))  # the same part may run twice at once
 
-    def digests(self, tasks: Iterable[WriteTask]) -> dict[int, list[str]]:
+    def digests(self, tasks: Collection[WriteTask]) -> dict[int, list[str]]:
         """The digests of the files of each task's source, by the source's `id`.
 
         Raises
