@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 import rekernel as rk
+from rekernel.checkpoint.atomic_file import PARTIAL
+from rekernel.checkpoint.locked_file import LOCK, hidden_beside
+from rekernel.conversion.aside import NEW, OLD
 from rekernel.sources.store_address import StoreAddress, store_address
 from rekernel.sources.store_file import store_file
 
@@ -76,11 +79,21 @@ def test_targets_that_would_be_folders_with_odd_names(tmp_path, monkeypatch, tar
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
 
 
+def test_an_endpoint_that_no_request_can_have_is_not_tried_again(monkeypatch):
+    pytest.importorskip("s3fs")
+    for name, value in {**DUMMY, "AWS_ENDPOINT_URL": "127.0.0.1:5577"}.items():
+        monkeypatch.setenv(name, value)
+    said = refused("s3://bucket/in.safetensors", "out.safetensors")
+    assert "Invalid endpoint" in said and "check the address, and the endpoint in AWS_ENDPOINT_URL" in said
+
+
 def test_what_a_killed_conversion_left_is_not_copied(memory: Store, tmp_path):
     folder = sharded(tmp_path / "in")
     expected = contents(converted(folder, tmp_path / "expected"))
     for name in (".a.safetensors.rekernel-partial", ".rekernel-journal.json", ".rekernel-lock"):
         (folder / name).write_bytes(b"left")
+    for suffix in (LOCK, PARTIAL, NEW, OLD):  # beside a result that was to lie in this folder
+        hidden_beside(folder / "b.safetensors", suffix).write_bytes(b"left")
     assert contents(converted(folder, tmp_path / "out")) == expected
     rk.convert(memory.upload(folder, "in"), tmp_path / "other", scale=2)
     assert contents(tmp_path / "other") == expected
